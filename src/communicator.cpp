@@ -1,0 +1,167 @@
+#include "hessian_mpi/communicator.hpp"
+
+#include <array>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <thread>
+
+namespace hessian_mpi {
+namespace {
+
+void check(int status, const char* call) {
+  if (status == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> description{};
+  int length = 0;
+  MPI_Error_string(status, description.data(), &length);
+  throw RunError(text(call, " failed: ", std::string(description.data(), static_cast<std::size_t>(length))));
+}
+
+template <class Number>
+Number reduced(Number value, MPI_Datatype type, MPI_Op operation, MPI_Comm communicator) {
+  check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, type, operation, communicator), "MPI_Allreduce");
+  return value;
+}
+
+std::string broadcast(std::string value, int source, MPI_Comm communicator) {
+  auto length = static_cast<std::int64_t>(value.size());
+  check(MPI_Bcast(&length, 1, MPI_INT64_T, source, communicator), "MPI_Bcast");
+  value.resize(static_cast<std::size_t>(length));
+  check(MPI_Bcast(value.data(), static_cast<int>(length), MPI_CHAR, source, communicator), "MPI_Bcast");
+  return value;
+}
+
+// The first number of Slurm's "2(x3),1": tasks of this step on its first node. 0 where Slurm did not start us.
+long tasks_on_node_by_slurm() {
+  const char* tasks = std::getenv("SLURM_STEP_TASKS_PER_NODE");
+  return tasks == nullptr ? 0 : std::strtol(tasks, nullptr, 10);
+}
+
+// Waiting ranks spin. mpirun turns that off where ranks outnumber cores; under srun nobody does, and a second of
+// collectives takes minutes.
+void yield_where_oversubscribed() {
+  if (tasks_on_node_by_slurm() > static_cast<long>(std::thread::hardware_concurrency())) {
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+  }
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int& argc, char**& argv) {
+  yield_where_oversubscribed();
+  int provided = 0;
+  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+}
+
+MpiSession::~MpiSession() {
+  MPI_Finalize();
+}
+
+std::string mpi_library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> version{};
+  int length = 0;
+  check(MPI_Get_library_version(version.data(), &length), "MPI_Get_library_version");
+  std::string name(version.data());
+  // "Open MPI v4.1.4, package: ..." and the like: what stands before the first comma or line end is enough.
+  name = name.substr(0, name.find_first_of(",\n"));
+  const auto v = name.find(" v");
+  return v == std::string::npos ? name : name.substr(0, v + 1) + name.substr(v + 2);
+}
+
+Communicator Communicator::world() {
+  return Communicator(MPI_COMM_WORLD);
+}
+
+Communicator::Communicator(MPI_Comm communicator) : communicator_(communicator) {
+  check(MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check(MPI_Comm_rank(communicator, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(communicator, &size_), "MPI_Comm_size");
+  check(MPI_Comm_split_type(communicator, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node_), "MPI_Comm_split_type");
+  check(MPI_Comm_rank(node_, &rank_on_node_), "MPI_Comm_rank");
+  check(MPI_Comm_size(node_, &ranks_on_node_), "MPI_Comm_size");
+  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
+  int length = 0;
+  check(MPI_Get_processor_name(name.data(), &length), "MPI_Get_processor_name");
+  host_.assign(name.data(), static_cast<std::size_t>(length));
+}
+
+Communicator::Communicator(Communicator&& other) noexcept
+    : communicator_(other.communicator_),
+      node_(std::exchange(other.node_, MPI_COMM_NULL)),
+      rank_(other.rank_),
+      size_(other.size_),
+      rank_on_node_(other.rank_on_node_),
+      ranks_on_node_(other.ranks_on_node_),
+      host_(std::move(other.host_)) {}
+
+Communicator::~Communicator() {
+  if (node_ != MPI_COMM_NULL) MPI_Comm_free(&node_);
+}
+
+void Communicator::wait_for_all() const {
+  check(MPI_Barrier(communicator_), "MPI_Barrier");
+}
+
+std::int64_t Communicator::sum(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_SUM, communicator_);
+}
+std::int64_t Communicator::min(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_MIN, communicator_);
+}
+std::int64_t Communicator::max(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_MAX, communicator_);
+}
+double Communicator::max(double value) const {
+  return reduced(value, MPI_DOUBLE, MPI_MAX, communicator_);
+}
+
+std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& values) const {
+  const int count = static_cast<int>(values.size());
+  std::vector<int> counts(static_cast<std::size_t>(size_));
+  check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator_), "MPI_Allgather");
+  std::vector<int> offsets(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+  std::vector<std::uint64_t> joined(static_cast<std::size_t>(offsets.back() + counts.back()));
+  check(MPI_Allgatherv(values.data(), count, MPI_UINT64_T, joined.data(), counts.data(), offsets.data(), MPI_UINT64_T,
+                       communicator_),
+        "MPI_Allgatherv");
+  return joined;
+}
+
+std::string Communicator::from_root(std::string value) const {
+  return broadcast(std::move(value), 0, communicator_);
+}
+
+Communicator::Failure Communicator::failure_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& known) {
+    return {known.code(), known.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::failed, "out of memory: run fewer ranks on a node, or give less with --memory"};
+  } catch (const std::exception& other) {
+    return {ExitCode::failed, other.what()};
+  } catch (...) {
+    return {ExitCode::failed, "an unknown exception was thrown"};
+  }
+}
+
+void Communicator::throw_if_any_failed(const std::optional<Failure>& failure, int asked) const {
+  const auto failed = sum(failure ? 1 : 0);
+  if (failed == 0) return;
+  const int first = static_cast<int>(min(failure ? rank_ : std::numeric_limits<int>::max()));
+  const auto code =
+      static_cast<ExitCode>(reduced(rank_ == first ? static_cast<std::int64_t>(failure->code) : std::int64_t{-1},
+                                    MPI_INT64_T, MPI_MAX, communicator_));
+  const auto source = text("rank ", first, " on ", broadcast(host_, first, communicator_));
+  const auto message = broadcast(failure ? failure->message : std::string(), first, communicator_);
+  throw AgreedError(code, failed == asked ? message : text(source, ": ", message));
+}
+
+void abort_all_ranks(ExitCode code) {
+  MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  std::abort();
+}
+
+}  // namespace hessian_mpi
