@@ -1,0 +1,107 @@
+#pragma once
+/// The HDF5 library behind a few checked functions: the one place that knows its C interface. Every call throws
+/// RunError with what was attempted, on which object of which file. Handles are owned, moved, and closed without
+/// throwing.
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi::hdf5 {
+
+/// Element types that this project reads or writes.
+enum class Type { int8, uint8, int16, int32, int64, uint64, float32, float64, boolean, string, other };
+
+/// A handle (hid_t) of the library, closed on destruction.
+class Handle {
+ public:
+  using Close = int (*)(std::int64_t);
+  Handle() = default;
+  Handle(std::int64_t id, Close close) : id_(id), close_(close) {}
+  Handle(Handle&& other) noexcept;
+  Handle& operator=(Handle&& other) noexcept;
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  ~Handle();
+  std::int64_t id() const { return id_; }
+  /// Gives the handle up without closing it.
+  std::int64_t release();
+
+ private:
+  std::int64_t id_ = -1;
+  Close close_ = nullptr;
+};
+
+/// A rectangle of a two-dimensional dataset.
+struct Tile {
+  std::uint64_t row = 0;
+  std::uint64_t column = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t columns = 0;
+};
+
+/// An open file. Not collective unless opened with a communicator.
+class File {
+ public:
+  /// Creates the file, which must not exist; format of HDF5 1.8: read by every library since 2008, attributes beyond
+  /// 64 KiB, and no 'being written' flag that a killed job would leave set and readers heed. Datasets of 1 MiB and more
+  /// start at multiples of 1 MiB, where parallel file systems have their stripes.
+  static File create(const std::filesystem::path& path);
+  static File open_to_read(const std::filesystem::path& path);
+  static File open_to_write(const std::filesystem::path& path);
+  /// Collective over communicator: opens an existing file for parallel writing through MPI-IO.
+  static File open_parallel(const std::filesystem::path& path, MPI_Comm communicator);
+
+  const std::filesystem::path& path() const { return path_; }
+
+  bool has(const std::string& object) const;
+  bool is_group(const std::string& object) const;
+  /// Names of the members of a group, in the order of their names.
+  std::vector<std::string> members(const std::string& group) const;
+  Type type(const std::string& dataset) const;
+  std::vector<std::uint64_t> shape(const std::string& dataset) const;
+
+  /// Bytes that the file has for the elements, compressed; nothing where they lie in other files.
+  std::optional<std::uint64_t> stored_bytes(const std::string& dataset) const;
+
+  void create_group(const std::string& name);
+  /// A contiguous dataset whose space is allocated now and never filled.
+  void create_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape);
+  /// Byte offset of a contiguous dataset in the file.
+  std::uint64_t offset_in_file(const std::string& dataset) const;
+
+  void write(const std::string& dataset, Type memory_type, const void* values);
+  void write_strings(const std::string& dataset, const std::vector<std::string>& values);
+  void read(const std::string& dataset, Type memory_type, void* values) const;
+  void read_tile(const std::string& dataset, Type memory_type, const Tile& tile, void* values) const;
+  /// Collective over the file's communicator: each rank writes its own tile, or nothing where the tile has no rows.
+  /// At most 1 GiB a call: larger ones fail in some versions of Open MPI.
+  void write_tile_collectively(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
+
+  /// Creates the attribute, or replaces the value of an existing one. object: a path, "/" for the root group.
+  void set_attribute(const std::string& object, const std::string& name, const std::string& value);
+  void set_attribute(const std::string& object, const std::string& name, std::int64_t value);
+  void set_attribute(const std::string& object, const std::string& name, double value);
+  void set_attribute(const std::string& object, const std::string& name, const std::vector<std::string>& values);
+  void set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values);
+
+  /// Flushes and closes, throwing where that fails; destruction closes silently. Collective where open is.
+  void close();
+
+ private:
+  File(std::filesystem::path path, Handle file) : path_(std::move(path)), file_(std::move(file)) {}
+  std::filesystem::path path_;
+  Handle file_;
+};
+
+/// True if the file begins like an HDF5 file (at any of the offsets that HDF5 allows).
+bool is_hdf5(const std::filesystem::path& path);
+
+/// Version of the HDF5 library in use, such as "1.10.8".
+std::string library_version();
+
+}  // namespace hessian_mpi::hdf5

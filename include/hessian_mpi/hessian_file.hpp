@@ -1,0 +1,111 @@
+#pragma once
+/// The output file: what lies where in it, how it comes to be, how it is written by all ranks and read by one.
+/// Layout: the contract in the README, section 'The file'.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// Attributes of the root group, by name.
+using Attributes = std::vector<std::pair<std::string, std::variant<std::string, std::int64_t, double>>>;
+
+/// What a new file is to hold, all but the rows.
+struct HessianLayout {
+  const ParameterIndex& index;
+  const BlockGrid& grid;
+  Precision dtype;                      ///< of value and gradient
+  Precision storage;                    ///< of the matrix
+  const std::vector<double>& value;     ///< theta, N numbers
+  const std::vector<double>& gradient;  ///< dL/dtheta, N numbers
+  const Attributes& attributes;         ///< `format`, `format_version` and `complete` = 0 are added
+};
+
+/// Bytes of the matrix in the file.
+std::uint64_t matrix_bytes(std::int64_t rows, Precision storage);
+
+/// Not collective. Makes the whole file but for the rows, on one rank: all metadata, and the space of the matrix taken
+/// from the disk. It comes to be under a name of its own and gets its real one when it is whole, so that neither a
+/// failure nor a race touches an existing file; with replace, one that exists is replaced at that moment. Throws
+/// InputError: the file exists, the folder doesn't or can't be written to, no room on the disk.
+void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace);
+
+/// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
+void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
+
+/// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
+/// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.
+/// Not collective.
+class EarlyWriteback {
+ public:
+  /// Throws RunError where the file cannot be opened.
+  explicit EarlyWriteback(const std::filesystem::path& path);
+  ~EarlyWriteback();
+  EarlyWriteback(const EarlyWriteback&) = delete;
+  EarlyWriteback& operator=(const EarlyWriteback&) = delete;
+
+  /// Starts to write back bytes that were just written, and waits for those of the call before. Throws RunError where
+  /// these did not reach the disk.
+  void start(std::uint64_t offset, std::uint64_t bytes);
+  /// Waits for the last bytes; throws as start() does.
+  void finish();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_;
+  std::uint64_t offset_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+/// The matrix, open for writing on all ranks.
+class HessianWriter {
+ public:
+  /// Collective over the communicator, which must outlive this object.
+  HessianWriter(const std::filesystem::path& path, std::int64_t columns, Precision storage,
+                const Communicator& communicator);
+
+  /// Collective. Each rank hands in its own rows: rows.count() x N numbers of the storage type, row-major; or none.
+  /// A failure on any rank is thrown on all. At most 1 GiB a rank.
+  void write(const Rows& rows, const void* numbers);
+
+  /// Collective. Returns when every byte is on the disk, as far as the operating system knows.
+  void close();
+
+ private:
+  hdf5::File file_;
+  std::uint64_t offset_;  // of the matrix in the file
+  EarlyWriteback writeback_;
+  std::int64_t columns_;
+  Precision storage_;
+  const Communicator& communicator_;
+};
+
+/// The matrix, open for reading on one rank. Not collective.
+class HessianReader {
+ public:
+  explicit HessianReader(const std::filesystem::path& path) : file_(hdf5::File::open_to_read(path)) {}
+  /// The tile's numbers, row-major, converted to double.
+  std::vector<double> tile(const hdf5::Tile& tile) const;
+  /// Bytes of some rows as they lie in the file, appended to nothing: rows.count() x N numbers of the storage type.
+  std::vector<char> bytes(const Rows& rows, std::int64_t columns, Precision storage) const;
+
+ private:
+  hdf5::File file_;
+};
+
+/// Not collective. Writes the checksums of all blocks and the attributes of a finished run, then, if complete, marks
+/// the file complete after all else is on the disk.
+void finish_hessian_file(const std::filesystem::path& path, const std::vector<std::uint64_t>& checksums,
+                         const Attributes& attributes, bool complete);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,431 @@
+#include "hessian_mpi/hdf5.hpp"
+
+#include <hdf5.h>
+
+#include <array>
+#include <fstream>
+#include <utility>
+
+#include "hessian_mpi/error.hpp"
+
+namespace hessian_mpi::hdf5 {
+namespace {
+
+// Stripes of parallel file systems are multiples of this.
+constexpr hsize_t alignment = 1 << 20;
+
+// HDF5 prints its error stack to stderr unless told otherwise; the stack's deepest message goes into the exception
+// instead, so that a user reads one message. Per call, because the setting belongs to a thread.
+struct SilentErrors {
+  SilentErrors() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+};
+
+herr_t keep_description(unsigned depth, const H5E_error2_t* error, void* description) {
+  if (depth == 0 && error->desc != nullptr) *static_cast<std::string*>(description) = error->desc;
+  return 0;
+}
+
+std::string last_error() {
+  std::string description;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_description, &description);
+  return description.empty() ? "no reason given" : description;
+}
+
+// Returns result, throwing where it says failure (negative, as everywhere in HDF5).
+template <class Result, class... What>
+Result check(Result result, const What&... what) {
+  if (result < 0) throw RunError(text("HDF5 could not ", what..., ": ", last_error()));
+  return result;
+}
+
+// Adapts a closing function of the library to Handle.
+template <auto close>
+int closer(std::int64_t id) {
+  return close(static_cast<hid_t>(id));
+}
+
+Handle property_list(hid_t kind) {
+  const SilentErrors silent;
+  return {check(H5Pcreate(kind), "create a property list"), closer<H5Pclose>};
+}
+
+Handle file_access() {
+  Handle access = property_list(H5P_FILE_ACCESS);
+  // Some file systems of clusters know no locks: files there are opened without. (HDF5_USE_FILE_LOCKING wins over
+  // this.)
+  check(H5Pset_file_locking(access.id(), /*use=*/true, /*ignore_when_disabled=*/true), "choose how files are locked");
+  return access;
+}
+
+Handle string_type() {
+  Handle type(check(H5Tcopy(H5T_C_S1), "copy a string type"), closer<H5Tclose>);
+  check(H5Tset_size(type.id(), H5T_VARIABLE), "make a string type of variable length");
+  check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "set the character set of a string type");
+  return type;
+}
+
+Handle fixed_string_type(std::size_t length) {
+  Handle type(check(H5Tcopy(H5T_C_S1), "copy a string type"), closer<H5Tclose>);
+  check(H5Tset_size(type.id(), length), "set the length of a string type");
+  check(H5Tset_strpad(type.id(), H5T_STR_NULLPAD), "set the padding of a string type");
+  check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "set the character set of a string type");
+  return type;
+}
+
+hid_t native_type(Type type) {
+  switch (type) {
+    case Type::int8:
+      return H5T_NATIVE_INT8;
+    case Type::uint8:
+      return H5T_NATIVE_UINT8;
+    case Type::boolean:
+      return H5T_NATIVE_INT8;
+    case Type::int16:
+      return H5T_NATIVE_INT16;
+    case Type::int32:
+      return H5T_NATIVE_INT32;
+    case Type::int64:
+      return H5T_NATIVE_INT64;
+    case Type::uint64:
+      return H5T_NATIVE_UINT64;
+    case Type::float32:
+      return H5T_NATIVE_FLOAT;
+    case Type::float64:
+      return H5T_NATIVE_DOUBLE;
+    case Type::string:
+    case Type::other:
+      break;
+  }
+  throw RunError("HDF5 elements of this type can be neither read nor written here");
+}
+
+Type integer_type(std::size_t size, bool is_signed) {
+  switch (size) {
+    case 1:
+      return is_signed ? Type::int8 : Type::uint8;
+    case 2:
+      return is_signed ? Type::int16 : Type::int32;
+    case 4:
+      return is_signed ? Type::int32 : Type::int64;
+    case 8:
+      return is_signed ? Type::int64 : Type::uint64;
+    default:
+      return Type::other;
+  }
+}
+
+// The smallest of our types that holds every value of the file's.
+Type nearest_type(hid_t type) {
+  switch (H5Tget_class(type)) {
+    case H5T_INTEGER:
+      return integer_type(H5Tget_size(type), H5Tget_sign(type) == H5T_SGN_2);
+    case H5T_FLOAT:
+      return H5Tget_size(type) <= 4 ? Type::float32 : H5Tget_size(type) == 8 ? Type::float64 : Type::other;
+    // h5py writes booleans as an enumeration of two members over int8.
+    case H5T_ENUM:
+      return H5Tget_size(type) == 1 && H5Tget_nmembers(type) == 2 ? Type::boolean : Type::other;
+    case H5T_STRING:
+      return Type::string;
+    default:
+      return Type::other;
+  }
+}
+
+Handle open_dataset(hid_t file, const std::string& name, const std::filesystem::path& path) {
+  const SilentErrors silent;
+  return {check(H5Dopen2(file, name.c_str(), H5P_DEFAULT), "open dataset '", name, "' of '", path.string(), "'"),
+          closer<H5Dclose>};
+}
+
+Handle space_of(const Handle& dataset) {
+  return {check(H5Dget_space(dataset.id()), "get the shape of a dataset"), closer<H5Sclose>};
+}
+
+Handle new_space(const std::vector<std::uint64_t>& shape) {
+  if (shape.empty()) return {check(H5Screate(H5S_SCALAR), "describe a scalar"), closer<H5Sclose>};
+  const std::vector<hsize_t> dims(shape.begin(), shape.end());
+  return {check(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), "describe a shape"),
+          closer<H5Sclose>};
+}
+
+// Selects the tile in the dataset's space and returns the matching space of memory.
+Handle select(const Handle& file_space, const Tile& tile) {
+  Handle memory = new_space({tile.rows, tile.columns});
+  if (tile.rows == 0 || tile.columns == 0) {
+    check(H5Sselect_none(file_space.id()), "select nothing");
+    check(H5Sselect_none(memory.id()), "select nothing");
+    return memory;
+  }
+  const std::array<hsize_t, 2> start{tile.row, tile.column};
+  const std::array<hsize_t, 2> count{tile.rows, tile.columns};
+  check(H5Sselect_hyperslab(file_space.id(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr),
+        "select rows ", tile.row, " to ", tile.row + tile.rows);
+  return memory;
+}
+
+// An attribute with the given value: replaced in place where it exists with this type and shape, else made anew.
+void write_attribute(hid_t file, const std::filesystem::path& path, const std::string& object, const std::string& name,
+                     const Handle& type, const std::vector<std::uint64_t>& shape, const void* values) {
+  const SilentErrors silent;
+  const Handle space = new_space(shape);
+  const auto where = text("attribute '", name, "' of '", object, "' in '", path.string(), "'");
+  const Handle parent(check(H5Oopen(file, object.c_str(), H5P_DEFAULT), "open '", object, "' of '", path.string(), "'"),
+                      closer<H5Oclose>);
+  if (check(H5Aexists(parent.id(), name.c_str()), "look for ", where) > 0) {
+    const Handle old(check(H5Aopen(parent.id(), name.c_str(), H5P_DEFAULT), "open ", where), closer<H5Aclose>);
+    const Handle old_type(check(H5Aget_type(old.id()), "get the type of ", where), closer<H5Tclose>);
+    const Handle old_space(check(H5Aget_space(old.id()), "get the shape of ", where), closer<H5Sclose>);
+    if (H5Tequal(old_type.id(), type.id()) > 0 && H5Sextent_equal(old_space.id(), space.id()) > 0) {
+      check(H5Awrite(old.id(), type.id(), values), "write ", where);
+      return;
+    }
+    check(H5Adelete(parent.id(), name.c_str()), "replace ", where);
+  }
+  const Handle attribute(
+      check(H5Acreate2(parent.id(), name.c_str(), type.id(), space.id(), H5P_DEFAULT, H5P_DEFAULT), "create ", where),
+      closer<H5Aclose>);
+  check(H5Awrite(attribute.id(), type.id(), values), "write ", where);
+}
+
+// Copies of HDF5's predefined types, so that one function takes them and made ones alike.
+Handle copy_of_type(hid_t type) {
+  return {check(H5Tcopy(type), "copy a type"), closer<H5Tclose>};
+}
+
+std::vector<const char*> pointers(const std::vector<std::string>& values) {
+  std::vector<const char*> result;
+  result.reserve(values.size());
+  for (const auto& value : values) result.push_back(value.c_str());
+  return result;
+}
+
+herr_t append_name(hid_t, const char* name, const H5L_info_t*, void* names) {
+  static_cast<std::vector<std::string>*>(names)->emplace_back(name);
+  return 0;
+}
+
+}  // namespace
+
+Handle::Handle(Handle&& other) noexcept
+    : id_(std::exchange(other.id_, -1)), close_(std::exchange(other.close_, nullptr)) {}
+
+Handle& Handle::operator=(Handle&& other) noexcept {
+  std::swap(id_, other.id_);
+  std::swap(close_, other.close_);
+  return *this;
+}
+
+std::int64_t Handle::release() {
+  return std::exchange(id_, -1);
+}
+
+Handle::~Handle() {
+  if (id_ >= 0 && close_ != nullptr) close_(id_);
+}
+
+File File::create(const std::filesystem::path& path) {
+  const SilentErrors silent;
+  const Handle access = file_access();
+  // 1.8 exactly: readers heed no flag of open writers in its superblock, and its object headers have checksums.
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set the format version");
+  check(H5Pset_alignment(access.id(), alignment, alignment), "set the alignment");
+  return {path,
+          Handle(check(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()), "create '", path.string(), "'"),
+                 closer<H5Fclose>)};
+}
+
+File File::open_to_read(const std::filesystem::path& path) {
+  const SilentErrors silent;
+  const Handle access = file_access();
+  return {path, Handle(check(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id()), "open '", path.string(), "'"),
+                       closer<H5Fclose>)};
+}
+
+File File::open_to_write(const std::filesystem::path& path) {
+  const SilentErrors silent;
+  const Handle access = file_access();
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set the format version");
+  return {path,
+          Handle(check(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.id()), "open '", path.string(), "' for writing"),
+                 closer<H5Fclose>)};
+}
+
+File File::open_parallel(const std::filesystem::path& path, MPI_Comm communicator) {
+  const SilentErrors silent;
+  const Handle access = file_access();
+  check(H5Pset_fapl_mpio(access.id(), communicator, MPI_INFO_NULL), "use MPI-IO");
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set the format version");
+  return {path, Handle(check(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.id()), "open '", path.string(),
+                             "' on all ranks (is its file system mounted on every node?)"),
+                       closer<H5Fclose>)};
+}
+
+bool File::has(const std::string& object) const {
+  const SilentErrors silent;
+  return H5Lexists(file_.id(), object.c_str(), H5P_DEFAULT) > 0;
+}
+
+bool File::is_group(const std::string& object) const {
+  const SilentErrors silent;
+  const Handle opened(
+      check(H5Oopen(file_.id(), object.c_str(), H5P_DEFAULT), "open '", object, "' of '", path_.string(), "'"),
+      closer<H5Oclose>);
+  return H5Iget_type(opened.id()) == H5I_GROUP;
+}
+
+std::vector<std::string> File::members(const std::string& group) const {
+  const SilentErrors silent;
+  std::vector<std::string> names;
+  check(H5Literate_by_name(file_.id(), group.c_str(), H5_INDEX_NAME, H5_ITER_INC, nullptr, append_name, &names,
+                           H5P_DEFAULT),
+        "list '", group, "' of '", path_.string(), "'");
+  return names;
+}
+
+Type File::type(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle type(check(H5Dget_type(dataset.id()), "get the type of '", name, "'"), closer<H5Tclose>);
+  return nearest_type(type.id());
+}
+
+std::vector<std::uint64_t> File::shape(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle space = space_of(dataset);
+  if (H5Sget_simple_extent_type(space.id()) == H5S_NULL)
+    throw RunError(text("dataset '", name, "' of '", path_.string(), "' is empty"));
+  const int rank = check(H5Sget_simple_extent_ndims(space.id()), "get the rank of '", name, "'");
+  std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
+  check(H5Sget_simple_extent_dims(space.id(), dims.data(), nullptr), "get the shape of '", name, "'");
+  return {dims.begin(), dims.end()};
+}
+
+std::optional<std::uint64_t> File::stored_bytes(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
+  if (H5Pget_layout(layout.id()) == H5D_VIRTUAL || H5Pget_external_count(layout.id()) > 0) return std::nullopt;
+  return H5Dget_storage_size(dataset.id());
+}
+
+void File::create_group(const std::string& name) {
+  const SilentErrors silent;
+  const Handle group(check(H5Gcreate2(file_.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                           "create group '", name, "' in '", path_.string(), "'"),
+                     closer<H5Gclose>);
+}
+
+void File::create_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape) {
+  const SilentErrors silent;
+  const Handle creation = property_list(H5P_DATASET_CREATE);
+  check(H5Pset_layout(creation.id(), H5D_CONTIGUOUS), "choose a contiguous layout");
+  check(H5Pset_alloc_time(creation.id(), H5D_ALLOC_TIME_EARLY), "allocate early");
+  check(H5Pset_fill_time(creation.id(), H5D_FILL_TIME_NEVER), "turn filling off");
+  const Handle space = new_space(shape);
+  const Handle dataset(check(H5Dcreate2(file_.id(), name.c_str(), native_type(type), space.id(), H5P_DEFAULT,
+                                        creation.id(), H5P_DEFAULT),
+                             "create dataset '", name, "' in '", path_.string(), "'"),
+                       closer<H5Dclose>);
+}
+
+std::uint64_t File::offset_in_file(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const haddr_t offset = H5Dget_offset(dataset.id());
+  if (offset == HADDR_UNDEF) throw RunError(text("dataset '", name, "' of '", path_.string(), "' has no space yet"));
+  return offset;
+}
+
+void File::write(const std::string& name, Type memory_type, const void* values) {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  check(H5Dwrite(dataset.id(), native_type(memory_type), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write dataset '",
+        name, "' of '", path_.string(), "'");
+}
+
+void File::write_strings(const std::string& name, const std::vector<std::string>& values) {
+  const SilentErrors silent;
+  std::size_t length = 1;
+  for (const auto& value : values) length = std::max(length, value.size());
+  std::vector<char> characters(length * values.size(), '\0');
+  for (std::size_t i = 0; i < values.size(); ++i) values[i].copy(characters.data() + i * length, length);
+  const Handle type = fixed_string_type(length);
+  const Handle space = new_space({values.size()});
+  const Handle dataset(
+      check(H5Dcreate2(file_.id(), name.c_str(), type.id(), space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+            "create dataset '", name, "' in '", path_.string(), "'"),
+      closer<H5Dclose>);
+  check(H5Dwrite(dataset.id(), type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, characters.data()), "write dataset '", name,
+        "' of '", path_.string(), "'");
+}
+
+void File::read(const std::string& name, Type memory_type, void* values) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  hid_t type = native_type(memory_type);
+  Handle own_type;
+  if (memory_type == Type::boolean) {  // an enumeration converts to nothing but itself
+    own_type = Handle(check(H5Dget_type(dataset.id()), "get the type of '", name, "'"), closer<H5Tclose>);
+    type = static_cast<hid_t>(own_type.id());
+  }
+  check(H5Dread(dataset.id(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "read dataset '", name, "' of '",
+        path_.string(), "'");
+}
+
+void File::read_tile(const std::string& name, Type memory_type, const Tile& tile, void* values) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle file_space = space_of(dataset);
+  const Handle memory_space = select(file_space, tile);
+  check(H5Dread(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), H5P_DEFAULT, values),
+        "read rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
+}
+
+void File::write_tile_collectively(const std::string& name, Type memory_type, const Tile& tile, const void* values) {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle file_space = space_of(dataset);
+  const Handle memory_space = select(file_space, tile);
+  const Handle transfer = property_list(H5P_DATASET_XFER);
+  check(H5Pset_dxpl_mpio(transfer.id(), H5FD_MPIO_COLLECTIVE), "choose collective transfer");
+  // Ranks own whole rows, so there is nothing to gather; and where Open MPI 4.1 gathers, a rank whose write fails (a
+  // full disk) is told that it succeeded, and bytes have gone astray (open-mpi/ompi#12718).
+  check(H5Pset_dxpl_mpio_collective_opt(transfer.id(), H5FD_MPIO_INDIVIDUAL_IO), "let every rank write its own rows");
+  check(H5Dwrite(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), transfer.id(), values),
+        "write rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
+}
+
+void File::set_attribute(const std::string& object, const std::string& name, const std::string& value) {
+  const char* characters = value.c_str();
+  write_attribute(file_.id(), path_, object, name, string_type(), {}, &characters);
+}
+
+void File::set_attribute(const std::string& object, const std::string& name, std::int64_t value) {
+  write_attribute(file_.id(), path_, object, name, copy_of_type(H5T_NATIVE_INT64), {}, &value);
+}
+
+void File::set_attribute(const std::string& object, const std::string& name, double value) {
+  write_attribute(file_.id(), path_, object, name, copy_of_type(H5T_NATIVE_DOUBLE), {}, &value);
+}
+
+void File::set_attribute(const std::string& object, const std::string& name, const std::vector<std::string>& values) {
+  write_attribute(file_.id(), path_, object, name, string_type(), {values.size()}, pointers(values).data());
+}
+
+void File::set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values) {
+  write_attribute(file_.id(), path_, object, name, copy_of_type(H5T_NATIVE_INT64), {values.size()}, values.data());
+}
+
+void File::close() {
+  const SilentErrors silent;
+  check(H5Fflush(file_.id(), H5F_SCOPE_LOCAL), "flush '", path_.string(), "'");
+  check(H5Fclose(file_.release()), "close '", path_.string(), "'");
+}
+
+bool is_hdf5(const std::filesystem::path& path) {
+  const SilentErrors silent;
+  return H5Fis_hdf5(path.c_str()) > 0;
+}
+
+std::string library_version() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return text(major, '.', minor, '.', release);
+}
+
+}  // namespace hessian_mpi::hdf5
