@@ -1,0 +1,49 @@
+#pragma once
+/// The command line and the configuration file as one plain struct, with every check that needs no model.
+
+#include <cstdint>
+#include <filesystem>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// What the user asked for; the manual is the option table of the README, the same words as `--help`.
+struct Options {
+  std::optional<std::filesystem::path> model;  ///< the embedded example where absent
+  std::optional<std::filesystem::path> data;   ///< the embedded example where absent
+  std::string loss = "cross_entropy";
+  Reduction reduction = Reduction::mean;
+  Mode mode = Mode::eval;
+  std::optional<std::int64_t> batch_size;
+  std::optional<Precision> dtype;
+  std::vector<std::string> parameters = {"*"};
+  std::uint64_t seed = 0;
+  std::optional<int> threads;
+  std::optional<std::uint64_t> memory;  ///< bytes
+  std::filesystem::path output = "hessian.h5";
+  std::optional<Precision> storage;
+  bool overwrite = false;
+  int check_rows = 8;
+  Verify verify = Verify::sample;
+  ProgressStyle progress = ProgressStyle::automatic;
+
+  bool help = false;
+  bool version = false;
+  std::string command_line;  ///< as typed, for the file
+};
+
+/// Parses argv and the file that --config names; the command line wins. Throws InputError naming the option at fault.
+Options parse_options(int argc, const char* const* argv);
+
+/// The text of --help.
+void print_help(std::ostream& out);
+
+/// "512M", "2G", "1.5G", "4096": bytes, in powers of 1024. Throws InputError.
+std::uint64_t parse_bytes(const std::string& text);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,75 @@
+#pragma once
+/// What the user reads before and after a run, on rank 0.
+
+#include <cstdint>
+#include <filesystem>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// What a run is going to do.
+struct Announcement {
+  std::string version;
+  int ranks = 1;
+  int threads = 1;
+  std::string model;  ///< as the user named it, and its format
+  std::string data;
+  std::int64_t samples = 0;
+  std::int64_t batches = 1;
+  std::string loss;
+  Reduction reduction = Reduction::mean;
+  std::string method;
+  std::int64_t parameter_tensors = 0;
+  std::int64_t rows = 0;
+  Precision dtype = Precision::float32;
+  Precision storage = Precision::float32;
+  std::uint64_t bytes = 0;
+  std::filesystem::path output;
+};
+void print(std::ostream& out, const Announcement& announcement);
+
+/// Wall seconds of the phases of a run, on the slowest rank.
+struct PhaseSeconds {
+  double load = 0;      ///< model and data from their files
+  double gradient = 0;  ///< loss, gradient, and the probe of second derivatives
+  double create = 0;    ///< making the file and taking its space
+  double rows = 0;      ///< computing
+  double write = 0;     ///< writing, with the final sync
+  double checks = 0;
+  double all = 0;
+};
+
+/// Figures of the checks; NaN where one was not made.
+struct CheckFigures {
+  std::int64_t blocks_checked = 0;
+  std::int64_t blocks = 0;
+  double symmetry_error = 0;
+  double row_error = 0;
+  double difference_error = 0;
+};
+
+/// What a run has done.
+struct Summary {
+  std::filesystem::path output;
+  bool complete = false;
+  std::int64_t rows = 0;
+  Precision storage = Precision::float32;
+  std::uint64_t bytes = 0;
+  double loss = 0;
+  double gradient_norm = 0;
+  double largest = 0;
+  CheckFigures checks;
+  PhaseSeconds seconds;
+  std::uint64_t peak_memory = 0;  ///< of the largest rank, bytes
+};
+void print(std::ostream& out, const Summary& summary);
+
+/// "3 rows, the first: 17 (fc.weight[0, 1]), ...": some rows for a message.
+std::string text_of_rows(const std::vector<std::int64_t>& rows, const ParameterIndex& index);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,284 @@
+#include "hessian_mpi/options.hpp"
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <cmath>
+#include <fstream>
+#include <iomanip>
+#include <map>
+#include <ostream>
+#include <sstream>
+
+#include "hessian_mpi/error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+namespace po = boost::program_options;
+
+// The value of an option that takes one of a few words.
+template <class Value>
+Value one_of(const std::string& option, const std::string& word, const std::map<std::string, Value>& words) {
+  const auto found = words.find(word);
+  if (found != words.end()) return found->second;
+  std::string known;
+  for (const auto& [name, value] : words) known += (known.empty() ? "" : ", ") + name;
+  throw InputError(text("--", option, " '", word, "' is none of: ", known));
+}
+
+po::options_description described_options() {
+  constexpr unsigned line_length = 100;
+  constexpr unsigned description_length = 60;
+  po::options_description all("Options", line_length, description_length);
+  // Values are read as text: a wrong one is then told in the project's words, with the option's name.
+  const auto option = [&all](const char* names, const char* value, const char* description) {
+    all.add_options()(names, po::value<std::string>()->value_name(value), description);
+  };
+  const auto flag = [&all](const char* names, const char* description) {
+    all.add_options()(names, po::bool_switch(), description);
+  };
+  option("model,m", "FILE",
+         "network: exported program (.pt2, torch.export.save) or TorchScript module (torch.jit.save) [the embedded "
+         "example]");
+  option("data,d", "FILE",
+         "HDF5 file with datasets inputs and targets, or torch.save file with a dict of these keys or a tuple (inputs, "
+         "targets); first dimension = sample [the embedded example]");
+  option("loss,l", "NAME|FILE",
+         "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll; output: the model "
+         "returns the loss; FILE: a scripted module called as loss(output, targets) [cross_entropy]");
+  option("reduction", "mean|sum", "over the whole data set, whatever the batch size [mean]");
+  option("mode", "eval|train", "mode the module is put in [eval]");
+  option("batch-size", "B", "samples per forward; the last batch may be smaller [all]");
+  option("dtype", "float32|float64", "dtype of parameters, data and derivatives [the model's]");
+  all.add_options()("parameters", po::value<std::vector<std::string>>()->multitoken()->value_name("PATTERN..."),
+                    "shell patterns of parameter names; rows and columns of the others are left out [*]");
+  option("seed", "S", "seed of the embedded example and of random layers [0]");
+  option("method", "auto|rows|layers",
+         "rows: one double-backward per row; layers: factored by layer (not available in this version); auto: the "
+         "faster [auto]");
+  option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
+  option("rows", "BEGIN:END", "only these rows, into a part file (not available in this version) [all]");
+  option("threads", "T",
+         "compute threads per rank [OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores of the node / ranks on the node]");
+  option("memory", "SIZE",
+         "what a rank may use for its buffers, such as 512M or 2G [a quarter of free memory / ranks on the node]");
+  option("time-limit", "TIME",
+         "stop cleanly, resumable, before this much wall time (not available in this version) [none]");
+  flag("plan", "print what the job will take, write nothing (not available in this version)");
+  option("output,o", "FILE", "the file to write [hessian.h5]");
+  option("storage", "float32|float64", "dtype on disk [as --dtype]");
+  flag("resume", "go on with an unfinished file (not available in this version)");
+  flag("overwrite", "replace an existing file; without it, one is an error and stays untouched");
+  option("check", "R", "rows derived again another way after the run; 0 turns checks off [8]");
+  option("verify", "sample|all|none",
+         "blocks read back from the file by another rank and compared with their checksums [sample]");
+  option("progress", "auto|bar|plain|none", "bar on a terminal, a line now and then otherwise [auto]");
+  option("config", "FILE", "file with the same options, one 'name = value' a line; the command line wins");
+  flag("version", "version of the program and its libraries");
+  flag("help,h", "this text");
+  return all;
+}
+
+const std::map<std::string, Precision> precisions{{"float32", Precision::float32}, {"float64", Precision::float64}};
+
+std::int64_t whole_number(const std::string& option, const std::string& word, std::int64_t least) {
+  std::size_t used = 0;
+  std::int64_t number = 0;
+  try {
+    number = std::stoll(word, &used);
+  } catch (const std::exception&) {
+    used = 0;
+  }
+  if (used == 0 || used != word.size() || number < least) {
+    throw InputError(text("--", option, " '", word, "' is not a whole number of at least ", least));
+  }
+  return number;
+}
+
+[[noreturn]] void throw_not_available(const std::string& option) {
+  throw InputError(text(option, " is not available in this version"));
+}
+
+void refuse_what_is_not_available(const po::variables_map& given) {
+  for (const auto* option : {"resume", "plan"}) {
+    if (given[option].as<bool>()) throw_not_available(text("--", option));
+  }
+  for (const auto* option : {"rows", "time-limit"}) {
+    if (given.count(option) != 0) throw_not_available(text("--", option));
+  }
+  if (given.count("method") != 0) {
+    const auto method = given["method"].as<std::string>();
+    one_of<int>("method", method, {{"auto", 0}, {"rows", 1}, {"layers", 2}});
+    if (method == "layers") throw_not_available("--method layers");
+  }
+  if (given.count("device") != 0) {
+    const auto device = given["device"].as<std::string>();
+    one_of<int>("device", device, {{"auto", 0}, {"cpu", 1}, {"cuda", 2}});
+    if (device == "cuda") throw_not_available("--device cuda");
+  }
+}
+
+// Where an option was given, hands its text to use(text).
+template <class Use>
+void if_given(const po::variables_map& given, const std::string& option, const Use& use) {
+  if (given.count(option) != 0) use(given[option].as<std::string>());
+}
+
+// Several patterns may stand in one value, as they do on a line of a configuration file.
+std::vector<std::string> split_at_spaces(const std::vector<std::string>& values) {
+  std::vector<std::string> words;
+  for (const auto& value : values) {
+    std::istringstream in(value);
+    for (std::string word; in >> word;) words.push_back(word);
+  }
+  return words;
+}
+
+Options options_from(const po::variables_map& given) {
+  refuse_what_is_not_available(given);
+  Options options;
+  if_given(given, "model", [&](const auto& word) { options.model = word; });
+  if_given(given, "data", [&](const auto& word) { options.data = word; });
+  if_given(given, "loss", [&](const auto& word) { options.loss = word; });
+  if_given(given, "reduction", [&](const auto& word) {
+    options.reduction = one_of<Reduction>("reduction", word, {{"mean", Reduction::mean}, {"sum", Reduction::sum}});
+  });
+  if_given(given, "mode", [&](const auto& word) {
+    options.mode = one_of<Mode>("mode", word, {{"eval", Mode::eval}, {"train", Mode::train}});
+  });
+  if_given(given, "batch-size", [&](const auto& word) { options.batch_size = whole_number("batch-size", word, 1); });
+  if_given(given, "dtype", [&](const auto& word) { options.dtype = one_of("dtype", word, precisions); });
+  if (given.count("parameters") != 0) {
+    options.parameters = split_at_spaces(given["parameters"].as<std::vector<std::string>>());
+  }
+  if_given(given, "seed",
+           [&](const auto& word) { options.seed = static_cast<std::uint64_t>(whole_number("seed", word, 0)); });
+  if_given(given, "threads", [&](const auto& word) {
+    constexpr std::int64_t most_threads = 4096;
+    options.threads = static_cast<int>(std::min(whole_number("threads", word, 1), most_threads));
+  });
+  if_given(given, "memory", [&](const auto& word) {
+    try {
+      options.memory = parse_bytes(word);
+    } catch (const InputError& error) {
+      throw InputError(text("--memory ", error.what()));
+    }
+  });
+  if_given(given, "output", [&](const auto& word) { options.output = word; });
+  if_given(given, "storage", [&](const auto& word) { options.storage = one_of("storage", word, precisions); });
+  if_given(given, "check", [&](const auto& word) {
+    constexpr std::int64_t most_rows = 1 << 20;
+    options.check_rows = static_cast<int>(std::min(whole_number("check", word, 0), most_rows));
+  });
+  if_given(given, "verify", [&](const auto& word) {
+    options.verify =
+        one_of<Verify>("verify", word, {{"sample", Verify::sample}, {"all", Verify::all}, {"none", Verify::none}});
+  });
+  if_given(given, "progress", [&](const auto& word) {
+    options.progress = one_of<ProgressStyle>("progress", word,
+                                             {{"auto", ProgressStyle::automatic},
+                                              {"bar", ProgressStyle::bar},
+                                              {"plain", ProgressStyle::plain},
+                                              {"none", ProgressStyle::none}});
+  });
+  options.overwrite = given["overwrite"].as<bool>();
+  return options;
+}
+
+void check_consistency(const Options& options) {
+  if (options.model.has_value() != options.data.has_value()) {
+    throw InputError(options.model ? "--model needs --data: the data set at which to take the Hessian"
+                                   : "--data needs --model: the network to differentiate");
+  }
+  if (options.output.empty()) throw InputError("--output is empty: name the file to write");
+  if (options.output.filename().empty()) {
+    throw InputError(text("--output '", options.output.string(), "' is a folder: name a file"));
+  }
+}
+
+po::parsed_options parse_command_line(int argc, const char* const* argv, const po::options_description& all) {
+  // No guessing of abbreviated names: a script that says --para today must not mean something else tomorrow.
+  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+  const po::positional_options_description none;
+  return po::command_line_parser(argc, argv).options(all).style(style).positional(none).run();
+}
+
+void store_config_file(const std::string& name, const po::options_description& all, po::variables_map& given) {
+  std::ifstream file(name);
+  if (!file || std::filesystem::is_directory(name)) throw InputError(text("--config '", name, "' cannot be read"));
+  try {
+    po::store(po::parse_config_file(file, all), given);
+  } catch (const po::error& error) {
+    throw InputError(text("--config '", name, "': ", error.what()));
+  }
+}
+
+std::string quoted(const std::string& argument) {
+  const bool plain = !argument.empty() && argument.find_first_not_of(
+                                              "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                              "0123456789_-+=./:,@%") == std::string::npos;
+  if (plain) return argument;
+  std::string result = "'";
+  for (const char c : argument) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+}  // namespace
+
+Options parse_options(int argc, const char* const* argv) {
+  const auto all = described_options();
+  po::variables_map given;
+  try {
+    po::store(parse_command_line(argc, argv, all), given);
+  } catch (const po::too_many_positional_options_error&) {
+    throw InputError("every argument belongs to an option: see hessian_mpi --help");
+  } catch (const po::error& error) {
+    throw InputError(text(error.what(), ": see hessian_mpi --help"));
+  }
+  if (given.count("config") != 0) store_config_file(given["config"].as<std::string>(), all, given);
+  Options options;
+  options.help = given["help"].as<bool>();
+  options.version = given["version"].as<bool>();
+  if (options.help || options.version) return options;
+  options = options_from(given);
+  check_consistency(options);
+  for (int a = 0; a < argc; ++a) options.command_line += (a == 0 ? "" : " ") + quoted(argv[a]);
+  return options;
+}
+
+void print_help(std::ostream& out) {
+  out << "hessian_mpi: the exact Hessian of a PyTorch network's loss over all its parameters, by all ranks of an MPI "
+         "job,\n"
+         "into one N x N HDF5 dataset. Without --model and --data it runs the embedded example (N = 23365, 2.18 "
+         "GB).\n\n"
+         "  mpirun -n 64 hessian_mpi --model net.pt2 --data batch.h5 --loss cross_entropy --output hessian.h5\n\n"
+      << described_options()
+      << "\nExit codes: 0 complete; 1 failed; 2 bad usage or bad input (nothing was written); 75 stopped early.\n";
+}
+
+std::uint64_t parse_bytes(const std::string& word) {
+  std::istringstream in(word);
+  double number = 0;
+  std::string unit;
+  in >> number;
+  const bool good = static_cast<bool>(in);
+  in >> unit;
+  std::string rest;
+  const bool more = static_cast<bool>(in >> rest);
+  const std::map<std::string, double> units{{"", 0}, {"B", 0}, {"K", 1}, {"M", 2}, {"G", 3}, {"T", 4}};
+  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::toupper(c); });
+  // "KB" and "KiB" are what people write for K as well.
+  for (const auto* ending : {"IB", "B"}) {
+    const std::string tail(ending);
+    if (unit.size() == tail.size() + 1 && unit.compare(1, std::string::npos, tail) == 0) unit.resize(1);
+  }
+  constexpr double most = 1e18;
+  const auto found = units.find(unit);
+  const double bytes = found == units.end() ? 0 : number * std::pow(1024.0, found->second);
+  if (!good || more || !(bytes >= 1) || bytes > most) {
+    throw InputError(text("'", word, "' is not a size: write 4096, 512M or 2G"));
+  }
+  return static_cast<std::uint64_t>(bytes);
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,79 @@
+#include "hessian_mpi/report.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <ostream>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/progress.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+void line(std::ostream& out, const std::string& name, const std::string& value) {
+  out << "  " << std::left << std::setw(18) << name << value << '\n';
+}
+
+std::string number(double value, int digits) {
+  std::ostringstream out;
+  out << std::setprecision(digits) << value;
+  return out.str();
+}
+
+std::string error_figure(double value) {
+  return std::isnan(value) ? "not checked" : number(value, 2);
+}
+
+std::string plural(std::int64_t count, const std::string& noun, const std::string& ending = "s") {
+  return text(count, ' ', noun, count == 1 ? "" : ending);
+}
+
+std::string size_of_matrix(std::int64_t rows, Precision storage, std::uint64_t bytes) {
+  return text(rows, " x ", rows, ' ', name_of(storage), ", ", text_of_bytes(bytes));
+}
+
+}  // namespace
+
+void print(std::ostream& out, const Announcement& a) {
+  out << "hessian_mpi " << a.version << " on " << plural(a.ranks, "rank") << ", " << plural(a.threads, "thread")
+      << " each\n";
+  line(out, "model", a.model);
+  line(out, "data", text(a.data, ", ", plural(a.samples, "sample"), " in ", plural(a.batches, "batch", "es")));
+  line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));
+  line(out, "parameters", text("N = ", a.rows, " in ", plural(a.parameter_tensors, "tensor")));
+  line(out, "Hessian", text(size_of_matrix(a.rows, a.storage, a.bytes), ", by ", a.method));
+  line(out, "output", a.output.string());
+  out << std::flush;
+}
+
+void print(std::ostream& out, const Summary& s) {
+  out << s.output.string() << (s.complete ? ": complete\n" : ": NOT complete\n");
+  line(out, "Hessian", size_of_matrix(s.rows, s.storage, s.bytes));
+  line(out, "loss", number(s.loss, 10));
+  line(out, "gradient norm", number(s.gradient_norm, 6));
+  line(out, "largest |H|", number(s.largest, 6));
+  line(out, "blocks verified", text(s.checks.blocks_checked, " of ", s.checks.blocks));
+  line(out, "symmetry error", error_figure(s.checks.symmetry_error));
+  line(out, "row error", error_figure(s.checks.row_error));
+  line(out, "difference error", error_figure(s.checks.difference_error));
+  const auto& t = s.seconds;
+  line(out, "seconds",
+       text("load ", number(t.load, 3), ", gradient ", number(t.gradient, 3), ", create ", number(t.create, 3),
+            ", rows ", number(t.rows, 3), ", write ", number(t.write, 3), ", checks ", number(t.checks, 3), "; in all ",
+            number(t.all, 3)));
+  line(out, "rows a second", number(t.rows > 0 ? static_cast<double>(s.rows) / t.rows : 0, 4));
+  line(out, "memory", text(text_of_bytes(s.peak_memory), " on the largest rank"));
+  out << std::flush;
+}
+
+std::string text_of_rows(const std::vector<std::int64_t>& rows, const ParameterIndex& index) {
+  constexpr std::size_t most = 5;
+  std::string listed;
+  for (std::size_t k = 0; k < std::min(rows.size(), most); ++k) {
+    listed += text(k == 0 ? "" : ", ", rows[k], " (", index.describe(rows[k]), ')');
+  }
+  return text(plural(static_cast<std::int64_t>(rows.size()), "row"), ": ", listed, rows.size() > most ? ", ..." : "");
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,53 @@
+#include "hessian_mpi/resources.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "hessian_mpi/node.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// A positive whole number in the environment; nothing where it is something else.
+std::optional<int> number_in_environment(const char* name) {
+  const char* word = std::getenv(name);
+  if (word == nullptr) return std::nullopt;
+  char* end = nullptr;
+  const long number = std::strtol(word, &end, 10);
+  constexpr long most = 4096;
+  return end != word && number > 0 ? std::optional(static_cast<int>(std::min(number, most))) : std::nullopt;
+}
+
+int wanted_threads(const Options& options, const Communicator& communicator) {
+  if (options.threads) return *options.threads;
+  for (const auto* variable : {"OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"}) {
+    if (const auto number = number_in_environment(variable)) return *number;
+  }
+  return std::max(1, std::min(cores_of_node() / communicator.ranks_on_node(), cores_of_process()));
+}
+
+std::uint64_t wanted_memory(const Options& options, const Communicator& communicator) {
+  constexpr std::uint64_t share_of_free = 4;
+  return options.memory.value_or(available_memory() / share_of_free /
+                                 static_cast<std::uint64_t>(communicator.ranks_on_node()));
+}
+
+}  // namespace
+
+Resources resources_of_rank(const Options& options, const Communicator& communicator) {
+  Resources resources;
+  resources.threads = static_cast<int>(communicator.min(wanted_threads(options, communicator)));
+  resources.memory =
+      static_cast<std::uint64_t>(communicator.min(static_cast<std::int64_t>(wanted_memory(options, communicator))));
+  const auto bound = communicator.min(cores_of_process());
+  if (resources.threads > bound) {
+    resources.warning =
+        text(resources.threads, " threads a rank, but ranks are bound to ", bound, bound == 1 ? " core" : " cores",
+             ": start with mpirun --map-by slot:PE=", resources.threads,
+             " --bind-to core, or srun --cpus-per-task=", resources.threads);
+  }
+  return resources;
+}
+
+}  // namespace hessian_mpi
