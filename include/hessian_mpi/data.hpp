@@ -1,0 +1,33 @@
+#pragma once
+/// The data set at which the Hessian is taken, in memory.
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// Inputs and targets; the first dimension of every tensor is the sample.
+struct Data {
+  std::vector<torch::Tensor> inputs;     ///< at least one, passed to the model in this order
+  std::optional<torch::Tensor> targets;  ///< absent only where the loss needs none
+
+  std::int64_t samples() const { return inputs.front().size(0); }
+
+  /// Samples [begin, end) as views.
+  Data batch(std::int64_t begin, std::int64_t end) const;
+
+  /// Floating tensors converted to dtype, integer ones as they are.
+  Data converted(torch::Dtype dtype) const;
+};
+
+/// Loads an HDF5 file with `inputs` and `targets` (several inputs: a group `inputs` with datasets 0, 1, ...), or a
+/// torch.save file with a dict of these keys or a tuple (inputs, targets); what the file holds decides, not its name.
+/// Throws InputError naming the file: missing, truncated, no inputs, unequal numbers of samples, no sample at all.
+Data load_data(const std::filesystem::path& file);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,51 @@
+#pragma once
+/// A network loaded from a file, in whichever of PyTorch's formats. Knows nothing of losses or Hessians.
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// A parameter or buffer under its qualified name, such as "layer.0.weight".
+struct NamedTensor {
+  std::string name;
+  torch::Tensor value;
+};
+
+/// One loaded network. Implementations: TorchScriptModel, ExportedProgram.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  /// "TorchScript" or "exported program".
+  virtual std::string format() const = 0;
+
+  /// All parameters, in the order of the module's named_parameters(); a tensor shared by several names appears
+  /// once, under the first; those with requires_grad == false are included. The tensors are the ones that
+  /// forward() reads, leaves of the autograd graph: setting requires_grad on them has effect.
+  virtual std::vector<NamedTensor> parameters() const = 0;
+
+  /// Converts floating parameters, buffers and constants; integer ones stay as they are.
+  /// Parameters keep their requires_grad. Invalidates tensors returned by parameters() before.
+  virtual void convert(torch::Dtype dtype) = 0;
+
+  /// Puts the network in a mode. Throws InputError where the file fixes another one.
+  virtual void set_mode(Mode mode) = 0;
+
+  /// The network's output, connected to the parameters by autograd. Leaves parameters and buffers (running
+  /// statistics) as they were, and derivatives of the result stay valid.
+  /// Throws c10::Error or std::exception where the network itself throws.
+  virtual c10::IValue forward(const std::vector<c10::IValue>& arguments) = 0;
+};
+
+/// Loads a TorchScript module (torch.jit.save) or an exported program (torch.export.save); what the file holds
+/// decides, not its name. Throws InputError naming the file: missing, unreadable, truncated, another kind of file.
+std::unique_ptr<Model> load_model(const std::filesystem::path& file);
+
+}  // namespace hessian_mpi

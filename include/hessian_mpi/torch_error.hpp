@@ -1,0 +1,13 @@
+#pragma once
+/// Errors of LibTorch in words for a user.
+
+#include <exception>
+#include <string>
+
+namespace hessian_mpi {
+
+/// What went wrong, without C++ stack traces and without the interpreter's frames: for TorchScript the line of Python
+/// that failed is kept, for everything else the first line.
+std::string message_of(const std::exception& error);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,39 @@
+#pragma once
+/// A TorchScript module (torch.jit.save) as a Model.
+
+#include <torch/script.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "hessian_mpi/model.hpp"
+
+namespace hessian_mpi {
+
+class TorchScriptModel final : public Model {
+ public:
+  explicit TorchScriptModel(torch::jit::Module module) : module_(std::move(module)) {}
+
+  std::string format() const override { return "TorchScript"; }
+  std::vector<NamedTensor> parameters() const override;
+  /// Tensors inlined into code by tracing stay as they are.
+  void convert(torch::Dtype dtype) override;
+  /// Throws InputError where tracing or freezing has written the other mode into the code.
+  void set_mode(Mode mode) override;
+  /// Runs on copies of the buffers and of all other state, so that neither what the module changes in them nor undoing
+  /// it reaches tensors that the autograd graph of the result keeps.
+  c10::IValue forward(const std::vector<c10::IValue>& arguments) override;
+
+ private:
+  torch::jit::Module module_;
+};
+
+/// Loads a module onto the CPU. Throws InputError naming the file where it holds no TorchScript module.
+std::unique_ptr<TorchScriptModel> load_torchscript(const std::filesystem::path& file);
+
+/// Turns the TorchScript optimiser and profiler off for the process, all its threads: from the second call on, compiled
+/// code has other (and sometimes wrong) second derivatives. Called before any scripted module is loaded: a method
+/// keeps the executor of its first call.
+void run_torchscript_unoptimised();
+
+}  // namespace hessian_mpi

@@ -1,0 +1,311 @@
+#include "hessian_mpi/data.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/import_read.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <map>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/torch_error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using torch::Tensor;
+
+constexpr const char* layout_wanted =
+    "expected are `inputs` and `targets`: datasets of an HDF5 file (several inputs: a group `inputs` with datasets 0, "
+    "1, "
+    "...), or torch.save({'inputs': x, 'targets': y}, file) or torch.save((x, y), file)";
+
+std::uint64_t physical_memory() {
+  return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+// A file may declare any shape, in a few bytes: nothing is allocated for one that the machine cannot hold.
+void require_plausible_size(const std::string& what, c10::IntArrayRef shape, std::size_t element_size) {
+  std::uint64_t bytes = element_size;
+  bool overflow = false;
+  for (const auto extent : shape) {
+    overflow = __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes) || overflow;
+  }
+  if (overflow || bytes > physical_memory()) {
+    throw InputError(text(what, " has the shape ", shape, ", which is more than this machine's memory holds"));
+  }
+}
+
+// ---- HDF5
+
+// A dataset of a file, for messages.
+struct Dataset {
+  const hdf5::File& file;
+  std::string name;
+  std::string in_words() const { return text("dataset '", name, "' of '", file.path().string(), "'"); }
+};
+
+struct ElementType {
+  hdf5::Type memory;
+  torch::Dtype dtype;
+};
+
+ElementType element_type(const Dataset& dataset) {
+  switch (dataset.file.type(dataset.name)) {
+    case hdf5::Type::float32:
+      return {hdf5::Type::float32, torch::kFloat};
+    case hdf5::Type::float64:
+      return {hdf5::Type::float64, torch::kDouble};
+    case hdf5::Type::int8:
+      return {hdf5::Type::int8, torch::kChar};
+    case hdf5::Type::uint8:
+      return {hdf5::Type::uint8, torch::kByte};
+    case hdf5::Type::int16:
+      return {hdf5::Type::int16, torch::kShort};
+    case hdf5::Type::int32:
+      return {hdf5::Type::int32, torch::kInt};
+    case hdf5::Type::int64:
+    case hdf5::Type::uint64:
+      return {hdf5::Type::int64, torch::kLong};
+    case hdf5::Type::boolean:
+      return {hdf5::Type::boolean, torch::kBool};
+    case hdf5::Type::string:
+      throw InputError(text(dataset.in_words(), " holds strings; expected are numbers"));
+    case hdf5::Type::other:
+      break;
+  }
+  throw InputError(
+      text(dataset.in_words(),
+           " holds elements that are neither floating-point numbers nor integers nor booleans of at most 64 "
+           "bits (a compound type?)"));
+}
+
+std::vector<std::int64_t> checked_shape(const Dataset& dataset) {
+  const auto shape = dataset.file.shape(dataset.name);
+  if (shape.empty()) {
+    throw InputError(
+        text(dataset.in_words(), " is a scalar; expected is a dataset whose first dimension is the sample"));
+  }
+  return {shape.begin(), shape.end()};
+}
+
+// What the file does not hold, the library fills in with zeros, at a cost of memory and time that knows no bounds.
+void require_stored(const Dataset& dataset, c10::IntArrayRef shape, std::size_t element_size) {
+  constexpr std::uint64_t best_compression = 2048, always_allowed = 1 << 20;
+  const std::uint64_t bytes = static_cast<std::uint64_t>(c10::multiply_integers(shape)) * element_size;
+  const auto stored = dataset.file.stored_bytes(dataset.name);
+  if (!stored || bytes <= always_allowed || bytes / best_compression <= *stored) return;
+  throw InputError(text(dataset.in_words(), " has the shape ", shape, ", and the file holds ", *stored,
+                        " bytes of it: it is damaged, or was never written"));
+}
+
+Tensor read_dataset(const Dataset& dataset) {
+  const auto [memory, dtype] = element_type(dataset);
+  const auto shape = checked_shape(dataset);
+  require_plausible_size(dataset.in_words(), shape, c10::elementSize(dtype));
+  require_stored(dataset, shape, c10::elementSize(dtype));
+  Tensor values = at::empty(shape, dtype);
+  if (values.numel() > 0) dataset.file.read(dataset.name, memory, values.data_ptr());
+  return values;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string result;
+  for (const auto& name : names) result += (result.empty() ? "" : ", ") + name;
+  return result.empty() ? "nothing" : result;
+}
+
+// The datasets 0, 1, ... of the group, in the order of their numbers, which is not that of their names.
+std::vector<Tensor> read_group(const hdf5::File& file, const std::string& group) {
+  const auto members = file.members(group);
+  std::vector<Tensor> tensors;
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const std::string name = text(group, "/", i);
+    if (!file.has(name)) {
+      throw InputError(text("group '", group, "' of '", file.path().string(), "' holds ", joined(members),
+                            "; expected are datasets 0, 1, ... in the order in which the model takes its inputs"));
+    }
+    tensors.push_back(read_dataset({file, name}));
+  }
+  return tensors;
+}
+
+Data read_hdf5(const std::filesystem::path& path) {
+  const auto file = hdf5::File::open_to_read(path);
+  if (!file.has("inputs")) {
+    throw InputError(
+        text("'", path.string(), "' has no `inputs` (it holds: ", joined(file.members("/")), "); ", layout_wanted));
+  }
+  Data data;
+  data.inputs = file.is_group("inputs") ? read_group(file, "inputs") : std::vector{read_dataset({file, "inputs"})};
+  if (file.has("targets")) data.targets = read_dataset({file, "targets"});
+  return data;
+}
+
+// ---- torch.save
+
+bool is_zip(const std::filesystem::path& path) {
+  std::array<char, 4> head{};
+  std::ifstream(path, std::ios::binary).read(head.data(), head.size());
+  return head == std::array{'P', 'K', '\3', '\4'};
+}
+
+c10::IValue unpickled(const std::filesystem::path& path) {
+  try {
+    caffe2::serialize::PyTorchStreamReader archive(path.string());
+    return torch::jit::readArchiveAndTensors("data", "", "", std::nullopt, std::nullopt, torch::kCPU, archive);
+  } catch (const std::exception& error) {
+    throw InputError(text("'", path.string(),
+                          "' is no torch.save file of dense tensors in dicts, tuples and lists, or it is damaged: ",
+                          message_of(error), "; ", layout_wanted));
+  }
+}
+
+// The unpickler takes sizes and strides as they stand, without comparing them with the bytes that there are.
+bool lies_in_its_storage(const Tensor& tensor) {
+  if (tensor.storage_offset() < 0) return false;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) < 0 || tensor.stride(d) < 0) return false;
+  }
+  return at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                          static_cast<std::size_t>(tensor.storage_offset())) <=
+         tensor.storage().nbytes();
+}
+
+Tensor checked_tensor(const std::string& what, const c10::IValue& value, const std::filesystem::path& path) {
+  if (!value.isTensor()) {
+    throw InputError(
+        text("`", what, "` in '", path.string(), "' is of type ", value.type()->repr_str(), "; expected is a tensor"));
+  }
+  const Tensor tensor = value.toTensor().detach();
+  if (tensor.layout() != torch::kStrided || tensor.is_quantized() || !tensor.is_cpu()) {
+    throw InputError(text("`", what, "` in '", path.string(),
+                          "' is sparse, quantized or without values; expected is a dense tensor"));
+  }
+  if (!lies_in_its_storage(tensor)) {
+    throw InputError(text("`", what, "` in '", path.string(), "' is damaged: its shape ", tensor.sizes(),
+                          " needs more bytes than the file has for it"));
+  }
+  require_plausible_size(text("`", what, "` in '", path.string(), "'"), tensor.sizes(), tensor.itemsize());
+  if (tensor.dim() == 0) {
+    throw InputError(text("`", what, "` in '", path.string(),
+                          "' is a scalar; expected is a tensor whose first dimension is the sample"));
+  }
+  return tensor.contiguous();
+}
+
+std::vector<Tensor> checked_inputs(const c10::IValue& inputs, const std::filesystem::path& path) {
+  std::vector<c10::IValue> values;
+  if (inputs.isTuple()) {
+    values = inputs.toTupleRef().elements().vec();
+  } else if (inputs.isList()) {
+    values = inputs.toListRef().vec();
+  } else {
+    return {checked_tensor("inputs", inputs, path)};
+  }
+  std::vector<Tensor> tensors;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    tensors.push_back(checked_tensor(text("inputs ", i), values[i], path));
+  return tensors;
+}
+
+Data from_dict(const c10::IValue& content, const std::filesystem::path& path) {
+  std::map<std::string, c10::IValue> entries;
+  for (const auto& entry : content.toGenericDict()) {
+    if (entry.key().isString()) entries.emplace(entry.key().toStringRef(), entry.value());
+  }
+  if (!entries.contains("inputs"))
+    throw InputError(text("the dict in '", path.string(), "' has no `inputs`; ", layout_wanted));
+  Data data;
+  data.inputs = checked_inputs(entries["inputs"], path);
+  const auto targets = entries.find("targets");
+  if (targets != entries.end() && !targets->second.isNone())
+    data.targets = checked_tensor("targets", targets->second, path);
+  return data;
+}
+
+Data read_torch_save(const std::filesystem::path& path) {
+  const c10::IValue content = unpickled(path);
+  if (content.isGenericDict()) return from_dict(content, path);
+  std::vector<c10::IValue> pair;
+  if (content.isTuple()) pair = content.toTupleRef().elements().vec();
+  if (content.isList()) pair = content.toListRef().vec();
+  if (pair.size() != 2)
+    throw InputError(text("'", path.string(), "' holds neither a dict nor a pair; ", layout_wanted));
+  Data data;
+  data.inputs = checked_inputs(pair[0], path);
+  if (!pair[1].isNone()) data.targets = checked_tensor("targets", pair[1], path);
+  return data;
+}
+
+// ---- both
+
+void require_samples(const Data& data, const std::filesystem::path& path) {
+  if (data.inputs.empty()) throw InputError(text("`inputs` in '", path.string(), "' is empty; ", layout_wanted));
+  const std::int64_t samples = data.samples();
+  bool equal = !data.targets || data.targets->size(0) == samples;
+  std::string counts;
+  for (const auto& input : data.inputs) {
+    equal = equal && input.size(0) == samples;
+    counts += text(counts.empty() ? "inputs " : ", ", input.size(0));
+  }
+  if (data.targets) counts += text(", targets ", data.targets->size(0));
+  if (!equal) {
+    throw InputError(text("the numbers of samples in '", path.string(), "' differ: ", counts,
+                          "; the first dimension of every tensor is the sample"));
+  }
+  if (samples == 0) throw InputError(text("'", path.string(), "' holds no sample: ", counts));
+}
+
+void require_readable(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) throw InputError(text("--data '", path.string(), "': no such file"));
+  if (!std::filesystem::is_regular_file(path, ignored))
+    throw InputError(text("the data file '", path.string(), "' is not a file"));
+  if (!std::ifstream(path)) throw InputError(text("the data file '", path.string(), "' cannot be read (permissions?)"));
+}
+
+Data read(const std::filesystem::path& path) {
+  if (hdf5::is_hdf5(path)) return read_hdf5(path);
+  if (is_zip(path)) return read_torch_save(path);
+  throw InputError(text("'", path.string(),
+                        "' is neither an HDF5 nor a torch.save file (of PyTorch 1.6 or later), or it is damaged; ",
+                        layout_wanted));
+}
+
+}  // namespace
+
+Data Data::batch(std::int64_t begin, std::int64_t end) const {
+  Data part;
+  for (const auto& input : inputs) part.inputs.push_back(input.slice(0, begin, end));
+  if (targets) part.targets = targets->slice(0, begin, end);
+  return part;
+}
+
+Data Data::converted(torch::Dtype dtype) const {
+  const auto convert = [dtype](const Tensor& tensor) { return tensor.is_floating_point() ? tensor.to(dtype) : tensor; };
+  Data result;
+  for (const auto& input : inputs) result.inputs.push_back(convert(input));
+  if (targets) result.targets = convert(*targets);
+  return result;
+}
+
+Data load_data(const std::filesystem::path& file) {
+  require_readable(file);
+  Data data;
+  try {
+    data = read(file);
+  } catch (const InputError&) {
+    throw;
+  } catch (const std::exception& error) {  // of the HDF5 library, or memory that ran out
+    throw InputError(text("the data file '", file.string(), "' cannot be read: ", message_of(error)));
+  }
+  require_samples(data, file);
+  return data;
+}
+
+}  // namespace hessian_mpi

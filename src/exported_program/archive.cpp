@@ -1,0 +1,225 @@
+#include "archive.hpp"
+
+#include <ATen/ATen.h>
+#include <caffe2/serialize/inline_container.h>
+
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "hessian_mpi/error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t max_dimensions = 64;
+// An expanded tensor (stride 0) is larger than its record: this bounds what a few bytes of file can ask for.
+constexpr std::int64_t max_expanded_bytes = std::int64_t{1} << 30;
+
+struct Layout {
+  std::vector<std::int64_t> sizes;
+  std::vector<std::int64_t> strides;
+  std::int64_t offset = 0;
+};
+
+std::int64_t checked_product(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) throw InputError("sizes too large to be true");
+  return product;
+}
+
+std::int64_t checked_sum(std::int64_t a, std::int64_t b) {
+  std::int64_t sum = 0;
+  if (__builtin_add_overflow(a, b, &sum)) throw InputError("sizes too large to be true");
+  return sum;
+}
+
+// A size of a stored tensor: torch.export writes {"as_int": 5}; symbols make no sense here.
+std::int64_t concrete(const json& size) {
+  const std::int64_t value = integer_from(size.at("as_int"));
+  if (value < 0) throw InputError(text("a negative size, stride or offset (", value, ")"));
+  return value;
+}
+
+Layout layout_from(const json& meta) {
+  Layout layout;
+  for (const json& size : meta.at("sizes")) layout.sizes.push_back(concrete(size));
+  for (const json& stride : meta.at("strides")) layout.strides.push_back(concrete(stride));
+  layout.offset = concrete(meta.at("storage_offset"));
+  if (layout.sizes.size() != layout.strides.size() || layout.sizes.size() > max_dimensions) {
+    throw InputError(text(layout.sizes.size(), " sizes and ", layout.strides.size(), " strides"));
+  }
+  return layout;
+}
+
+std::int64_t element_count(const Layout& layout) {
+  std::int64_t count = 1;
+  for (const std::int64_t size : layout.sizes) count = checked_product(count, size);
+  return count;
+}
+
+// Elements of storage that the layout reaches, counted from the storage's start.
+std::int64_t reach(const Layout& layout) {
+  std::int64_t last = layout.offset;
+  for (std::size_t d = 0; d < layout.sizes.size(); ++d) {
+    last = checked_sum(last, checked_product(layout.sizes[d] - 1, layout.strides[d]));
+  }
+  return checked_sum(last, 1);
+}
+
+bool starts_and_ends(const std::string& name, const std::string& start, const std::string& end) {
+  return name.size() > start.size() + end.size() && name.starts_with(start) && name.ends_with(end);
+}
+
+// torch.export.save calls its program "model"; packages of several programs have names of their own.
+std::string only_model(caffe2::serialize::PyTorchStreamReader& reader) {
+  const std::string start = "models/", end = ".json";
+  std::vector<std::string> names;
+  for (const std::string& record : reader.getAllRecords()) {
+    if (starts_and_ends(record, start, end)) {
+      names.push_back(record.substr(start.size(), record.size() - start.size() - end.size()));
+    }
+  }
+  if (names.empty()) throw InputError("holds no exported program (no models/*.json); write it with torch.export.save");
+  if (names.size() > 1) throw InputError(text("holds ", names.size(), " programs; save one with torch.export.save"));
+  return names.front();
+}
+
+}  // namespace
+
+std::int64_t integer_from(const json& value) {
+  const bool representable =
+      value.is_number_integer() &&
+      (!value.is_number_unsigned() || value.get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max());
+  if (!representable) throw InputError(text("not an integer: ", printable(value.dump())));
+  return value.get<std::int64_t>();
+}
+
+torch::Dtype dtype_from(const json& value) {
+  // torch/_export/serde/schema.py, ScalarType. Those above 13 (unsigned, 8-bit floating) have no derivatives.
+  static constexpr std::array<c10::ScalarType, 14> dtypes = {c10::ScalarType::Undefined,
+                                                             c10::kByte,
+                                                             c10::kChar,
+                                                             c10::kShort,
+                                                             c10::kInt,
+                                                             c10::kLong,
+                                                             c10::kHalf,
+                                                             c10::kFloat,
+                                                             c10::kDouble,
+                                                             c10::kComplexHalf,
+                                                             c10::kComplexFloat,
+                                                             c10::kComplexDouble,
+                                                             c10::kBool,
+                                                             c10::kBFloat16};
+  const std::int64_t number = integer_from(value);
+  if (number < 1 || number >= static_cast<std::int64_t>(dtypes.size())) {
+    throw InputError(text("dtype number ", number, " of torch.export's format is not supported"));
+  }
+  return dtypes[static_cast<std::size_t>(number)];
+}
+
+std::string printable(const std::string& text_of_file) {
+  constexpr std::size_t limit = 200;
+  std::string shown = text_of_file.substr(0, limit);
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return text_of_file.size() > limit ? shown + "..." : shown;
+}
+
+template <class Json>
+Json ExportedArchive::document(const std::string& record) {
+  if (!reader_->hasRecord(record)) throw InputError(text("has no ", printable(record)));
+  const auto [bytes, size] = reader_->getRecord(record);
+  const char* begin = static_cast<const char*>(bytes.get());
+  return Json::parse(begin, begin + size);
+}
+
+ExportedArchive::ExportedArchive(const std::filesystem::path& file)
+    : reader_(std::make_unique<caffe2::serialize::PyTorchStreamReader>(file.string())),
+      model_name_(only_model(*reader_)) {
+  if (reader_->hasRecord("byteorder")) {
+    const auto [bytes, size] = reader_->getRecord("byteorder");
+    if (std::string(static_cast<const char*>(bytes.get()), size) != "little") {
+      throw InputError("was written on a machine with another byte order");
+    }
+  }
+  const std::string weights = "data/weights/" + model_name_, constants = "data/constants/" + model_name_;
+  if (reader_->hasRecord(weights + ".pt") || reader_->hasRecord(constants + ".pt")) {
+    throw InputError(
+        "keeps its weights the way older PyTorch versions did; load it and save it again with PyTorch 2.9 or later");
+  }
+  weights_config_ = document<nlohmann::ordered_json>(weights + "_weights_config.json").at("config");
+  constants_config_ = document<nlohmann::ordered_json>(constants + "_constants_config.json").at("config");
+}
+
+ExportedArchive::~ExportedArchive() = default;
+
+json ExportedArchive::program() {
+  return document("models/" + model_name_ + ".json");
+}
+
+std::vector<std::string> ExportedArchive::parameter_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, payload] : weights_config_.items()) {
+    if (payload.at("is_param").get<bool>()) names.push_back(name);
+  }
+  return names;
+}
+
+torch::Tensor ExportedArchive::weight(const std::string& name) {
+  return tensor(weights_config_, "data/weights/", name);
+}
+
+torch::Tensor ExportedArchive::constant(const std::string& name) {
+  return tensor(constants_config_, "data/constants/", name);
+}
+
+torch::Tensor ExportedArchive::tensor(const nlohmann::ordered_json& config, const std::string& folder,
+                                      const std::string& name) {
+  const auto found = config.find(name);
+  if (found == config.end()) throw InputError(text("has no tensor '", printable(name), "' in ", folder));
+  const std::string record = folder + found->at("path_name").get<std::string>();
+  if (found->at("use_pickle").get<bool>()) {
+    throw InputError(
+        text("keeps '", printable(name),
+             "' as a pickled Python object (a tensor subclass or custom object), which cannot be read without Python"));
+  }
+  torch::Tensor& value = tensors_[{record, found->at("tensor_meta").dump()}];
+  if (!value.defined()) value = read_tensor(record, json(found->at("tensor_meta")), name);
+  return value;
+}
+
+torch::Tensor ExportedArchive::read_tensor(const std::string& record, const json& meta, const std::string& name) try {
+  const torch::Dtype dtype = dtype_from(meta.at("dtype"));
+  constexpr std::int64_t strided = 7;  // torch/_export/serde/schema.py, Layout
+  if (integer_from(meta.at("layout")) != strided) throw InputError("it is sparse or in a layout of a library");
+  const Layout layout = layout_from(meta);
+  const std::int64_t count = element_count(layout);
+  torch::Tensor value;
+  if (count == 0) {
+    value = torch::empty(layout.sizes, dtype);
+  } else {
+    if (!reader_->hasRecord(record)) throw InputError(text("the archive has no ", printable(record)));
+    const auto [bytes, size] = reader_->getRecord(record);
+    const auto item = static_cast<std::int64_t>(c10::elementSize(dtype));
+    const auto stored = static_cast<std::int64_t>(size) / item;
+    if (reach(layout) > stored) {
+      throw InputError(
+          text("its sizes and strides need ", reach(layout), " elements, ", printable(record), " holds ", stored));
+    }
+    if (count > stored && checked_product(count, item) > max_expanded_bytes) {
+      throw InputError("its sizes are too large to be true");
+    }
+    const torch::Tensor storage = at::from_blob(bytes.get(), {stored}, dtype);
+    value = storage.as_strided(layout.sizes, layout.strides, layout.offset).clone(at::MemoryFormat::Contiguous);
+  }
+  const bool differentiable = at::isFloatingType(dtype) || at::isComplexType(dtype);
+  return value.set_requires_grad(differentiable && meta.at("requires_grad").get<bool>());
+} catch (const InputError& error) {
+  throw InputError(text("tensor '", printable(name), "': ", error.what()));
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,60 @@
+#pragma once
+/// What an exported program takes, and the check of what it is given. Internal to exported_program.
+
+#include <ATen/core/ivalue.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi {
+
+/// One extent of an input: fixed at export, a symbol that may occur elsewhere too, or (neither) an expression.
+struct Extent {
+  std::optional<std::int64_t> fixed;
+  std::string symbol;
+};
+
+/// Extents that a symbol may have.
+struct Range {
+  std::int64_t least = 0;
+  std::optional<std::int64_t> most;
+};
+
+struct ExpectedInput {
+  enum class Kind { tensor, integer, real };
+  std::string name;
+  Kind kind = Kind::tensor;
+  torch::Dtype dtype = torch::kFloat32;  ///< of a tensor
+  std::vector<Extent> shape;             ///< of a tensor
+};
+
+/// The user's inputs in order; those that were fixed at export (numbers, None) are not among them.
+class ExpectedInputs {
+ public:
+  void add_tensor(const std::string& name, const nlohmann::json& meta);
+  void add_number(const std::string& name, ExpectedInput::Kind kind);
+  /// The "range_constraints" of the program.
+  void set_ranges(const nlohmann::json& constraints);
+  std::size_t count() const { return inputs_.size(); }
+
+  /// The arguments, numbers as such even where they came as tensors of one element. Throws InputError for a wrong
+  /// number of them, a wrong kind or shape: it says what the program takes and, where an extent was fixed at export,
+  /// how to export it otherwise.
+  std::vector<c10::IValue> checked(const std::vector<c10::IValue>& arguments) const;
+
+ private:
+  std::string description() const;
+  std::string batch_advice() const;
+  void check_tensor(const ExpectedInput& input, const torch::Tensor& given,
+                    std::map<std::string, std::int64_t>& symbols) const;
+
+  std::vector<ExpectedInput> inputs_;
+  std::map<std::string, Range> ranges_;
+};
+
+}  // namespace hessian_mpi

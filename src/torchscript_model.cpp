@@ -1,0 +1,240 @@
+#include "hessian_mpi/torchscript_model.hpp"
+
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/torch_error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using Object = c10::intrusive_ptr<c10::ivalue::Object>;
+
+struct Submodule {
+  std::string prefix;  // "" or "layer.0."
+  Object object;
+};
+
+void append_submodules(const Object& object, const std::string& prefix, std::vector<Submodule>& found) {
+  const bool seen = std::any_of(found.begin(), found.end(), [&](const auto& other) { return other.object == object; });
+  if (seen) return;
+  found.push_back({prefix, object});
+  const auto type = object->type();
+  for (std::size_t slot = 0; slot < type->numAttributes(); ++slot) {
+    const c10::IValue value = object->getSlot(slot);
+    if (value.isModule()) append_submodules(value.toObject(), prefix + type->getAttributeName(slot) + ".", found);
+  }
+}
+
+// The module and all below it in the order of Python's named_modules(): a module before those in it, each once.
+std::vector<Submodule> submodules(const torch::jit::Module& module) {
+  std::vector<Submodule> found;
+  append_submodules(module._ivalue(), "", found);
+  return found;
+}
+
+bool is_parameter(const Object& object, std::size_t slot) {
+  return object->type()->is_parameter(slot) && object->getSlot(slot).isTensor();
+}
+
+// Whether a call of the module can change the value: numbers and strings are replaced, never changed.
+bool is_mutable(const c10::IValue& value) {
+  return value.isTensor() || value.isList() || value.isTuple() || value.isGenericDict() || value.isObject();
+}
+
+// While it lives, the module has copies of its state (all attributes but parameters and submodules) in place of the
+// state itself. Attributes that hold parameters, such as the list of weights of an LSTM, go on holding the parameters.
+class BorrowedState {
+ public:
+  explicit BorrowedState(const torch::jit::Module& module) {
+    const torch::NoGradGuard no_grad;
+    const auto modules = submodules(module);
+    c10::IValue::HashIdentityIValueMap copies;
+    for (const auto& [prefix, object] : modules) {
+      for (std::size_t slot = 0; slot < object->type()->numAttributes(); ++slot) {
+        if (is_parameter(object, slot)) copies.emplace(object->getSlot(slot), object->getSlot(slot));
+      }
+    }
+    for (const auto& [prefix, object] : modules) {
+      for (std::size_t slot = 0; slot < object->type()->numAttributes(); ++slot) {
+        const c10::IValue value = object->getSlot(slot);
+        if (is_parameter(object, slot) || value.isModule()) continue;
+        owned_.push_back({object, slot, value});
+        if (is_mutable(value)) object->setSlot(slot, copy_of(value, copies));
+      }
+    }
+  }
+  BorrowedState(const BorrowedState&) = delete;
+  BorrowedState& operator=(const BorrowedState&) = delete;
+  ~BorrowedState() {
+    for (auto& [object, slot, value] : owned_) object->setSlot(slot, std::move(value));
+  }
+
+ private:
+  struct Owned {
+    Object object;
+    std::size_t slot;
+    c10::IValue value;
+  };
+
+  static c10::IValue copy_of(const c10::IValue& value, c10::IValue::HashIdentityIValueMap& copies) {
+    try {
+      return value.deepcopy(copies);
+    } catch (const c10::Error&) {
+      return value;  // an object of a C++ class, which cannot be copied
+    }
+  }
+
+  std::vector<Owned> owned_;
+};
+
+void visit_nodes(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit) {
+  for (torch::jit::Node* node : block->nodes()) {
+    visit(node);
+    for (torch::jit::Block* inner : node->blocks()) visit_nodes(inner, visit);
+  }
+}
+
+// A constant that the operator is called with as this argument; none where it has no such argument, or computes it.
+std::optional<c10::IValue> constant_argument(const torch::jit::Node& node, const c10::FunctionSchema& schema,
+                                             const char* name) {
+  const auto index = schema.argumentIndexWithName(name);
+  return index ? torch::jit::toIValue(node.input(static_cast<std::size_t>(*index))) : std::nullopt;
+}
+
+// The flag that eval() and train() change, where it is a constant in the code and makes a difference: dropout of
+// nothing is the same in both modes, and so is a normalisation that keeps no statistics.
+std::optional<bool> constant_training(const torch::jit::Node& node) {
+  const c10::FunctionSchema* schema = node.maybeSchema();
+  if (schema == nullptr || !node.kind().is_aten()) return std::nullopt;
+  const auto statistics = constant_argument(node, *schema, "running_mean");
+  if (statistics && statistics->isNone()) return std::nullopt;
+  for (const char* rate : {"p", "dropout", "dropout_p"}) {
+    const auto value = constant_argument(node, *schema, rate);
+    if (value && value->isDouble() && value->toDouble() == 0) return std::nullopt;
+  }
+  // Its rate is the flag: networks pass 0 in eval mode.
+  if (schema->name() == "aten::scaled_dot_product_attention") {
+    return constant_argument(node, *schema, "dropout_p") ? std::optional(true) : std::nullopt;
+  }
+  for (const char* flag : {"train", "training", "use_input_stats"}) {
+    const auto value = constant_argument(node, *schema, flag);
+    if (value && value->isBool()) return value->toBool();
+  }
+  return std::nullopt;
+}
+
+bool reads_training(torch::jit::Node* node) {
+  return node->kind() == c10::prim::GetAttr && node->s(c10::attr::name) == "training";
+}
+
+// The mode written into the code by tracing or freezing; none where the code looks at the attribute `training`, or
+// where nothing in it depends on a mode. One operator in train mode makes it train: others may be in eval on purpose.
+std::optional<Mode> fixed_mode(const torch::jit::Module& module) {
+  bool adjustable = false;
+  std::optional<Mode> fixed;
+  for (const auto& [prefix, object] : submodules(module)) {
+    for (torch::jit::Function* method : object->type()->methods()) {
+      visit_nodes(torch::jit::toGraphFunction(*method).graph()->block(), [&](torch::jit::Node* node) {
+        adjustable = adjustable || reads_training(node);
+        const auto training = constant_training(*node);
+        if (training && fixed != Mode::train) fixed = *training ? Mode::train : Mode::eval;
+      });
+    }
+  }
+  return adjustable ? std::nullopt : fixed;
+}
+
+// The caller's tensors stay as they are where the module writes into what it is given.
+std::vector<c10::IValue> copies_of(const std::vector<c10::IValue>& arguments) {
+  std::vector<c10::IValue> copies;
+  for (const auto& argument : arguments) {
+    copies.push_back(argument.isTensor() ? c10::IValue(argument.toTensor().clone()) : argument);
+  }
+  return copies;
+}
+
+// Counts of writes into each tensor.
+std::vector<std::uint64_t> versions_of(const std::vector<NamedTensor>& tensors) {
+  std::vector<std::uint64_t> versions;
+  for (const auto& tensor : tensors) versions.push_back(static_cast<std::uint64_t>(tensor.value._version()));
+  return versions;
+}
+
+}  // namespace
+
+std::vector<NamedTensor> TorchScriptModel::parameters() const {
+  std::vector<NamedTensor> result;
+  for (const auto& [prefix, object] : submodules(module_)) {
+    for (std::size_t slot = 0; slot < object->type()->numAttributes(); ++slot) {
+      if (!is_parameter(object, slot)) continue;
+      const torch::Tensor value = object->getSlot(slot).toTensor();
+      const bool seen =
+          std::any_of(result.begin(), result.end(), [&](const auto& p) { return p.value.is_same(value); });
+      if (!seen) result.push_back({prefix + object->type()->getAttributeName(slot), value});
+    }
+  }
+  return result;
+}
+
+// Not jit::Module::to, which converts integer buffers, too. set_data keeps the identity of tensors, so that what is
+// shared stays shared.
+void TorchScriptModel::convert(torch::Dtype dtype) {
+  const torch::NoGradGuard no_grad;
+  c10::IValue(module_._ivalue()).visit([&](const c10::IValue& value) {
+    if (!value.isTensor()) return false;
+    const torch::Tensor& tensor = value.toTensor();
+    if (tensor.defined() && tensor.is_floating_point() && tensor.scalar_type() != dtype) {
+      tensor.set_data(tensor.detach().to(dtype));
+    }
+    return false;
+  });
+}
+
+void TorchScriptModel::set_mode(Mode mode) {
+  if (const auto fixed = fixed_mode(module_); fixed && *fixed != mode) {
+    throw InputError(text("the TorchScript module was traced or frozen in ", name_of(*fixed),
+                          " mode, which is part of its "
+                          "code: use --mode ",
+                          name_of(*fixed), ", or put the module in ", name_of(mode),
+                          " mode before torch.jit.trace, or use torch.jit.script"));
+  }
+  module_.train(mode == Mode::train);
+}
+
+c10::IValue TorchScriptModel::forward(const std::vector<c10::IValue>& arguments) {
+  const BorrowedState state(module_);
+  const auto before = parameters();
+  const auto versions = versions_of(before);
+  c10::IValue result = module_.forward(copies_of(arguments));
+  const auto now = versions_of(before);
+  for (std::size_t p = 0; p < before.size(); ++p) {
+    if (now[p] == versions[p]) continue;
+    throw InputError(text("the TorchScript module changes its parameter '", before[p].name,
+                          "' in forward(), so it has no derivative with respect to it"));
+  }
+  return result;
+}
+
+std::unique_ptr<TorchScriptModel> load_torchscript(const std::filesystem::path& file) {
+  try {
+    return std::make_unique<TorchScriptModel>(torch::jit::load(file.string(), torch::kCPU));
+  } catch (const std::exception& error) {
+    throw InputError(
+        text("'", file.string(), "' is no TorchScript module (torch.jit.save), or it is damaged: ", message_of(error)));
+  }
+}
+
+void run_torchscript_unoptimised() {
+  // Together they choose the executor that runs the code as written. torch::jit::setGraphExecutorOptimize would not do:
+  // it holds for the calling thread only.
+  torch::jit::getExecutorMode() = true;
+  torch::jit::getProfilingMode() = false;
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,328 @@
+// Oracles: what PyTorch in Python derived from the same models, see models/exported_programs.py.
+#include "hessian_mpi/exported_program.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/script.h>
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using c10::IValue;
+
+std::filesystem::path program_file(const std::string& name) {
+  return std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / (name + ".pt2");
+}
+
+struct Expected {
+  std::vector<IValue> inputs;
+  std::vector<std::string> names;
+  std::vector<bool> trainable;
+  std::vector<torch::Tensor> values;
+  double loss = 0;
+  std::vector<torch::Tensor> gradient;  // of the trainable parameters
+  std::vector<torch::Tensor> product;   // Hessian times wave
+};
+
+std::vector<torch::Tensor> tensors(const IValue& list) {
+  std::vector<torch::Tensor> found;
+  for (const IValue& value : list.toListRef()) found.push_back(value.toTensor());
+  return found;
+}
+
+Expected read_expected(const std::string& name) {
+  std::ifstream in(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / (name + ".expected"), std::ios::binary);
+  const std::vector<char> bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  const auto dict = torch::pickle_load(bytes).toGenericDict();
+  Expected expected;
+  for (const IValue& input : dict.at("inputs").toListRef()) expected.inputs.push_back(input);
+  for (const IValue& parameter : dict.at("names").toListRef()) expected.names.push_back(parameter.toStringRef());
+  for (const IValue& flag : dict.at("trainable").toListRef()) expected.trainable.push_back(flag.toBool());
+  expected.values = tensors(dict.at("values"));
+  expected.loss = dict.at("loss").toTensor().item<double>();
+  expected.gradient = tensors(dict.at("gradient"));
+  expected.product = tensors(dict.at("product"));
+  return expected;
+}
+
+torch::Tensor wave(torch::IntArrayRef shape) {
+  const auto count = c10::multiply_integers(shape);
+  return torch::sin(torch::arange(1, count + 1, torch::kFloat64) * 1.7).reshape(shape);
+}
+
+torch::Tensor loss_of(const IValue& output) {
+  const auto outputs = output.isTuple() ? output.toTupleRef().elements().vec() : std::vector<IValue>{output};
+  torch::Tensor loss = torch::zeros({}, torch::kFloat64);
+  for (const IValue& value : outputs) {
+    if (!value.isTensor() || !value.toTensor().is_floating_point()) continue;
+    const auto y = value.toTensor().to(torch::kFloat64);
+    loss = loss + (y * wave(y.sizes())).sum() + y.pow(3).sum() / 3;
+  }
+  return loss;
+}
+
+double largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
+  return a.numel() == 0 ? 0.0 : (a - b).abs().max().item<double>();
+}
+
+std::vector<torch::Tensor> derivatives(const torch::Tensor& of, const std::vector<torch::Tensor>& by, bool again) {
+  auto found = torch::autograd::grad({of}, by, {}, true, again, /*allow_unused=*/true);
+  for (std::size_t p = 0; p < by.size(); ++p) {
+    if (!found[p].defined()) found[p] = torch::zeros_like(by[p]);
+  }
+  return found;
+}
+
+void expect_close(const std::vector<torch::Tensor>& actual, const std::vector<torch::Tensor>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  double scale = 1;
+  for (const auto& tensor : expected) scale = std::max(scale, tensor.abs().max().item<double>());
+  for (std::size_t p = 0; p < actual.size(); ++p) {
+    ASSERT_EQ(actual[p].sizes(), expected[p].sizes()) << "parameter " << p;
+    EXPECT_LT(largest_difference(actual[p], expected[p]), 1e-12 * scale) << "parameter " << p;
+  }
+}
+
+std::string error_of(const std::string& name) {
+  try {
+    load_exported_program(program_file(name));
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "(loaded)";
+}
+
+std::string forward_error(Model& model, const std::vector<IValue>& inputs) {
+  try {
+    model.forward(inputs);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "(ran)";
+}
+
+#define EXPECT_SAYS(message, part) EXPECT_NE((message).find(part), std::string::npos) << (message)
+
+class ExportedProgram : public testing::TestWithParam<std::string> {
+ protected:
+  // The fused attention has no second derivative.
+  static void SetUpTestSuite() { at::globalContext().setSDPUseFlash(false); }
+
+  void SetUp() override {
+    expected_ = read_expected(GetParam());
+    model_ = load_exported_program(program_file(GetParam()));
+    model_->convert(torch::kFloat64);
+  }
+
+  std::vector<torch::Tensor> trainable() const {
+    std::vector<torch::Tensor> found;
+    for (const NamedTensor& parameter : model_->parameters()) {
+      if (parameter.value.requires_grad()) found.push_back(parameter.value);
+    }
+    return found;
+  }
+
+  Expected expected_;
+  std::unique_ptr<Model> model_;
+};
+
+TEST_P(ExportedProgram, HasTheParametersOfTheModuleInItsOrder) {
+  const auto parameters = model_->parameters();
+  ASSERT_EQ(parameters.size(), expected_.names.size());
+  for (std::size_t p = 0; p < parameters.size(); ++p) {
+    EXPECT_EQ(parameters[p].name, expected_.names[p]);
+    EXPECT_EQ(parameters[p].value.requires_grad(), expected_.trainable[p]) << parameters[p].name;
+    EXPECT_TRUE(parameters[p].value.is_leaf() && parameters[p].value.is_contiguous()) << parameters[p].name;
+    EXPECT_TRUE(torch::equal(parameters[p].value, expected_.values[p])) << parameters[p].name;
+  }
+}
+
+TEST_P(ExportedProgram, HasTheLossAndTheFirstAndSecondDerivativesOfTheModule) {
+  const auto parameters = trainable();
+  const auto loss = loss_of(model_->forward(expected_.inputs));
+  EXPECT_NEAR(loss.item<double>(), expected_.loss, 1e-12 * std::max(1.0, std::abs(expected_.loss)));
+  const auto gradient = derivatives(loss, parameters, true);
+  expect_close(gradient, expected_.gradient);
+  torch::Tensor along = torch::zeros({}, torch::kFloat64);
+  for (const auto& g : gradient) along = along + (g * wave(g.sizes())).sum();
+  expect_close(derivatives(along, parameters, false), expected_.product);
+}
+
+TEST_P(ExportedProgram, GivesTheSameAgainAndLeavesTheInputsAlone) {
+  std::vector<torch::Tensor> before;
+  for (const IValue& input : expected_.inputs) before.push_back(input.toTensor().clone());
+  const auto first = loss_of(model_->forward(expected_.inputs));
+  const auto second = loss_of(model_->forward(expected_.inputs));
+  EXPECT_EQ(first.item<double>(), second.item<double>());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(torch::equal(before[i], expected_.inputs[i].toTensor()));
+  }
+  // The first graph of derivatives outlives the second run.
+  expect_close(derivatives(first, trainable(), false), expected_.gradient);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, ExportedProgram,
+                         testing::Values("small_convolution", "shared_parameters", "batch_norm_eval",
+                                         "batch_norm_train", "batch_norm_functional", "batch_norm_eval_core",
+                                         "no_statistics_core", "used_in_another_order", "attention", "recurrent",
+                                         "two_inputs", "partly_constant", "strided", "sizes", "operators",
+                                         "operators_core", "in_place", "fixed_dtype"),
+                         [](const auto& instance) { return instance.param; });
+
+TEST(ExportedProgramFile, IsToldFromOtherFiles) {
+  EXPECT_TRUE(is_exported_program(program_file("small_convolution")));
+  EXPECT_FALSE(is_exported_program(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "small_convolution.expected"));
+  EXPECT_FALSE(is_exported_program(program_file("random")));
+  EXPECT_FALSE(is_exported_program(program_file("truncated")));
+  EXPECT_FALSE(is_exported_program(program_file("no_such_file")));
+}
+
+TEST(ExportedProgramFile, SharedTensorIsReadByAllItsUsers) {
+  const auto model = load_exported_program(program_file("shared_parameters"));
+  const auto inputs = read_expected("shared_parameters").inputs;
+  for (const NamedTensor& parameter : model->parameters()) {
+    if (parameter.name != "embedding.weight") continue;
+    const torch::NoGradGuard values_only;
+    parameter.value.zero_();
+  }
+  // With embedding and output weight zero, only the output's bias is left.
+  const auto output = model->forward(inputs).toTensor();
+  EXPECT_EQ((output - output[0][0]).abs().max().item<double>(), 0.0);
+}
+
+TEST(ExportedProgramFile, KeepsItsDtypeWithoutConversion) {
+  const auto model = load_exported_program(program_file("fixed_dtype"));
+  const auto x = read_expected("fixed_dtype").inputs[0].toTensor();
+  EXPECT_EQ(model->parameters()[0].value.scalar_type(), torch::kFloat32);
+  EXPECT_EQ(model->forward({x.to(torch::kFloat32)}).toTensor().scalar_type(), torch::kFloat32);
+}
+
+TEST(ExportedProgramFile, RefusesTheModeItWasNotExportedIn) {
+  struct Case {
+    const char* name;
+    bool eval, train;
+  };
+  for (const auto& [name, eval, train] :
+       {Case{"small_convolution", true, true}, Case{"attention", true, true}, Case{"recurrent", true, true},
+        Case{"dropout_eval", true, false}, Case{"dropout_train", false, true}, Case{"batch_norm_eval", true, false},
+        Case{"batch_norm_train", false, true}, Case{"batch_norm_functional", false, true},
+        Case{"batch_norm_eval_core", true, false}, Case{"no_statistics_core", true, true}}) {
+    const auto model = load_exported_program(program_file(name));
+    const auto accepts = [&](Mode mode) {
+      try {
+        model->set_mode(mode);
+        return true;
+      } catch (const InputError& error) {
+        EXPECT_SAYS(std::string(error.what()), "torch.export.export, or say --mode");
+        return false;
+      }
+    };
+    EXPECT_EQ(accepts(Mode::eval), eval) << name;
+    EXPECT_EQ(accepts(Mode::train), train) << name;
+  }
+}
+
+TEST(ExportedProgramInputs, OtherNumberOfSamplesThanExportedSaysHowToExport) {
+  const auto model = load_exported_program(program_file("static_batch"));
+  const auto message = forward_error(*model, {torch::zeros({5, 1, 4, 4}, torch::kFloat64)});
+  EXPECT_SAYS(message, "'x' (Double [8, 1, 4, 4])");
+  EXPECT_SAYS(message, "[5, 1, 4, 4]");
+  EXPECT_SAYS(message, "dynamic_shapes={'x': {0: torch.export.Dim.DYNAMIC}}");
+  EXPECT_SAYS(message, "--batch-size 8");
+}
+
+TEST(ExportedProgramInputs, WrongOnesSayWhatIsExpected) {
+  const auto model = load_exported_program(program_file("two_inputs"));
+  const auto x = torch::zeros({5, 3}, torch::kFloat64);
+  const auto index = torch::zeros({5}, torch::kLong);
+  EXPECT_SAYS(forward_error(*model, {x}), "2 inputs: 'x' (Double [any, 3]), 'index' (Long [any]) but was given 1");
+  EXPECT_SAYS(forward_error(*model, {x, index, x}), "but was given 3");
+  EXPECT_SAYS(forward_error(*model, {index, x}), "'x' (Double [any, 3])");
+  EXPECT_SAYS(forward_error(*model, {x, index.to(torch::kFloat64)}), "floating and integer");
+  EXPECT_SAYS(forward_error(*model, {x, index[0]}), "'index' (Long [any])");
+  EXPECT_SAYS(forward_error(*model, {x, std::string("text")}), "must be a tensor");
+  EXPECT_SAYS(forward_error(*model, {torch::zeros({5, 4}, torch::kFloat64), index}), "'x' (Double [any, 3])");
+  EXPECT_SAYS(forward_error(*model, {x, index.slice(0, 0, 4)}), "dimension 0 must be 5");
+  EXPECT_EQ(forward_error(*model, {x, index}), "(ran)");
+}
+
+TEST(ExportedProgramInputs, AnOperatorThatFailsIsNamedWithItsLineOfPython) {
+  const auto model = load_exported_program(program_file("attention"));
+  const auto message = forward_error(*model, {torch::full({2, 4}, 100, torch::kLong)});
+  EXPECT_SAYS(message, "operator aten.embedding.default (");
+  EXPECT_SAYS(message, "exported_programs.py:");
+  EXPECT_SAYS(message, "self.norm(self.embedding(tokens)");
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+TEST(ExportedProgramInputs, ParameterChangedInForwardIsRefused) {
+  const auto model = load_exported_program(program_file("own_update"));
+  EXPECT_SAYS(forward_error(*model, {torch::zeros({4, 3}, torch::kFloat64)}), "changes its parameter 'weight'");
+}
+
+TEST(ExportedProgramFile, UnsupportedConstructIsNamedWithItsLineOfPython) {
+  const auto message = error_of("autocast");
+  EXPECT_SAYS(message, "autocast.pt2");
+  EXPECT_SAYS(message, "higher_order.wrap_with_autocast");
+}
+
+struct Damage {
+  const char* name;
+  const char* says;
+};
+
+class DamagedProgram : public testing::TestWithParam<Damage> {};
+
+TEST_P(DamagedProgram, IsAnInputErrorThatNamesTheFile) {
+  const auto message = error_of(GetParam().name);
+  EXPECT_SAYS(message, std::string(GetParam().name) + ".pt2");
+  EXPECT_SAYS(message, GetParam().says);
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, DamagedProgram,
+    testing::Values(Damage{"truncated", "cannot be read"}, Damage{"random", "cannot be read"},
+                    Damage{"no_such_file", "cannot be read"}, Damage{"without_model", "no exported program"},
+                    Damage{"without_weight", "has no data/weights/weight_0"},
+                    Damage{"short_weight", "tensor 'conv.weight'"}, Damage{"not_json", "damaged"},
+                    Damage{"deep_json", "damaged"}, Damage{"huge_size", "too large to be true"},
+                    Damage{"huge_expanded", "too large to be true"}, Damage{"negative_size", "negative size"},
+                    Damage{"huge_offset", "too large to be true"}, Damage{"offset_outside", "need 161 elements"},
+                    Damage{"fraction_size", "not an integer"}, Damage{"beyond_64_bits", "not an integer"},
+                    Damage{"unknown_dtype", "dtype number 99"}, Damage{"missing_key", "damaged"},
+                    Damage{"from_file", "aten.from_file.default"}, Damage{"print", "not allowed"},
+                    Damage{"unknown_operator", "not known to this version of LibTorch"},
+                    Damage{"other_namespace", "only operators of PyTorch's own library"},
+                    Damage{"custom_operator", "only operators of PyTorch's own library"},
+                    Damage{"python_function", "only operators of PyTorch's own library"},
+                    Damage{"wrong_argument", "no argument 'nonsense'"},
+                    Damage{"wrong_kind", "argument 'self' wants Tensor"}, Damage{"unknown_value", "'nobody'"},
+                    Damage{"no_nodes", "damaged"}, Damage{"backward_order", "that nothing computes"},
+                    Damage{"other_version", "version 9"}, Damage{"fewer_inputs", "names 4 inputs"}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(DamagedProgram, RefusedOperatorIsNamedWithItsLineOfPython) {
+  const auto message = error_of("from_file");
+  EXPECT_SAYS(message, "not allowed");
+  EXPECT_SAYS(message, "exported_programs.py:");
+  EXPECT_SAYS(message, "torch.tanh(self.conv(x))");
+  EXPECT_FALSE(std::filesystem::exists("stolen"));
+}
+
+TEST(DamagedProgram, WrongNumberOfResultsFailsWhereTheOperatorRuns) {
+  const auto model = load_exported_program(program_file("wrong_outputs"));
+  EXPECT_SAYS(forward_error(*model, {torch::zeros({3, 1, 4, 4}, torch::kFloat64)}), "aten.tanh.default");
+}
+
+}  // namespace
+}  // namespace hessian_mpi
