@@ -1,0 +1,103 @@
+#pragma once
+/// What is differentiated: a model, data and a loss, joined to one function of the parameters. Knows nothing of
+/// Hessians.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/data.hpp"
+#include "hessian_mpi/loss.hpp"
+#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+struct ProblemSettings {
+  std::string loss = "cross_entropy";
+  Reduction reduction = Reduction::mean;
+  Mode mode = Mode::eval;
+  std::optional<std::int64_t> batch_size;     ///< samples per forward; all where absent
+  std::optional<Precision> precision;         ///< of parameters, data and derivatives; the model's where absent
+  std::vector<std::string> patterns = {"*"};  ///< parameters that span the Hessian
+  std::uint64_t seed = 0;                     ///< of random layers: the same masks in every forward, on every rank
+};
+
+/// L(theta) = sum over batches b of loss(b). Not collective. The parameters are leaves that are never changed, but for
+/// set_parameters().
+class Problem {
+ public:
+  /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
+  /// Throws InputError: a pattern that matches nothing, no trainable parameter, a dtype that isn't supported, whatever
+  /// model and loss find wrong with the data.
+  Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings);
+
+  const ParameterIndex& index() const { return index_; }
+  /// The parameters that span the Hessian, in the order of index().
+  const std::vector<torch::Tensor>& parameters() const { return parameters_; }
+  Precision precision() const { return precision_; }
+  std::int64_t samples() const { return data_.samples(); }
+  std::int64_t batch_size() const { return batch_size_; }
+  std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
+  std::string model_format() const { return model_->format(); }
+  /// True if the model has convolutions and all of them see one channel at a time, frozen ones included.
+  bool convolves_single_channels() const;
+
+  /// The share of batch b in the loss: a scalar connected to the parameters. Not finite or not fitting: InputError.
+  torch::Tensor loss(std::int64_t b) const;
+
+  /// Derivatives of a batch's share by each parameter, undefined where it does not depend on one. With create_graph
+  /// they can be differentiated again.
+  std::vector<torch::Tensor> gradient(std::int64_t b, bool create_graph) const;
+
+  /// theta as N numbers, and the other way round.
+  std::vector<double> flat_parameters() const;
+  void set_parameters(const std::vector<double>& theta);
+
+ private:
+  LossTerm term(std::int64_t b) const;
+  double weight_of(const LossTerm& term) const;
+  void select_parameters(const ProblemSettings& settings);
+
+  std::unique_ptr<Model> model_;
+  Data data_;
+  Loss loss_;
+  bool model_computes_loss_;
+  Reduction reduction_;
+  std::uint64_t seed_;
+  std::int64_t batch_size_ = 0;
+  Precision precision_ = Precision::float32;
+  std::optional<double> count_;  ///< terms in the whole data set; absent until known
+  std::vector<torch::Tensor> parameters_;
+  ParameterIndex index_;
+};
+
+/// Loss and gradient at the problem's parameters, batches added up in float64.
+struct LossAndGradient {
+  double loss = 0;
+  std::vector<double> gradient;  ///< N numbers
+};
+LossAndGradient evaluate(const Problem& problem);
+
+/// What it took to derive every operation twice.
+enum class Probe { right, right_without_onednn };
+
+/// Derives every operation of a batch twice, once; where one has no second derivative, tries again without oneDNN,
+/// whose fused kernels have fewer, and leaves it off for the process if that cures it. Throws InputError naming the
+/// operation.
+Probe probe_second_derivatives(const Problem& problem);
+
+/// Chooses kernels that can be differentiated twice: attention by plain matrix products, TorchScript unoptimised. For
+/// the whole process; before a model is run.
+void use_differentiable_kernels();
+
+/// Chooses the faster convolutions for the problem, for the whole process: without oneDNN where all of them see single
+/// channels. By what the model is, not by timing: the last digits must be the same on every rank and in every run.
+void use_fast_convolutions(const Problem& problem);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,254 @@
+#include "hessian_mpi/problem.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/torch_error.hpp"
+#include "hessian_mpi/torchscript_model.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+torch::Dtype dtype_of(Precision precision) {
+  return precision == Precision::float32 ? torch::kFloat32 : torch::kFloat64;
+}
+
+std::string listed(const std::vector<NamedTensor>& parameters) {
+  std::string names;
+  for (std::size_t p = 0; p < std::min<std::size_t>(parameters.size(), 10); ++p) {
+    names += (p == 0 ? "" : ", ") + parameters[p].name;
+  }
+  return names + (parameters.size() > 10 ? text(", ... (", parameters.size(), " in all)") : "");
+}
+
+std::string dtype_name(const torch::Tensor& tensor) {
+  return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
+}
+
+// The one dtype of the trainable parameters, where the user named none.
+Precision precision_of(const std::vector<NamedTensor>& parameters) {
+  const NamedTensor* first = nullptr;
+  for (const auto& parameter : parameters) {
+    if (!parameter.value.requires_grad()) continue;
+    if (first == nullptr) first = &parameter;
+    if (parameter.value.dtype() != first->value.dtype()) {
+      throw InputError(text("the model's parameters have several dtypes ('", first->name, "' is ",
+                            dtype_name(first->value), ", '", parameter.name, "' is ", dtype_name(parameter.value),
+                            "): choose one with --dtype"));
+    }
+  }
+  if (first == nullptr || first->value.scalar_type() == torch::kFloat32) return Precision::float32;
+  if (first->value.scalar_type() == torch::kFloat64) return Precision::float64;
+  throw InputError(text("the model's parameters are ", dtype_name(first->value),
+                        ": second derivatives need --dtype float32 or --dtype float64"));
+}
+
+void check_trainable(const std::vector<NamedTensor>& parameters) {
+  if (parameters.empty()) {
+    throw InputError(
+        "the model has no parameters (a frozen TorchScript module has none: save it before torch.jit.freeze)");
+  }
+  const auto trainable = [](const NamedTensor& parameter) { return parameter.value.requires_grad(); };
+  if (std::none_of(parameters.begin(), parameters.end(), trainable)) {
+    throw InputError("no parameter of the model has requires_grad = true");
+  }
+}
+
+void check_patterns(const std::vector<NamedTensor>& parameters, const std::vector<std::string>& patterns) {
+  for (const auto& pattern : patterns) {
+    const bool fits = std::any_of(parameters.begin(), parameters.end(), [&](const NamedTensor& parameter) {
+      return parameter.value.requires_grad() && matches_any(parameter.name, {pattern});
+    });
+    if (!fits) {
+      throw InputError(
+          text("--parameters '", pattern, "' fits no trainable parameter; the model has ", listed(parameters)));
+    }
+  }
+}
+
+// Runs step for a batch and says which samples it was about where it throws.
+template <class Step>
+auto on_batch(const Problem& problem, const Rows& samples, const Step& step) {
+  const auto where =
+      problem.batches() == 1 ? std::string() : text(" (batch of samples ", samples.begin, " to ", samples.end - 1, ")");
+  try {
+    return step();
+  } catch (const InputError& error) {
+    throw InputError(error.what() + where);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw InputError(text("the model could not be run on the data", where, ": ", message_of(error)));
+  }
+}
+
+void derive_twice(const Problem& problem) {
+  try {
+    const auto gradient = problem.gradient(0, /*create_graph=*/true);
+    std::vector<torch::Tensor> outputs;
+    std::vector<torch::Tensor> cotangents;
+    for (const auto& g : gradient) {
+      if (!g.defined() || !g.requires_grad()) continue;
+      outputs.push_back(g);
+      cotangents.push_back(torch::ones_like(g));
+    }
+    if (!outputs.empty()) torch::autograd::grad(outputs, problem.parameters(), cotangents, false, false, true);
+  } catch (const c10::Error& error) {
+    throw InputError(text("the network has no second derivative in LibTorch: ", message_of(error),
+                          "; replace the operation by others that can be differentiated twice"));
+  }
+}
+
+}  // namespace
+
+Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
+    : model_(std::move(model)),
+      loss_(make_loss(settings.loss, settings.reduction)),
+      model_computes_loss_(model_computes(settings.loss)),
+      reduction_(settings.reduction),
+      seed_(settings.seed),
+      batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())) {
+  precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
+  data_ = data.converted(dtype_of(precision_));
+  model_->convert(dtype_of(precision_));
+  model_->set_mode(settings.mode);
+  select_parameters(settings);
+  if (reduction_ == Reduction::mean && batches() > 1) {
+    const torch::NoGradGuard values_only;
+    double count = 0;
+    for (std::int64_t b = 0; b < batches(); ++b) count += term(b).count;
+    count_ = count;
+  }
+}
+
+void Problem::select_parameters(const ProblemSettings& settings) {
+  const auto all = model_->parameters();
+  check_trainable(all);
+  check_patterns(all, settings.patterns);
+  for (const auto& parameter : all) {
+    const bool chosen = parameter.value.requires_grad() && matches_any(parameter.name, settings.patterns);
+    // What is held fixed costs nothing in a graph that does not know it.
+    parameter.value.set_requires_grad(chosen);
+    if (!chosen) continue;
+    parameters_.push_back(parameter.value);
+    index_.append(parameter.name, parameter.value.sizes().vec());
+  }
+  if (index_.size() == 0) throw InputError("the parameters of the Hessian have no elements");
+}
+
+bool Problem::convolves_single_channels() const {
+  constexpr std::int64_t fewest_dimensions = 3;  // of a convolution's weight: outputs, channels of a group, width
+  bool found = false;
+  for (const auto& parameter : model_->parameters()) {
+    if (parameter.value.dim() < fewest_dimensions) continue;
+    if (parameter.value.size(1) != 1) return false;
+    found = true;
+  }
+  return found;
+}
+
+LossTerm Problem::term(std::int64_t b) const {
+  const Rows samples{b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
+  return on_batch(*this, samples, [&] {
+    const Data batch = data_.batch(samples.begin, samples.end);
+    std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
+    if (model_computes_loss_ && batch.targets) arguments.emplace_back(*batch.targets);
+    // The same masks in every forward of a batch, on every rank and in every check.
+    torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
+    return loss_(model_->forward(arguments), batch.targets, batch.samples());
+  });
+}
+
+double Problem::weight_of(const LossTerm& term) const {
+  if (reduction_ == Reduction::sum) return term.multiplicity;
+  const double count = count_.value_or(term.count);
+  if (count == 0) throw InputError("no target takes part in the mean: all are ignored (index -100)");
+  return term.multiplicity / count;
+}
+
+torch::Tensor Problem::loss(std::int64_t b) const {
+  const LossTerm share = term(b);
+  const double weight = weight_of(share);
+  return weight == 1 ? share.value : share.value * weight;
+}
+
+std::vector<torch::Tensor> Problem::gradient(std::int64_t b, bool create_graph) const {
+  const torch::Tensor value = loss(b);
+  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters_.size());
+  try {
+    return torch::autograd::grad({value}, parameters_, {}, create_graph, create_graph, /*allow_unused=*/true);
+  } catch (const c10::Error& error) {
+    throw InputError(text("the loss could not be differentiated: ", message_of(error)));
+  }
+}
+
+std::vector<double> Problem::flat_parameters() const {
+  std::vector<double> theta(static_cast<std::size_t>(index_.size()));
+  const auto flat = torch::from_blob(theta.data(), {index_.size()}, torch::kFloat64);
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const auto& entry = index_.entries()[p];
+    flat.narrow(0, entry.offset, entry.size).copy_(parameters_[p].detach().reshape(-1));
+  }
+  return theta;
+}
+
+void Problem::set_parameters(const std::vector<double>& theta) {
+  const torch::NoGradGuard values_only;
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const auto& entry = index_.entries()[p];
+    const auto slice = torch::from_blob(const_cast<double*>(theta.data()) + entry.offset, entry.shape, torch::kFloat64);
+    parameters_[p].copy_(slice);
+  }
+}
+
+LossAndGradient evaluate(const Problem& problem) {
+  LossAndGradient sum;
+  sum.gradient.assign(static_cast<std::size_t>(problem.index().size()), 0.0);
+  const auto flat = torch::from_blob(sum.gradient.data(), {problem.index().size()}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto value = problem.loss(b);
+    sum.loss += value.item<double>();
+    if (!value.requires_grad()) continue;
+    const auto gradient = torch::autograd::grad({value}, problem.parameters(), {}, {}, false, /*allow_unused=*/true);
+    for (std::size_t p = 0; p < gradient.size(); ++p) {
+      const auto& entry = problem.index().entries()[p];
+      if (gradient[p].defined()) flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1));
+    }
+  }
+  return sum;
+}
+
+Probe probe_second_derivatives(const Problem& problem) {
+  try {
+    derive_twice(problem);
+    return Probe::right;
+  } catch (const InputError&) {
+    if (!at::globalContext().userEnabledMkldnn()) throw;
+    at::globalContext().setUserEnabledMkldnn(false);
+    derive_twice(problem);
+    return Probe::right_without_onednn;
+  }
+}
+
+void use_differentiable_kernels() {
+  run_torchscript_unoptimised();
+  auto& context = at::globalContext();
+  context.setSDPUseFlash(false);
+  context.setSDPUseMemEfficient(false);
+  context.setSDPUseMath(true);
+}
+
+void use_fast_convolutions(const Problem& problem) {
+  // Measured on one core, backward of 8 x 1 x 12 x 12 to 32 channels: 0.09 ms, with oneDNN 0.24 to 0.36 ms. From three
+  // channels on oneDNN is the faster by two to four times.
+  if (problem.convolves_single_channels()) at::globalContext().setUserEnabledMkldnn(false);
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,188 @@
+#include "hessian_mpi/problem.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "closed_form_model.hpp"
+#include "expect_error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+Data data_of(std::int64_t samples) {
+  return {{torch::arange(2 * samples).to(torch::kFloat).view({samples, 2}).div(7)}, {}};
+}
+
+Problem closed_form(const ProblemSettings& settings, std::int64_t samples = 5) {
+  return {std::make_unique<ClosedFormModel>(), data_of(samples), settings};
+}
+
+ProblemSettings settings_with(Reduction reduction, std::optional<std::int64_t> batch_size) {
+  ProblemSettings settings;
+  settings.loss = "output";
+  settings.reduction = reduction;
+  settings.batch_size = batch_size;
+  settings.precision = Precision::float64;
+  return settings;
+}
+
+// Answers with what a test wants of it.
+class FakeModel final : public Model {
+ public:
+  using Answer = std::function<c10::IValue(const torch::Tensor& weight)>;
+  FakeModel(torch::Tensor weight, Answer answer) : weight_(std::move(weight)), answer_(std::move(answer)) {}
+  std::string format() const override { return "fake"; }
+  std::vector<NamedTensor> parameters() const override { return {{"weight", weight_}}; }
+  void convert(torch::Dtype dtype) override {
+    weight_ = weight_.detach().to(dtype).set_requires_grad(weight_.requires_grad());
+  }
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override { return answer_(weight_); }
+
+ private:
+  torch::Tensor weight_;
+  Answer answer_;
+};
+
+Problem fake(torch::Tensor weight, FakeModel::Answer answer, ProblemSettings settings = {}) {
+  settings.loss = "output";
+  return {std::make_unique<FakeModel>(std::move(weight), std::move(answer)), data_of(3), settings};
+}
+
+torch::Tensor weight() {
+  return torch::full({2}, 0.5).requires_grad_();
+}
+
+TEST(Problem, OrdersParametersAsTheModelDoes) {
+  const auto problem = closed_form(settings_with(Reduction::mean, std::nullopt));
+  ASSERT_EQ(problem.index().entries().size(), 4U);
+  EXPECT_EQ(problem.index().size(), closed_form_size);
+  EXPECT_EQ(problem.index().entries()[1].name, "b");
+  EXPECT_EQ(problem.index().entries()[1].offset, 4);
+  EXPECT_EQ(problem.flat_parameters(), (std::vector<double>{0.5, -1, 2, 0.25, 1.5, -0.75, 1, 1, 1, 4}));
+}
+
+TEST(Problem, LossAndGradientAreTheSameInBatchesOfAnySize) {
+  for (const auto reduction : {Reduction::mean, Reduction::sum}) {
+    const auto whole = evaluate(closed_form(settings_with(reduction, std::nullopt)));
+    for (const std::int64_t batch_size : {1, 2, 3, 4}) {
+      // The model's loss is a mean, so that its sum over batches differs: only means are compared with the whole.
+      if (reduction == Reduction::sum) continue;
+      const auto problem = closed_form(settings_with(reduction, batch_size));
+      EXPECT_EQ(problem.batches(), (5 + batch_size - 1) / batch_size);
+      const auto parts = evaluate(problem);
+      EXPECT_NEAR(parts.loss, whole.loss, 1e-13);
+      for (std::size_t k = 0; k < whole.gradient.size(); ++k) EXPECT_NEAR(parts.gradient[k], whole.gradient[k], 1e-13);
+    }
+  }
+}
+
+TEST(Problem, SumAddsUpWhatTheModelReturnsForEachBatch) {
+  const auto sum = evaluate(closed_form(settings_with(Reduction::sum, 2)));
+  double expected = 0;
+  for (const auto& part : {std::pair{0, 2}, {2, 4}, {4, 5}}) {
+    const Data all = data_of(5);
+    Problem one(std::make_unique<ClosedFormModel>(), all.batch(part.first, part.second),
+                settings_with(Reduction::sum, std::nullopt));
+    expected += evaluate(one).loss;
+  }
+  EXPECT_NEAR(sum.loss, expected, 1e-12);
+}
+
+TEST(Problem, GradientAgreesWithDifferencesOfTheLoss) {
+  auto problem = closed_form(settings_with(Reduction::mean, 2));
+  const auto theta = problem.flat_parameters();
+  const auto gradient = evaluate(problem).gradient;
+  constexpr double step = 1e-5;
+  for (std::size_t k = 0; k < theta.size(); ++k) {
+    auto there = theta;
+    there[k] += step;
+    problem.set_parameters(there);
+    const double ahead = evaluate(problem).loss;
+    there[k] -= 2 * step;
+    problem.set_parameters(there);
+    EXPECT_NEAR(gradient[k], (ahead - evaluate(problem).loss) / (2 * step), 1e-8) << "parameter " << k;
+  }
+  problem.set_parameters(theta);
+  EXPECT_EQ(evaluate(problem).gradient, gradient);
+}
+
+TEST(Problem, PatternsChooseParameters) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.patterns = {"[bd]"};
+  const auto problem = closed_form(settings);
+  ASSERT_EQ(problem.index().entries().size(), 2U);
+  EXPECT_EQ(problem.index().entries()[0].name, "b");
+  EXPECT_EQ(problem.index().entries()[1].name, "d");
+  EXPECT_EQ(problem.index().size(), 3);
+}
+
+TEST(Problem, APatternThatFitsNothingIsNamed) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.patterns = {"a", "layer*"};
+  expect_input_error([&] { closed_form(settings); }, {"--parameters", "'layer*'", "a, b, c, d"});
+}
+
+TEST(Problem, NeedsATrainableParameter) {
+  expect_input_error([] { fake(torch::ones({2}), [](const auto& w) { return w.sum(); }); }, {"requires_grad"});
+}
+
+TEST(Problem, RefusesParametersWithoutSecondDerivatives) {
+  expect_input_error(
+      [] { fake(torch::ones({2}, torch::kHalf).requires_grad_(), [](const auto& w) { return w.sum(); }); },
+      {"float16", "--dtype float32"});
+}
+
+TEST(Problem, RefusesALossThatIsNoScalarOrNotFinite) {
+  expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w * 2; })); }, {"scalar"});
+  expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w.sum() / 0; })); }, {"finite"});
+}
+
+TEST(Problem, SaysInWhichBatchTheModelThrew) {
+  ProblemSettings settings;
+  settings.batch_size = 2;
+  int calls = 0;
+  const auto answer = [&calls](const torch::Tensor& w) -> c10::IValue {
+    if (++calls % 2 == 0) throw std::runtime_error("no such word");
+    return w.sum();
+  };
+  expect_input_error([&] { evaluate(fake(weight(), answer, settings)); }, {"no such word", "samples 2 to 2"});
+}
+
+TEST(Problem, KnowsConvolutionsOfSingleChannels) {
+  const auto with_weight = [](std::vector<std::int64_t> shape) {
+    return fake(torch::ones(shape).requires_grad_(), [](const auto& w) { return w.sum(); }).convolves_single_channels();
+  };
+  EXPECT_TRUE(with_weight({32, 1, 3, 3}));
+  EXPECT_FALSE(with_weight({32, 3, 3, 3}));
+  EXPECT_FALSE(with_weight({32, 1}));
+}
+
+TEST(Problem, RandomLayersDrawTheSameNumbersInEveryForward) {
+  const auto problem = fake(weight(), [](const auto& w) { return (torch::rand({2}) * w).sum(); });
+  EXPECT_EQ(evaluate(problem).loss, evaluate(problem).loss);
+  ProblemSettings other;
+  other.seed = 1;
+  EXPECT_NE(evaluate(problem).loss,
+            evaluate(fake(
+                         weight(), [](const auto& w) { return (torch::rand({2}) * w).sum(); }, other))
+                .loss);
+}
+
+TEST(Probe, AcceptsWhatCanBeDerivedTwice) {
+  EXPECT_EQ(probe_second_derivatives(closed_form(settings_with(Reduction::mean, std::nullopt))), Probe::right);
+}
+
+TEST(Probe, NamesWhatHasNoSecondDerivative) {
+  const bool before = at::globalContext().userEnabledMkldnn();
+  // The distance of ctc_loss is derived once by a kernel of its own.
+  const auto answer = [](const torch::Tensor& w) {
+    const auto scores = torch::log_softmax(w.view({1, 1, 2}).expand({3, 1, 2}) * torch::ones({3, 1, 2}), 2);
+    return torch::ctc_loss(scores, torch::ones({1, 1}, torch::kLong), at::IntArrayRef{3}, at::IntArrayRef{1});
+  };
+  expect_input_error([&] { probe_second_derivatives(fake(weight(), answer)); }, {"second derivative", "ctc_loss"});
+  at::globalContext().setUserEnabledMkldnn(before);
+}
+
+}  // namespace
+}  // namespace hessian_mpi
