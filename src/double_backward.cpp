@@ -1,0 +1,142 @@
+#include "hessian_mpi/double_backward.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/torch_error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// With several batches, a call runs all of them forward and back once; this many rows pay for it.
+constexpr std::int64_t rows_that_pay_for_batches = 64;
+
+// The elements of a tensor in row-major order, handed to sink as a pointer to numbers of the tensor's own type.
+template <class Sink>
+void with_elements(const torch::Tensor& tensor, const Sink& sink) {
+  const torch::Tensor dense = (tensor.is_sparse() ? tensor.to_dense() : tensor).contiguous();
+  if (dense.scalar_type() == torch::kFloat64) {
+    sink(dense.const_data_ptr<double>(), dense.numel());
+  } else {
+    sink(dense.const_data_ptr<float>(), dense.numel());
+  }
+}
+
+// Puts a row's parts where the index has them, zeros where there is none.
+template <class Number>
+void store(const std::vector<torch::Tensor>& parts, const ParameterIndex& index, Number* row) {
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    Number* const target = row + index.entries()[p].offset;
+    if (parts[p].defined()) {
+      with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
+        std::transform(elements, elements + count, target, [](auto x) { return static_cast<Number>(x); });
+      });
+    } else {
+      std::fill_n(target, index.entries()[p].size, Number{0});
+    }
+  }
+}
+
+void add(const std::vector<torch::Tensor>& parts, const ParameterIndex& index, double* row) {
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    if (!parts[p].defined()) continue;
+    double* const target = row + index.entries()[p].offset;
+    with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
+      for (std::int64_t k = 0; k < count; ++k) target[k] += static_cast<double>(elements[k]);
+    });
+  }
+}
+
+// One element of a contiguous tensor, past autograd and the dispatcher: a cotangent has no history.
+void set_element(const torch::Tensor& tensor, std::int64_t element, double value) {
+  if (tensor.scalar_type() == torch::kFloat64) {
+    tensor.data_ptr<double>()[element] = value;
+  } else {
+    tensor.data_ptr<float>()[element] = static_cast<float>(value);
+  }
+}
+
+}  // namespace
+
+DoubleBackward::DoubleBackward(const Problem& problem) : problem_(problem) {
+  for (const auto& parameter : problem.parameters()) {
+    cotangents_.push_back(torch::zeros(parameter.sizes(), parameter.options().requires_grad(false)));
+  }
+}
+
+std::int64_t DoubleBackward::rows_at_once() const {
+  return problem_.batches() == 1 ? 1 : rows_that_pay_for_batches;
+}
+
+std::uint64_t DoubleBackward::bytes_per_row() const {
+  // Several batches are added up in float64.
+  return problem_.batches() == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(problem_.index().size());
+}
+
+const DoubleBackward::Graph& DoubleBackward::graph_of(std::int64_t batch) {
+  if (!graph_ || graph_->batch != batch) {
+    graph_.reset();  // the old graph's memory before the new one's
+    graph_ = Graph{batch, problem_.gradient(batch, /*create_graph=*/true)};
+  }
+  return *graph_;
+}
+
+std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, std::int64_t i) {
+  const auto [parameter, element] = problem_.index().locate(i);
+  const torch::Tensor& g = graph.gradient[parameter];
+  // A parameter that the loss does not depend on, or depends on linearly alone, has zero rows.
+  if (!g.defined() || !g.requires_grad()) return std::vector<torch::Tensor>(graph.gradient.size());
+  const torch::Tensor& cotangent = cotangents_[parameter];
+  set_element(cotangent, element, 1);
+  auto parts = torch::autograd::grad({g}, problem_.parameters(), {cotangent}, /*retain_graph=*/true,
+                                     /*create_graph=*/false, /*allow_unused=*/true);
+  // What came back may be the cotangent itself, where a gradient is its parameter.
+  for (auto& part : parts) {
+    if (part.defined() && part.is_alias_of(cotangent)) part = part.clone();
+  }
+  set_element(cotangent, element, 0);
+  return parts;
+}
+
+template <class Number>
+void DoubleBackward::compute_as(const Rows& rows, Number* out, const std::function<void(double)>& advance) {
+  if (problem_.batches() > 1) {
+    const auto sum = sum_over_batches(rows, advance);
+    std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
+    return;
+  }
+  const Graph& graph = graph_of(0);
+  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+    store(row(graph, i), problem_.index(), out + (i - rows.begin) * problem_.index().size());
+    advance(1);
+  }
+}
+
+std::vector<double> DoubleBackward::sum_over_batches(const Rows& rows, const std::function<void(double)>& advance) {
+  const auto n = problem_.index().size();
+  const auto batches = problem_.batches();
+  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
+  for (std::int64_t b = 0; b < batches; ++b) {
+    const Graph& graph = graph_of(b);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      add(row(graph, i), problem_.index(), sum.data() + (i - rows.begin) * n);
+      advance(1.0 / static_cast<double>(batches));
+    }
+  }
+  return sum;
+}
+
+void DoubleBackward::compute(const Rows& rows, Precision storage, void* out,
+                             const std::function<void(double)>& advance) {
+  if (storage == Precision::float32) {
+    compute_as(rows, static_cast<float*>(out), advance);
+  } else {
+    compute_as(rows, static_cast<double*>(out), advance);
+  }
+}
+
+}  // namespace hessian_mpi
