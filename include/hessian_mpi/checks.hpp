@@ -1,0 +1,54 @@
+#pragma once
+/// Proofs that the file holds the Hessian: what is read back is what was computed, it is symmetric, rows derived again
+/// agree, and so do differences of the gradient. All read the file, not memory.
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// What the blocks that were read back showed.
+struct BlockCheck {
+  std::int64_t checked = 0;
+  std::vector<std::int64_t> damaged;  ///< blocks whose bytes in the file are not those that were computed
+};
+
+/// Collective. Each block is read by another rank than the one that wrote it, where there is another. checksums: one
+/// per block of the grid, the same on all ranks.
+BlockCheck verify_blocks(const std::filesystem::path& file, const BlockGrid& grid, std::int64_t columns,
+                         Precision storage, const std::vector<std::uint64_t>& checksums, Verify which,
+                         const Communicator& communicator);
+
+/// Collective. Largest |H - H^T| over tiles at random places, divided by `largest`, the largest |H_ij| of all.
+double symmetry_error(const std::filesystem::path& file, std::int64_t columns, double largest,
+                      const Communicator& communicator);
+
+/// `count` different rows drawn at random from [0, rows), in order; the same for the same arguments.
+std::vector<std::int64_t> sample_rows(std::int64_t rows, int count);
+
+/// Collective. The rows are derived again from the concatenated gradient, each on one rank, and compared with the file.
+/// The largest difference of a row divided by the row's largest number, or a hundredth of `largest` if that is more.
+double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,
+                 double largest, const Communicator& communicator);
+
+/// Not collective. Compares (H v)_i for the given rows with (g_i(theta + h v) - g_i(theta - h v)) / 2 h, for a random
+/// unit vector v; the largest difference divided by the largest of either. A problem of float64 precision: its
+/// parameters are moved and put back. Far from small at kinks (ReLU, max-pool) between the two points.
+double difference_error(const std::filesystem::path& file, Problem& problem, const std::vector<std::int64_t>& rows);
+
+/// Above these a run has failed: rounding alone does not reach them.
+struct Tolerances {
+  double symmetry;
+  double row;
+  double difference;  ///< above it the user is warned: kinks have this effect as well
+};
+/// For numbers computed or stored in this precision, whichever is coarser.
+Tolerances tolerances_of(Precision precision);
+
+}  // namespace hessian_mpi

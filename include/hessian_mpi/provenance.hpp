@@ -1,0 +1,23 @@
+#pragma once
+/// Where a matrix comes from: the attributes that let its owner, or --resume, tell one job from another.
+
+#include <string>
+
+#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/report.hpp"
+
+namespace hessian_mpi {
+
+/// The present moment as "2026-06-11T09:30:00Z".
+std::string timestamp();
+
+/// Attributes known before the first row. Not collective; reads the model and data files once for their SHA-256.
+Attributes initial_attributes(const Options& options, const Problem& problem, const std::string& method, double loss,
+                              int ranks, int threads);
+
+/// Attributes known after the last row.
+Attributes final_attributes(const CheckFigures& figures, double wall_seconds);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,36 @@
+#pragma once
+/// All checks of a written file, and what their figures mean: whether the run is complete.
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/checks.hpp"
+#include "hessian_mpi/report.hpp"
+
+namespace hessian_mpi {
+
+struct Verdict {
+  CheckFigures figures;
+  std::vector<std::string> failures;  ///< what makes the file one that is not to be believed
+  std::vector<std::string> warnings;  ///< what the user should look at
+};
+
+/// A written file and what is known of it in memory.
+struct WrittenFile {
+  const std::filesystem::path& path;
+  const BlockGrid& grid;
+  std::int64_t columns;
+  Precision storage;
+  const std::vector<std::uint64_t>& checksums;  ///< one per block, the same on all ranks
+  double largest;                               ///< largest |H_ij|
+};
+
+/// Collective. rows: how many are derived again; 0 turns off all but the reading back of blocks. float64_twin makes the
+/// same problem in float64, for differences of the gradient; called on root, may throw InputError where there is none.
+/// The same failures on all ranks; warnings on root.
+Verdict check_file(const WrittenFile& file, const Problem& problem, const std::function<Problem()>& float64_twin,
+                   Verify which, int rows, const Communicator& communicator);
+
+}  // namespace hessian_mpi

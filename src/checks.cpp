@@ -1,0 +1,220 @@
+#include "hessian_mpi/checks.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+
+#include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/hessian_file.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+constexpr std::int64_t fewest_sampled_blocks = 64;
+constexpr std::int64_t sampled_share = 64;  // one block in so many
+constexpr int sampled_tiles = 64;
+constexpr std::int64_t tile_side = 128;
+constexpr std::uint64_t sampling_seed = 20260611;
+
+// The same numbers on every rank and in every run: a check that fails can be looked at again.
+std::mt19937_64 generator() {
+  return std::mt19937_64(sampling_seed);
+}
+
+std::set<std::int64_t> draw(std::int64_t below, std::int64_t count) {
+  auto random = generator();
+  std::uniform_int_distribution<std::int64_t> any(0, below - 1);
+  std::set<std::int64_t> drawn;
+  while (static_cast<std::int64_t>(drawn.size()) < std::min(count, below)) drawn.insert(any(random));
+  return drawn;
+}
+
+std::set<std::int64_t> blocks_to_check(const BlockGrid& grid, Verify which) {
+  if (which == Verify::none) return {};
+  if (which == Verify::all) return draw(grid.count(), grid.count());
+  return draw(grid.count(), std::max(fewest_sampled_blocks, grid.count() / sampled_share));
+}
+
+// Largest |H - H^T| between a tile and its mirror image.
+double asymmetry(const HessianReader& reader, std::uint64_t row, std::uint64_t column, std::uint64_t side) {
+  const auto tile = reader.tile({row, column, side, side});
+  const auto mirror = reader.tile({column, row, side, side});
+  double worst = 0;
+  for (std::uint64_t i = 0; i < side; ++i) {
+    for (std::uint64_t j = 0; j < side; ++j)
+      worst = std::max(worst, std::abs(tile[i * side + j] - mirror[j * side + i]));
+  }
+  return worst;
+}
+
+// Row i, from one element selected out of the concatenated gradient.
+std::vector<double> row_from_concatenated_gradient(const Problem& problem, std::int64_t i) {
+  const auto n = problem.index().size();
+  std::vector<double> row(static_cast<std::size_t>(n), 0.0);
+  const auto sum = torch::from_blob(row.data(), {n}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    auto gradient = problem.gradient(b, /*create_graph=*/true);
+    for (std::size_t p = 0; p < gradient.size(); ++p) {
+      if (!gradient[p].defined()) gradient[p] = torch::zeros_like(problem.parameters()[p]);
+      gradient[p] = gradient[p].to_dense().reshape(-1);
+    }
+    const auto element = torch::cat(gradient).select(0, i);
+    if (!element.requires_grad()) continue;
+    const auto parts = torch::autograd::grad({element}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      const auto& entry = problem.index().entries()[p];
+      if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).add_(parts[p].to_dense().reshape(-1));
+    }
+  }
+  return row;
+}
+
+double largest_of(const std::vector<double>& numbers) {
+  double largest = 0;
+  for (const double x : numbers) largest = std::max(largest, std::abs(x));
+  return largest;
+}
+
+// Infinite where the difference is not a number: max() alone would pass over it.
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  for (std::size_t k = 0; k < a.size(); ++k) {
+    const double difference = std::abs(a[k] - b[k]);
+    largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
+  }
+  return largest;
+}
+
+std::vector<double> row_of_file(const HessianReader& reader, std::int64_t i, std::int64_t columns) {
+  return reader.tile({static_cast<std::uint64_t>(i), 0, 1, static_cast<std::uint64_t>(columns)});
+}
+
+std::vector<double> random_unit_vector(std::int64_t size) {
+  auto random = generator();
+  std::normal_distribution<double> normal;
+  std::vector<double> v(static_cast<std::size_t>(size));
+  for (auto& x : v) x = normal(random);
+  const double norm = std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
+  for (auto& x : v) x /= norm;
+  return v;
+}
+
+std::vector<double> moved(const std::vector<double>& theta, const std::vector<double>& v, double step) {
+  std::vector<double> result(theta);
+  for (std::size_t k = 0; k < theta.size(); ++k) result[k] += step * v[k];
+  return result;
+}
+
+// The gradient at theta + step v.
+std::vector<double> gradient_at(Problem& problem, const std::vector<double>& theta, const std::vector<double>& v,
+                                double step) {
+  problem.set_parameters(moved(theta, v, step));
+  return evaluate(problem).gradient;
+}
+
+}  // namespace
+
+BlockCheck verify_blocks(const std::filesystem::path& file, const BlockGrid& grid, std::int64_t columns,
+                         Precision storage, const std::vector<std::uint64_t>& checksums, Verify which,
+                         const Communicator& communicator) {
+  const auto blocks = blocks_to_check(grid, which);
+  if (blocks.empty()) return {};
+  const auto damaged = communicator.together([&] {
+    const HessianReader reader(file);
+    std::vector<std::uint64_t> found;
+    for (const auto b : blocks) {
+      const int reading_rank = (owner_of_block(grid, b, communicator.size()) + 1) % communicator.size();
+      if (reading_rank != communicator.rank()) continue;
+      const auto bytes = reader.bytes(grid.block(b), columns, storage);
+      if (xxh3(bytes.data(), bytes.size()) != checksums[static_cast<std::size_t>(b)]) {
+        found.push_back(static_cast<std::uint64_t>(b));
+      }
+    }
+    return found;
+  });
+  const auto all = communicator.join(damaged);
+  BlockCheck result{static_cast<std::int64_t>(blocks.size()), {all.begin(), all.end()}};
+  std::sort(result.damaged.begin(), result.damaged.end());
+  return result;
+}
+
+double symmetry_error(const std::filesystem::path& file, std::int64_t columns, double largest,
+                      const Communicator& communicator) {
+  const double worst = communicator.together([&] {
+    const HessianReader reader(file);
+    const auto side = std::min(tile_side, columns);
+    auto random = generator();
+    std::uniform_int_distribution<std::int64_t> any(0, columns - side);
+    double found = 0;
+    for (int t = 0; t < sampled_tiles; ++t) {
+      const auto row = static_cast<std::uint64_t>(any(random));
+      const auto column = static_cast<std::uint64_t>(any(random));
+      if (t % communicator.size() != communicator.rank()) continue;
+      found = std::max(found, asymmetry(reader, row, column, static_cast<std::uint64_t>(side)));
+    }
+    return found;
+  });
+  return largest > 0 ? communicator.max(worst) / largest : communicator.max(worst);
+}
+
+std::vector<std::int64_t> sample_rows(std::int64_t rows, int count) {
+  const auto drawn = draw(rows, count);
+  return {drawn.begin(), drawn.end()};
+}
+
+double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,
+                 double largest, const Communicator& communicator) {
+  constexpr double floor_of_scale = 1e-2;
+  const double worst = communicator.together([&] {
+    const HessianReader reader(file);
+    double found = 0;
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      if (static_cast<int>(k % static_cast<std::size_t>(communicator.size())) != communicator.rank()) continue;
+      const auto again = row_from_concatenated_gradient(problem, rows[k]);
+      const auto stored = row_of_file(reader, rows[k], problem.index().size());
+      const double scale = std::max({largest_of(again), floor_of_scale * largest});
+      const double difference = largest_difference(again, stored);
+      if (difference > 0) found = std::max(found, difference / scale);
+    }
+    return found;
+  });
+  return communicator.max(worst);
+}
+
+double difference_error(const std::filesystem::path& file, Problem& problem, const std::vector<std::int64_t>& rows) {
+  const HessianReader reader(file);
+  const auto theta = problem.flat_parameters();
+  const auto v = random_unit_vector(problem.index().size());
+  const double norm = std::sqrt(std::inner_product(theta.begin(), theta.end(), theta.begin(), 0.0));
+  // The step where truncation and rounding of a central difference balance: the cube root of the precision.
+  const double step = std::cbrt(std::numeric_limits<double>::epsilon()) * std::max(1.0, norm);
+  const auto ahead = gradient_at(problem, theta, v, step);
+  const auto behind = gradient_at(problem, theta, v, -step);
+  problem.set_parameters(theta);
+  double scale = 0;
+  double worst = 0;
+  for (const auto i : rows) {
+    const auto row = row_of_file(reader, i, problem.index().size());
+    const double product = std::inner_product(row.begin(), row.end(), v.begin(), 0.0);
+    const auto k = static_cast<std::size_t>(i);
+    const double difference = (ahead[k] - behind[k]) / (2 * step);
+    scale = std::max({scale, std::abs(product), std::abs(difference)});
+    worst = std::max(worst, std::abs(product - difference));
+  }
+  return scale > 0 ? worst / scale : worst;
+}
+
+Tolerances tolerances_of(Precision precision) {
+  if (precision == Precision::float32) return {1e-3, 1e-3, 1e-2};
+  return {1e-8, 1e-8, 1e-4};
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,87 @@
+#include "hessian_mpi/provenance.hpp"
+
+#include <array>
+#include <ctime>
+#include <limits>
+#include <optional>
+
+#include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/version.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+constexpr const char* example_name = "embedded example";
+
+std::string name_of_file(const std::optional<std::filesystem::path>& file) {
+  return file ? file->string() : example_name;
+}
+
+// Empty for the embedded example, whose numbers follow from the seed.
+std::string digest_of(const std::optional<std::filesystem::path>& file) {
+  return file ? sha256_of_file(*file) : "";
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string result;
+  for (const auto& word : words) result += (result.empty() ? "" : " ") + word;
+  return result;
+}
+
+}  // namespace
+
+std::string timestamp() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> buffer{};
+  std::strftime(buffer.data(), buffer.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return buffer.data();
+}
+
+Attributes initial_attributes(const Options& options, const Problem& problem, const std::string& method, double loss,
+                              int ranks, int threads) {
+  const auto v = versions();
+  const double unknown = std::numeric_limits<double>::quiet_NaN();
+  return {
+      {"loss_value", loss},
+      {"model", name_of_file(options.model)},
+      {"model_format", problem.model_format()},
+      {"model_sha256", digest_of(options.model)},
+      {"data", name_of_file(options.data)},
+      {"data_sha256", digest_of(options.data)},
+      {"samples", problem.samples()},
+      {"batch_size", problem.batch_size()},
+      {"loss", options.loss},
+      {"reduction", std::string(name_of(options.reduction))},
+      {"mode", std::string(name_of(options.mode))},
+      {"parameters", joined(options.parameters)},
+      {"seed", static_cast<std::int64_t>(options.seed)},
+      {"dtype", std::string(name_of(problem.precision()))},
+      {"device", std::string("cpu")},
+      {"method", method},
+      {"ranks", std::int64_t{ranks}},
+      {"threads", std::int64_t{threads}},
+      {"command_line", options.command_line},
+      {"created", timestamp()},
+      {"finished", std::string()},
+      {"wall_seconds", unknown},
+      {"symmetry_error", unknown},
+      {"row_error", unknown},
+      {"difference_error", unknown},
+      {"hessian_mpi_version", v.hessian_mpi},
+      {"libtorch_version", v.libtorch},
+      {"mpi_version", v.mpi},
+      {"hdf5_version", v.hdf5},
+  };
+}
+
+Attributes final_attributes(const CheckFigures& figures, double wall_seconds) {
+  return {{"symmetry_error", figures.symmetry_error},
+          {"row_error", figures.row_error},
+          {"difference_error", figures.difference_error},
+          {"wall_seconds", wall_seconds},
+          {"finished", timestamp()}};
+}
+
+}  // namespace hessian_mpi

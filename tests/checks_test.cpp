@@ -1,0 +1,151 @@
+#include "hessian_mpi/checks.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <fstream>
+#include <set>
+
+#include "closed_form_model.hpp"
+#include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/hessian_file.hpp"
+#include "shared_folder.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// A file with a matrix that the test has made.
+class MatrixFile {
+ public:
+  MatrixFile(const Communicator& world, std::int64_t n, const std::vector<double>& numbers)
+      : grid(n, n * 8), world_(world), folder_(world), n_(n) {
+    ParameterIndex index;
+    index.append("weight", {n});
+    world.on_root([&] {
+      const std::vector<double> zeros(static_cast<std::size_t>(n), 0.0);
+      create_hessian_file(path(), {index, grid, Precision::float64, Precision::float64, zeros, zeros, {}}, false);
+    });
+    HessianWriter writer(path(), n, Precision::float64, world);
+    const Rows own = rows_of(grid, blocks_of_rank(grid, world.rank(), world.size()));
+    writer.write(own, numbers.data() + own.begin * n);
+    writer.close();
+    for (std::int64_t b = 0; b < grid.count(); ++b) {
+      const auto [begin, end] = grid.block(b);
+      checksums.push_back(
+          xxh3(numbers.data() + begin * n, static_cast<std::size_t>((end - begin) * n) * sizeof(double)));
+    }
+  }
+  std::filesystem::path path() const { return folder_ / "hessian.h5"; }
+
+  // Collective. Replaces one number behind HDF5's back.
+  void damage(std::int64_t i, std::int64_t j, double number) const {
+    world_.on_root([&] {
+      const auto offset = hdf5::File::open_to_read(path()).offset_in_file("/hessian");
+      std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>(offset) + (i * n_ + j) * static_cast<std::streamoff>(sizeof(double)));
+      file.write(reinterpret_cast<const char*>(&number), sizeof(number));
+    });
+  }
+
+  const BlockGrid grid;
+  std::vector<std::uint64_t> checksums;
+
+ private:
+  const Communicator& world_;
+  SharedFolder folder_;
+  std::int64_t n_;
+};
+
+// Symmetric: a function of i + j.
+std::vector<double> symmetric_numbers(std::int64_t n) {
+  std::vector<double> numbers;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) numbers.push_back(std::cos(static_cast<double>(i + j)));
+  }
+  return numbers;
+}
+
+Data one_sample() {
+  return {{torch::tensor({{0.5, -2.0}})}, {}};
+}
+
+Problem closed_form_problem() {
+  ProblemSettings settings;
+  settings.loss = "output";
+  settings.precision = Precision::float64;
+  return {std::make_unique<ClosedFormModel>(), one_sample(), settings};
+}
+
+TEST(VerifyBlocks, FindsWhatIsNotWhatWasWritten) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, 60, symmetric_numbers(60));
+  const auto check = [&](Verify which) {
+    return verify_blocks(file.path(), file.grid, 60, Precision::float64, file.checksums, which, world);
+  };
+  EXPECT_EQ(check(Verify::all).checked, file.grid.count());
+  EXPECT_TRUE(check(Verify::all).damaged.empty());
+  EXPECT_TRUE(check(Verify::sample).damaged.empty());
+  file.damage(41, 7, 3.0);
+  EXPECT_EQ(check(Verify::all).damaged, std::vector<std::int64_t>{41 / file.grid.rows_per_block()});
+  EXPECT_EQ(check(Verify::none).checked, 0);
+}
+
+TEST(VerifyBlocks, ASampleIsAPartOfTheBlocks) {
+  const auto world = Communicator::world();
+  constexpr std::int64_t n = 300;
+  const MatrixFile file(world, n, symmetric_numbers(n));
+  const auto sample =
+      verify_blocks(file.path(), file.grid, n, Precision::float64, file.checksums, Verify::sample, world);
+  EXPECT_GT(sample.checked, 0);
+  EXPECT_LT(sample.checked, file.grid.count());
+}
+
+TEST(SymmetryError, IsZeroForASymmetricMatrixAndTheDifferenceForAnother) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, 60, symmetric_numbers(60));
+  EXPECT_EQ(symmetry_error(file.path(), 60, 1.0, world), 0);
+  file.damage(3, 50, std::cos(53.0) + 0.5);
+  EXPECT_NEAR(symmetry_error(file.path(), 60, 2.0, world), 0.25, 1e-12);
+}
+
+TEST(SampleRows, AreDifferentRowsInOrder) {
+  const auto rows = sample_rows(1000, 20);
+  EXPECT_EQ(rows.size(), 20U);
+  EXPECT_TRUE(std::is_sorted(rows.begin(), rows.end()));
+  EXPECT_EQ(std::set<std::int64_t>(rows.begin(), rows.end()).size(), 20U);
+  EXPECT_EQ(sample_rows(3, 20), (std::vector<std::int64_t>{0, 1, 2}));
+}
+
+const std::vector<std::int64_t> every_row{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+
+TEST(RowError, IsSmallForTheHessianAndNotForAnotherMatrix) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, closed_form_size, closed_form_hessian(0.5, -2.0));
+  const auto problem = closed_form_problem();
+  EXPECT_LE(row_error(file.path(), problem, every_row, 6, world), 1e-14);
+  file.damage(5, 0, 0.0);  // -3 in the Hessian, the largest number of its row is -3.5
+  EXPECT_NEAR(row_error(file.path(), problem, every_row, 6, world), 3 / 3.5, 1e-12);
+  EXPECT_LE(row_error(file.path(), problem, {0, 1, 2, 3, 4}, 6, world), 1e-14);
+}
+
+TEST(RowError, NumbersThatAreNotFiniteAreNoAgreement) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, closed_form_size, closed_form_hessian(0.5, -2.0));
+  file.damage(5, 0, std::numeric_limits<double>::quiet_NaN());
+  EXPECT_FALSE(row_error(file.path(), closed_form_problem(), every_row, 6, world) <= 1);
+}
+
+TEST(DifferenceError, IsSmallForTheHessianAndNotForAnotherMatrix) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, closed_form_size, closed_form_hessian(0.5, -2.0));
+  auto problem = closed_form_problem();
+  const auto theta = problem.flat_parameters();
+  EXPECT_LE(difference_error(file.path(), problem, every_row), 1e-8);
+  EXPECT_EQ(problem.flat_parameters(), theta);
+  world.wait_for_all();
+  file.damage(5, 0, 0.0);
+  EXPECT_GE(difference_error(file.path(), problem, every_row), 1e-3);
+}
+
+}  // namespace
+}  // namespace hessian_mpi
