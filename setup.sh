@@ -1,0 +1,250 @@
+#!/usr/bin/env bash
+# Installs what hessian_mpi needs, builds it, then runs it or its tests. Every command is printed before it runs, to be
+# typed by hand where this script is not wanted. What is already there is not done again.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: ./setup.sh build             install what is missing, configure, build
+       ./setup.sh run [OPTION...]   build, then hessian_mpi on two ranks: the embedded example (N = 23365, a file of
+                                    2.2 GB), or the job that its options say
+       ./setup.sh test [OPTION...]  build with the tests, then all checks and tests; options go to ctest (-R NAME)
+
+LibTorch comes from the Python package torch, into .deps/python, unless CMAKE_PREFIX_PATH or Torch_DIR names one.
+The package without GPU support is much smaller: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index to get it.
+USAGE
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=.deps/python/bin/python
+
+say() { printf '%s\n' "$*" >&2; }
+have() { command -v "$1" >/dev/null; }
+run() {
+  { printf '+' && printf ' %q' "$@" && echo; } >&2
+  "$@"
+}
+
+# Mirrors and package indexes are sometimes away for a moment.
+run_thrice() {
+  local pause
+  for pause in 5 20; do
+    run "$@" && return
+    say "setup.sh: failed, again in $pause seconds"
+    sleep "$pause"
+  done
+  run "$@"
+}
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+# A user who has sudo rights is asked for the password where one is needed; others are never sent to sudo.
+as_root=()
+may_install() {
+  have apt-get && have dpkg-query || return 1
+  if [[ $EUID -eq 0 ]]; then return 0; fi
+  have sudo || return 1
+  sudo -n true 2>/dev/null || [[ -t 0 && " $(id -nG) " =~ \ (sudo|admin|wheel)\  ]] || return 1
+  as_root=(sudo)
+}
+
+not_installed() {
+  local known package
+  known=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+  for package in "$@"; do
+    grep -qx "installed $package" <<<"$known" || echo "$package"
+  done
+}
+
+has_header() { echo "#include <$1>" | c++ ${CONDA_PREFIX:+-I"$CONDA_PREFIX/include"} -E -x c++ - >/dev/null 2>&1; }
+
+# Whether what a Debian package is for is there from elsewhere: a module, conda, another distribution.
+is_there() {
+  case $1 in
+    g++) have c++ ;;
+    ninja-build) have ninja ;;
+    python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    libopenmpi-dev) have mpicc ;;
+    openmpi-bin) have mpirun ;;
+    libhdf5-openmpi-dev) have h5pcc ;;
+    hdf5-tools) have h5dump ;;
+    libboost-program-options-dev) has_header boost/program_options.hpp ;;
+    libgtest-dev) has_header gtest/gtest.h ;;
+    nlohmann-json3-dev) has_header nlohmann/json.hpp ;;
+    libxxhash-dev) has_header xxhash.h ;;
+    libssl-dev) has_header openssl/evp.h ;;
+    *) have "$1" ;;
+  esac
+}
+
+report_missing() {
+  cat >&2 <<MESSAGE
+setup.sh: not found: $*
+(the names are Debian's packages). They cannot be installed here: that takes Debian or Ubuntu, and root or sudo rights.
+Other ways to get them:
+  - ask an administrator for:  apt-get install $*
+  - a cluster's modules, such as:  module load gcc openmpi hdf5-parallel boost cmake   (names differ: module avail)
+  - conda:  conda install -c conda-forge cxx-compiler cmake ninja ccache openmpi 'hdf5=*=mpi_openmpi*' libboost-devel
+            nlohmann_json xxhash openssl gtest python
+Going on with what there is; CMake has the last word.
+MESSAGE
+}
+
+install_packages() {
+  local packages=(g++ cmake ninja-build ccache python3-venv libopenmpi-dev openmpi-bin libhdf5-openmpi-dev hdf5-tools
+                  libboost-program-options-dev libgtest-dev nlohmann-json3-dev libxxhash-dev libssl-dev)
+  if [[ $1 == test ]]; then packages+=(clang-format clang-tidy); fi
+  local missing=() package
+  if may_install; then
+    mapfile -t missing < <(not_installed "${packages[@]}")
+    if [[ ${#missing[@]} -gt 0 ]]; then
+      run_thrice "${as_root[@]}" apt-get update
+      run_thrice "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "${missing[@]}"
+    fi
+  else
+    for package in "${packages[@]}"; do
+      is_there "$package" || missing+=("$package")
+    done
+    if [[ ${#missing[@]} -gt 0 ]]; then report_missing "${missing[@]}"; fi
+  fi
+}
+
+# --- LibTorch and Python ----------------------------------------------------------------------------------------------
+
+users_own_torch() {
+  local place prefixes=${CMAKE_PREFIX_PATH:-}
+  [[ ! -e ${Torch_DIR:-}/TorchConfig.cmake ]] || return 0
+  while IFS= read -rd : place; do
+    [[ ! -e $place/Torch/TorchConfig.cmake && ! -e $place/share/cmake/Torch/TorchConfig.cmake ]] || return 0
+  done <<<"${prefixes//;/:}:"
+  return 1
+}
+
+# The file beside the packages lists the requirements met so far.
+install_python_packages() {
+  local met=.deps/python/requirements.met wanted=() requirement
+  for requirement in "$@"; do
+    grep -qsxF "$requirement" "$met" && "$python" -c 'import pip' || wanted+=("$requirement")
+  done
+  [[ ${#wanted[@]} -gt 0 ]] || return 0
+  "$python" -c 'import pip' 2>/dev/null || run python3 -m venv --clear .deps/python
+  run_thrice "$python" -m pip install "${wanted[@]}"
+  printf '%s\n' "${wanted[@]}" >>"$met"
+}
+
+# --- build ------------------------------------------------------------------------------------------------------------
+
+configure() {
+  local command=(cmake --preset release "-DHESSIAN_MPI_TEST_PYTHON=$root/$python") packages
+  if ! users_own_torch; then
+    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+    command+=("-DCMAKE_PREFIX_PATH=$packages/torch/share/cmake")
+  fi
+  if have ccache; then command+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+  # Warnings are errors with the compiler that they were cleared with; others have others.
+  [[ $("${CXX:-c++}" -dumpversion) == 12 ]] || command+=(-DHESSIAN_MPI_WERROR=OFF)
+
+  local stamp=build/setup.configured state
+  state="${command[*]} Torch_DIR=${Torch_DIR:-} CMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH:-} $(cksum <CMakePresets.json)"
+  if [[ -e build/build.ninja && $(cat "$stamp" 2>/dev/null) == "$state" ]]; then return; fi
+  if [[ -e $stamp ]]; then command+=(--fresh); fi
+  run "${command[@]}"
+  echo "$state" >"$stamp"
+}
+
+# LibTorch's headers take up to 3 GB of memory a compiler.
+compilers() {
+  local by_memory
+  by_memory=$(awk '/^MemAvailable/ { print int($2 / 3e6) }' /proc/meminfo)
+  echo $((by_memory < 1 ? 1 : by_memory < $(nproc) ? by_memory : $(nproc)))
+}
+
+build() { run cmake --build --preset release --parallel "$(compilers)" "$@"; }
+
+prepare() {
+  install_packages "$1"
+  if [[ $1 == test ]]; then
+    install_python_packages torch==2.13.0 numpy h5py
+  elif ! users_own_torch; then
+    install_python_packages torch==2.13.0
+  fi
+  configure
+}
+
+# --- run and test -----------------------------------------------------------------------------------------------------
+
+# Open MPI counts cores, not hyperthreads.
+cores() {
+  local physical
+  physical=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
+  echo $((physical > 0 && physical < $(nproc) ? physical : $(nproc)))
+}
+
+is_example() { h5dump -a model "$1" 2>/dev/null | grep -q '"embedded example"'; }
+
+run_program() {
+  local launch=(mpirun -n 2) program=$root/build/src/hessian_mpi
+  if [[ $EUID -eq 0 ]]; then launch+=(--allow-run-as-root); fi
+  if [[ $(cores) -lt 2 ]]; then launch+=(--oversubscribe); fi
+  # The example may replace the example's file, and nothing else.
+  if [[ $# -eq 0 ]] && is_example hessian.h5; then set -- --overwrite; fi
+  run "${launch[@]}" "${program#"$PWD/"}" "$@"
+}
+
+# Another version formats and warns differently.
+has_clang_14() { have "$1" && "$1" --version | grep -q 'version 14\.'; }
+
+check_format() {
+  if ! has_clang_14 clang-format; then
+    say "setup.sh: clang-format 14 not found: formatting is not checked"
+    return
+  fi
+  local sources
+  mapfile -t sources < <(find include src tests -name '*.[ch]pp' | sort)
+  run clang-format --dry-run -Werror "${sources[@]}"
+}
+
+# LibTorch's headers take clang-tidy a minute a source: only the sources that include none of them are checked.
+sources_without_torch() {
+  ninja -C build -t deps | awk -v RS= -F '\n *' '/^src\// && !/\/torch\/csrc\// { print $2 }' | sort
+}
+
+check_with_clang_tidy() {
+  if ! has_clang_14 clang-tidy; then
+    say "setup.sh: clang-tidy 14 not found: not run"
+    return
+  fi
+  local sources stamp=build/setup.clang-tidy state
+  mapfile -t sources < <(sources_without_torch)
+  state=$(cat .clang-tidy include/hessian_mpi/*.hpp "${sources[@]}" | cksum)
+  if [[ $(cat "$stamp" 2>/dev/null) == "$state" ]]; then return; fi
+  run run-clang-tidy -quiet -p build -j "$(nproc)" -extra-arg=-Wno-unknown-warning-option "${sources[@]}"
+  echo "$state" >"$stamp"
+}
+
+case ${1:-} in
+  build | run | test) ;;
+  -h | --help) usage && exit 0 ;;
+  *) usage >&2 && exit 2 ;;
+esac
+mode=$1
+shift
+
+here=$PWD
+if [[ $here != "$root" ]]; then run cd "$root"; fi
+prepare "$mode"
+case $mode in
+  build) build --target hessian_mpi ;;
+  run)
+    build --target hessian_mpi
+    if [[ $here != "$root" ]]; then run cd "$here"; fi
+    run_program "$@"
+    ;;
+  test)
+    check_format
+    build
+    check_with_clang_tidy
+    run ctest --preset release "$@"
+    ;;
+esac
