@@ -1,0 +1,289 @@
+// The output file: the contract's layout, checksums, and bytes that depend on nothing but the job.
+
+#include <gtest/gtest.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <regex>
+
+#include "program.hpp"
+#include "stored_file.hpp"
+
+namespace end_to_end {
+namespace {
+
+using Words = std::vector<std::string>;
+
+Words operator+(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+Words job(const std::string& name, const std::filesystem::path& output) {
+  const auto folder = models() / name;
+  return {"--model", folder / "model.pt", "--data", folder / "data.h5", "--output", output, "--threads", "1"};
+}
+
+// One run of a job, its file kept until the end of the test.
+class Result {
+ public:
+  Result(int ranks, const std::string& name, const Words& options = {})
+      : Result(ranks, job(name, "result.h5") + options) {}
+  Result(int ranks, const Words& arguments) : finished(run_program(ranks, arguments, folder_.path())) {
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+  }
+  std::filesystem::path path() const { return folder_ / "result.h5"; }
+  StoredFile file() const { return StoredFile(path()); }
+  std::string bytes() const { return finished.exit_code == 0 ? file().bytes("/hessian") : ""; }
+
+ private:
+  Folder folder_;
+
+ public:
+  const Finished finished;
+};
+
+// --- layout
+// -----------------------------------------------------------------------------------------------------------
+
+TEST(File, HoldsWhatTheContractListsInTheTypesItNames) {
+  const Result result(2, "question");
+  const auto file = result.file();
+  const std::map<std::string, std::string> datasets{
+      {"/hessian", "float32"},        {"/gradient", "float32"},        {"/parameters/value", "float32"},
+      {"/parameters/name", "string"}, {"/parameters/offset", "int64"}, {"/parameters/size", "int64"},
+      {"/parameters/ndim", "int64"},  {"/parameters/shape", "int64"},  {"/blocks/begin", "int64"},
+      {"/blocks/end", "int64"},       {"/blocks/checksum", "uint64"}};
+  for (const auto& [name, type] : datasets) EXPECT_EQ(file.type(name), type) << name;
+  for (const auto* name : {"parameter_names", "parameter_shapes"})
+    EXPECT_EQ(file.attribute_type("/hessian", name), "string");
+  for (const auto* name : {"parameter_offsets", "parameter_sizes"})
+    EXPECT_EQ(file.attribute_type("/hessian", name), "int64");
+  for (const auto* name : {"format_version", "complete", "ranks", "threads"}) {
+    EXPECT_EQ(file.attribute_type("/", name), "int64") << name;
+  }
+  for (const auto* name : {"loss_value", "wall_seconds", "symmetry_error", "row_error", "difference_error"}) {
+    EXPECT_EQ(file.attribute_type("/", name), "float64") << name;
+  }
+  for (const auto* name : {"format", "model", "model_sha256", "data_sha256", "loss", "reduction", "mode", "dtype",
+                           "device", "method", "command_line", "created", "finished", "hessian_mpi_version",
+                           "libtorch_version", "mpi_version", "hdf5_version"}) {
+    EXPECT_EQ(file.attribute_type("/", name), "string") << name;
+  }
+}
+
+std::string sha256(const std::filesystem::path& file) {
+  return run_command({"sha256sum", file}, models(), std::chrono::seconds(10)).output.substr(0, 64);
+}
+
+TEST(File, SaysWhatItWasMadeFromAndHow) {
+  const auto data = models() / "question" / "data.pt";
+  const Result result(3, Words{"-m", models() / "question" / "model.pt2", "-d", data, "-l", "cross_entropy", "-o",
+                               "result.h5", "--reduction", "sum", "--threads", "1"});
+  const auto file = result.file();
+  EXPECT_EQ(file.attribute_text("/", "format"), "hessian_mpi");
+  EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
+  EXPECT_EQ(file.attribute_text("/", "model"), models() / "question" / "model.pt2");
+  EXPECT_EQ(file.attribute_text("/", "model_sha256"), sha256(models() / "question" / "model.pt2"));
+  EXPECT_EQ(file.attribute_text("/", "data_sha256"), sha256(data));
+  EXPECT_EQ(file.attribute_text("/", "loss"), "cross_entropy");
+  EXPECT_EQ(file.attribute_text("/", "reduction"), "sum");
+  EXPECT_EQ(file.attribute_text("/", "mode"), "eval");
+  EXPECT_EQ(file.attribute_text("/", "dtype"), "float32");
+  EXPECT_EQ(file.attribute_text("/", "device"), "cpu");
+  EXPECT_EQ(file.attribute_integer("/", "ranks"), 3);
+  EXPECT_EQ(file.attribute_integer("/", "threads"), 1);
+  EXPECT_NE(file.attribute_text("/", "command_line").find("--reduction sum"), std::string::npos);
+  EXPECT_GT(file.attribute_number("/", "wall_seconds"), 0);
+  const std::regex date(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*)");
+  const auto created = file.attribute_text("/", "created");
+  const auto finished = file.attribute_text("/", "finished");
+  EXPECT_TRUE(std::regex_match(created, date)) << created;
+  EXPECT_TRUE(std::regex_match(finished, date)) << finished;
+  EXPECT_LE(created, finished);
+  EXPECT_EQ(file.attribute_text("/", "libtorch_version").substr(0, 2), "2.");
+  EXPECT_EQ(file.attribute_text("/", "hdf5_version").substr(0, 2), "1.");
+}
+
+TEST(File, RecordsItsChecks) {
+  const Result result(2, "transformer", {"--dtype", "float64"});
+  const auto file = result.file();
+  for (const auto* name : {"symmetry_error", "row_error"}) {
+    EXPECT_GE(file.attribute_number("/", name), 0) << name;
+    EXPECT_LE(file.attribute_number("/", name), 1e-10) << name;
+  }
+  EXPECT_GE(file.attribute_number("/", "difference_error"), 0);
+  EXPECT_LE(file.attribute_number("/", "difference_error"), 1e-5);
+}
+
+TEST(File, MatrixIsOnePlainContiguousPiece) {
+  const Result result(2, "question");
+  const auto file = result.file();
+  EXPECT_TRUE(file.is_contiguous("/hessian"));
+  EXPECT_FALSE(file.is_compressed_or_checked("/hessian"));
+  EXPECT_EQ(file.bytes("/hessian").size(), 475U * 475U * sizeof(float));
+}
+
+TEST(File, H5dumpReadsIt) {
+  const std::string h5dump = H5DUMP;
+  if (h5dump.empty()) GTEST_SKIP() << "h5dump is not installed";
+  const Result result(2, "tied");
+  const auto dump = run_command({h5dump, "-H", result.path()}, models(), std::chrono::seconds(20));
+  EXPECT_EQ(dump.exit_code, 0) << dump.errors;
+  EXPECT_NE(dump.output.find("DATASET \"hessian\""), std::string::npos) << dump.output;
+  EXPECT_NE(dump.output.find("( 50, 50 ) / ( 50, 50 )"), std::string::npos) << dump.output;
+}
+
+TEST(File, IsHessianH5InTheFolderOfTheRunUnlessNamed) {
+  const Folder folder;
+  const auto model = models() / "tied";
+  const auto finished = run_program(1, {"--model", model / "model.pt", "--data", model / "data.h5"}, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_EQ(StoredFile(folder / "hessian.h5").shape("/hessian"), (std::vector<std::uint64_t>{50, 50}));
+}
+
+// --- storage
+// ----------------------------------------------------------------------------------------------------------
+
+class Storage : public testing::TestWithParam<std::pair<std::string, std::string>> {};
+
+TEST_P(Storage, IsTheDtypeOnDiskAndNoOther) {
+  const auto& [dtype, storage] = GetParam();
+  const Result result(2, "mlp_mse", {"--loss", "mse", "--dtype", dtype, "--storage", storage});
+  const auto file = result.file();
+  EXPECT_EQ(file.type("/hessian"), storage);
+  EXPECT_EQ(file.type("/gradient"), dtype);
+  EXPECT_EQ(file.bytes("/hessian").size(), 77U * 77U * (storage == "float32" ? 4 : 8));
+  const auto numbers = file.numbers("/hessian");
+  const auto reference = StoredFile(models() / "mlp_mse" / "reference.h5").numbers("/hessian");
+  ASSERT_EQ(numbers.size(), reference.size());
+  for (std::size_t i = 0; i < reference.size(); ++i) ASSERT_NEAR(numbers[i], reference[i], 1e-5) << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, Storage,
+                         testing::Values(std::pair("float64", "float32"), std::pair("float32", "float64")),
+                         [](const auto& test) { return test.param.first + "_stored_in_" + test.param.second; });
+
+// --- blocks
+// -----------------------------------------------------------------------------------------------------------
+
+void expect_blocks_with_right_checksums(const StoredFile& file) {
+  const auto begin = file.integers("/blocks/begin");
+  const auto end = file.integers("/blocks/end");
+  const auto checksum = file.checksums("/blocks/checksum");
+  const auto n = static_cast<std::int64_t>(file.shape("/hessian")[0]);
+  ASSERT_FALSE(begin.empty());
+  ASSERT_EQ(begin.size(), end.size());
+  ASSERT_EQ(begin.size(), checksum.size());
+  const auto bytes = file.bytes("/hessian");
+  const auto row_bytes = bytes.size() / static_cast<std::size_t>(n);
+  std::int64_t next = 0;
+  for (std::size_t b = 0; b < begin.size(); ++b) {
+    ASSERT_EQ(begin[b], next);
+    ASSERT_GT(end[b], begin[b]);
+    ASSERT_LE(end[b], n);
+    const auto first = static_cast<std::size_t>(begin[b]) * row_bytes;
+    const auto count = static_cast<std::size_t>(end[b] - begin[b]) * row_bytes;
+    ASSERT_EQ(checksum[b], XXH3_64bits(bytes.data() + first, count)) << "block " << b;
+    next = end[b];
+  }
+  EXPECT_EQ(next, n);
+}
+
+TEST(Blocks, TileTheMatrixAndHaveTheChecksumOfTheirBytes) {
+  const Result narrow(3, "question");
+  expect_blocks_with_right_checksums(narrow.file());
+  const Result wide(2, "transformer", {"--dtype", "float64", "--storage", "float32"});
+  expect_blocks_with_right_checksums(wide.file());
+}
+
+// --- the same bytes
+// ---------------------------------------------------------------------------------------------------
+
+class SameBytes : public testing::Test {
+ protected:
+  void expect_from(int ranks, const std::string& name, const Words& options, const std::string& expected) {
+    const Result result(ranks, name, options);
+    const auto bytes = result.bytes();
+    ASSERT_EQ(bytes.size(), expected.size());
+    EXPECT_TRUE(bytes == expected) << name << " on " << ranks << " ranks";
+  }
+};
+
+TEST_F(SameBytes, OnOneToFourRanks) {
+  const auto expected = Result(1, "question").bytes();
+  for (const int ranks : {2, 3, 4}) expect_from(ranks, "question", {}, expected);
+}
+
+TEST_F(SameBytes, OnOneToFourRanksInFloat64WithAttention) {
+  const auto expected = Result(1, "transformer", {"--dtype", "float64"}).bytes();
+  for (const int ranks : {3, 4}) expect_from(ranks, "transformer", {"--dtype", "float64"}, expected);
+}
+
+TEST_F(SameBytes, InMinibatchesOnOneToFourRanks) {
+  const auto expected = Result(1, "minibatches_mean", {"--batch-size", "3"}).bytes();
+  for (const int ranks : {2, 4}) expect_from(ranks, "minibatches_mean", {"--batch-size", "3"}, expected);
+}
+
+TEST_F(SameBytes, WithAnyMemory) {
+  const auto expected = Result(1, "question").bytes();
+  for (const auto* memory : {"1M", "64K", "1G"}) expect_from(2, "question", {"--memory", memory}, expected);
+}
+
+TEST_F(SameBytes, On64Ranks) {
+  const auto expected = Result(1, "question").bytes();
+  expect_from(64, "question", {}, expected);
+}
+
+TEST_F(SameBytes, OnMoreRanksThanRows) {
+  const auto usage = models() / "usage";
+  const Words arguments{"--model",   usage / "one_parameter.pt",
+                        "--data",    usage / "one_parameter_data.h5",
+                        "--loss",    "mse",
+                        "--output",  "result.h5",
+                        "--threads", "1"};
+  const auto expected = Result(1, arguments).bytes();
+  const Result result(4, arguments);
+  EXPECT_EQ(result.bytes(), expected);
+  EXPECT_EQ(expected.size(), sizeof(float));
+}
+
+TEST_F(SameBytes, FromBothFormatsOfTheData) {
+  const auto folder = models() / "two_inputs";
+  const auto expected = Result(1, "two_inputs").bytes();
+  const Result result(2, Words{"--model", folder / "model.pt", "--data", folder / "data.pt", "--output", "result.h5",
+                               "--threads", "1"});
+  EXPECT_TRUE(result.bytes() == expected);
+}
+
+// --- what the user reads
+// ----------------------------------------------------------------------------------------------
+
+TEST(Summary, SaysWhereTheFileIsHowLargeItIsAndWhatWasChecked) {
+  const Result result(2, "question");
+  const auto all = result.finished.output + result.finished.errors;
+  for (const auto* word : {"result.h5", "475", "loss", "gradient norm", "symmetry error", "memory", "seconds"}) {
+    EXPECT_NE(all.find(word), std::string::npos) << word << " is not in\n" << all;
+  }
+}
+
+TEST(Summary, ProgressNoneLeavesStderrEmpty) {
+  const Result result(2, "tied", {"--progress", "none"});
+  EXPECT_EQ(result.finished.errors, "");
+}
+
+TEST(Overwrite, ReplacesAnExistingFile) {
+  const Folder folder;
+  const auto arguments = job("tied", "result.h5");
+  ASSERT_EQ(run_program(1, job("frozen", "result.h5"), folder.path()).exit_code, 0);
+  const auto finished = run_program(2, arguments + Words{"--overwrite"}, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_EQ(StoredFile(folder / "result.h5").shape("/hessian"), (std::vector<std::uint64_t>{50, 50}));
+}
+
+}  // namespace
+}  // namespace end_to_end

@@ -1,0 +1,152 @@
+#include "program.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string_view>
+#include <thread>
+
+namespace end_to_end {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Arguments of a posix_spawn, released with it.
+class Spawn {
+ public:
+  Spawn() {
+    posix_spawn_file_actions_init(&actions_);
+    posix_spawnattr_init(&attributes_);
+    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETPGROUP);  // a group of its own can be ended as a whole
+  }
+  ~Spawn() {
+    posix_spawn_file_actions_destroy(&actions_);
+    posix_spawnattr_destroy(&attributes_);
+  }
+  Spawn(const Spawn&) = delete;
+  Spawn& operator=(const Spawn&) = delete;
+
+  void run_in(const std::filesystem::path& folder) { posix_spawn_file_actions_addchdir_np(&actions_, folder.c_str()); }
+  void redirect(int descriptor, const std::filesystem::path& file, int flags) {
+    posix_spawn_file_actions_addopen(&actions_, descriptor, file.c_str(), flags, 0600);
+  }
+  pid_t start(const std::vector<std::string>& command) const {
+    std::vector<char*> arguments;
+    for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+    arguments.push_back(nullptr);
+    pid_t child = 0;
+    const int error = posix_spawnp(&child, arguments[0], &actions_, &attributes_, arguments.data(), environ);
+    if (error != 0) throw std::runtime_error("cannot start " + command[0] + ": " + std::strerror(error));
+    return child;
+  }
+
+ private:
+  posix_spawn_file_actions_t actions_{};
+  posix_spawnattr_t attributes_{};
+};
+
+std::optional<int> wait_until(pid_t child, Clock::time_point deadline) {
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    if (Clock::now() > deadline) return std::nullopt;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return status;
+}
+
+// The exit code, or -1. mpirun passes a SIGTERM on to its ranks; they would outlive a SIGKILL of it.
+int exit_code_within(pid_t child, std::chrono::seconds limit) {
+  const auto status = wait_until(child, Clock::now() + limit);
+  if (status) return WIFEXITED(*status) ? WEXITSTATUS(*status) : -1;
+  kill(-child, SIGTERM);
+  if (!wait_until(child, Clock::now() + std::chrono::seconds(10))) {
+    kill(-child, SIGKILL);
+    waitpid(child, nullptr, 0);
+  }
+  return -1;
+}
+
+// mpirun's notices of ranks that left with an error stand between two lines of dashes.
+std::string without_notices_of_mpirun(const std::string& text) {
+  constexpr std::string_view rule = "----------";
+  std::string kept;
+  std::string notice;
+  bool inside = false;
+  for (const auto& line : lines_of(text)) {
+    const bool at_rule = line.starts_with(rule);
+    (inside || at_rule ? notice : kept) += line + "\n";
+    if (!at_rule) continue;
+    if (inside && notice.find("mpirun") == std::string::npos && notice.find("mpiexec") == std::string::npos &&
+        notice.find("Primary job") == std::string::npos && notice.find("MPI_ABORT") == std::string::npos) {
+      kept += notice;
+    }
+    if (inside) notice.clear();
+    inside = !inside;
+  }
+  return kept + notice;
+}
+
+}  // namespace
+
+Finished run_command(const std::vector<std::string>& command, const std::filesystem::path& folder,
+                     std::chrono::seconds limit) {
+  const Folder captured;
+  const auto output = captured / "stdout";
+  const auto errors = captured / "stderr";
+  Spawn spawn;
+  spawn.redirect(STDIN_FILENO, "/dev/null", O_RDONLY);
+  spawn.redirect(STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND);
+  spawn.redirect(STDERR_FILENO, errors, O_WRONLY | O_CREAT | O_APPEND);
+  spawn.run_in(folder);
+  const int exit_code = exit_code_within(spawn.start(command), limit);
+  return {exit_code, content_of(output), content_of(errors)};
+}
+
+Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder) {
+  std::vector<std::string> command{MPIEXEC, "--allow-run-as-root", "--oversubscribe",  "--bind-to", "none",
+                                   "-n",    std::to_string(ranks), HESSIAN_MPI_PROGRAM};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  auto finished = run_command(command, folder, std::chrono::seconds(240));
+  finished.errors = without_notices_of_mpirun(finished.errors);
+  return finished;
+}
+
+Folder::Folder() {
+  std::string name = std::filesystem::temp_directory_path() / "hessian_mpi_test_XXXXXX";
+  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make a folder like " + name);
+  path_ = name;
+}
+
+Folder::~Folder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::filesystem::path models() {
+  return HESSIAN_MPI_TEST_MODELS;
+}
+
+std::string content_of(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + file.string());
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+}  // namespace end_to_end

@@ -1,0 +1,676 @@
+#!/usr/bin/env python3
+"""Networks, data and reference Hessians for the end-to-end tests.
+
+usage: end_to_end_models.py OUT [CASE...]
+
+Writes one folder for each case:
+
+  model.pt, model.pt2   the network as TorchScript and as an exported program, weights in float32 unless the case says so
+  data.h5, data.pt      the same data as HDF5 and as torch.save
+  options               what the program is to be told beside model, data and output: one argument a line, @CASE@ is the folder
+  reference.h5          hessian, gradient, value, loss_value; names, shapes and sizes of the parameters in their order
+
+and the folder usage/ with files that a user might hand in by mistake, and at last the file `cases` with the names of all cases.
+Where that is newer than this script, nothing is done again.
+
+References come from torch.autograd.functional.hessian in float64, on the loss as a function of the flat vector of parameters.
+Weights and data are exact in float32, so one reference serves both dtypes.
+"""
+
+import math
+import pathlib
+import sys
+import warnings
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+warnings.filterwarnings("ignore")
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class QuestionNet(nn.Module):
+    """The network of the embedded example, for images of another size and with fewer channels."""
+
+    def __init__(self, height: int, width: int, channels: int, classes: int):
+        super().__init__()
+        self.c1 = nn.Conv2d(1, channels, 3, 1, 1)
+        self.f2 = nn.Linear(channels * height * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        return self.f2(x.view(x.size(0), -1))
+
+
+class BatchNormNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.pool = nn.AvgPool2d(2)
+        self.out = nn.Linear(3 * 2 * 2, 3)
+        with torch.no_grad():  # running statistics and affine parameters away from 0 and 1, as after training
+            self.norm.running_mean.uniform_(-0.3, 0.3)
+            self.norm.running_var.uniform_(0.5, 2)
+            self.norm.weight.uniform_(0.5, 1.5)
+            self.norm.bias.uniform_(-0.5, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.tanh(self.norm(self.conv(x))))
+        return self.out(x.flatten(1))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.size(0), x.size(1), x.size(2)
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Transformer(nn.Module):
+    """Tokens [B, S] -> scores of the next token [B, V, S]."""
+
+    def __init__(self, vocabulary: int = 7, length: int = 5, width: int = 6, heads: int = 2):
+        super().__init__()
+        self.token = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(0.3 * torch.randn(length, width))
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width))
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens) + self.position
+        x = x + self.attention(self.norm1(x))
+        x = x + self.feed(self.norm2(x))
+        return self.head(x).transpose(1, 2)
+
+
+class EncoderLayer(nn.Module):
+    """PyTorch's own layer, which takes a path without derivatives when gradients are off."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=5, dropout=0.1, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, num_layers=2, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.gru(x)
+        return self.out(states[:, -1])
+
+
+class Tied(nn.Module):
+    """A language model whose first and last layer share their weight, and that uses one more layer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Embedding(6, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 6)
+        self.head.weight = self.token.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens).mean(1)
+        x = torch.tanh(self.mix(x))
+        return self.head(torch.tanh(self.mix(x)))
+
+
+class Unused(nn.Module):
+    """The loss depends neither on `spare` nor on the layer `idle`."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.randn(3, 2))
+        self.first = nn.Linear(3, 4)
+        self.idle = nn.Linear(2, 2)
+        self.second = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(3, 4)
+        self.word = nn.Embedding(5, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, word: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.dense(x) * self.word(word)))
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word = nn.Embedding(8, 4, padding_idx=0)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(torch.sigmoid(self.word(words).sum(1)))
+
+
+class ScalarParameter(nn.Module):
+    """Parameters without dimensions and without elements, and names with dots."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.nothing = nn.Parameter(torch.empty(0, 3))
+        self.layers = nn.ModuleDict({"first": nn.Linear(3, 4), "second": nn.Linear(4, 2)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers["second"](torch.tanh(self.scale * self.layers["first"](x)))
+
+
+class WithLoss(nn.Module):
+    """The network and its loss in one: forward(inputs, targets) is a mean over samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(3, 5, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (torch.cosh(self.net(x) - y) - 1).sum(1).mean()
+
+
+class Autoencoder(nn.Module):
+    """Its own loss, from inputs alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Linear(4, 2)
+        self.decode = nn.Linear(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.decode(torch.tanh(self.encode(x))) - x).square().mean()
+
+
+class LinearLoss(nn.Module):
+    """A loss whose gradient doesn't depend on the parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight[0]).sum(1).mean() + self.weight[1].sum()
+
+
+class Normalised(nn.Module):
+    def __init__(self, *layers: nn.Module, end: str):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x)
+        if self.end == "log_softmax":
+            return torch.log_softmax(x, 1)
+        return torch.sigmoid(x)
+
+
+class ScriptedLoss(nn.Module):
+    """Weighted squares, with a parameter and a buffer of its own that aren't the network's."""
+
+    def __init__(self):
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("weight", torch.tensor([0.5, 2.0]))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return (self.weight * (1 + (output - target) ** 2) ** self.power).sum(1).mean()
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(len(widths) - 1):
+        layers += [nn.Linear(widths[i], widths[i + 1]), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def freeze(model: nn.Module, *names: str) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+    return model
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    model: nn.Module
+    inputs: list[Tensor]
+    targets: Optional[Tensor]
+    loss: Callable  # (output, targets) -> scalar, over the whole data set
+    options: list[str] = field(default_factory=list)
+    mode: str = "eval"
+    dynamic: bool = True  # the exported program takes any number of samples
+    traced: bool = False  # torch.jit.trace instead of torch.jit.script
+    selected: Callable[[str], bool] = lambda name: True
+    scripted_loss: Optional[nn.Module] = None
+
+
+def first(output: Tensor, _targets: Optional[Tensor]) -> Tensor:
+    return output
+
+
+def classes(samples: int, count: int) -> Tensor:
+    return torch.randint(0, count, (samples,))
+
+
+def question() -> Case:
+    return Case(QuestionNet(6, 6, 4, 3), [torch.randn(5, 1, 6, 6)], classes(5, 3), F.cross_entropy)
+
+
+def mlp_mse() -> Case:
+    return Case(mlp(4, 6, 5, 2), [torch.randn(7, 4)], torch.randn(7, 2), F.mse_loss, ["--loss", "mse"])
+
+
+def float64_model() -> Case:
+    case = mlp_mse()
+    case.model.double()
+    case.inputs = [torch.randn(7, 4, dtype=torch.float64)]
+    case.targets = torch.randn(7, 2, dtype=torch.float64)
+    return case
+
+
+def batch_norm_eval() -> Case:
+    return Case(BatchNormNet(), [torch.randn(5, 2, 4, 4)], classes(5, 3), F.cross_entropy)
+
+
+def batch_norm_train() -> Case:
+    case = batch_norm_eval()
+    case.mode, case.options = "train", ["--mode", "train"]
+    return case
+
+
+def transformer() -> Case:
+    tokens = torch.randint(0, 7, (4, 5))
+    return Case(Transformer(), [tokens], torch.randint(0, 7, (4, 5)), F.cross_entropy)
+
+
+def transformer_traced() -> Case:
+    case = transformer()
+    case.traced = True
+    return case
+
+
+def encoder_layer() -> Case:
+    return Case(EncoderLayer(), [torch.randn(4, 3, 4)], classes(4, 3), F.cross_entropy)
+
+
+def gru() -> Case:
+    return Case(Recurrent(), [torch.randn(3, 4, 3)], classes(3, 3), F.cross_entropy)
+
+
+def tied() -> Case:
+    return Case(Tied(), [torch.randint(0, 6, (5, 3))], classes(5, 6), F.cross_entropy)
+
+
+def frozen() -> Case:
+    model = freeze(mlp(3, 4, 4, 3), "0.weight", "2.bias")
+    return Case(model, [torch.randn(6, 3)], classes(6, 3), F.cross_entropy)
+
+
+def unused() -> Case:
+    return Case(Unused(), [torch.randn(5, 3)], torch.randn(5, 2), F.mse_loss, ["--loss", "mse"])
+
+
+def two_inputs() -> Case:
+    return Case(TwoInputs(), [torch.randn(6, 3), classes(6, 5)], classes(6, 3), F.cross_entropy)
+
+
+def embedding() -> Case:
+    words = torch.randint(1, 8, (5, 4))
+    words[1, 2] = 0
+    return Case(Bag(), [words], classes(5, 3), F.cross_entropy)
+
+
+def odd_parameters() -> Case:
+    return Case(ScalarParameter(), [torch.randn(5, 3)], torch.randn(5, 2), F.mse_loss, ["--loss", "mse"])
+
+
+def scripted_loss() -> Case:
+    loss = ScriptedLoss()
+    return Case(mlp(3, 4, 2), [torch.randn(6, 3)], torch.randn(6, 2), loss, ["--loss", "@CASE@/loss.pt"], scripted_loss=loss)
+
+
+def model_computes_loss() -> Case:
+    return Case(WithLoss(), [torch.randn(6, 3)], torch.randn(6, 2), first, ["--loss", "output"])
+
+
+def loss_from_inputs_alone() -> Case:
+    return Case(Autoencoder(), [torch.randn(6, 4)], None, first, ["--loss", "output"])
+
+
+def linear_loss() -> Case:
+    return Case(LinearLoss(), [torch.randn(6, 3)], None, first, ["--loss", "output"])
+
+
+def patterns() -> Case:
+    case = question()
+    case.model = nn.Sequential(mlp(3, 4), nn.Tanh(), mlp(4, 4, 3))
+    case.inputs = [torch.randn(5, 3)]
+    case.options = ["--parameters", "2.*.weight", "0.0.bia[st]"]
+    case.selected = lambda name: name in ("0.0.bias", "2.0.weight", "2.2.weight")
+    return case
+
+
+def minibatches(reduction: str) -> Case:
+    """Seven samples of four targets each, of which some are ignored, and all of the fifth sample's."""
+    net = nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv1d(3, 4, 1))
+    targets = torch.randint(0, 4, (7, 4))
+    targets[0, 1] = targets[2, 0] = targets[2, 3] = targets[4] = targets[6, 2] = -100
+    options = [] if reduction == "mean" else ["--reduction", reduction]
+    return Case(
+        net,
+        [torch.randn(7, 2, 4)],
+        targets,
+        lambda output, target: F.cross_entropy(output, target, reduction=reduction),
+        options,
+    )
+
+
+def minibatches_mean() -> Case:
+    return minibatches("mean")
+
+
+def minibatches_sum() -> Case:
+    return minibatches("sum")
+
+
+def soft_targets() -> Case:
+    return Case(mlp(3, 4, 3), [torch.randn(5, 3)], torch.softmax(torch.randn(5, 3), 1), F.cross_entropy)
+
+
+def regression(name: str, loss: Callable, scale: float = 1.0, targets: Optional[Tensor] = None) -> Case:
+    if targets is None:
+        targets = scale * torch.randn(6, 2)
+    return Case(mlp(3, 4, 2), [torch.randn(6, 3)], targets, loss, ["--loss", name])
+
+
+def loss_nll() -> Case:
+    model = Normalised(*mlp(3, 4, 3), end="log_softmax")
+    return Case(model, [torch.randn(6, 3)], classes(6, 3), F.nll_loss, ["--loss", "nll"])
+
+
+def loss_l1() -> Case:
+    return regression("l1", F.l1_loss, 3)
+
+
+def loss_smooth_l1() -> Case:
+    return regression("smooth_l1", F.smooth_l1_loss, 2)
+
+
+def loss_huber() -> Case:
+    return regression("huber", F.huber_loss, 2)
+
+
+def loss_bce() -> Case:
+    model = Normalised(*mlp(3, 4, 2), end="sigmoid")
+    return Case(model, [torch.randn(6, 3)], torch.rand(6, 2), F.binary_cross_entropy, ["--loss", "bce"])
+
+
+def loss_bce_with_logits() -> Case:
+    return regression("bce_with_logits", F.binary_cross_entropy_with_logits, targets=torch.rand(6, 2))
+
+
+def loss_kl_div() -> Case:
+    model = Normalised(*mlp(3, 4, 3), end="log_softmax")
+    targets = torch.softmax(torch.randn(6, 3), 1)
+    return Case(model, [torch.randn(6, 3)], targets, F.kl_div, ["--loss", "kl_div"])
+
+
+def loss_poisson_nll() -> Case:
+    return regression("poisson_nll", F.poisson_nll_loss, targets=torch.randint(0, 5, (6, 2)).float())
+
+
+CASES = [
+    question,
+    mlp_mse,
+    float64_model,
+    batch_norm_eval,
+    batch_norm_train,
+    transformer,
+    transformer_traced,
+    encoder_layer,
+    gru,
+    tied,
+    frozen,
+    unused,
+    two_inputs,
+    embedding,
+    odd_parameters,
+    scripted_loss,
+    model_computes_loss,
+    loss_from_inputs_alone,
+    linear_loss,
+    patterns,
+    minibatches_mean,
+    minibatches_sum,
+    soft_targets,
+    loss_nll,
+    loss_l1,
+    loss_smooth_l1,
+    loss_huber,
+    loss_bce,
+    loss_bce_with_logits,
+    loss_kl_div,
+    loss_poisson_nll,
+]
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def widened(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    return tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
+
+
+def write_reference(case: Case, path: pathlib.Path) -> None:
+    spanning = [(n, p) for n, p in case.model.named_parameters() if p.requires_grad and case.selected(n)]
+    state = {n: widened(t.detach().clone()) for n, t in [*case.model.named_parameters(), *case.model.named_buffers()]}
+    inputs, targets = [widened(x) for x in case.inputs], widened(case.targets)
+    loss_module = case.scripted_loss
+    loss = loss_module.double().requires_grad_(False) if loss_module is not None else case.loss
+    arguments = inputs + ([targets] if case.loss is first and targets is not None else [])
+
+    def value_of(theta: Tensor) -> Tensor:
+        pieces = theta.split([p.numel() for _, p in spanning])
+        mine = {n: piece.view(p.shape) for (n, p), piece in zip(spanning, pieces)}
+        # Buffers are cloned: BatchNorm in train mode changes its running statistics.
+        tensors = {n: t.clone() for n, t in state.items()} | mine
+        with sdpa_kernel(SDPBackend.MATH):
+            output = functional_call(case.model, tensors, tuple(arguments), tie_weights=True)
+        return loss(output, targets)
+
+    theta = torch.cat([p.detach().double().flatten() for _, p in spanning]).requires_grad_(True)
+    value = value_of(theta)
+    (gradient,) = torch.autograd.grad(value, theta)
+    hessian = torch.autograd.functional.hessian(value_of, theta.detach())
+    if loss_module is not None:
+        loss_module.float().requires_grad_(True)
+
+    if not all(bool(torch.isfinite(t).all()) for t in (value, gradient, hessian)):
+        raise SystemExit(f"{path}: the reference is not finite")
+    with h5py.File(path, "w") as file:
+        file["hessian"] = hessian.numpy()
+        file["gradient"] = gradient.numpy()
+        file["value"] = theta.detach().numpy()
+        file["loss_value"] = value.item()
+        file["names"] = np.array([n.encode() for n, _ in spanning])
+        file["shapes"] = np.array([str(list(p.shape)).encode() for _, p in spanning])
+        file["sizes"] = np.array([p.numel() for _, p in spanning], dtype=np.int64)
+
+
+# --- files that the program reads -------------------------------------------------------------------------------------
+
+
+def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Tensor], stem: str = "data") -> None:
+    with h5py.File(folder / f"{stem}.h5", "w") as file:
+        if len(inputs) == 1:
+            file["inputs"] = inputs[0].numpy()
+        for i, tensor in enumerate(inputs if len(inputs) > 1 else []):
+            file[f"inputs/{i}"] = tensor.numpy()
+        if targets is not None:
+            file["targets"] = targets.numpy()
+    content = {"inputs": inputs[0] if len(inputs) == 1 else inputs}
+    if targets is not None:
+        content["targets"] = targets
+    torch.save(content, folder / f"{stem}.pt")
+
+
+def script(model: nn.Module, example: tuple[Tensor, ...], traced: bool = False) -> torch.jit.ScriptModule:
+    return torch.jit.trace(model, example) if traced else torch.jit.script(model)
+
+
+def export(model: nn.Module, example: tuple[Tensor, ...], dynamic: bool = True) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} for _ in example) if dynamic else None
+    return torch.export.export(model, example, dynamic_shapes=shapes)
+
+
+def write_case(make: Callable[[], Case], out: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    case = make()
+    folder = out / make.__name__
+    folder.mkdir(parents=True, exist_ok=True)
+    case.model.train(case.mode == "train")
+    write_data(folder, case.inputs, case.targets)
+    (folder / "options").write_text("".join(option + "\n" for option in case.options))
+
+    example = tuple(case.inputs)
+    if case.loss is first and case.targets is not None:
+        example += (case.targets,)
+    script(case.model, example, case.traced).save(folder / "model.pt")
+    torch.export.save(export(case.model, example, case.dynamic), folder / "model.pt2")
+    if case.scripted_loss is not None:
+        torch.jit.script(case.scripted_loss).save(folder / "loss.pt")
+    # Last: functional_call leaves its tensors in the list of weights that recurrent layers keep.
+    write_reference(case, folder / "reference.h5")
+
+
+# --- files handed in by mistake ---------------------------------------------------------------------------------------
+
+
+class NotScalar(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).square()
+
+
+class OnceDifferentiable(nn.Module):
+    """The backward of embedding_bag has no derivative in PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(6, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.bag(words)))
+
+
+class Huge(nn.Module):
+    """Four million parameters: a matrix of 64 TB."""
+
+    def __init__(self):
+        super().__init__()
+        self.big = nn.Parameter(torch.zeros(2000, 2000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.big[:3, :3]
+
+
+class AllFrozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = freeze(nn.Linear(3, 3), "weight", "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def write_both(model: nn.Module, example: tuple[Tensor, ...], path: pathlib.Path) -> None:
+    script(model, example).save(path.with_suffix(".pt"))
+    torch.export.save(export(model, example), path.with_suffix(".pt2"))
+
+
+def write_usage_files(folder: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    x, y = torch.randn(5, 3), classes(5, 3)
+    write_both(mlp(3, 4, 3), (x,), folder / "good")
+    write_data(folder, [x], y)
+    write_both(NotScalar(), (x,), folder / "not_scalar")
+    words = torch.randint(0, 6, (5, 2))
+    write_both(OnceDifferentiable(), (words,), folder / "once_differentiable")
+    write_data(folder, [words], y, "words")
+    write_both(Huge(), (x,), folder / "huge")
+    write_both(AllFrozen(), (x,), folder / "all_frozen")
+    write_both(nn.Linear(1, 1, bias=False), (torch.randn(2, 1),), folder / "one_parameter")
+    write_data(folder, [torch.randn(4, 1)], torch.randn(4, 1), "one_parameter_data")
+
+    write_data(folder, [x], y[:4], "unequal")
+    write_data(folder, [x], y.float(), "float_classes")
+    write_data(folder, [x], torch.tensor([0, 1, 2, 3, 0]), "class_too_large")
+    write_data(folder, [x], torch.tensor([0, 1, -1, 2, 0]), "class_negative")
+    write_data(folder, [torch.randn(5, 7)], y, "wrong_width")
+    write_data(folder, [torch.where(torch.arange(15).view(5, 3) == 7, math.nan, x)], y, "nan")
+    write_data(folder, [x], None, "no_targets")
+    write_data(folder, [x[:0]], y[:0], "no_samples")
+    with h5py.File(folder / "no_inputs.h5", "w") as file:
+        file["x"] = x.numpy()
+        file["targets"] = y.numpy()
+    torch.save({"x": x, "targets": y}, folder / "no_inputs.pt")
+    torch.save((x, y), folder / "tuple.pt")
+
+
+def main(arguments: list[str]) -> None:
+    out, names = pathlib.Path(arguments[0]), arguments[1:]
+    known = {make.__name__: make for make in CASES}
+    finished = out / "cases"
+    if not names and finished.exists() and finished.stat().st_mtime > pathlib.Path(__file__).stat().st_mtime:
+        return
+    for name in names or known:
+        write_case(known[name], out)
+    if not names:
+        write_usage_files(out / "usage")
+        finished.write_text("".join(name + "\n" for name in known))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
