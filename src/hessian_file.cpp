@@ -21,21 +21,6 @@ constexpr std::int64_t format_version = 1;
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
-// A POSIX file descriptor, closed on destruction.
-class Descriptor {
- public:
-  explicit Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
-  ~Descriptor() {
-    if (id_ >= 0) ::close(id_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int id() const { return id_; }
-
- private:
-  int id_;
-};
-
 std::string reason(int error) {
   return std::generic_category().message(error);
 }
@@ -219,13 +204,16 @@ void create_hessian_file(const std::filesystem::path& path, const HessianLayout&
   file.publish(path, replace);
 }
 
-EarlyWriteback::EarlyWriteback(const std::filesystem::path& path)
-    : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
-  if (descriptor_ < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+Descriptor::Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
+
+Descriptor::Descriptor(Descriptor&& other) noexcept : id_(std::exchange(other.id_, -1)) {}
+
+Descriptor::~Descriptor() {
+  if (id_ >= 0) ::close(id_);
 }
 
-EarlyWriteback::~EarlyWriteback() {
-  ::close(descriptor_);
+EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : path_(path), descriptor_(path) {
+  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
 }
 
 void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
@@ -233,7 +221,7 @@ void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
   offset_ = offset;
   bytes_ = bytes;
   // File systems that cannot do this write back when they like, and all have to at the last sync.
-  sync_file_range(descriptor_, static_cast<off64_t>(offset), static_cast<off64_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  sync_file_range(descriptor_.id(), static_cast<off64_t>(offset), static_cast<off64_t>(bytes), SYNC_FILE_RANGE_WRITE);
 }
 
 void EarlyWriteback::finish() {
@@ -241,18 +229,18 @@ void EarlyWriteback::finish() {
   const auto offset = static_cast<off64_t>(offset_);
   const auto bytes = static_cast<off64_t>(std::exchange(bytes_, 0));
   constexpr unsigned until_written = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-  if (sync_file_range(descriptor_, offset, bytes, until_written) != 0 &&
+  if (sync_file_range(descriptor_.id(), offset, bytes, until_written) != 0 &&
       (errno == EIO || errno == ENOSPC || errno == EDQUOT)) {
     throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
   }
-  posix_fadvise(descriptor_, offset, bytes, POSIX_FADV_DONTNEED);
+  posix_fadvise(descriptor_.id(), offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 HessianWriter::HessianWriter(const std::filesystem::path& path, std::int64_t columns, Precision storage,
                              const Communicator& communicator)
     : file_(communicator.together([&] { return hdf5::File::open_parallel(path, communicator.handle()); })),
       offset_(communicator.together([&] { return file_.offset_in_file("/hessian"); })),
-      writeback_(path),
+      writeback_(communicator.together([&] { return EarlyWriteback(path); })),
       columns_(columns),
       storage_(storage),
       communicator_(communicator) {}

@@ -43,6 +43,22 @@ void create_hessian_file(const std::filesystem::path& path, const HessianLayout&
 /// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
 
+/// A POSIX file descriptor for reading and writing an existing file, closed on destruction.
+class Descriptor {
+ public:
+  explicit Descriptor(const std::filesystem::path& path);
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept;
+  Descriptor& operator=(Descriptor&&) = delete;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  /// Negative where the file could not be opened; errno says why.
+  int id() const { return id_; }
+
+ private:
+  int id_;
+};
+
 /// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
 /// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.
 /// Not collective.
@@ -50,9 +66,6 @@ class EarlyWriteback {
  public:
   /// Throws RunError where the file cannot be opened.
   explicit EarlyWriteback(const std::filesystem::path& path);
-  ~EarlyWriteback();
-  EarlyWriteback(const EarlyWriteback&) = delete;
-  EarlyWriteback& operator=(const EarlyWriteback&) = delete;
 
   /// Starts to write back bytes that were just written, and waits for those of the call before. Throws RunError where
   /// these did not reach the disk.
@@ -62,7 +75,7 @@ class EarlyWriteback {
 
  private:
   std::filesystem::path path_;
-  int descriptor_;
+  Descriptor descriptor_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
 };

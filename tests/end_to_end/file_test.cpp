@@ -16,13 +16,6 @@
 namespace end_to_end {
 namespace {
 
-using Words = std::vector<std::string>;
-
-Words operator+(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
 Words job(const std::string& name, const std::filesystem::path& output) {
   const auto folder = models() / name;
   return {"--model", folder / "model.pt", "--data", folder / "data.h5", "--output", output, "--threads", "1"};

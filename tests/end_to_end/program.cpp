@@ -98,6 +98,11 @@ std::string without_notices_of_mpirun(const std::string& text) {
 
 }  // namespace
 
+Words operator+(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 Finished run_command(const std::vector<std::string>& command, const std::filesystem::path& folder,
                      std::chrono::seconds limit) {
   const Folder captured;

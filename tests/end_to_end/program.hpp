@@ -8,6 +8,11 @@
 
 namespace end_to_end {
 
+using Words = std::vector<std::string>;
+
+/// The words of a, then those of b.
+Words operator+(Words a, const Words& b);
+
 struct Finished {
   int exit_code = -1;  ///< -1: ended by a signal, or not within the time limit
   std::string output;  ///< stdout

@@ -15,13 +15,6 @@
 namespace end_to_end {
 namespace {
 
-using Words = std::vector<std::string>;
-
-Words operator+(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
 std::string usage_file(const std::string& name) {
   return models() / "usage" / name;
 }
