@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <utility>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
@@ -17,7 +19,9 @@ constexpr std::int64_t buffer_bytes = 16 << 20;
 // The largest write in one call that all versions of Open MPI and HDF5 do right, with room to spare.
 constexpr std::int64_t largest_write = 512 << 20;
 // All ranks meet at least this often, so that an error or a stop on one of them is known to all.
-constexpr double seconds_between_writes = 10;
+constexpr double seconds_between_writes = 5;
+// From the last block to the end of the process.
+constexpr double seconds_to_leave = 1;
 
 using Clock = std::chrono::steady_clock;
 
@@ -25,8 +29,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::int64_t bytes_of_block(const BlockGrid& grid, std::int64_t columns, Precision storage) {
-  return grid.rows_per_block() * columns * static_cast<std::int64_t>(bytes_of(storage));
+std::int64_t bytes_of_block(const MatrixShape& matrix) {
+  return matrix.grid.rows_per_block() * matrix.bytes_of_row();
 }
 
 std::int64_t blocks_worth_a_call(const Engine& engine, const BlockGrid& grid) {
@@ -49,44 +53,123 @@ Magnitude magnitude(const Number* numbers, std::int64_t count) {
   return result;
 }
 
-Magnitude magnitude_of_row(const char* row, std::int64_t columns, Precision storage) {
-  return storage == Precision::float32 ? magnitude_of(reinterpret_cast<const float*>(row), columns)
-                                       : magnitude_of(reinterpret_cast<const double*>(row), columns);
+Magnitude magnitude_of_row(const char* row, const MatrixShape& matrix) {
+  return matrix.storage == Precision::float32 ? magnitude_of(reinterpret_cast<const float*>(row), matrix.columns)
+                                              : magnitude_of(reinterpret_cast<const double*>(row), matrix.columns);
+}
+
+// What a rank does between the meetings of all ranks.
+class OwnBlocks {
+ public:
+  OwnBlocks(Engine& engine, const MatrixShape& matrix, BlockList blocks, std::int64_t blocks_at_once)
+      : engine_(engine),
+        matrix_(matrix),
+        blocks_(std::move(blocks)),
+        step_(blocks_worth_a_call(engine, matrix.grid)),
+        most_(blocks_at_once) {
+    const auto size = std::min(most_, static_cast<std::int64_t>(blocks_.size())) * bytes_of_block(matrix);
+    // Not filled: pages are touched first by the rows themselves.
+    buffer_ = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(size));
+  }
+
+  std::int64_t left() const { return static_cast<std::int64_t>(blocks_.size() - done_); }
+  // As many blocks as keep ranks from each other for a few seconds.
+  std::int64_t next_count() const;
+  double seconds_for(std::int64_t blocks) const { return slowest_ * static_cast<double>(blocks); }
+
+  // Computes so many blocks, fewer at a gap or where there is a reason to stop.
+  void compute(std::int64_t count, const StopRequest& stop, Progress& progress, Assembled& result);
+  Rows computed() const { return rows_of(matrix_.grid, computed_); }
+  const char* numbers() const { return buffer_.get(); }
+  // The computed blocks have been written, which took some time.
+  void hand_over(double seconds, Checkpoint& checkpoint);
+
+ private:
+  void look_at(const Rows& rows, const char* bytes, Assembled& result);
+
+  Engine& engine_;
+  const MatrixShape& matrix_;
+  BlockList blocks_;
+  std::int64_t step_;
+  std::int64_t most_;
+  std::unique_ptr<char[]> buffer_;
+  std::size_t done_ = 0;
+  Blocks computed_;
+  std::vector<BlockRecord> records_;  // of the computed blocks; not on_disk where a number is not finite
+  double computing_ = 0;              // seconds for the computed blocks
+  double slowest_ = 0;                // most seconds that a block has taken, with its writing
+};
+
+std::int64_t OwnBlocks::next_count() const {
+  if (left() == 0) return most_;
+  const auto least = std::min(step_, most_);
+  if (done_ == 0) return least;
+  const double fitting = seconds_between_writes / std::max(slowest_, 1e-9);
+  return std::clamp(fitting < static_cast<double>(most_) ? static_cast<std::int64_t>(fitting) : most_, least, most_);
 }
 
 // Looks at the rows of one block once, while they are in the cache.
-void take_note_of(const Rows& rows, const char* bytes, std::int64_t columns, Precision storage, Assembled& result) {
-  const auto row_bytes = static_cast<std::size_t>(columns) * bytes_of(storage);
+void OwnBlocks::look_at(const Rows& rows, const char* bytes, Assembled& result) {
+  BlockRecord record{xxh3(bytes, static_cast<std::size_t>(rows.count() * matrix_.bytes_of_row())), 0, true};
   for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-    const auto row = magnitude_of_row(bytes + static_cast<std::size_t>(i - rows.begin) * row_bytes, columns, storage);
-    result.largest = std::max(result.largest, row.largest);
-    if (!row.finite) result.nonfinite_rows.push_back(i);
+    const auto row = magnitude_of_row(bytes + (i - rows.begin) * matrix_.bytes_of_row(), matrix_);
+    record.largest = std::max(record.largest, row.largest);
+    if (row.finite) continue;
+    result.nonfinite_rows.push_back(i);
+    record.on_disk = false;
   }
-  result.checksums.push_back(xxh3(bytes, static_cast<std::size_t>(rows.count()) * row_bytes));
+  records_.push_back(record);
 }
 
-void compute_blocks(Engine& engine, const BlockGrid& grid, const Blocks& blocks, std::int64_t columns,
-                    Precision storage, char* buffer, Progress& progress, Assembled& result) {
-  const auto row_bytes = columns * static_cast<std::int64_t>(bytes_of(storage));
-  const auto step = blocks_worth_a_call(engine, grid);
-  const auto first_row = rows_of(grid, blocks).begin;
-  for (std::int64_t b = blocks.begin; b < blocks.end; b += step) {
-    const Blocks asked{b, std::min(b + step, blocks.end)};
-    const Rows rows = rows_of(grid, asked);
-    engine.compute(rows, storage, buffer + (rows.begin - first_row) * row_bytes,
-                   [&](double done) { progress.advance(done); });
-    for (std::int64_t k = asked.begin; k < asked.end; ++k) {
-      take_note_of(grid.block(k), buffer + (grid.block(k).begin - first_row) * row_bytes, columns, storage, result);
+void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress, Assembled& result) {
+  const auto start = Clock::now();
+  const auto wanted = neighbours_from(blocks_, done_, count);
+  const auto first_row = rows_of(matrix_.grid, wanted).begin;
+  computed_ = {wanted.begin, wanted.begin};
+  records_.clear();
+  while (computed_.end < wanted.end && stop.reason() == 0) {
+    const Blocks asked{computed_.end, std::min(computed_.end + step_, wanted.end)};
+    const Rows rows = rows_of(matrix_.grid, asked);
+    const auto place = [&](std::int64_t row) { return buffer_.get() + (row - first_row) * matrix_.bytes_of_row(); };
+    engine_.compute(rows, matrix_.storage, place(rows.begin), [&](double done) { progress.advance(done); });
+    for (auto b = asked.begin; b < asked.end; ++b) {
+      look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin), result);
     }
+    computed_.end = asked.end;
   }
+  computing_ = seconds_since(start);
+  result.compute_seconds += computing_;
 }
 
-// Blocks for the next buffer: as many as keep ranks from each other for a few seconds.
-std::int64_t next_blocks(const Assembled& so_far, std::int64_t least, std::int64_t most) {
-  if (so_far.checksums.empty()) return least;
-  const double seconds_per_block = so_far.compute_seconds / static_cast<double>(so_far.checksums.size());
-  const double fitting = seconds_between_writes / std::max(seconds_per_block, 1e-9);
-  return std::clamp(fitting < static_cast<double>(most) ? static_cast<std::int64_t>(fitting) : most, least, most);
+void OwnBlocks::hand_over(double seconds, Checkpoint& checkpoint) {
+  for (std::size_t k = 0; k < records_.size(); ++k) {
+    if (records_[k].on_disk) checkpoint.add(computed_.begin + static_cast<std::int64_t>(k), records_[k]);
+  }
+  if (computed_.count() > 0) {
+    slowest_ = std::max(slowest_, (computing_ + seconds) / static_cast<double>(computed_.count()));
+  }
+  done_ += static_cast<std::size_t>(computed_.count());
+}
+
+// Computes on all ranks; where that fails on one, what was written before is marked, if that still works.
+void compute_together(OwnBlocks& own, std::int64_t count, const StopRequest& stop, Progress& progress,
+                      HessianWriter& writer, Checkpoint& checkpoint, const Communicator& communicator,
+                      Assembled& result) {
+  try {
+    communicator.together([&] {
+      try {
+        own.compute(count, stop, progress, result);
+      } catch (const Error& error) {  // whatever it was, it is not the input any more
+        throw RunError(error.what());
+      }
+    });
+  } catch (const AgreedError&) {
+    try {
+      checkpoint.take(writer);
+    } catch (const AgreedError&) {  // the first error is the one to tell
+    }
+    throw;
+  }
 }
 
 }  // namespace
@@ -98,10 +181,9 @@ Magnitude magnitude_of(const double* numbers, std::int64_t count) {
   return magnitude<std::uint64_t>(numbers, count);
 }
 
-std::int64_t blocks_in_memory(const Engine& engine, const BlockGrid& grid, std::int64_t columns, Precision storage,
-                              std::uint64_t memory) {
-  const auto block = static_cast<std::uint64_t>(bytes_of_block(grid, columns, storage));
-  const auto beside = engine.bytes_per_row() * static_cast<std::uint64_t>(grid.rows_per_block());
+std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory) {
+  const auto block = static_cast<std::uint64_t>(bytes_of_block(matrix));
+  const auto beside = engine.bytes_per_row() * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
   const auto fitting = static_cast<std::int64_t>(memory / (block + beside));
   if (fitting < 1) {
     throw InputError(text("--memory of ", memory,
@@ -109,38 +191,40 @@ std::int64_t blocks_in_memory(const Engine& engine, const BlockGrid& grid, std::
                           (block + beside + (1 << 20) - 1) >> 20, "M"));
   }
   const auto bytes = static_cast<std::int64_t>(block);
-  const auto worth = std::max(buffer_bytes / bytes, blocks_worth_a_call(engine, grid));
+  const auto worth = std::max(buffer_bytes / bytes, blocks_worth_a_call(engine, matrix.grid));
   return std::clamp<std::int64_t>(std::min(worth, largest_write / bytes), 1, fitting);
 }
 
-Assembled assemble(Engine& engine, const BlockGrid& grid, std::int64_t columns, Precision storage,
-                   std::int64_t blocks_at_once, HessianWriter& writer, const Communicator& communicator,
+Assembled assemble(Engine& engine, const MatrixShape& matrix, std::int64_t blocks_at_once, HessianWriter& writer,
+                   Checkpoint& checkpoint, const StopRequest& stop, const Communicator& communicator,
                    Progress& progress) {
-  const Blocks own = blocks_of_rank(grid, communicator.rank(), communicator.size());
-  const auto least = std::min(blocks_worth_a_call(engine, grid), blocks_at_once);
-  const auto buffer_size = std::min(blocks_at_once, own.count()) * bytes_of_block(grid, columns, storage);
-  // Not filled: pages are touched first by the rows themselves.
-  const auto buffer = communicator.together(
-      [&] { return std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(buffer_size)); });
   Assembled result;
-  std::int64_t next = own.begin;
-  while (communicator.max(own.end - next) > 0) {
-    const auto count = communicator.min(next < own.end ? next_blocks(result, least, blocks_at_once) : blocks_at_once);
-    const Blocks now{next, std::min(next + count, own.end)};
+  auto own = communicator.together([&] {
+    const auto share = share_of_rank(checkpoint.missing(), communicator.rank(), communicator.size());
+    return OwnBlocks(engine, matrix, share, blocks_at_once);
+  });
+  const auto save = [&] {
     const auto start = Clock::now();
-    communicator.together([&] {
-      try {
-        compute_blocks(engine, grid, now, columns, storage, buffer.get(), progress, result);
-      } catch (const Error& error) {  // whatever it was, it is not the input any more
-        throw RunError(error.what());
-      }
-      result.compute_seconds += seconds_since(start);
-    });
-    const auto written = Clock::now();
-    writer.write(rows_of(grid, now), buffer.get());
-    result.write_seconds += seconds_since(written);
-    next = now.end;
+    checkpoint.take(writer);
+    result.checkpoint_seconds += seconds_since(start);
+    result.write_seconds += seconds_since(start);
+  };
+  while (true) {
+    const auto wanted = own.next_count();
+    const double needed = own.seconds_for(wanted) + 2 * checkpoint.seconds() + seconds_to_leave;
+    const auto agreed = communicator.max({own.left(), stop.reason(needed), checkpoint.is_due(), -wanted});
+    if (agreed[0] == 0) break;
+    result.stopped = static_cast<int>(agreed[1]);
+    if (result.stopped != 0) break;
+    if (agreed[2] != 0) save();
+    compute_together(own, -agreed[3], stop, progress, writer, checkpoint, communicator, result);
+    const auto computed = Clock::now();
+    writer.write(own.computed(), own.numbers());
+    const double writing = seconds_since(computed);
+    own.hand_over(writing, checkpoint);
+    result.write_seconds += writing;
   }
+  save();
   return result;
 }
 

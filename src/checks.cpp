@@ -38,10 +38,19 @@ std::set<std::int64_t> draw(std::int64_t below, std::int64_t count) {
   return drawn;
 }
 
-std::set<std::int64_t> blocks_to_check(const BlockGrid& grid, Verify which) {
+std::set<std::int64_t> blocks_to_check(const std::vector<BlockRecord>& records, Verify which) {
   if (which == Verify::none) return {};
-  if (which == Verify::all) return draw(grid.count(), grid.count());
-  return draw(grid.count(), std::max(fewest_sampled_blocks, grid.count() / sampled_share));
+  const auto count = static_cast<std::int64_t>(records.size());
+  auto blocks = draw(count, which == Verify::all ? count : std::max(fewest_sampled_blocks, count / sampled_share));
+  std::erase_if(blocks, [&](std::int64_t b) { return !records[static_cast<std::size_t>(b)].on_disk; });
+  return blocks;
+}
+
+// Another rank than the one that wrote the block in this run.
+int reader_of(std::int64_t block, const BlockList& written, int ranks) {
+  const auto found = std::lower_bound(written.begin(), written.end(), block);
+  if (found == written.end() || *found != block) return static_cast<int>(block % ranks);
+  return (owner_of(found - written.begin(), static_cast<std::int64_t>(written.size()), ranks) + 1) % ranks;
 }
 
 // Largest |H - H^T| between a tile and its mirror image.
@@ -123,19 +132,18 @@ std::vector<double> gradient_at(Problem& problem, const std::vector<double>& the
 
 }  // namespace
 
-BlockCheck verify_blocks(const std::filesystem::path& file, const BlockGrid& grid, std::int64_t columns,
-                         Precision storage, const std::vector<std::uint64_t>& checksums, Verify which,
+BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
+                         const std::vector<BlockRecord>& records, const BlockList& written, Verify which,
                          const Communicator& communicator) {
-  const auto blocks = blocks_to_check(grid, which);
+  const auto blocks = blocks_to_check(records, which);
   if (blocks.empty()) return {};
   const auto damaged = communicator.together([&] {
     const HessianReader reader(file);
     std::vector<std::uint64_t> found;
     for (const auto b : blocks) {
-      const int reading_rank = (owner_of_block(grid, b, communicator.size()) + 1) % communicator.size();
-      if (reading_rank != communicator.rank()) continue;
-      const auto bytes = reader.bytes(grid.block(b), columns, storage);
-      if (xxh3(bytes.data(), bytes.size()) != checksums[static_cast<std::size_t>(b)]) {
+      if (reader_of(b, written, communicator.size()) != communicator.rank()) continue;
+      const auto bytes = reader.bytes(matrix.grid.block(b), matrix);
+      if (xxh3(bytes.data(), bytes.size()) != records[static_cast<std::size_t>(b)].checksum) {
         found.push_back(static_cast<std::uint64_t>(b));
       }
     }
@@ -147,13 +155,13 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const BlockGrid& gri
   return result;
 }
 
-double symmetry_error(const std::filesystem::path& file, std::int64_t columns, double largest,
+double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
                       const Communicator& communicator) {
   const double worst = communicator.together([&] {
     const HessianReader reader(file);
-    const auto side = std::min(tile_side, columns);
+    const auto side = std::min(tile_side, part.count());
     auto random = generator();
-    std::uniform_int_distribution<std::int64_t> any(0, columns - side);
+    std::uniform_int_distribution<std::int64_t> any(part.begin, part.end - side);
     double found = 0;
     for (int t = 0; t < sampled_tiles; ++t) {
       const auto row = static_cast<std::uint64_t>(any(random));
@@ -166,9 +174,10 @@ double symmetry_error(const std::filesystem::path& file, std::int64_t columns, d
   return largest > 0 ? communicator.max(worst) / largest : communicator.max(worst);
 }
 
-std::vector<std::int64_t> sample_rows(std::int64_t rows, int count) {
-  const auto drawn = draw(rows, count);
-  return {drawn.begin(), drawn.end()};
+std::vector<std::int64_t> sample_rows(const Rows& rows, int count) {
+  std::vector<std::int64_t> sample;
+  for (const auto k : draw(rows.count(), count)) sample.push_back(rows.begin + k);
+  return sample;
 }
 
 double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,

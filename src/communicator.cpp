@@ -115,6 +115,12 @@ std::int64_t Communicator::max(std::int64_t value) const {
 double Communicator::max(double value) const {
   return reduced(value, MPI_DOUBLE, MPI_MAX, communicator_);
 }
+std::vector<std::int64_t> Communicator::max(std::vector<std::int64_t> values) const {
+  check(
+      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_MAX, communicator_),
+      "MPI_Allreduce");
+  return values;
+}
 
 std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& values) const {
   const int count = static_cast<int>(values.size());

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <fstream>
+#include <memory>
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
@@ -187,6 +188,29 @@ void write_attribute(hid_t file, const std::filesystem::path& path, const std::s
   check(H5Awrite(attribute.id(), type.id(), values), "write ", where);
 }
 
+// The attribute, if there is one with a single value of that class; else an empty handle.
+Handle open_attribute(hid_t file, const std::string& object, const std::string& name, H5T_class_t wanted) {
+  const SilentErrors silent;
+  if (H5Aexists_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT) <= 0) return {};
+  Handle attribute(check(H5Aopen_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
+                         "open attribute '", name, "' of '", object, "'"),
+                   closer<H5Aclose>);
+  const Handle type(check(H5Aget_type(attribute.id()), "get the type of attribute '", name, "'"), closer<H5Tclose>);
+  const Handle space(check(H5Aget_space(attribute.id()), "get the shape of attribute '", name, "'"), closer<H5Sclose>);
+  const bool single = H5Sget_simple_extent_npoints(space.id()) == 1;
+  return single && H5Tget_class(type.id()) == wanted ? std::move(attribute) : Handle();
+}
+
+template <class Number>
+std::optional<Number> number_of(const Handle& attribute, hid_t type, const std::string& name,
+                                const std::filesystem::path& path) {
+  if (attribute.id() < 0) return std::nullopt;
+  const SilentErrors silent;
+  Number value = 0;
+  check(H5Aread(attribute.id(), type, &value), "read attribute '", name, "' of '", path.string(), "'");
+  return value;
+}
+
 // Copies of HDF5's predefined types, so that one function takes them and made ones alike.
 Handle copy_of_type(hid_t type) {
   return {check(H5Tcopy(type), "copy a type"), closer<H5Tclose>};
@@ -367,6 +391,26 @@ void File::read(const std::string& name, Type memory_type, void* values) const {
         path_.string(), "'");
 }
 
+std::vector<std::string> File::read_strings(const std::string& name) const {
+  const SilentErrors silent;
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle type(check(H5Dget_type(dataset.id()), "get the type of '", name, "'"), closer<H5Tclose>);
+  if (H5Tget_class(type.id()) != H5T_STRING || H5Tis_variable_str(type.id()) != 0) {
+    throw RunError(text("dataset '", name, "' of '", path_.string(), "' does not hold strings of fixed length"));
+  }
+  const std::size_t length = H5Tget_size(type.id());
+  const auto count = static_cast<std::size_t>(H5Sget_simple_extent_npoints(space_of(dataset).id()));
+  std::string characters(length * count, '\0');
+  check(H5Dread(dataset.id(), type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, characters.data()), "read dataset '", name,
+        "' of '", path_.string(), "'");
+  std::vector<std::string> values;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto padded = characters.substr(i * length, length);
+    values.push_back(padded.substr(0, padded.find_last_not_of('\0') + 1));
+  }
+  return values;
+}
+
 void File::read_tile(const std::string& name, Type memory_type, const Tile& tile, void* values) const {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   const Handle file_space = space_of(dataset);
@@ -407,6 +451,28 @@ void File::set_attribute(const std::string& object, const std::string& name, con
 
 void File::set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values) {
   write_attribute(file_.id(), path_, object, name, copy_of_type(H5T_NATIVE_INT64), {values.size()}, values.data());
+}
+
+std::optional<std::string> File::text_attribute(const std::string& object, const std::string& name) const {
+  const SilentErrors silent;
+  const Handle attribute = open_attribute(file_.id(), object, name, H5T_STRING);
+  if (attribute.id() < 0) return std::nullopt;
+  const Handle type(check(H5Aget_type(attribute.id()), "get the type of attribute '", name, "'"), closer<H5Tclose>);
+  if (H5Tis_variable_str(type.id()) <= 0) return std::nullopt;
+  const Handle own = string_type();
+  char* characters = nullptr;
+  check(H5Aread(attribute.id(), own.id(), static_cast<void*>(&characters)), "read attribute '", name, "' of '",
+        path_.string(), "'");
+  const std::unique_ptr<char, decltype(&H5free_memory)> owned(characters, H5free_memory);
+  return characters == nullptr ? std::string() : std::string(characters);
+}
+
+std::optional<std::int64_t> File::integer_attribute(const std::string& object, const std::string& name) const {
+  return number_of<std::int64_t>(open_attribute(file_.id(), object, name, H5T_INTEGER), H5T_NATIVE_INT64, name, path_);
+}
+
+std::optional<double> File::number_attribute(const std::string& object, const std::string& name) const {
+  return number_of<double>(open_attribute(file_.id(), object, name, H5T_FLOAT), H5T_NATIVE_DOUBLE, name, path_);
 }
 
 void File::close() {

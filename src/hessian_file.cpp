@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <system_error>
 
+#include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/node.hpp"
 
@@ -18,6 +20,9 @@ namespace {
 
 constexpr const char* format_name = "hessian_mpi";
 constexpr std::int64_t format_version = 1;
+constexpr const char* checksum_dataset = "/blocks/checksum";
+constexpr const char* largest_dataset = "/blocks/largest";
+constexpr const char* mark_dataset = "/blocks/mark";
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -48,9 +53,9 @@ void throw_exists(const std::filesystem::path& path) {
 }
 
 // Waits until the file's bytes are on the disk.
-void sync(const std::filesystem::path& path) {
+void bring_to_disk(const std::filesystem::path& path) {
   const Descriptor file(path);
-  if (file.id() < 0 || fsync(file.id()) != 0) {
+  if (file.id() < 0 || fdatasync(file.id()) != 0) {
     throw RunError(text("'", path.string(), "' could not be brought to the disk: ", reason(errno)));
   }
 }
@@ -148,19 +153,33 @@ void describe_blocks(hdf5::File& file, const BlockGrid& grid) {
     file.create_dataset(name, hdf5::Type::int64, {begin.size()});
     file.write(name, hdf5::Type::int64, values->data());
   }
-  const std::vector<std::uint64_t> none(begin.size(), 0);
-  file.create_dataset("/blocks/checksum", hdf5::Type::uint64, {begin.size()});
-  file.write("/blocks/checksum", hdf5::Type::uint64, none.data());
+  const std::vector<std::uint64_t> none(begin.size(), 0);  // eight bytes of zeros are 0.0 as well
+  for (const auto& [name, type] : {std::pair{checksum_dataset, hdf5::Type::uint64},
+                                   {largest_dataset, hdf5::Type::float64},
+                                   {mark_dataset, hdf5::Type::uint64}}) {
+    file.create_dataset(name, type, {begin.size()});
+    file.write(name, type, none.data());
+  }
+}
+
+// What stands in the file for a block whose record is believed; 0 for one that is not on the disk.
+std::uint64_t mark_of(const Rows& rows, const BlockRecord& record) {
+  if (!record.on_disk) return 0;
+  const std::array<std::uint64_t, 4> content{static_cast<std::uint64_t>(rows.begin),
+                                             static_cast<std::uint64_t>(rows.end), record.checksum,
+                                             std::bit_cast<std::uint64_t>(record.largest)};
+  return xxh3(content.data(), sizeof(content));
 }
 
 // Writes everything but the rows; returns where the matrix lies in the file.
 std::uint64_t write_layout(const std::filesystem::path& path, const HessianLayout& layout) {
   auto file = hdf5::File::create(path);
-  const auto n = static_cast<std::uint64_t>(layout.index.size());
+  const auto n = static_cast<std::uint64_t>(layout.matrix.columns);
+  const Rows& part = layout.matrix.grid.part();
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
-  file.create_dataset("/hessian", type_of(layout.storage), {n, n});
+  file.create_dataset("/hessian", type_of(layout.matrix.storage), {static_cast<std::uint64_t>(part.count()), n});
   describe_parameters(file, layout.index);
-  describe_blocks(file, layout.grid);
+  describe_blocks(file, layout.matrix.grid);
   for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
     file.create_dataset(name, type_of(layout.dtype), {n});
     file.write(name, hdf5::Type::float64, values->data());
@@ -168,6 +187,8 @@ std::uint64_t write_layout(const std::filesystem::path& path, const HessianLayou
   file.set_attribute("/", "format", std::string(format_name));
   file.set_attribute("/", "format_version", format_version);
   file.set_attribute("/", "complete", std::int64_t{0});
+  file.set_attribute("/", "row_begin", part.begin);
+  file.set_attribute("/", "row_end", part.end);
   set_attributes(file, layout.attributes);
   const auto offset = file.offset_in_file("/hessian");
   file.close();
@@ -175,11 +196,6 @@ std::uint64_t write_layout(const std::filesystem::path& path, const HessianLayou
 }
 
 }  // namespace
-
-std::uint64_t matrix_bytes(std::int64_t rows, Precision storage) {
-  const auto n = static_cast<std::uint64_t>(rows);
-  return n * n * bytes_of(storage);
-}
 
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
   const auto folder = folder_of(path);
@@ -195,13 +211,17 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
-  const auto bytes = matrix_bytes(layout.index.size(), layout.storage);
+  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
   check_room_for(path, bytes, replace);
   const UnfinishedFile file(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid()));
   const auto offset = write_layout(file.path(), layout);
   take_space(file.path(), path, offset, bytes);
-  sync(file.path());
+  bring_to_disk(file.path());
   file.publish(path, replace);
+}
+
+void retake_space(const std::filesystem::path& path, std::uint64_t bytes) {
+  take_space(path, path, hdf5::File::open_to_read(path).offset_in_file("/hessian"), bytes);
 }
 
 Descriptor::Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
@@ -236,66 +256,158 @@ void EarlyWriteback::finish() {
   posix_fadvise(descriptor_.id(), offset, bytes, POSIX_FADV_DONTNEED);
 }
 
-HessianWriter::HessianWriter(const std::filesystem::path& path, std::int64_t columns, Precision storage,
+void EarlyWriteback::sync() {
+  if (fdatasync(descriptor_.id()) == 0) return;
+  throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
+}
+
+HessianWriter::HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix,
                              const Communicator& communicator)
     : file_(communicator.together([&] { return hdf5::File::open_parallel(path, communicator.handle()); })),
       offset_(communicator.together([&] { return file_.offset_in_file("/hessian"); })),
       writeback_(communicator.together([&] { return EarlyWriteback(path); })),
-      columns_(columns),
-      storage_(storage),
+      matrix_(matrix),
       communicator_(communicator) {}
 
 void HessianWriter::write(const Rows& rows, const void* numbers) {
+  const Rows& part = matrix_.grid.part();
   // A rank that failed before the collective call would leave the others waiting in it.
   communicator_.together([&] {
-    if (rows.begin < 0 || rows.end < rows.begin || rows.end > columns_) {
-      throw RunError(text("rows ", rows.begin, " to ", rows.end, " are not rows of a matrix with ", columns_));
+    const bool outside = rows.begin < part.begin || rows.end < rows.begin || rows.end > part.end;
+    if (rows.count() != 0 && outside) {
+      throw RunError(text("rows ", rows.begin, " to ", rows.end, " are not among those of the file, ", part.begin,
+                          " to ", part.end));
     }
   });
   communicator_.together([&] {
-    const hdf5::Tile tile{static_cast<std::uint64_t>(rows.begin), 0, static_cast<std::uint64_t>(rows.count()),
-                          static_cast<std::uint64_t>(columns_)};
-    file_.write_tile_collectively("/hessian", type_of(storage_), tile, numbers);
-    const auto row_bytes = tile.columns * bytes_of(storage_);
+    const auto first = rows.count() == 0 ? 0 : rows.begin - part.begin;
+    const hdf5::Tile tile{static_cast<std::uint64_t>(first), 0, static_cast<std::uint64_t>(rows.count()),
+                          static_cast<std::uint64_t>(matrix_.columns)};
+    file_.write_tile_collectively("/hessian", type_of(matrix_.storage), tile, numbers);
+    const auto row_bytes = static_cast<std::uint64_t>(matrix_.bytes_of_row());
     if (tile.rows > 0) writeback_.start(offset_ + tile.row * row_bytes, tile.rows * row_bytes);
   });
 }
 
-void HessianWriter::close() {
+void HessianWriter::sync() {
   communicator_.together([&] { writeback_.finish(); });
-  communicator_.together([&] { file_.close(); });
   // Every node brings its own cache to the disk.
   communicator_.together([&] {
-    if (communicator_.rank_on_node() == 0) sync(file_.path());
+    if (communicator_.rank_on_node() == 0) writeback_.sync();
   });
 }
 
+void HessianWriter::close() {
+  sync();
+  communicator_.together([&] { file_.close(); });
+}
+
+HessianReader::HessianReader(const std::filesystem::path& path)
+    : file_(hdf5::File::open_to_read(path)),
+      first_row_(static_cast<std::uint64_t>(file_.integer_attribute("/", "row_begin").value_or(0))) {}
+
 std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
   std::vector<double> numbers(tile.rows * tile.columns);
-  file_.read_tile("/hessian", hdf5::Type::float64, tile, numbers.data());
+  const hdf5::Tile in_file{tile.row - first_row_, tile.column, tile.rows, tile.columns};
+  file_.read_tile("/hessian", hdf5::Type::float64, in_file, numbers.data());
   return numbers;
 }
 
-std::vector<char> HessianReader::bytes(const Rows& rows, std::int64_t columns, Precision storage) const {
-  const hdf5::Tile tile{static_cast<std::uint64_t>(rows.begin), 0, static_cast<std::uint64_t>(rows.count()),
-                        static_cast<std::uint64_t>(columns)};
-  std::vector<char> buffer(tile.rows * tile.columns * bytes_of(storage));
-  file_.read_tile("/hessian", type_of(storage), tile, buffer.data());
+std::vector<char> HessianReader::bytes(const Rows& rows, const MatrixShape& matrix) const {
+  const auto first = rows.count() == 0 ? 0 : static_cast<std::uint64_t>(rows.begin) - first_row_;
+  const hdf5::Tile tile{first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(matrix.columns)};
+  std::vector<char> buffer(static_cast<std::size_t>(rows.count() * matrix.bytes_of_row()));
+  file_.read_tile("/hessian", type_of(matrix.storage), tile, buffer.data());
   return buffer;
 }
 
-void finish_hessian_file(const std::filesystem::path& path, const std::vector<std::uint64_t>& checksums,
-                         const Attributes& attributes, bool complete) {
+BlockMarks::BlockMarks(const std::filesystem::path& path, BlockGrid grid)
+    : path_(path), grid_(std::move(grid)), descriptor_(path) {
+  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+  const auto file = hdf5::File::open_to_read(path);
+  checksums_ = file.offset_in_file(checksum_dataset);
+  largest_ = file.offset_in_file(largest_dataset);
+  marks_ = file.offset_in_file(mark_dataset);
+}
+
+void BlockMarks::write_at(std::uint64_t offset, std::int64_t first, const void* values, std::size_t count) {
+  constexpr std::uint64_t value_bytes = 8;
+  const auto place = static_cast<off_t>(offset + static_cast<std::uint64_t>(first) * value_bytes);
+  const auto bytes = static_cast<ssize_t>(count * value_bytes);
+  const auto written = pwrite(descriptor_.id(), values, static_cast<std::size_t>(bytes), place);
+  if (written == bytes) return;
+  throw RunError(text("blocks could not be marked in '", path_.string(), "': ", reason(written < 0 ? errno : ENOSPC)));
+}
+
+void BlockMarks::write(std::int64_t first, const std::vector<BlockRecord>& records) {
+  std::vector<std::uint64_t> checksums;
+  std::vector<double> largest;
+  std::vector<std::uint64_t> marks;
+  for (const auto& record : records) {
+    const auto b = first + static_cast<std::int64_t>(checksums.size());
+    checksums.push_back(record.checksum);
+    largest.push_back(record.largest);
+    marks.push_back(mark_of(grid_.block(b), record));
+  }
+  write_at(checksums_, first, checksums.data(), records.size());
+  write_at(largest_, first, largest.data(), records.size());
+  write_at(marks_, first, marks.data(), records.size());
+}
+
+void BlockMarks::sync() {
+  if (fdatasync(descriptor_.id()) == 0) return;
+  throw RunError(text("the marks of '", path_.string(), "' could not be brought to the disk: ", reason(errno)));
+}
+
+std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid) {
+  const auto file = hdf5::File::open_to_read(path);
+  const auto count = static_cast<std::size_t>(grid.count());
+  const auto read = [&](const char* name, hdf5::Type type, void* values) {
+    if (file.shape(name) != std::vector<std::uint64_t>{count} || file.type(name) != type) {
+      throw InputError(text("'", path.string(), "' has another division into blocks (", name, ")"));
+    }
+    file.read(name, type, values);
+  };
+  std::vector<std::int64_t> begin(count);
+  std::vector<std::int64_t> end(count);
+  std::vector<std::uint64_t> checksums(count);
+  std::vector<double> largest(count);
+  std::vector<std::uint64_t> marks(count);
+  read("/blocks/begin", hdf5::Type::int64, begin.data());
+  read("/blocks/end", hdf5::Type::int64, end.data());
+  read(checksum_dataset, hdf5::Type::uint64, checksums.data());
+  read(largest_dataset, hdf5::Type::float64, largest.data());
+  read(mark_dataset, hdf5::Type::uint64, marks.data());
+  std::vector<BlockRecord> records(count);
+  for (std::size_t b = 0; b < count; ++b) {
+    const Rows rows = grid.block(static_cast<std::int64_t>(b));
+    if (Rows{begin[b], end[b]} != rows) {
+      throw InputError(text("'", path.string(), "' has another division into blocks: block ", b, " has rows ", begin[b],
+                            " to ", end[b], ", not ", rows.begin, " to ", rows.end));
+    }
+    records[b] = {checksums[b], largest[b], true};
+    records[b].on_disk = marks[b] == mark_of(rows, records[b]);
+  }
+  return records;
+}
+
+void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {
   auto file = hdf5::File::open_to_write(path);
-  file.write("/blocks/checksum", hdf5::Type::uint64, checksums.data());
   set_attributes(file, attributes);
   file.close();
-  sync(path);
+  bring_to_disk(path);
   if (!complete) return;
   auto finished = hdf5::File::open_to_write(path);
   finished.set_attribute("/", "complete", std::int64_t{1});
   finished.close();
-  sync(path);
+  bring_to_disk(path);
+}
+
+void reopen_hessian_file(const std::filesystem::path& path) {
+  auto file = hdf5::File::open_to_write(path);
+  file.set_attribute("/", "complete", std::int64_t{0});
+  file.close();
+  bring_to_disk(path);
 }
 
 }  // namespace hessian_mpi

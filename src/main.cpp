@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "hessian_mpi/assemble.hpp"
+#include "hessian_mpi/checkpoint.hpp"
+#include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/data.hpp"
 #include "hessian_mpi/double_backward.hpp"
@@ -25,6 +27,8 @@
 #include "hessian_mpi/provenance.hpp"
 #include "hessian_mpi/report.hpp"
 #include "hessian_mpi/resources.hpp"
+#include "hessian_mpi/resume.hpp"
+#include "hessian_mpi/stop.hpp"
 #include "hessian_mpi/verdict.hpp"
 #include "hessian_mpi/version.hpp"
 
@@ -82,17 +86,33 @@ double norm(const std::vector<double>& v) {
 struct Job {
   const Options& options;
   const Problem& problem;
-  std::int64_t rows;
-  Precision storage;
-  BlockGrid grid;
-  std::uint64_t bytes;
+  MatrixShape matrix;
 };
+
+// The rows of this job: all, those that --rows names, or a task's part of them.
+Rows rows_of_job(const Options& options, const BlockGrid& all) {
+  if (options.part_of_rows) {
+    const auto [part, parts] = *options.part_of_rows;
+    const Rows rows = part_of_grid(all, part, parts);
+    if (rows.count() == 0) {
+      throw InputError(text("--rows ", part, '/', parts, " has no rows: a matrix with ", all.rows(),
+                            " rows is cut into at most ", all.count(), " parts"));
+    }
+    return rows;
+  }
+  const Rows rows = options.rows.value_or(Rows{0, all.rows()});
+  if (rows.end > all.rows()) {
+    throw InputError(text("--rows ", rows.begin, ':', rows.end, ": the Hessian has ", all.rows(), " rows"));
+  }
+  return rows;
+}
 
 Job job_of(const Options& options, const Problem& problem) {
   const auto n = problem.index().size();
   const auto storage = options.storage.value_or(problem.precision());
-  const BlockGrid grid(n, n * static_cast<std::int64_t>(bytes_of(storage)));
-  return {options, problem, n, storage, grid, matrix_bytes(n, storage)};
+  const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
+  const auto rows = rows_of_job(options, BlockGrid(n, bytes_of_row));
+  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}};
 }
 
 Announcement announcement(const Job& job, const Engine& engine, int ranks, int threads) {
@@ -109,17 +129,37 @@ Announcement announcement(const Job& job, const Engine& engine, int ranks, int t
           options.reduction,
           engine.name(),
           static_cast<std::int64_t>(problem.index().entries().size()),
-          job.rows,
+          job.matrix,
           problem.precision(),
-          job.storage,
-          job.bytes,
           options.output};
+}
+
+// Collective. With --resume, an existing file says how many threads to go on with, unless the user does.
+Options with_threads_of_file(Options options, const Communicator& world) {
+  if (!options.resume || options.threads) return options;
+  int threads = 0;
+  world.on_root([&] { threads = threads_of_file(options.output).value_or(0); });
+  threads = static_cast<int>(world.max(std::int64_t{threads}));
+  if (threads > 0) options.threads = threads;
+  return options;
+}
+
+// Collective. Leaves where any rank is asked to stop.
+void leave_if_asked(const Job& job, const StopRequest& stop, const Communicator& world) {
+  const auto reason = static_cast<int>(world.max(std::int64_t{stop.reason()}));
+  if (reason == 0) return;
+  throw AgreedError(ExitCode::stopped,
+                    text("stopped by ", text_of_stop(reason),
+                         "; go on, on any number of ranks, with: ", command_line_to_resume(job.options.command_line)));
 }
 
 // Collective. The point at which H is taken, and the proof that there is an H: all that can be wrong with the input is
 // found here.
-LossAndGradient examine(const Job& job, const Communicator& world) {
-  world.on_root([&] { check_room_for(job.options.output, job.bytes, job.options.overwrite); });
+LossAndGradient examine(const Job& job, bool resuming, const Communicator& world) {
+  world.on_root([&] {
+    const auto bytes = static_cast<std::uint64_t>(job.matrix.bytes());
+    if (!resuming) check_room_for(job.options.output, bytes, job.options.overwrite);
+  });
   return world.together([&] {
     if (probe_second_derivatives(job.problem) == Probe::right_without_onednn) {
       warn(world, "oneDNN is off: one of its kernels for this network has no second derivative");
@@ -128,42 +168,87 @@ LossAndGradient examine(const Job& job, const Communicator& world) {
   });
 }
 
-// Collective. Makes the file with all but its rows.
-void create_file(const Job& job, const Engine& engine, const LossAndGradient& point, int threads,
-                 const Communicator& world) {
+// Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
+Resumed open_file(const Job& job, bool resuming, const Engine& engine, const LossAndGradient& point, int threads,
+                  const Communicator& world) {
+  Resumed found;
   world.on_root([&] {
     const auto attributes =
         initial_attributes(job.options, job.problem, engine.name(), point.loss, world.size(), threads);
     const auto theta = job.problem.flat_parameters();
-    create_hessian_file(
-        job.options.output,
-        {job.problem.index(), job.grid, job.problem.precision(), job.storage, theta, point.gradient, attributes},
-        job.options.overwrite);
+    const HessianLayout layout{job.problem.index(), job.matrix, job.problem.precision(), theta,
+                               point.gradient,      attributes};
+    if (resuming) {
+      found = resume_from(job.options.output, layout);
+      retake_space(job.options.output, static_cast<std::uint64_t>(job.matrix.bytes()));
+    } else {
+      create_hessian_file(job.options.output, layout, job.options.overwrite);
+    }
   });
+  for (const auto& warning : found.warnings) warn(world, warning);
+  return found;
 }
 
-// Collective. Computes and writes all rows; seconds gets what that took on the slowest rank.
-Assembled fill_file(const Job& job, Engine& engine, std::int64_t blocks_at_once, const Communicator& world,
-                    PhaseSeconds& seconds) {
-  HessianWriter writer(job.options.output, job.rows, job.storage, world);
-  const auto own_rows = rows_of(job.grid, blocks_of_rank(job.grid, world.rank(), world.size())).count();
-  Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, job.rows, job.bytes, own_rows,
-                    std::cerr);
-  auto own = assemble(engine, job.grid, job.rows, job.storage, blocks_at_once, writer, world, progress);
-  Stopwatch closing;
-  writer.close();
-  progress.finish();
-  seconds.rows = world.max(own.compute_seconds);
-  seconds.write = world.max(own.write_seconds + closing.lap());
-  refuse_nonfinite_rows(own, job.problem.index(), world);
-  return own;
+// Collective. Reads the blocks of earlier runs and takes back the marks of those that are not what was written.
+void distrust_earlier_blocks(const Job& job, bool complete, Checkpoint& checkpoint, const Communicator& world) {
+  const auto check = verify_blocks(job.options.output, job.matrix, checkpoint.records(), {}, Verify::all, world);
+  if (check.damaged.empty()) return;
+  warn(world, text(check.damaged.size(), " of ", check.checked, " blocks in '", job.options.output.string(),
+                   "' are not what was written, the first with row ",
+                   job.matrix.grid.block(check.damaged.front()).begin, ": they are computed again"));
+  if (complete) world.on_root([&] { reopen_hessian_file(job.options.output); });
+  checkpoint.forget(check.damaged);
 }
 
-ExitCode run(const Options& options, const Communicator& world) {
+std::string text_of_state(const Checkpoint& checkpoint) {
+  const auto count = static_cast<std::int64_t>(checkpoint.records().size());
+  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count, " blocks are on the disk");
+}
+
+// Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
+void fill_file(const Job& job, Engine& engine, std::int64_t blocks_at_once, Checkpoint& checkpoint,
+               const StopRequest& stop, const Communicator& world, PhaseSeconds& seconds) {
+  const auto missing = checkpoint.missing();
+  const auto rows = job.matrix.grid.part().count();
+  HessianWriter writer(job.options.output, job.matrix, world);
+  Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, rows,
+                    rows - rows_in(job.matrix.grid, missing), static_cast<std::uint64_t>(job.matrix.bytes()),
+                    rows_in(job.matrix.grid, share_of_rank(missing, world.rank(), world.size())), std::cerr);
+  const auto resume = text("; go on, on any number of ranks, with: ", command_line_to_resume(job.options.command_line));
+  try {
+    const auto own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
+    Stopwatch closing;
+    writer.close();
+    if (own.stopped != 0) {
+      throw AgreedError(ExitCode::stopped,
+                        text("stopped by ", text_of_stop(own.stopped), ": ", text_of_state(checkpoint), resume));
+    }
+    progress.finish();
+    seconds.rows = world.max(own.compute_seconds);
+    seconds.write = world.max(own.write_seconds + closing.lap());
+    seconds.checkpoints = world.max(own.checkpoint_seconds);
+    refuse_nonfinite_rows(own, job.problem.index(), world);
+  } catch (const AgreedError& error) {
+    if (error.code() == ExitCode::stopped || checkpoint.missing().empty()) throw;
+    throw AgreedError(error.code(), text(error.what(), "\n  ", text_of_state(checkpoint), resume));
+  }
+}
+
+double largest_of(const std::vector<BlockRecord>& records) {
+  double largest = 0;
+  for (const auto& record : records) largest = std::max(largest, record.largest);
+  return largest;
+}
+
+ExitCode run(const Options& given, StopRequest& stop, const Communicator& world) {
   Stopwatch total;
   Stopwatch phase;
   PhaseSeconds seconds;
 
+  stop.set_time_limit(given.time_limit);
+  const bool resuming =
+      given.resume && world.max(std::int64_t{world.is_root() && std::filesystem::exists(given.output)}) != 0;
+  const Options options = with_threads_of_file(given, world);
   const auto resources = resources_of_rank(options, world);
   if (!resources.warning.empty()) warn(world, resources.warning);
   at::set_num_threads(resources.threads);
@@ -172,39 +257,51 @@ ExitCode run(const Options& options, const Communicator& world) {
 
   const Problem problem = world.together([&] { return load_problem(options, options.dtype); });
   use_fast_convolutions(problem);
-  const Job job = job_of(options, problem);
+  const Job job = world.together([&] { return job_of(options, problem); });
   seconds.load = phase.lap();
 
-  const auto point = examine(job, world);
+  const auto point = examine(job, resuming, world);
+  leave_if_asked(job, stop, world);
   DoubleBackward engine(problem);
-  const auto blocks_at_once =
-      world.together([&] { return blocks_in_memory(engine, job.grid, job.rows, job.storage, resources.memory); });
+  const auto blocks_at_once = world.together([&] { return blocks_in_memory(engine, job.matrix, resources.memory); });
   if (world.is_root()) print(std::cout, announcement(job, engine, world.size(), resources.threads));
   seconds.gradient = phase.lap();
 
-  create_file(job, engine, point, resources.threads, world);
+  const auto found = open_file(job, resuming, engine, point, resources.threads, world);
+  const bool was_complete = world.max(std::int64_t{found.complete}) != 0;
+  Checkpoint checkpoint(options.output, job.matrix.grid, found.records, world);
+  if (resuming && options.verify == Verify::all) distrust_earlier_blocks(job, was_complete, checkpoint, world);
+  const auto missing = checkpoint.missing();
+  if (world.is_root() && resuming) std::cout << "going on with it: " << text_of_state(checkpoint) << std::endl;
+  if (was_complete && missing.empty()) {
+    if (world.is_root()) std::cout << options.output.string() << " is complete already: nothing to do" << std::endl;
+    return ExitCode::complete;
+  }
   seconds.create = phase.lap();
 
-  const auto own = fill_file(job, engine, blocks_at_once, world, seconds);
+  fill_file(job, engine, blocks_at_once, checkpoint, stop, world, seconds);
   phase.lap();
 
-  const auto checksums = world.join(own.checksums);
-  const double largest = world.max(own.largest);
+  const double largest = largest_of(checkpoint.records());
   const auto verdict = check_file(
-      {options.output, job.grid, job.rows, job.storage, checksums, largest}, problem,
-      [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows, world);
+      {options.output, job.matrix, checkpoint.records(), missing, largest}, problem,
+      [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
+      [&] { leave_if_asked(job, stop, world); }, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = phase.lap();
   seconds.all = total.lap();
 
   const bool complete = verdict.failures.empty();
+  const auto resumed = job.matrix.grid.count() - static_cast<std::int64_t>(missing.size());
   world.on_root([&] {
-    finish_hessian_file(options.output, checksums, final_attributes(verdict.figures, seconds.all), complete);
+    finish_hessian_file(options.output,
+                        final_attributes(verdict.figures, {world.size(), options.command_line, resumed, seconds.all}),
+                        complete);
   });
   const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(peak_memory())));
   if (world.is_root()) {
-    print(std::cout, Summary{options.output, complete, job.rows, job.storage, job.bytes, point.loss,
-                             norm(point.gradient), largest, verdict.figures, seconds, peak});
+    print(std::cout, Summary{options.output, complete, job.matrix, resumed, point.loss, norm(point.gradient), largest,
+                             verdict.figures, seconds, peak});
   }
   if (!complete) {
     throw AgreedError(ExitCode::failed, text("a check failed: ", verdict.failures.front(), "; '",
@@ -218,13 +315,13 @@ void print_version(std::ostream& out) {
   out << "hessian_mpi " << v.hessian_mpi << "\nLibTorch " << v.libtorch << "\n" << v.mpi << "\nHDF5 " << v.hdf5 << '\n';
 }
 
-ExitCode start(int argc, char** argv, const Communicator& world) {
+ExitCode start(int argc, char** argv, StopRequest& stop, const Communicator& world) {
   const auto options = world.together([&] { return parse_options(argc, argv); });
   if (options.help || options.version) {
     if (world.is_root()) options.help ? print_help(std::cout) : print_version(std::cout);
     return ExitCode::complete;
   }
-  return run(options, world);
+  return run(options, stop, world);
 }
 
 }  // namespace
@@ -232,12 +329,14 @@ ExitCode start(int argc, char** argv, const Communicator& world) {
 
 int main(int argc, char** argv) {
   using namespace hessian_mpi;
+  StopRequest stop;
   const MpiSession mpi(argc, argv);
   const auto world = Communicator::world();
   try {
-    return static_cast<int>(start(argc, argv, world));
+    return static_cast<int>(start(argc, argv, stop, world));
   } catch (const AgreedError& error) {
-    if (world.is_root()) std::cerr << "hessian_mpi: error: " << error.what() << std::endl;
+    const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
+    if (world.is_root()) std::cerr << "hessian_mpi: " << kind << error.what() << std::endl;
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
     std::cerr << "hessian_mpi: error: rank " << world.rank() << " on " << world.host() << ": " << error.what()

@@ -7,6 +7,7 @@
 #include <iomanip>
 #include <map>
 #include <ostream>
+#include <regex>
 #include <sstream>
 
 #include "hessian_mpi/error.hpp"
@@ -57,17 +58,20 @@ po::options_description described_options() {
          "rows: one double-backward per row; layers: factored by layer (not available in this version); auto: the "
          "faster [auto]");
   option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
-  option("rows", "BEGIN:END", "only these rows, into a part file (not available in this version) [all]");
+  option(
+      "rows", "BEGIN:END|K/M",
+      "only rows BEGIN to END - 1, or part K (from 0) of M parts, into a part file, for job arrays; hessian_join joins "
+      "the parts [all]");
   option("threads", "T",
          "compute threads per rank [OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores of the node / ranks on the node]");
   option("memory", "SIZE",
          "what a rank may use for its buffers, such as 512M or 2G [a quarter of free memory / ranks on the node]");
   option("time-limit", "TIME",
-         "stop cleanly, resumable, before this much wall time (not available in this version) [none]");
+         "stop cleanly, resumable, before this much wall time: 3600, 30:00, 1:00:00, 2-12:00:00 [none]");
   flag("plan", "print what the job will take, write nothing (not available in this version)");
   option("output,o", "FILE", "the file to write [hessian.h5]");
   option("storage", "float32|float64", "dtype on disk [as --dtype]");
-  flag("resume", "go on with an unfinished file (not available in this version)");
+  flag("resume", "go on with the unfinished file of the same job, or begin it where there is none");
   flag("overwrite", "replace an existing file; without it, one is an error and stays untouched");
   option("check", "R", "rows derived again another way after the run; 0 turns checks off [8]");
   option("verify", "sample|all|none",
@@ -100,12 +104,7 @@ std::int64_t whole_number(const std::string& option, const std::string& word, st
 }
 
 void refuse_what_is_not_available(const po::variables_map& given) {
-  for (const auto* option : {"resume", "plan"}) {
-    if (given[option].as<bool>()) throw_not_available(text("--", option));
-  }
-  for (const auto* option : {"rows", "time-limit"}) {
-    if (given.count(option) != 0) throw_not_available(text("--", option));
-  }
+  if (given["plan"].as<bool>()) throw_not_available("--plan");
   if (given.count("method") != 0) {
     const auto method = given["method"].as<std::string>();
     one_of<int>("method", method, {{"auto", 0}, {"rows", 1}, {"layers", 2}});
@@ -134,6 +133,25 @@ std::vector<std::string> split_at_spaces(const std::vector<std::string>& values)
   return words;
 }
 
+// "100:200" or "3/16".
+void set_rows(const std::string& word, Options& options) {
+  std::istringstream in(word);
+  std::int64_t first = -1;
+  std::int64_t second = -1;
+  char between = 0;
+  char rest = 0;
+  const bool two = static_cast<bool>(in >> first >> between >> second) && !(in >> rest);
+  if (two && between == ':' && 0 <= first && first < second) {
+    options.rows = Rows{first, second};
+  } else if (two && between == '/' && 0 <= first && first < second) {
+    options.part_of_rows = PartOfRows{first, second};
+  } else {
+    throw InputError(text("--rows '", word,
+                          "' is neither BEGIN:END with BEGIN below END, such as 0:1000, nor K/M with K "
+                          "from 0 to M - 1, such as 3/16"));
+  }
+}
+
 Options options_from(const po::variables_map& given) {
   refuse_what_is_not_available(given);
   Options options;
@@ -153,6 +171,8 @@ Options options_from(const po::variables_map& given) {
   }
   if_given(given, "seed",
            [&](const auto& word) { options.seed = static_cast<std::uint64_t>(whole_number("seed", word, 0)); });
+  if_given(given, "rows", [&](const auto& word) { set_rows(word, options); });
+  if_given(given, "time-limit", [&](const auto& word) { options.time_limit = parse_time(word); });
   if_given(given, "threads", [&](const auto& word) {
     constexpr std::int64_t most_threads = 4096;
     options.threads = static_cast<int>(std::min(whole_number("threads", word, 1), most_threads));
@@ -181,6 +201,7 @@ Options options_from(const po::variables_map& given) {
                                               {"plain", ProgressStyle::plain},
                                               {"none", ProgressStyle::none}});
   });
+  options.resume = given["resume"].as<bool>();
   options.overwrite = given["overwrite"].as<bool>();
   return options;
 }
@@ -189,6 +210,9 @@ void check_consistency(const Options& options) {
   if (options.model.has_value() != options.data.has_value()) {
     throw InputError(options.model ? "--model needs --data: the data set at which to take the Hessian"
                                    : "--data needs --model: the network to differentiate");
+  }
+  if (options.resume && options.overwrite) {
+    throw InputError("--resume goes on with the file, --overwrite throws it away: give one of them");
   }
   if (options.output.empty()) throw InputError("--output is empty: name the file to write");
   if (options.output.filename().empty()) {
@@ -246,6 +270,18 @@ Options parse_options(int argc, const char* const* argv) {
   return options;
 }
 
+std::string command_line_to_resume(const std::string& command_line) {
+  std::istringstream in(command_line);
+  std::string result;
+  bool resumes = false;
+  for (std::string word; std::getline(in, word, ' ');) {
+    if (word == "--overwrite") continue;
+    resumes = resumes || word == "--resume";
+    result += (result.empty() ? "" : " ") + word;
+  }
+  return resumes ? result : result + " --resume";
+}
+
 void print_help(std::ostream& out) {
   out << "hessian_mpi: the exact Hessian of a PyTorch network's loss over all its parameters, by all ranks of an MPI "
          "job,\n"
@@ -253,7 +289,31 @@ void print_help(std::ostream& out) {
          "GB).\n\n"
          "  mpirun -n 64 hessian_mpi --model net.pt2 --data batch.h5 --loss cross_entropy --output hessian.h5\n\n"
       << described_options()
-      << "\nExit codes: 0 complete; 1 failed; 2 bad usage or bad input (nothing was written); 75 stopped early.\n";
+      << "\nExit codes: 0 complete; 1 failed; 2 bad usage or bad input (nothing was written); 75 stopped early, go on "
+         "with --resume.\n";
+}
+
+std::optional<double> parse_time(const std::string& word) {
+  for (const auto* endless : {"UNLIMITED", "INFINITE", "NOT_SET"}) {
+    if (word == endless) return std::nullopt;
+  }
+  static const std::regex form(R"((?:(\d{1,9})-)?(?:(\d{1,9}):)?(?:(\d{1,9}):)?(\d{1,9}))");
+  std::smatch found;
+  if (!std::regex_match(word, found, form)) {
+    throw InputError(
+        text("--time-limit '", word, "' is not a time: write seconds (3600), 30:00, 1:00:00 or 2-12:00:00"));
+  }
+  std::vector<double> numbers;
+  for (std::size_t k = 2; k < found.size(); ++k) {
+    if (found[k].matched) numbers.push_back(std::stod(found[k]));
+  }
+  // After days come hours, whatever follows; without them the last number is seconds.
+  constexpr double base = 60;
+  if (found[1].matched) numbers.resize(3, 0);
+  double seconds = 0;
+  for (const double number : numbers) seconds = base * seconds + number;
+  constexpr double seconds_of_a_day = 86400;
+  return seconds + (found[1].matched ? std::stod(found[1]) * seconds_of_a_day : 0);
 }
 
 std::uint64_t parse_bytes(const std::string& word) {

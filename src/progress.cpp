@@ -29,13 +29,24 @@ std::string formatted(const char* format, Values... values) {
   return buffer.data();
 }
 
+double rows_made(const ProgressState& state) {
+  return state.fraction * static_cast<double>(state.rows - state.present);
+}
+
+// Of the whole file, with the rows of earlier runs.
+double share_of_file(const ProgressState& state) {
+  return state.rows > 0 ? (static_cast<double>(state.present) + rows_made(state)) / static_cast<double>(state.rows) : 1;
+}
+
 std::string figures(const ProgressState& state) {
-  const double rows = std::floor(state.fraction * static_cast<double>(state.rows));
-  const double rate = state.seconds > 0 ? state.fraction * static_cast<double>(state.rows) / state.seconds : 0;
-  const auto bytes = static_cast<std::uint64_t>(state.fraction * static_cast<double>(state.bytes));
+  const double made = rows_made(state);
+  const double rows = static_cast<double>(state.present) + made;
+  const double share = share_of_file(state);
+  const double rate = state.seconds > 0 ? made / state.seconds : 0;
+  const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
   const std::string left =
       state.fraction > 0 ? text_of_seconds(state.seconds / state.fraction * (1 - state.fraction)) + " left" : "";
-  return formatted("%3.0f %%  %.0f / %lld rows  %.4g rows/s  %s / %s  %s", 100 * state.fraction, rows,
+  return formatted("%3.0f %%  %.0f / %lld rows  %.4g rows/s  %s / %s  %s", 100 * share, std::floor(rows),
                    static_cast<long long>(state.rows), rate, text_of_bytes(bytes).c_str(),
                    text_of_bytes(state.bytes).c_str(), left.c_str());
 }
@@ -93,7 +104,7 @@ std::string progress_bar(const ProgressState& state, int width) {
   const std::string right = "  " + figures(state);
   const int room = std::max(0, std::min(30, width - static_cast<int>(right.size()) - 3));
   if (room == 0) return right.substr(2, static_cast<std::size_t>(std::max(0, width - 1)));
-  const int filled = static_cast<int>(state.fraction * room);
+  const int filled = static_cast<int>(share_of_file(state) * room);
   return "[" + std::string(static_cast<std::size_t>(filled), '=') + (filled < room ? ">" : "") +
          std::string(static_cast<std::size_t>(std::max(0, room - filled - 1)), ' ') + "]" + right;
 }
@@ -102,9 +113,11 @@ bool is_on_terminal() {
   return isatty(STDERR_FILENO) == 1 || names_terminal(stderr_of_launcher());
 }
 
-Progress::Progress(ProgressStyle style, std::int64_t rows, std::uint64_t bytes, std::int64_t share, std::ostream& out)
+Progress::Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes,
+                   std::int64_t share, std::ostream& out)
     : style_(style),
       rows_(rows),
+      present_(present),
       bytes_(bytes),
       share_(static_cast<double>(std::max<std::int64_t>(share, 1))),
       out_(out),
@@ -135,7 +148,7 @@ void Progress::finish() {
 }
 
 ProgressState Progress::state(Clock::time_point now) const {
-  return {std::min(1.0, done_ / share_), std::chrono::duration<double>(now - start_).count(), rows_, bytes_};
+  return {std::min(1.0, done_ / share_), std::chrono::duration<double>(now - start_).count(), rows_, bytes_, present_};
 }
 
 void Progress::show(Clock::time_point now) {

@@ -22,6 +22,11 @@ std::string digest_of(const std::optional<std::filesystem::path>& file) {
   return file ? sha256_of_file(*file) : "";
 }
 
+// Of a scripted loss; empty for one that the program knows by name.
+std::string digest_of_loss(const std::string& loss) {
+  return std::filesystem::is_regular_file(loss) ? sha256_of_file(loss) : "";
+}
+
 std::string joined(const std::vector<std::string>& words) {
   std::string result;
   for (const auto& word : words) result += (result.empty() ? "" : " ") + word;
@@ -53,6 +58,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"samples", problem.samples()},
       {"batch_size", problem.batch_size()},
       {"loss", options.loss},
+      {"loss_sha256", digest_of_loss(options.loss)},
       {"reduction", std::string(name_of(options.reduction))},
       {"mode", std::string(name_of(options.mode))},
       {"parameters", joined(options.parameters)},
@@ -66,6 +72,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"created", timestamp()},
       {"finished", std::string()},
       {"wall_seconds", unknown},
+      {"blocks_resumed", std::int64_t{0}},
       {"symmetry_error", unknown},
       {"row_error", unknown},
       {"difference_error", unknown},
@@ -76,11 +83,14 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
   };
 }
 
-Attributes final_attributes(const CheckFigures& figures, double wall_seconds) {
+Attributes final_attributes(const CheckFigures& figures, const FinishingRun& run) {
   return {{"symmetry_error", figures.symmetry_error},
           {"row_error", figures.row_error},
           {"difference_error", figures.difference_error},
-          {"wall_seconds", wall_seconds},
+          {"ranks", std::int64_t{run.ranks}},
+          {"command_line", run.command_line},
+          {"blocks_resumed", run.blocks_resumed},
+          {"wall_seconds", run.wall_seconds},
           {"finished", timestamp()}};
 }
 

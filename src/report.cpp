@@ -29,8 +29,12 @@ std::string plural(std::int64_t count, const std::string& noun, const std::strin
   return text(count, ' ', noun, count == 1 ? "" : ending);
 }
 
-std::string size_of_matrix(std::int64_t rows, Precision storage, std::uint64_t bytes) {
-  return text(rows, " x ", rows, ' ', name_of(storage), ", ", text_of_bytes(bytes));
+std::string size_of_matrix(const MatrixShape& matrix) {
+  const Rows& part = matrix.grid.part();
+  const auto which =
+      part.count() == matrix.grid.rows() ? std::string() : text("rows ", part.begin, ':', part.end, " of ");
+  return text(which, matrix.grid.rows(), " x ", matrix.columns, ' ', name_of(matrix.storage), ", ",
+              text_of_bytes(static_cast<std::uint64_t>(matrix.bytes())));
 }
 
 }  // namespace
@@ -41,28 +45,31 @@ void print(std::ostream& out, const Announcement& a) {
   line(out, "model", a.model);
   line(out, "data", text(a.data, ", ", plural(a.samples, "sample"), " in ", plural(a.batches, "batch", "es")));
   line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));
-  line(out, "parameters", text("N = ", a.rows, " in ", plural(a.parameter_tensors, "tensor")));
-  line(out, "Hessian", text(size_of_matrix(a.rows, a.storage, a.bytes), ", by ", a.method));
+  line(out, "parameters", text("N = ", a.matrix.columns, " in ", plural(a.parameter_tensors, "tensor")));
+  line(out, "Hessian", text(size_of_matrix(a.matrix), ", by ", a.method));
   line(out, "output", a.output.string());
   out << std::flush;
 }
 
 void print(std::ostream& out, const Summary& s) {
   out << s.output.string() << (s.complete ? ": complete\n" : ": NOT complete\n");
-  line(out, "Hessian", size_of_matrix(s.rows, s.storage, s.bytes));
+  line(out, "Hessian", size_of_matrix(s.matrix));
   line(out, "loss", number(s.loss, 10));
   line(out, "gradient norm", number(s.gradient_norm, 6));
   line(out, "largest |H|", number(s.largest, 6));
   line(out, "blocks verified", text(s.checks.blocks_checked, " of ", s.checks.blocks));
+  if (s.blocks_resumed > 0) line(out, "blocks resumed", text(s.blocks_resumed, ", computed by earlier runs"));
   line(out, "symmetry error", error_figure(s.checks.symmetry_error));
   line(out, "row error", error_figure(s.checks.row_error));
   line(out, "difference error", error_figure(s.checks.difference_error));
   const auto& t = s.seconds;
   line(out, "seconds",
        text("load ", number(t.load, 3), ", gradient ", number(t.gradient, 3), ", create ", number(t.create, 3),
-            ", rows ", number(t.rows, 3), ", write ", number(t.write, 3), ", checks ", number(t.checks, 3), "; in all ",
-            number(t.all, 3)));
-  line(out, "rows a second", number(t.rows > 0 ? static_cast<double>(s.rows) / t.rows : 0, 4));
+            ", rows ", number(t.rows, 3), ", write ", number(t.write, 3), " (checkpoints ", number(t.checkpoints, 3),
+            "), checks ", number(t.checks, 3), "; in all ", number(t.all, 3)));
+  const auto made = static_cast<double>(s.matrix.grid.part().count()) *
+                    (1 - static_cast<double>(s.blocks_resumed) / static_cast<double>(s.matrix.grid.count()));
+  line(out, "rows a second", number(t.rows > 0 ? made / t.rows : 0, 4));
   line(out, "memory", text(text_of_bytes(s.peak_memory), " on the largest rank"));
   out << std::flush;
 }

@@ -14,15 +14,17 @@ Tolerances tolerances_for(const Problem& problem, Precision storage) {
 }
 
 void read_back(const WrittenFile& file, Verify which, const Communicator& communicator, Verdict& verdict) {
-  const auto blocks =
-      verify_blocks(file.path, file.grid, file.columns, file.storage, file.checksums, which, communicator);
+  const auto blocks = verify_blocks(file.path, file.matrix, file.records, file.written, which, communicator);
   verdict.figures.blocks_checked = blocks.checked;
-  verdict.figures.blocks = file.grid.count();
+  verdict.figures.blocks = file.matrix.grid.count();
   if (blocks.damaged.empty()) return;
-  const Rows rows = file.grid.block(blocks.damaged.front());
-  verdict.failures.push_back(text(
-      blocks.damaged.size(), " of ", blocks.checked, " blocks read back are not what was written, the first with rows ",
-      rows.begin, " to ", rows.end - 1, ": the file system or MPI-IO damaged them (try mpirun --mca io romio321)"));
+  const Rows rows = file.matrix.grid.block(blocks.damaged.front());
+  verdict.failures.push_back(text(blocks.damaged.size(), " of ", blocks.checked,
+                                  " blocks read back are not what was written, the first with rows ", rows.begin,
+                                  " to ", rows.end - 1,
+                                  ": the file system or MPI-IO damaged them, or another hand; --resume --verify all "
+                                  "computes damaged blocks again (should "
+                                  "that end here again, try mpirun --mca io romio321)"));
 }
 
 void judge(const Tolerances& tolerances, Verdict& verdict) {
@@ -42,17 +44,22 @@ void judge(const Tolerances& tolerances, Verdict& verdict) {
 }  // namespace
 
 Verdict check_file(const WrittenFile& file, const Problem& problem, const std::function<Problem()>& float64_twin,
-                   Verify which, int rows, const Communicator& communicator) {
+                   Verify which, int rows, const std::function<void()>& between_checks,
+                   const Communicator& communicator) {
   Verdict verdict;
   auto& figures = verdict.figures;
   read_back(file, which, communicator, verdict);
+  between_checks();
   if (rows == 0) {
     figures.symmetry_error = figures.row_error = figures.difference_error = std::numeric_limits<double>::quiet_NaN();
     return verdict;
   }
-  const auto sample = sample_rows(file.columns, rows);
-  figures.symmetry_error = symmetry_error(file.path, file.columns, file.largest, communicator);
+  const Rows& part = file.matrix.grid.part();
+  const auto sample = sample_rows(part, rows);
+  figures.symmetry_error = symmetry_error(file.path, part, file.largest, communicator);
+  between_checks();
   figures.row_error = row_error(file.path, problem, sample, file.largest, communicator);
+  between_checks();
   figures.difference_error = std::numeric_limits<double>::quiet_NaN();
   communicator.on_root([&] {
     try {
@@ -62,7 +69,7 @@ Verdict check_file(const WrittenFile& file, const Problem& problem, const std::f
       verdict.warnings.push_back(text("no difference check: the network does not run in float64: ", error.what()));
     }
   });
-  judge(tolerances_for(problem, file.storage), verdict);
+  judge(tolerances_for(problem, file.matrix.storage), verdict);
   return verdict;
 }
 

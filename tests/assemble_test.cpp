@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <limits>
 #include <sstream>
 
@@ -24,15 +26,19 @@ class FormulaEngine final : public Engine {
  public:
   std::int64_t broken = -1;
   std::int64_t infinite = -1;
+  std::int64_t raises = -1;  // row at which SIGUSR1 comes
   std::int64_t at_once = 1;
+  std::vector<Rows> asked;
   std::uint64_t beside = 0;
 
   std::string name() const override { return "formula"; }
   std::int64_t rows_at_once() const override { return at_once; }
   std::uint64_t bytes_per_row() const override { return beside; }
   void compute(const Rows& rows, Precision, void* out, const std::function<void(double)>& advance) override {
+    asked.push_back(rows);
     auto* number = static_cast<float*>(out);
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      if (i == raises) std::raise(SIGUSR1);
       if (i == broken) throw InputError("row 1234 is broken");
       for (std::int64_t j = 0; j < n; ++j) *number++ = static_cast<float>(number_at(i, j));
       if (i == infinite) number[-1] = std::numeric_limits<float>::infinity();
@@ -48,21 +54,25 @@ class Assembly {
     index_.append("weight", {n});
     world_.on_root([&] {
       const std::vector<double> zeros(n, 0.0);
-      create_hessian_file(path(), {index_, grid, Precision::float32, Precision::float32, zeros, zeros, {}}, false);
+      create_hessian_file(path(), {index_, matrix, Precision::float32, zeros, zeros, {}}, false);
     });
   }
   std::filesystem::path path() const { return folder_ / "hessian.h5"; }
 
-  Assembled run(FormulaEngine& engine, std::int64_t blocks_at_once) const {
-    HessianWriter writer(path(), n, Precision::float32, world_);
+  Assembled run(FormulaEngine& engine, std::int64_t blocks_at_once) {
+    HessianWriter writer(path(), matrix, world_);
+    Checkpoint checkpoint(path(), matrix.grid, records, world_);
     std::ostringstream silent;
-    Progress progress(ProgressStyle::none, n, 0, 1, silent);
-    auto own = assemble(engine, grid, n, Precision::float32, blocks_at_once, writer, world_, progress);
+    Progress progress(ProgressStyle::none, n, 0, 0, 1, silent);
+    const StopRequest stop;
+    auto own = assemble(engine, matrix, blocks_at_once, writer, checkpoint, stop, world_, progress);
     writer.close();
+    records = checkpoint.records();
     return own;
   }
 
-  const BlockGrid grid{n, n * 4};
+  const MatrixShape matrix{BlockGrid(n, n * 4), n, Precision::float32};
+  std::vector<BlockRecord> records;  // before a run, and after it
 
  private:
   const Communicator world_ = Communicator::world();
@@ -83,42 +93,98 @@ void expect_formula_in(const Assembly& assembly) {
 
 TEST(Assemble, PutsEveryRowInItsPlaceWithBuffersOfAnySize) {
   for (const std::int64_t blocks_at_once : {1, 7, 10000}) {
-    const Assembly assembly;
+    Assembly assembly;
     FormulaEngine engine;
     assembly.run(engine, blocks_at_once);
     expect_formula_in(assembly);
   }
 }
 
-TEST(Assemble, TakesTheChecksumsOfItsBlocksInTheirOrder) {
-  const auto world = Communicator::world();
-  const Assembly assembly;
+TEST(Assemble, RecordsChecksumAndLargestNumberOfEveryBlock) {
+  Assembly assembly;
   FormulaEngine engine;
   engine.at_once = 5;
-  const auto own = assembly.run(engine, 64);
-  const auto blocks = blocks_of_rank(assembly.grid, world.rank(), world.size());
-  ASSERT_EQ(own.checksums.size(), static_cast<std::size_t>(blocks.count()));
+  assembly.run(engine, 64);
+  const auto& grid = assembly.matrix.grid;
+  ASSERT_EQ(static_cast<std::int64_t>(assembly.records.size()), grid.count());
   const HessianReader reader(assembly.path());
-  for (const std::int64_t b : {blocks.begin, blocks.end - 1}) {
-    const auto bytes = reader.bytes(assembly.grid.block(b), n, Precision::float32);
-    EXPECT_EQ(own.checksums[static_cast<std::size_t>(b - blocks.begin)], xxh3(bytes.data(), bytes.size()));
+  for (std::int64_t b = 0; b < grid.count(); b += 97) {
+    const auto bytes = reader.bytes(grid.block(b), assembly.matrix);
+    const auto& record = assembly.records[static_cast<std::size_t>(b)];
+    EXPECT_TRUE(record.on_disk);
+    EXPECT_EQ(record.checksum, xxh3(bytes.data(), bytes.size()));
+    const auto* number = reinterpret_cast<const float*>(bytes.data());
+    float largest = 0;
+    for (std::size_t k = 0; k < bytes.size() / 4; ++k) largest = std::max(largest, std::abs(number[k]));
+    EXPECT_EQ(record.largest, largest);
+  }
+  const auto in_file = read_block_records(assembly.path(), grid);
+  for (std::size_t b = 0; b < in_file.size(); ++b) {
+    ASSERT_TRUE(in_file[b].on_disk) << b;
+    ASSERT_EQ(in_file[b].checksum, assembly.records[b].checksum) << b;
   }
 }
 
-TEST(Assemble, ReportsTheLargestNumberAndRowsThatAreNotFinite) {
+TEST(Assemble, ReportsRowsThatAreNotFiniteAndLeavesTheirBlockUnmarked) {
   const auto world = Communicator::world();
-  const Assembly assembly;
+  Assembly assembly;
   FormulaEngine engine;
   engine.infinite = n - 1;
   const auto own = assembly.run(engine, 64);
-  EXPECT_GT(own.largest, 0.99);
-  EXPECT_LE(own.largest, 1);
   const bool last = world.rank() == world.size() - 1;
   EXPECT_EQ(own.nonfinite_rows, last ? std::vector<std::int64_t>{n - 1} : std::vector<std::int64_t>{});
+  EXPECT_FALSE(assembly.records.back().on_disk);
+  EXPECT_TRUE(assembly.records.front().on_disk);
+}
+
+TEST(Assemble, ComputesOnlyWhatIsMissing) {
+  Assembly assembly;
+  FormulaEngine engine;
+  assembly.run(engine, 64);
+  for (const std::size_t b : {0U, 1U, 7U, 600U, 601U, 602U, 1249U}) assembly.records[b].on_disk = false;
+  engine.asked.clear();
+  assembly.run(engine, 64);
+  const auto world = Communicator::world();
+  std::int64_t rows = 0;
+  for (const auto& asked : engine.asked) rows += asked.count();
+  EXPECT_EQ(world.sum(rows), 7 * 2);
+  for (const auto& record : assembly.records) EXPECT_TRUE(record.on_disk);
+  expect_formula_in(assembly);
+}
+
+// The signal reaches one rank alone, in the middle of its rows.
+TEST(Assemble, StopsOnAllRanksWithWhatWasComputedOnTheDisk) {
+  Assembly assembly;
+  FormulaEngine engine;
+  engine.raises = n - 20;
+  const auto first = assembly.run(engine, 8);
+  EXPECT_EQ(first.stopped, SIGUSR1);
+  const auto count = static_cast<std::ptrdiff_t>(assembly.records.size());
+  const auto marked =
+      std::count_if(assembly.records.begin(), assembly.records.end(), [](const auto& r) { return r.on_disk; });
+  EXPECT_GT(marked, 0);
+  EXPECT_LT(marked, count);
+  const auto in_file = read_block_records(assembly.path(), assembly.matrix.grid);
+  for (std::size_t b = 0; b < in_file.size(); ++b) EXPECT_EQ(in_file[b].on_disk, assembly.records[b].on_disk) << b;
+  engine.raises = -1;
+  EXPECT_EQ(assembly.run(engine, 8).stopped, 0);
+  expect_formula_in(assembly);
+}
+
+TEST(Assemble, AnErrorLosesNothingThatWasWrittenBefore) {
+  Assembly assembly;
+  FormulaEngine engine;
+  engine.broken = n - 1;
+  EXPECT_THROW(assembly.run(engine, 8), AgreedError);
+  const auto in_file = read_block_records(assembly.path(), assembly.matrix.grid);
+  EXPECT_TRUE(in_file.front().on_disk);
+  EXPECT_FALSE(in_file.back().on_disk);
+  const auto marked = std::count_if(in_file.begin(), in_file.end(), [](const auto& record) { return record.on_disk; });
+  EXPECT_GT(marked, static_cast<std::ptrdiff_t>(in_file.size()) / 2);
 }
 
 TEST(Assemble, AnErrorOnOneRankIsThrownOnAll) {
-  const Assembly assembly;
+  Assembly assembly;
   FormulaEngine engine;
   engine.broken = n - 1;
   try {
@@ -131,22 +197,21 @@ TEST(Assemble, AnErrorOnOneRankIsThrownOnAll) {
 }
 
 TEST(BlocksInMemory, FitTheMemoryWithWhatTheEngineNeedsBeside) {
-  const BlockGrid grid(n, n * 4);
-  const auto block = static_cast<std::uint64_t>(grid.rows_per_block() * n * 4);
+  const MatrixShape matrix{BlockGrid(n, n * 4), n, Precision::float32};
+  const auto block = static_cast<std::uint64_t>(matrix.grid.rows_per_block() * n * 4);
   FormulaEngine engine;
-  EXPECT_EQ(blocks_in_memory(engine, grid, n, Precision::float32, 10 * block), 10);
+  EXPECT_EQ(blocks_in_memory(engine, matrix, 10 * block), 10);
   engine.beside = n * 4;
-  EXPECT_EQ(blocks_in_memory(engine, grid, n, Precision::float32, 10 * block), 5);
-  expect_input_error([&] { blocks_in_memory(engine, grid, n, Precision::float32, block); },
-                     {"--memory", "at least 1M"});
+  EXPECT_EQ(blocks_in_memory(engine, matrix, 10 * block), 5);
+  expect_input_error([&] { blocks_in_memory(engine, matrix, block); }, {"--memory", "at least 1M"});
 }
 
 TEST(BlocksInMemory, StayBelowWhatOneWriteMayTake) {
-  const BlockGrid grid(n, n * 4);
+  const MatrixShape matrix{BlockGrid(n, n * 4), n, Precision::float32};
   FormulaEngine engine;
   engine.at_once = 1 << 30;
-  const auto blocks = blocks_in_memory(engine, grid, n, Precision::float32, std::uint64_t{1} << 40);
-  EXPECT_LE(blocks * grid.rows_per_block() * n * 4, std::int64_t{1} << 30);
+  const auto blocks = blocks_in_memory(engine, matrix, std::uint64_t{1} << 40);
+  EXPECT_LE(blocks * matrix.grid.rows_per_block() * n * 4, std::int64_t{1} << 30);
 }
 
 TEST(Magnitude, IsTheLargestAbsoluteNumber) {

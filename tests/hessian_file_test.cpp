@@ -8,12 +8,14 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <csignal>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <numeric>
+#include <optional>
 #include <regex>
 #include <set>
 
@@ -31,22 +33,27 @@ double number_at(std::int64_t i, std::int64_t j) {
   return std::cos(static_cast<double>(1000 * i + j));
 }
 
+MatrixShape shape_of(std::int64_t n, Precision storage, const std::optional<Rows>& part = {}) {
+  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage)), part.value_or(Rows{0, n})), n, storage};
+}
+
 // What a file is to hold, owned. Value k of theta is k + 0.1, of the gradient -k.
 struct Job {
   ParameterIndex index;
   Precision dtype = Precision::float64;
   Precision storage = Precision::float32;
+  std::optional<Rows> part;
   Attributes attributes = {{"loss", std::string("mse")}, {"ranks", std::int64_t{4}}, {"loss_value", 0.25}};
 
   void create(const std::filesystem::path& path, bool replace = false) const {
     const auto n = static_cast<std::size_t>(index.size());
-    const BlockGrid grid(index.size(), index.size() * static_cast<std::int64_t>(bytes_of(storage)));
     std::vector<double> value(n);
     std::vector<double> gradient(n);
     for (std::size_t k = 0; k < n; ++k) value[k] = static_cast<double>(k) + 0.1;
     for (std::size_t k = 0; k < n; ++k) gradient[k] = -static_cast<double>(k);
-    create_hessian_file(path, {index, grid, dtype, storage, value, gradient, attributes}, replace);
+    create_hessian_file(path, {index, matrix(), dtype, value, gradient, attributes}, replace);
   }
+  MatrixShape matrix() const { return shape_of(index.size(), storage, part); }
 };
 
 // Two tensors, n parameters in all.
@@ -168,7 +175,7 @@ void write_unevenly(HessianWriter& writer, std::int64_t n, const Communicator& w
 template <class Number>
 void expect_written_and_read_back(const std::filesystem::path& path, std::int64_t n, Precision storage,
                                   const Communicator& world) {
-  HessianWriter writer(path, n, storage, world);
+  HessianWriter writer(path, shape_of(n, storage), world);
   write_unevenly<Number>(writer, n, world);
   writer.close();
   const HessianReader reader(path);
@@ -179,7 +186,7 @@ void expect_written_and_read_back(const std::filesystem::path& path, std::int64_
   }
   const Rows some{n - 7, n - 2};
   const auto expected = rows_of_matrix<Number>(some, n);
-  const auto bytes = reader.bytes(some, n, storage);
+  const auto bytes = reader.bytes(some, shape_of(n, storage));
   ASSERT_EQ(bytes.size(), expected.size() * sizeof(Number));
   EXPECT_EQ(std::memcmp(bytes.data(), expected.data(), bytes.size()), 0);
   if (world.is_root()) expect_bytes_of_matrix<Number>(path, n);
@@ -207,7 +214,7 @@ TEST_F(HessianFile, HoldsOneRow) {
   Job job;
   job.index.append("w", {1});
   create_on_root(job);
-  HessianWriter writer(path(), 1, Precision::float32, world());
+  HessianWriter writer(path(), shape_of(1, Precision::float32), world());
   const float number = 42;
   writer.write(is_root() ? Rows{0, 1} : Rows{}, is_root() ? &number : nullptr);
   writer.close();
@@ -216,15 +223,15 @@ TEST_F(HessianFile, HoldsOneRow) {
 
 TEST_F(HessianFile, TakesRoundsInWhichNoRankHasRows) {
   create_on_root(job_of_size(10));
-  HessianWriter writer(path(), 10, Precision::float32, world());
+  HessianWriter writer(path(), shape_of(10, Precision::float32), world());
   writer.write({}, nullptr);
   writer.close();
-  EXPECT_EQ(HessianReader(path()).bytes({}, 10, Precision::float32).size(), 0U);
+  EXPECT_EQ(HessianReader(path()).bytes({}, shape_of(10, Precision::float32)).size(), 0U);
 }
 
 TEST_F(HessianFile, ThatIsMissingIsNamedOnAllRanks) {
   try {
-    const HessianWriter writer(path("missing.h5"), 10, Precision::float32, world());
+    const HessianWriter writer(path("missing.h5"), shape_of(10, Precision::float32), world());
     ADD_FAILURE() << "a missing file was opened";
   } catch (const AgreedError& error) {
     EXPECT_EQ(error.code(), ExitCode::failed);
@@ -236,7 +243,7 @@ TEST_F(HessianFile, ThatIsMissingIsNamedOnAllRanks) {
 TEST_F(HessianFile, ThatCannotGrowIsAnErrorOnAllRanks) {
   constexpr std::int64_t n = 1500;
   create_on_root(job_of_size(n));
-  HessianWriter writer(path(), n, Precision::float32, world());
+  HessianWriter writer(path(), shape_of(n, Precision::float32), world());
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{1 << 20, before.rlim_max};
@@ -353,21 +360,134 @@ TEST_F(HessianFile, HoldsTheAttributesOfTheJob) {
 TEST_F(HessianFile, IsCompleteOnlyWhenFinished) {
   if (!is_root()) return;
   job_of_size(3).create(path());
-  EXPECT_EQ(attribute_of(path(), "/", "complete").integers, Integers{0});
-  finish_hessian_file(path(), {1, 2, 3}, {}, false);
-  EXPECT_EQ(attribute_of(path(), "/", "complete").integers, Integers{0});
-  finish_hessian_file(path(), {1, 2, 3}, {}, true);
-  EXPECT_EQ(attribute_of(path(), "/", "complete").integers, Integers{1});
+  const auto complete = [&] { return attribute_of(path(), "/", "complete").integers; };
+  EXPECT_EQ(complete(), Integers{0});
+  finish_hessian_file(path(), {}, false);
+  EXPECT_EQ(complete(), Integers{0});
+  finish_hessian_file(path(), {}, true);
+  EXPECT_EQ(complete(), Integers{1});
+  reopen_hessian_file(path());
+  EXPECT_EQ(complete(), Integers{0});
 }
 
-TEST_F(HessianFile, KeepsChecksumsAndFigures) {
+TEST_F(HessianFile, KeepsTheFiguresOfItsEnd) {
   if (!is_root()) return;
   job_of_size(3).create(path());
-  const std::vector<std::uint64_t> checksums{0xfedcba9876543210, 0, 7};
-  finish_hessian_file(path(), checksums, {{"row_error", 1e-7}, {"loss", std::string("a longer name")}}, true);
-  EXPECT_EQ(dataset<std::uint64_t>(path(), "/blocks/checksum", hdf5::Type::uint64), checksums);
+  finish_hessian_file(path(), {{"row_error", 1e-7}, {"loss", std::string("a longer name")}}, true);
   EXPECT_EQ(attribute_of(path(), "/", "row_error").numbers, std::vector<double>{1e-7});
   EXPECT_EQ(attribute_of(path(), "/", "loss").strings, Strings{"a longer name"});
+}
+
+// --- marks
+
+const BlockRecord first_record{0xfedcba9876543210, 0.25, true};
+const BlockRecord second_record{7, 0, true};
+
+bool same(const BlockRecord& a, const BlockRecord& b) {
+  return a.on_disk == b.on_disk && (!a.on_disk || (a.checksum == b.checksum && a.largest == b.largest));
+}
+
+TEST_F(HessianFile, KnowsTheBlocksThatWereMarked) {
+  if (!is_root()) return;
+  const auto job = job_of_size(2501);
+  const auto grid = job.matrix().grid;
+  job.create(path());
+  for (const auto& record : read_block_records(path(), grid)) EXPECT_FALSE(record.on_disk);
+  {
+    BlockMarks marks(path(), grid);
+    marks.write(17, {first_record, second_record});
+    marks.write(1250, {second_record});  // the last one, of one row
+    marks.sync();
+  }
+  const auto records = read_block_records(path(), grid);
+  ASSERT_EQ(records.size(), 1251U);
+  for (std::size_t b = 0; b < records.size(); ++b) {
+    const auto expected = b == 17 ? first_record : b == 18 || b == 1250 ? second_record : BlockRecord{};
+    EXPECT_TRUE(same(records[b], expected)) << b;
+  }
+  EXPECT_EQ(dataset<std::uint64_t>(path(), "/blocks/checksum", hdf5::Type::uint64)[17], first_record.checksum);
+  EXPECT_EQ(numbers(path(), "/blocks/largest")[17], first_record.largest);
+}
+
+TEST_F(HessianFile, BelievesNoMarkThatIsNotOfItsBlock) {
+  if (!is_root()) return;
+  const auto job = job_of_size(2501);
+  const auto grid = job.matrix().grid;
+  job.create(path());
+  BlockMarks marks(path(), grid);
+  marks.write(3, {first_record, first_record, first_record, first_record});
+  marks.write(5, {BlockRecord{}});  // taken back
+  marks.sync();
+  const auto at = [&](const char* name, std::int64_t b) {
+    return offset_of(path(), name) + 8 * static_cast<std::uint64_t>(b);
+  };
+  std::fstream file(path(), std::ios::in | std::ios::out | std::ios::binary);
+  std::array<char, 8> mark{};
+  file.seekg(static_cast<std::streamoff>(at("/blocks/mark", 3)));
+  file.read(mark.data(), 8);
+  file.seekp(static_cast<std::streamoff>(at("/blocks/mark", 9)));  // that of block 3, on block 9
+  file.write(mark.data(), 8);
+  file.seekp(static_cast<std::streamoff>(at("/blocks/checksum", 4)));  // a bit of a checksum, flipped
+  file.put(0x11);
+  file.close();
+  const auto records = read_block_records(path(), grid);
+  EXPECT_TRUE(records[3].on_disk && records[6].on_disk);
+  for (const std::size_t b : {4U, 5U, 9U}) EXPECT_FALSE(records[b].on_disk) << b;
+}
+
+TEST_F(HessianFile, TellsBlocksOfAnotherGrid) {
+  if (!is_root()) return;
+  job_of_size(2501).create(path());
+  expect_input_error([&] { read_block_records(path(), job_of_size(2500).matrix().grid); }, {path().string(), "blocks"});
+  expect_input_error([&] { read_block_records(path(), job_of_size(2502).matrix().grid); }, {path().string(), "blocks"});
+}
+
+// What a kill could tear must not change while rows are written and marked: all but the rows and three arrays.
+TEST_F(HessianFile, IsNotChangedButInItsRowsAndMarks) {
+  const auto job = job_of_size(101);
+  create_on_root(job);
+  const auto before = is_root() ? bytes_of_file(path()) : "";
+  {
+    HessianWriter writer(path(), job.matrix(), world());
+    write_unevenly<float>(writer, 101, world());
+    writer.sync();
+    if (is_root()) BlockMarks(path(), job.matrix().grid).write(0, std::vector<BlockRecord>(101, first_record));
+    writer.close();
+  }
+  if (!is_root()) return;
+  auto after = bytes_of_file(path());
+  ASSERT_GE(after.size(), before.size());
+  after.resize(before.size());
+  const auto put_back = [&](const char* name, std::size_t bytes) {
+    const auto offset = offset_of(path(), name);
+    ASSERT_NE(after.compare(offset, bytes, before, offset, bytes), 0) << name;
+    after.replace(offset, bytes, before, offset, bytes);
+  };
+  put_back("/hessian", std::size_t{101} * 101 * 4);
+  for (const auto* name : {"/blocks/checksum", "/blocks/largest", "/blocks/mark"}) put_back(name, 101 * 8);
+  EXPECT_TRUE(after == before);
+}
+
+TEST_F(HessianFile, HoldsAPartOfTheRows) {
+  auto job = job_of_size(101);
+  job.part = Rows{40, 90};
+  create_on_root(job);
+  const Rows own{40 + 50 * world().rank() / world().size(), 40 + 50 * (world().rank() + 1) / world().size()};
+  HessianWriter writer(path(), job.matrix(), world());
+  writer.write(own, rows_of_matrix<float>(own, 101).data());
+  EXPECT_THROW(writer.write({39, 41}, rows_of_matrix<float>({39, 41}, 101).data()), AgreedError);
+  writer.close();
+  const auto tile = HessianReader(path()).tile({40, 7, 50, 1});
+  for (std::size_t k = 0; k < tile.size(); ++k) {
+    EXPECT_EQ(tile[k], static_cast<double>(static_cast<float>(number_at(40 + static_cast<std::int64_t>(k), 7)))) << k;
+  }
+  if (!is_root()) return;
+  EXPECT_EQ(hdf5::File::open_to_read(path()).shape("/hessian"), (std::vector<std::uint64_t>{50, 101}));
+  EXPECT_EQ(attribute_of(path(), "/", "row_begin").integers, Integers{40});
+  EXPECT_EQ(attribute_of(path(), "/", "row_end").integers, Integers{90});
+  EXPECT_EQ(integers(path(), "/blocks/begin").front(), 40);
+  EXPECT_EQ(integers(path(), "/blocks/end").back(), 90);
+  EXPECT_EQ(integers(path(), "/parameters/offset"), (Integers{0, 98}));
 }
 
 TEST_F(HessianFile, HasItsSpaceOnTheDiskFromTheBeginning) {
@@ -479,7 +599,7 @@ TEST_F(HessianFile, TellsWhatItNeedsAndWhatThereIsWhereThereIsNoRoom) {
   const double left = static_cast<double>(status.f_bavail) * static_cast<double>(status.f_frsize) / 1e9;
   if (left > 399'000) GTEST_SKIP() << "a disk that has room for it";
   try {
-    check_room_for(path(), matrix_bytes(10'000'000, Precision::float32), false);
+    check_room_for(path(), static_cast<std::uint64_t>(shape_of(10'000'000, Precision::float32).bytes()), false);
     ADD_FAILURE() << "400 TB found room";
   } catch (const InputError& error) {
     const std::string message = error.what();
@@ -496,11 +616,10 @@ TEST_F(HessianFile, IsNotBegunWhereThereIsNoRoom) {
   if (!is_root()) return;
   Job job;
   job.index.append("embedding.weight", {10'000'000});
-  const BlockGrid grid(job.index.size(), job.index.size() * 4);
   const std::vector<double> unused;
   expect_input_error(
       [&] {
-        create_hessian_file(path(), {job.index, grid, job.dtype, job.storage, unused, unused, job.attributes}, false);
+        create_hessian_file(path(), {job.index, job.matrix(), job.dtype, unused, unused, job.attributes}, false);
       },
       {path().string(), "no room", "400000.00 GB", "--output"});
   EXPECT_TRUE(names_in_folder().empty());
@@ -508,16 +627,8 @@ TEST_F(HessianFile, IsNotBegunWhereThereIsNoRoom) {
 
 TEST_F(HessianFile, HasRoomForASmallMatrix) {
   if (!is_root()) return;
-  EXPECT_NO_THROW(check_room_for(path(), matrix_bytes(100, Precision::float64), false));
+  EXPECT_NO_THROW(check_room_for(path(), 80'000, false));
   EXPECT_TRUE(names_in_folder().empty());
-}
-
-TEST(MatrixBytes, CountsBeyond32Bits) {
-  EXPECT_EQ(matrix_bytes(23365, Precision::float32), 2'183'692'900U);
-  EXPECT_EQ(matrix_bytes(23365, Precision::float64), 4'367'385'800U);
-  EXPECT_EQ(matrix_bytes(1, Precision::float32), 4U);
-  EXPECT_EQ(matrix_bytes(0, Precision::float64), 0U);
-  EXPECT_EQ(matrix_bytes(10'000'000, Precision::float32), 400'000'000'000'000U);
 }
 
 }  // namespace

@@ -133,10 +133,7 @@ TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
 }
 
 TEST(Options, RefuseWhatIsNotAvailableYet) {
-  expect_refused({"--resume"}, {"--resume", "not available in this version"});
   expect_refused({"--plan"}, {"--plan", "not available in this version"});
-  expect_refused({"--rows", "0:100"}, {"--rows", "not available in this version"});
-  expect_refused({"--time-limit", "1:00:00"}, {"--time-limit", "not available in this version"});
   expect_refused({"--method", "layers"}, {"--method layers", "not available in this version"});
   expect_refused({"--device", "cuda"}, {"--device cuda", "not available in this version"});
 }
@@ -256,8 +253,8 @@ TEST(ConfigFiles, AreNamedWhereTheyAreWrong) {
 TEST(ConfigFiles, AreCheckedLikeTheCommandLine) {
   const ConfigFile wrong("dtype = float16\n");
   expect_refused({"--config", wrong.path()}, {"--dtype", "'float16'"});
-  const ConfigFile later("resume = true\n");
-  expect_refused({"--config", later.path()}, {"--resume", "not available in this version"});
+  const ConfigFile later("plan = true\n");
+  expect_refused({"--config", later.path()}, {"--plan", "not available in this version"});
 }
 
 TEST(ParseBytes, CountsInPowersOf1024) {
@@ -302,6 +299,52 @@ TEST(Help, TellsExitCodesAndFitsATerminal) {
   EXPECT_NE(out.str().find("Exit codes"), std::string::npos);
   std::istringstream lines(out.str());
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 120U) << line;
+}
+
+TEST(Rows, AreARangeOrOneOfSoManyParts) {
+  EXPECT_FALSE(parsed({}).rows || parsed({}).part_of_rows);
+  EXPECT_EQ(parsed({"--rows", "100:250"}).rows, (Rows{100, 250}));
+  EXPECT_FALSE(parsed({"--rows", "100:250"}).part_of_rows);
+  const auto part = parsed({"--rows", "3/16"});
+  ASSERT_TRUE(part.part_of_rows);
+  EXPECT_EQ(part.part_of_rows->part, 3);
+  EXPECT_EQ(part.part_of_rows->parts, 16);
+  EXPECT_FALSE(part.rows);
+  for (const auto* wrong : {"", "7", "7:", ":7", "7:7", "8:7", "-1:7", "16/16", "3/0", "-1/4", "0:7x", "0-7", "a:b",
+                            "99999999999999999999:7"}) {
+    expect_refused({"--rows", wrong}, {"--rows", "BEGIN:END", "K/M"});
+  }
+}
+
+TEST(TimeLimit, IsReadAsSlurmWritesTimes) {
+  const auto limit = [](const std::string& word) { return parsed({"--time-limit", word}).time_limit; };
+  EXPECT_FALSE(parsed({}).time_limit);
+  EXPECT_EQ(limit("3600"), 3600);
+  EXPECT_EQ(limit("0"), 0);
+  EXPECT_EQ(limit("30:00"), 1800);
+  EXPECT_EQ(limit("5:07"), 307);
+  EXPECT_EQ(limit("1:00:00"), 3600);
+  EXPECT_EQ(limit("1:02:03"), 3723);
+  EXPECT_EQ(limit("2-12:00:01"), 216001);
+  EXPECT_EQ(limit("2-12"), 216000);
+  EXPECT_EQ(limit("2-12:30"), 217800);
+  EXPECT_FALSE(limit("UNLIMITED"));
+  for (const auto* wrong : {"", "soon", "-5", "1:2:3:4", "1:", ":30", "1-", "2h", "1.5", "INVALID"}) {
+    expect_refused({"--time-limit", wrong}, {"--time-limit", "is not a time"});
+  }
+}
+
+TEST(Resume, ExcludesOverwrite) {
+  EXPECT_TRUE(parsed({"--resume"}).resume);
+  EXPECT_FALSE(parsed({}).resume);
+  expect_refused({"--resume", "--overwrite"}, {"--resume", "--overwrite"});
+}
+
+TEST(CommandLineToResume, ResumesOnceAndOverwritesNothing) {
+  EXPECT_EQ(command_line_to_resume("hessian_mpi --overwrite -o a.h5"), "hessian_mpi -o a.h5 --resume");
+  EXPECT_EQ(command_line_to_resume("hessian_mpi --resume -o a.h5"), "hessian_mpi --resume -o a.h5");
+  EXPECT_EQ(command_line_to_resume("hessian_mpi -o 'my  --overwriting.h5'"),
+            "hessian_mpi -o 'my  --overwriting.h5' --resume");
 }
 
 }  // namespace

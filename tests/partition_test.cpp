@@ -3,10 +3,25 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 namespace hessian_mpi {
 namespace {
+
+BlockList every_block(const BlockGrid& grid) {
+  BlockList blocks(static_cast<std::size_t>(grid.count()));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  return blocks;
+}
+
+// The rank's share of all blocks, which is one piece of them.
+Blocks share_of_all(const BlockGrid& grid, int rank, int ranks) {
+  const auto share = share_of_rank(every_block(grid), rank, ranks);
+  if (share.empty()) return {};
+  EXPECT_EQ(share.back() - share.front() + 1, static_cast<std::int64_t>(share.size()));
+  return {share.front(), share.back() + 1};
+}
 
 constexpr std::int64_t mebibyte = 1 << 20;
 
@@ -68,42 +83,39 @@ TEST(BlockGrid, HasBlocksOfOneRowWhereARowIsLongerThanABlock) {
   EXPECT_EQ(BlockGrid(2'000'000, 8'000'000).rows_per_block(), 1);
 }
 
-TEST(Slices, CoverEveryBlockOnceInTheOrderOfRanks) {
-  for (const auto& grid : grids()) {
+const std::vector<std::int64_t> list_lengths{1, 2, 3, 63, 64, 1000, 1063, 1024};
+
+BlockList list_of(std::int64_t count) {
+  BlockList blocks;
+  for (std::int64_t k = 0; k < count; ++k) blocks.push_back(3 * k + 5);
+  return blocks;
+}
+
+TEST(Shares, CoverEveryBlockOnceInTheOrderOfRanksAndDifferByOneAtMost) {
+  for (const auto count : list_lengths) {
+    const auto blocks = list_of(count);
     for (const int ranks : rank_counts()) {
-      std::int64_t next = 0;
+      BlockList joined;
+      std::size_t least = blocks.size();
+      std::size_t most = 0;
       for (int rank = 0; rank < ranks; ++rank) {
-        const auto blocks = blocks_of_rank(grid, rank, ranks);
-        ASSERT_EQ(blocks.begin, next) << "rank " << rank << " of " << ranks << ", " << grid.count() << " blocks";
-        ASSERT_GE(blocks.end, blocks.begin);
-        next = blocks.end;
+        const auto share = share_of_rank(blocks, rank, ranks);
+        joined.insert(joined.end(), share.begin(), share.end());
+        least = std::min(least, share.size());
+        most = std::max(most, share.size());
       }
-      ASSERT_EQ(next, grid.count()) << ranks << " ranks";
+      ASSERT_EQ(joined, blocks) << ranks << " ranks";
+      ASSERT_LE(most - least, 1U) << ranks << " ranks, " << count << " blocks";
     }
   }
 }
 
-TEST(Slices, DifferByOneBlockAtMost) {
-  for (const auto& grid : grids()) {
-    for (const int ranks : rank_counts()) {
-      std::int64_t least = grid.count();
-      std::int64_t most = 0;
-      for (int rank = 0; rank < ranks; ++rank) {
-        const auto count = blocks_of_rank(grid, rank, ranks).count();
-        least = std::min(least, count);
-        most = std::max(most, count);
-      }
-      ASSERT_LE(most - least, 1) << ranks << " ranks, " << grid.count() << " blocks";
-    }
-  }
-}
-
-TEST(Slices, ArePlacedOnTheSameGridForAnyNumberOfRanks) {
+TEST(Shares, OfAllBlocksArePlacedOnTheSameGridForAnyNumberOfRanks) {
   const BlockGrid grid(5000, 5000 * 8);
   for (const int ranks : rank_counts()) {
     std::int64_t next = 0;
     for (int rank = 0; rank < ranks; ++rank) {
-      const auto rows = rows_of(grid, blocks_of_rank(grid, rank, ranks));
+      const auto rows = rows_of(grid, share_of_all(grid, rank, ranks));
       if (rows.count() == 0) continue;
       EXPECT_EQ(rows.begin, next);
       EXPECT_EQ(rows.begin % grid.rows_per_block(), 0) << "a slice begins inside a block";
@@ -113,35 +125,91 @@ TEST(Slices, ArePlacedOnTheSameGridForAnyNumberOfRanks) {
   }
 }
 
-TEST(Slices, AreEmptyWhereRanksOutnumberBlocks) {
-  const BlockGrid grid(3, 3 * 4);
-  int with_rows = 0;
-  for (int rank = 0; rank < 64; ++rank) {
-    const auto rows = rows_of(grid, blocks_of_rank(grid, rank, 64));
-    EXPECT_TRUE(rows.count() == 0 || rows.count() == 1);
-    with_rows += rows.count() == 0 ? 0 : 1;
-  }
-  EXPECT_EQ(with_rows, 3);
+TEST(Shares, AreEmptyWhereRanksOutnumberBlocks) {
+  std::size_t with_blocks = 0;
+  for (int rank = 0; rank < 64; ++rank) with_blocks += share_of_rank({4, 5, 9}, rank, 64).size();
+  EXPECT_EQ(with_blocks, 3U);
+  EXPECT_TRUE(share_of_rank({}, 0, 4).empty());
 }
 
-TEST(Slices, AreOfTheRankThatOwnsTheirBlocks) {
-  for (const auto& grid : grids()) {
+TEST(Shares, AreOfTheRankThatOwnsTheirPositions) {
+  for (const auto count : list_lengths) {
+    const auto blocks = list_of(count);
     for (const int ranks : rank_counts()) {
+      std::int64_t position = 0;
       for (int rank = 0; rank < ranks; ++rank) {
-        const auto blocks = blocks_of_rank(grid, rank, ranks);
-        if (blocks.count() == 0) continue;
-        // The first and the last: between them, ownership only grows.
-        ASSERT_EQ(owner_of_block(grid, blocks.begin, ranks), rank) << "block " << blocks.begin << ", " << ranks;
-        ASSERT_EQ(owner_of_block(grid, blocks.end - 1, ranks), rank) << "block " << blocks.end - 1 << ", " << ranks;
+        for (std::size_t k = 0; k < share_of_rank(blocks, rank, ranks).size(); ++k) {
+          ASSERT_EQ(owner_of(position++, count, ranks), rank) << count << " blocks, " << ranks << " ranks";
+        }
       }
     }
   }
 }
 
-TEST(Slices, OfNoBlocksHaveNoRows) {
+TEST(Neighbours, AreOnePieceUpToAGap) {
+  const BlockList blocks{2, 3, 4, 7, 8, 20};
+  EXPECT_EQ(neighbours_from(blocks, 0, 10), (Blocks{2, 5}));
+  EXPECT_EQ(neighbours_from(blocks, 0, 2), (Blocks{2, 4}));
+  EXPECT_EQ(neighbours_from(blocks, 2, 10), (Blocks{4, 5}));
+  EXPECT_EQ(neighbours_from(blocks, 3, 10), (Blocks{7, 9}));
+  EXPECT_EQ(neighbours_from(blocks, 5, 10), (Blocks{20, 21}));
+  EXPECT_EQ(neighbours_from(blocks, 6, 10).count(), 0);
+  EXPECT_EQ(neighbours_from(blocks, 0, 0).count(), 0);
+}
+
+TEST(RowsOf, NoBlocksAreNone) {
   const BlockGrid grid(10, 40);
   EXPECT_EQ(rows_of(grid, {}).count(), 0);
   EXPECT_EQ(rows_of(grid, {4, 4}).count(), 0);
+}
+
+// --- parts of a matrix
+
+TEST(PartGrid, HasTheWholeGridsBlocksCutOffAtItsEnds) {
+  const BlockGrid whole(2501, 2501 * 4);  // blocks of 2 rows
+  const BlockGrid part(2501, 2501 * 4, {5, 12});
+  std::vector<Rows> blocks;
+  for (std::int64_t b = 0; b < part.count(); ++b) blocks.push_back(part.block(b));
+  EXPECT_EQ(blocks, (std::vector<Rows>{{5, 6}, {6, 8}, {8, 10}, {10, 12}}));
+  EXPECT_EQ(part.rows(), 2501);
+  EXPECT_EQ(part.part(), (Rows{5, 12}));
+  EXPECT_EQ(whole.part(), (Rows{0, 2501}));
+  const BlockGrid last(2501, 2501 * 4, {2499, 2501});
+  EXPECT_EQ(last.block(last.count() - 1), (Rows{2500, 2501}));
+  EXPECT_EQ(rows_in(part, {0, 2}), 3);
+}
+
+TEST(PartGrid, OfOneBlockLiesInsideIt) {
+  const BlockGrid part(23365, 23365 * 4, {23, 30});
+  EXPECT_EQ(part.count(), 1);
+  EXPECT_EQ(part.block(0), (Rows{23, 30}));
+}
+
+TEST(Parts, CoverEveryRowOnceAndAreCutBetweenBlocks) {
+  for (const auto& grid : grids()) {
+    for (const std::int64_t parts : {1, 2, 7, 16, 1000}) {
+      std::int64_t next = 0;
+      for (std::int64_t k = 0; k < parts; ++k) {
+        const auto rows = part_of_grid(grid, k, parts);
+        if (rows.count() == 0) continue;
+        ASSERT_EQ(rows.begin, next);
+        ASSERT_EQ(rows.begin % grid.rows_per_block(), 0);
+        next = rows.end;
+      }
+      ASSERT_EQ(next, grid.rows());
+    }
+  }
+}
+
+TEST(MatrixShape, CountsBytesBeyond32Bits) {
+  const auto bytes = [](std::int64_t n, Precision storage) {
+    return MatrixShape{BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage))), n, storage}.bytes();
+  };
+  EXPECT_EQ(bytes(23365, Precision::float32), 2'183'692'900);
+  EXPECT_EQ(bytes(23365, Precision::float64), 4'367'385'800);
+  EXPECT_EQ(bytes(1, Precision::float32), 4);
+  EXPECT_EQ(bytes(10'000'000, Precision::float32), 400'000'000'000'000);
+  EXPECT_EQ((MatrixShape{BlockGrid(1000, 4000, {10, 20}), 1000, Precision::float32}.bytes()), 40'000);
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ TEST(ProgressBar, FitsTheTerminal) {
 TEST(Progress, OfStyleNoneIsSilent) {
   std::ostringstream out;
   {
-    Progress progress(ProgressStyle::none, 100, 40000, 100, out);
+    Progress progress(ProgressStyle::none, 100, 0, 40000, 100, out);
     for (int i = 0; i < 100; ++i) progress.advance(1);
     progress.finish();
   }
@@ -137,7 +137,7 @@ TEST(Progress, OfStyleNoneIsSilent) {
 
 TEST(Progress, OfStylePlainEndsWithALineOfTheWhole) {
   std::ostringstream out;
-  Progress progress(ProgressStyle::plain, 1000, 4'000'000, 250, out);
+  Progress progress(ProgressStyle::plain, 1000, 0, 4'000'000, 250, out);
   for (int i = 0; i < 249; ++i) progress.advance(1);
   EXPECT_EQ(out.str(), "") << "lines come seconds apart";
   progress.advance(1);
@@ -149,7 +149,7 @@ TEST(Progress, OfStylePlainEndsWithALineOfTheWhole) {
 
 TEST(Progress, OfStyleBarRedrawsOneLine) {
   std::ostringstream out;
-  Progress progress(ProgressStyle::bar, 1000, 4'000'000, 250, out);
+  Progress progress(ProgressStyle::bar, 1000, 0, 4'000'000, 250, out);
   progress.advance(125);
   std::this_thread::sleep_for(std::chrono::milliseconds(250));
   progress.advance(0);
@@ -163,7 +163,7 @@ TEST(Progress, OfStyleBarRedrawsOneLine) {
 
 TEST(Progress, OfStyleBarIsNotRedrawnForEveryRow) {
   std::ostringstream out;
-  Progress progress(ProgressStyle::bar, 100'000, 4'000'000, 100'000, out);
+  Progress progress(ProgressStyle::bar, 100'000, 0, 4'000'000, 100'000, out);
   for (int i = 0; i < 10'000; ++i) progress.advance(1);
   EXPECT_LE(count_of('\r', out.str()), 20U) << "ten thousand rows in milliseconds";
 }
@@ -172,7 +172,7 @@ TEST(Progress, OfStyleBarIsNotRedrawnForEveryRow) {
 TEST(Progress, OfStyleBarLeavesItsLineWhenAbandoned) {
   std::ostringstream out;
   {
-    Progress progress(ProgressStyle::bar, 1000, 4'000'000, 250, out);
+    Progress progress(ProgressStyle::bar, 1000, 0, 4'000'000, 250, out);
     std::this_thread::sleep_for(std::chrono::milliseconds(250));
     progress.advance(10);
   }
@@ -181,13 +181,13 @@ TEST(Progress, OfStyleBarLeavesItsLineWhenAbandoned) {
 
 TEST(Progress, OfStyleBarLeavesNothingWhenAbandonedUnseen) {
   std::ostringstream out;
-  { const Progress progress(ProgressStyle::bar, 1000, 4'000'000, 250, out); }
+  { const Progress progress(ProgressStyle::bar, 1000, 0, 4'000'000, 250, out); }
   EXPECT_EQ(out.str(), "");
 }
 
 TEST(Progress, NeverShowsMoreThanTheWhole) {
   std::ostringstream out;
-  Progress progress(ProgressStyle::bar, 10, 400, 10, out);
+  Progress progress(ProgressStyle::bar, 10, 0, 400, 10, out);
   std::this_thread::sleep_for(std::chrono::milliseconds(250));
   progress.advance(25);
   EXPECT_TRUE(contains(out.str(), "10 / 10 rows")) << out.str();
@@ -195,9 +195,20 @@ TEST(Progress, NeverShowsMoreThanTheWhole) {
 
 TEST(Progress, OfARankWithoutRowsShowsNoNonsense) {
   std::ostringstream out;
-  Progress progress(ProgressStyle::plain, 3, 36, 0, out);
+  Progress progress(ProgressStyle::plain, 3, 0, 36, 0, out);
   progress.finish();
   EXPECT_TRUE(contains(out.str(), "3 / 3 rows")) << out.str();
+}
+
+TEST(ProgressLine, CountsRowsOfEarlierRunsButNotTheirTime) {
+  // 600 of 1000 rows were there; half of the other 400 took 10 s.
+  EXPECT_EQ(progress_line({0.5, 10, 1000, 4'000'000, 600}),
+            " 80 %  800 / 1000 rows  20 rows/s  3.2 MB / 4 MB  10 s left");
+}
+
+TEST(ProgressBar, IsAsFullAsTheFile) {
+  const auto bar = progress_bar({0, 1, 1000, 4'000'000, 500}, 120);
+  EXPECT_EQ(std::count(bar.begin(), bar.end(), '='), 15) << bar;
 }
 
 }  // namespace

@@ -38,10 +38,8 @@ Announcement announcement() {
   a.reduction = Reduction::sum;
   a.method = "rows";
   a.parameter_tensors = 4;
-  a.rows = 23365;
+  a.matrix = {BlockGrid(23365, 23365 * 4), 23365, Precision::float32};
   a.dtype = Precision::float64;
-  a.storage = Precision::float32;
-  a.bytes = 2'183'692'900;
   a.output = "out/hessian.h5";
   return a;
 }
@@ -72,9 +70,7 @@ Summary summary() {
   Summary s;
   s.output = "out/hessian.h5";
   s.complete = true;
-  s.rows = 2000;
-  s.storage = Precision::float64;
-  s.bytes = 32'000'000;
+  s.matrix = {BlockGrid(2000, 16000), 2000, Precision::float64};
   s.loss = 1.609437912;
   s.gradient_norm = 0.125;
   s.largest = 12.5;
@@ -84,6 +80,7 @@ Summary summary() {
   s.seconds.create = 0.01;
   s.seconds.rows = 8;
   s.seconds.write = 2;
+  s.seconds.checkpoints = 0.25;
   s.seconds.checks = 3;
   s.seconds.all = 15;
   s.peak_memory = 734'000'000;
@@ -101,7 +98,8 @@ TEST(Summary, TellsWhatTheRunHasDone) {
   EXPECT_EQ(line_of(told, "symmetry error"), "0");
   EXPECT_EQ(line_of(told, "row error"), "2.5e-07");
   EXPECT_EQ(line_of(told, "difference error"), "0.0015");
-  EXPECT_EQ(line_of(told, "seconds"), "load 0.5, gradient 1.25, create 0.01, rows 8, write 2, checks 3; in all 15");
+  EXPECT_EQ(line_of(told, "seconds"),
+            "load 0.5, gradient 1.25, create 0.01, rows 8, write 2 (checkpoints 0.25), checks 3; in all 15");
   EXPECT_EQ(line_of(told, "rows a second"), "250");
   EXPECT_EQ(line_of(told, "memory"), "734 MB on the largest rank");
 }
@@ -111,6 +109,21 @@ TEST(Summary, TellsWhereTheFileIsNotComplete) {
   stopped.complete = false;
   const auto told = printed(stopped);
   EXPECT_EQ(told.substr(0, told.find('\n')), "out/hessian.h5: NOT complete");
+}
+
+TEST(Summary, TellsWhatEarlierRunsHaveDone) {
+  auto resumed = summary();
+  EXPECT_EQ(line_of(printed(resumed), "blocks resumed"), "");
+  resumed.blocks_resumed = resumed.matrix.grid.count() / 2;
+  const auto told = printed(resumed);
+  EXPECT_EQ(line_of(told, "blocks resumed"), "1000, computed by earlier runs");
+  EXPECT_EQ(line_of(told, "rows a second"), "125");
+}
+
+TEST(Announcement, TellsWhichPartOfTheRowsItIs) {
+  auto part = announcement();
+  part.matrix.grid = BlockGrid(23365, 23365 * 4, {100, 200});
+  EXPECT_EQ(line_of(printed(part), "Hessian"), "rows 100:200 of 23365 x 23365 float32, 9.35 MB, by rows");
 }
 
 TEST(Summary, TellsWhichChecksWereNotMade) {

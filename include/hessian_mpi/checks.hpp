@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/vocabulary.hpp"
@@ -19,18 +20,19 @@ struct BlockCheck {
   std::vector<std::int64_t> damaged;  ///< blocks whose bytes in the file are not those that were computed
 };
 
-/// Collective. Each block is read by another rank than the one that wrote it, where there is another. checksums: one
-/// per block of the grid, the same on all ranks.
-BlockCheck verify_blocks(const std::filesystem::path& file, const BlockGrid& grid, std::int64_t columns,
-                         Precision storage, const std::vector<std::uint64_t>& checksums, Verify which,
+/// Collective. Compares marked blocks with their checksums. Each is read by another rank than the one that wrote it,
+/// where there is another. records: one per block, the same on all ranks. written: the blocks of this run.
+BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
+                         const std::vector<BlockRecord>& records, const BlockList& written, Verify which,
                          const Communicator& communicator);
 
-/// Collective. Largest |H - H^T| over tiles at random places, divided by `largest`, the largest |H_ij| of all.
-double symmetry_error(const std::filesystem::path& file, std::int64_t columns, double largest,
+/// Collective. Largest |H - H^T| over tiles at random places, divided by `largest`, the largest |H_ij| of all. Of a
+/// part, only the square of its own rows and columns has both.
+double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
                       const Communicator& communicator);
 
-/// `count` different rows drawn at random from [0, rows), in order; the same for the same arguments.
-std::vector<std::int64_t> sample_rows(std::int64_t rows, int count);
+/// `count` different rows drawn at random from `rows`, in order; the same for the same arguments.
+std::vector<std::int64_t> sample_rows(const Rows& rows, int count);
 
 /// Collective. The rows are derived again from the concatenated gradient, each on one rank, and compared with the file.
 /// The largest difference of a row divided by the row's largest number, or a hundredth of `largest` if that is more.

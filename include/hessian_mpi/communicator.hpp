@@ -60,6 +60,8 @@ class Communicator {
   std::int64_t min(std::int64_t value) const;
   std::int64_t max(std::int64_t value) const;
   double max(double value) const;
+  /// Collective. The largest of all ranks' values in each place; all have as many. One exchange for several questions.
+  std::vector<std::int64_t> max(std::vector<std::int64_t> values) const;
   /// Collective. The vectors of all ranks, joined in the order of ranks, on all ranks.
   std::vector<std::uint64_t> join(const std::vector<std::uint64_t>& values) const;
   /// Collective. Root's string, on all ranks.

@@ -77,6 +77,8 @@ class File {
   void write(const std::string& dataset, Type memory_type, const void* values);
   void write_strings(const std::string& dataset, const std::vector<std::string>& values);
   void read(const std::string& dataset, Type memory_type, void* values) const;
+  /// Strings as write_strings() has written them.
+  std::vector<std::string> read_strings(const std::string& dataset) const;
   void read_tile(const std::string& dataset, Type memory_type, const Tile& tile, void* values) const;
   /// Collective over the file's communicator: each rank writes its own tile, or nothing where the tile has no rows.
   /// At most 1 GiB a call: larger ones fail in some versions of Open MPI.
@@ -88,6 +90,11 @@ class File {
   void set_attribute(const std::string& object, const std::string& name, double value);
   void set_attribute(const std::string& object, const std::string& name, const std::vector<std::string>& values);
   void set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values);
+
+  /// The value of an attribute of that kind; nothing where there is none of that name, or one of another kind.
+  std::optional<std::string> text_attribute(const std::string& object, const std::string& name) const;
+  std::optional<std::int64_t> integer_attribute(const std::string& object, const std::string& name) const;
+  std::optional<double> number_attribute(const std::string& object, const std::string& name) const;
 
   /// Flushes and closes, throwing where that fails; destruction closes silently. Collective where open is.
   void close();

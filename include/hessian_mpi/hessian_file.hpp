@@ -23,16 +23,12 @@ using Attributes = std::vector<std::pair<std::string, std::variant<std::string, 
 /// What a new file is to hold, all but the rows.
 struct HessianLayout {
   const ParameterIndex& index;
-  const BlockGrid& grid;
+  const MatrixShape& matrix;            ///< the whole, or the part that the file is to hold
   Precision dtype;                      ///< of value and gradient
-  Precision storage;                    ///< of the matrix
   const std::vector<double>& value;     ///< theta, N numbers
   const std::vector<double>& gradient;  ///< dL/dtheta, N numbers
-  const Attributes& attributes;         ///< `format`, `format_version` and `complete` = 0 are added
+  const Attributes& attributes;         ///< `format`, `format_version`, rows and `complete` = 0 are added
 };
-
-/// Bytes of the matrix in the file.
-std::uint64_t matrix_bytes(std::int64_t rows, Precision storage);
 
 /// Not collective. Makes the whole file but for the rows, on one rank: all metadata, and the space of the matrix taken
 /// from the disk. It comes to be under a name of its own and gets its real one when it is whole, so that neither a
@@ -42,6 +38,10 @@ void create_hessian_file(const std::filesystem::path& path, const HessianLayout&
 
 /// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
+
+/// Not collective. Takes the space of the rows from the disk again, for a file that was copied with holes. Throws
+/// InputError where there is no room.
+void retake_space(const std::filesystem::path& path, std::uint64_t bytes);
 
 /// A POSIX file descriptor for reading and writing an existing file, closed on destruction.
 class Descriptor {
@@ -72,6 +72,8 @@ class EarlyWriteback {
   void start(std::uint64_t offset, std::uint64_t bytes);
   /// Waits for the last bytes; throws as start() does.
   void finish();
+  /// Returns when all that any process of this node has written is on the disk. Throws RunError where it isn't.
+  void sync();
 
  private:
   std::filesystem::path path_;
@@ -84,41 +86,82 @@ class EarlyWriteback {
 class HessianWriter {
  public:
   /// Collective over the communicator, which must outlive this object.
-  HessianWriter(const std::filesystem::path& path, std::int64_t columns, Precision storage,
-                const Communicator& communicator);
+  HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix, const Communicator& communicator);
 
   /// Collective. Each rank hands in its own rows: rows.count() x N numbers of the storage type, row-major; or none.
   /// A failure on any rank is thrown on all. At most 1 GiB a rank.
   void write(const Rows& rows, const void* numbers);
 
-  /// Collective. Returns when every byte is on the disk, as far as the operating system knows.
+  /// Collective. Returns when every row that was written is on the disk, as far as the operating system knows.
+  void sync();
+
+  /// Collective. Closes the file after a last sync.
   void close();
 
  private:
   hdf5::File file_;
   std::uint64_t offset_;  // of the matrix in the file
   EarlyWriteback writeback_;
-  std::int64_t columns_;
-  Precision storage_;
+  MatrixShape matrix_;
   const Communicator& communicator_;
 };
 
-/// The matrix, open for reading on one rank. Not collective.
+/// The matrix, open for reading on one rank. Rows are those of the whole matrix, also where the file is a part. Not
+/// collective.
 class HessianReader {
  public:
-  explicit HessianReader(const std::filesystem::path& path) : file_(hdf5::File::open_to_read(path)) {}
+  explicit HessianReader(const std::filesystem::path& path);
   /// The tile's numbers, row-major, converted to double.
   std::vector<double> tile(const hdf5::Tile& tile) const;
-  /// Bytes of some rows as they lie in the file, appended to nothing: rows.count() x N numbers of the storage type.
-  std::vector<char> bytes(const Rows& rows, std::int64_t columns, Precision storage) const;
+  /// Bytes of some rows as they lie in the file: rows.count() x N numbers of the storage type.
+  std::vector<char> bytes(const Rows& rows, const MatrixShape& matrix) const;
 
  private:
   hdf5::File file_;
+  std::uint64_t first_row_;
 };
 
-/// Not collective. Writes the checksums of all blocks and the attributes of a finished run, then, if complete, marks
-/// the file complete after all else is on the disk.
-void finish_hessian_file(const std::filesystem::path& path, const std::vector<std::uint64_t>& checksums,
-                         const Attributes& attributes, bool complete);
+/// What the file keeps of a block beside its rows.
+struct BlockRecord {
+  std::uint64_t checksum = 0;  ///< XXH3 of its bytes
+  double largest = 0;          ///< its largest |H_ij|
+  bool on_disk = false;        ///< false: to be computed; the other two mean nothing
+};
+
+/// Marks blocks as being on the disk, by writing into datasets whose space the file has had from the beginning: no
+/// metadata of HDF5 changes that a kill could tear. A mark is the XXH3 of what it stands for, so that a torn or a
+/// foreign one is not believed. One rank owns it. Not collective.
+class BlockMarks {
+ public:
+  /// Throws RunError where the file cannot be opened.
+  BlockMarks(const std::filesystem::path& path, BlockGrid grid);
+
+  /// Marks neighbouring blocks, one record each, from first on; takes back the marks of those that are not on_disk. The
+  /// rows of the others must be on the disk.
+  void write(std::int64_t first, const std::vector<BlockRecord>& records);
+  /// Brings the marks to the disk.
+  void sync();
+
+ private:
+  void write_at(std::uint64_t offset, std::int64_t first, const void* values, std::size_t count);
+
+  std::filesystem::path path_;
+  BlockGrid grid_;
+  std::uint64_t checksums_;  // offsets in the file
+  std::uint64_t largest_;
+  std::uint64_t marks_;
+  Descriptor descriptor_;
+};
+
+/// Not collective. The records of all blocks, those marked that were on the disk when the file's last run ended. Throws
+/// InputError where the file's blocks are not those of the grid.
+std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid);
+
+/// Not collective. Writes the attributes of a finished run, then, if complete, marks the file complete after all else
+/// is on the disk.
+void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete);
+
+/// Not collective. Takes back what finish_hessian_file has said: complete = 0.
+void reopen_hessian_file(const std::filesystem::path& path);
 
 }  // namespace hessian_mpi

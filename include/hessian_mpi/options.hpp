@@ -12,6 +12,12 @@
 
 namespace hessian_mpi {
 
+/// One of so many parts of the matrix, counted from 0: what a task of a job array computes.
+struct PartOfRows {
+  std::int64_t part = 0;
+  std::int64_t parts = 1;
+};
+
 /// What the user asked for; the manual is the option table of the README, the same words as `--help`.
 struct Options {
   std::optional<std::filesystem::path> model;  ///< the embedded example where absent
@@ -23,10 +29,14 @@ struct Options {
   std::optional<Precision> dtype;
   std::vector<std::string> parameters = {"*"};
   std::uint64_t seed = 0;
+  std::optional<Rows> rows;                ///< all where this and the next are absent
+  std::optional<PartOfRows> part_of_rows;  ///< at most one of the two
   std::optional<int> threads;
   std::optional<std::uint64_t> memory;  ///< bytes
   std::filesystem::path output = "hessian.h5";
   std::optional<Precision> storage;
+  std::optional<double> time_limit;  ///< seconds
+  bool resume = false;
   bool overwrite = false;
   int check_rows = 8;
   Verify verify = Verify::sample;
@@ -40,8 +50,15 @@ struct Options {
 /// Parses argv and the file that --config names; the command line wins. Throws InputError naming the option at fault.
 Options parse_options(int argc, const char* const* argv);
 
+/// The command line that goes on with a job begun by this one.
+std::string command_line_to_resume(const std::string& command_line);
+
 /// The text of --help.
 void print_help(std::ostream& out);
+
+/// "3600", "30:00", "1:00:00", "2-12:00:00": seconds of a time as Slurm writes them; nothing for "UNLIMITED". Throws
+/// InputError.
+std::optional<double> parse_time(const std::string& text);
 
 /// "512M", "2G", "1.5G", "4096": bytes, in powers of 1024. Throws InputError.
 std::uint64_t parse_bytes(const std::string& text);

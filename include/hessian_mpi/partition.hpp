@@ -1,7 +1,9 @@
 #pragma once
-/// How rows are split: N rows -> blocks on a fixed grid -> a contiguous slice of blocks per rank. Pure arithmetic.
+/// How rows are split: N rows -> blocks on a fixed grid -> the blocks that are wanted -> a contiguous share of them per
+/// rank. Pure arithmetic.
 
 #include <cstdint>
+#include <vector>
 
 #include "hessian_mpi/vocabulary.hpp"
 
@@ -13,18 +15,35 @@ class BlockGrid {
  public:
   /// Blocks of about 4 MiB, but at least 1,024 of them where there are as many rows, so that many ranks find work.
   BlockGrid(std::int64_t rows, std::int64_t bytes_per_row);
+  /// The same grid, of which a part file holds some rows, at least one: the first and the last block are cut off there.
+  BlockGrid(std::int64_t rows, std::int64_t bytes_per_row, const Rows& part);
 
+  /// Rows of the whole matrix, and those that are meant.
   std::int64_t rows() const { return rows_; }
+  const Rows& part() const { return part_; }
   std::int64_t rows_per_block() const { return rows_per_block_; }
   /// Number of blocks.
-  std::int64_t count() const { return (rows_ + rows_per_block_ - 1) / rows_per_block_; }
+  std::int64_t count() const;
   /// Rows of block b in [0, count()).
   Rows block(std::int64_t b) const;
 
  private:
   std::int64_t rows_;
   std::int64_t rows_per_block_;
+  Rows part_;
 };
+
+/// The matrix of a file: the rows that are meant, N columns, and the numbers on disk.
+struct MatrixShape {
+  BlockGrid grid{0, 1};
+  std::int64_t columns = 0;
+  Precision storage = Precision::float32;
+  std::int64_t bytes_of_row() const { return columns * static_cast<std::int64_t>(bytes_of(storage)); }
+  std::int64_t bytes() const { return grid.part().count() * bytes_of_row(); }
+};
+
+/// Part k of the given number of parts of the whole grid, cut between blocks: the rows of one task of a job array.
+Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts);
 
 /// Blocks [begin, end), counted as Rows count rows.
 struct Blocks {
@@ -34,14 +53,24 @@ struct Blocks {
   friend bool operator==(const Blocks&, const Blocks&) = default;
 };
 
-/// The blocks of a rank: contiguous, in the order of ranks, their numbers differing by at most one; none where there
-/// are more ranks than blocks.
-Blocks blocks_of_rank(const BlockGrid& grid, int rank, int ranks);
-
 /// The rows of some blocks.
 Rows rows_of(const BlockGrid& grid, const Blocks& blocks);
 
-/// The rank that owns block b.
-int owner_of_block(const BlockGrid& grid, std::int64_t b, int ranks);
+/// Some blocks of a grid, in ascending order, not necessarily neighbours.
+using BlockList = std::vector<std::int64_t>;
+
+/// A rank's share of the blocks: contiguous in the list, in the order of ranks, their numbers differing by at most one;
+/// none where there are more ranks than blocks.
+BlockList share_of_rank(const BlockList& blocks, int rank, int ranks);
+
+/// The rank whose share holds the block at this position of a list of so many.
+int owner_of(std::int64_t position, std::int64_t count, int ranks);
+
+/// The blocks from this position of the list on, at most so many, that are neighbours: one piece of the matrix. None at
+/// the list's end.
+Blocks neighbours_from(const BlockList& blocks, std::size_t position, std::int64_t most);
+
+/// How many rows the blocks have.
+std::int64_t rows_in(const BlockGrid& grid, const BlockList& blocks);
 
 }  // namespace hessian_mpi

@@ -12,10 +12,11 @@ namespace hessian_mpi {
 
 /// What one moment looks like; free of clocks and streams.
 struct ProgressState {
-  double fraction = 0;      ///< of the rows, in [0, 1]
-  double seconds = 0;       ///< since the first row was begun
-  std::int64_t rows = 0;    ///< of the whole matrix
-  std::uint64_t bytes = 0;  ///< of the whole matrix
+  double fraction = 0;       ///< of the rows to be made, in [0, 1]
+  double seconds = 0;        ///< since the first of them was begun
+  std::int64_t rows = 0;     ///< of the whole file
+  std::uint64_t bytes = 0;   ///< of the whole file
+  std::int64_t present = 0;  ///< rows that earlier runs have made
 };
 
 /// "[=====>    ]  52 %  12150 / 23365 rows  2681 rows/s  1.1 / 2.2 GB  4 s left", `width` characters at most.
@@ -35,15 +36,17 @@ bool is_on_terminal();
 /// given a style other than none. Not collective.
 class Progress {
  public:
-  /// rows, bytes: of the whole matrix. share: rows of this rank. The stream must outlive the object.
-  Progress(ProgressStyle style, std::int64_t rows, std::uint64_t bytes, std::int64_t share, std::ostream& out);
+  /// rows, bytes: of the whole file. present: rows of it made by earlier runs. share: rows that this rank is to make.
+  /// The stream must outlive the object.
+  Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes, std::int64_t share,
+           std::ostream& out);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   /// Adds work done, in rows of this rank, and shows it if it is time.
   void advance(double rows);
-  /// Ends the display.
+  /// Ends the display, at the last row.
   void finish();
 
  private:
@@ -53,6 +56,7 @@ class Progress {
 
   ProgressStyle style_;
   std::int64_t rows_;
+  std::int64_t present_;
   std::uint64_t bytes_;
   double share_;
   std::ostream& out_;

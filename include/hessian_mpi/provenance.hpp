@@ -1,6 +1,7 @@
 #pragma once
 /// Where a matrix comes from: the attributes that let its owner, or --resume, tell one job from another.
 
+#include <cstdint>
 #include <string>
 
 #include "hessian_mpi/hessian_file.hpp"
@@ -17,7 +18,15 @@ std::string timestamp();
 Attributes initial_attributes(const Options& options, const Problem& problem, const std::string& method, double loss,
                               int ranks, int threads);
 
+/// The run that brought the file to its end; earlier ones may have computed blocks of it.
+struct FinishingRun {
+  int ranks = 1;
+  std::string command_line;
+  std::int64_t blocks_resumed = 0;  ///< taken over from earlier runs
+  double wall_seconds = 0;
+};
+
 /// Attributes known after the last row.
-Attributes final_attributes(const CheckFigures& figures, double wall_seconds);
+Attributes final_attributes(const CheckFigures& figures, const FinishingRun& run);
 
 }  // namespace hessian_mpi

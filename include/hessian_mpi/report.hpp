@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/vocabulary.hpp"
 
 namespace hessian_mpi {
@@ -25,10 +26,8 @@ struct Announcement {
   Reduction reduction = Reduction::mean;
   std::string method;
   std::int64_t parameter_tensors = 0;
-  std::int64_t rows = 0;
+  MatrixShape matrix;
   Precision dtype = Precision::float32;
-  Precision storage = Precision::float32;
-  std::uint64_t bytes = 0;
   std::filesystem::path output;
 };
 void print(std::ostream& out, const Announcement& announcement);
@@ -39,7 +38,8 @@ struct PhaseSeconds {
   double gradient = 0;  ///< loss, gradient, and the probe of second derivatives
   double create = 0;    ///< making the file and taking its space
   double rows = 0;      ///< computing
-  double write = 0;     ///< writing, with the final sync
+  double write = 0;     ///< writing, with checkpoints and the final sync
+  double checkpoints = 0;
   double checks = 0;
   double all = 0;
 };
@@ -57,9 +57,8 @@ struct CheckFigures {
 struct Summary {
   std::filesystem::path output;
   bool complete = false;
-  std::int64_t rows = 0;
-  Precision storage = Precision::float32;
-  std::uint64_t bytes = 0;
+  MatrixShape matrix;
+  std::int64_t blocks_resumed = 0;  ///< taken over from earlier runs
   double loss = 0;
   double gradient_norm = 0;
   double largest = 0;

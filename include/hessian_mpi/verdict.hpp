@@ -17,20 +17,21 @@ struct Verdict {
   std::vector<std::string> warnings;  ///< what the user should look at
 };
 
-/// A written file and what is known of it in memory.
+/// A written file and what is known of it in memory, the same on all ranks.
 struct WrittenFile {
   const std::filesystem::path& path;
-  const BlockGrid& grid;
-  std::int64_t columns;
-  Precision storage;
-  const std::vector<std::uint64_t>& checksums;  ///< one per block, the same on all ranks
-  double largest;                               ///< largest |H_ij|
+  const MatrixShape& matrix;
+  const std::vector<BlockRecord>& records;  ///< one per block
+  const BlockList& written;                 ///< blocks written by this run
+  double largest;                           ///< largest |H_ij|
 };
 
 /// Collective. rows: how many are derived again; 0 turns off all but the reading back of blocks. float64_twin makes the
 /// same problem in float64, for differences of the gradient; called on root, may throw InputError where there is none.
-/// The same failures on all ranks; warnings on root.
+/// between_checks is called on all ranks, to leave by throwing where the job is asked to stop. The same failures on all
+/// ranks; warnings on root.
 Verdict check_file(const WrittenFile& file, const Problem& problem, const std::function<Problem()>& float64_twin,
-                   Verify which, int rows, const Communicator& communicator);
+                   Verify which, int rows, const std::function<void()>& between_checks,
+                   const Communicator& communicator);
 
 }  // namespace hessian_mpi

@@ -275,8 +275,7 @@ TEST_P(NotAvailable, IsSaidRatherThanIgnored) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable,
-                         testing::Values(Words{"--resume"}, Words{"--rows", "0:5"}, Words{"--time-limit", "1:00:00"},
-                                         Words{"--plan"}, Words{"--method", "layers"}, Words{"--device", "cuda"}));
+                         testing::Values(Words{"--plan"}, Words{"--method", "layers"}, Words{"--device", "cuda"}));
 
 TEST(Options, ThoseThatAreAvailableAreTaken) {
   const Folder folder;
@@ -338,8 +337,7 @@ TEST_F(Configuration, BadValueIsNamed) {
 }
 
 TEST_F(Configuration, OptionThatIsNotAvailableIsRefusedThereToo) {
-  expect_refused({"--config", write(good() + "time-limit = 3600\n")}, {"time-limit", "not available in this version"});
-  expect_refused({"--config", write(good() + "resume = true\n")}, {"resume", "not available in this version"});
+  expect_refused({"--config", write(good() + "plan = true\n")}, {"plan", "not available in this version"});
 }
 
 // --- help

@@ -1,0 +1,30 @@
+#pragma once
+/// Whether an existing file is of this job, and what of it is kept: the decisions behind --resume. Not collective.
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/hessian_file.hpp"
+
+namespace hessian_mpi {
+
+/// Threads a rank that the file was begun with: where the user names no other number, it is the one to go on with,
+/// since the last digits depend on it. Nothing where there is no such file. Throws InputError: not a file of
+/// hessian_mpi.
+std::optional<int> threads_of_file(const std::filesystem::path& file);
+
+/// What an earlier run has left.
+struct Resumed {
+  std::vector<BlockRecord> records;   ///< one per block of the grid
+  bool complete = false;              ///< nothing is left to do
+  std::vector<std::string> warnings;  ///< what the user should know and may accept
+};
+
+/// Compares the file with what this job would write and takes over its blocks. Throws InputError that says what
+/// differs: model, data, loss, any option that changes a number, the parameters or their values, the versions of
+/// hessian_mpi and LibTorch.
+Resumed resume_from(const std::filesystem::path& file, const HessianLayout& layout);
+
+}  // namespace hessian_mpi
