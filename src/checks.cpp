@@ -59,10 +59,28 @@ double asymmetry(const HessianReader& reader, std::uint64_t row, std::uint64_t c
   const auto mirror = reader.tile({column, row, side, side});
   double worst = 0;
   for (std::uint64_t i = 0; i < side; ++i) {
-    for (std::uint64_t j = 0; j < side; ++j)
-      worst = std::max(worst, std::abs(tile[i * side + j] - mirror[j * side + i]));
+    for (std::uint64_t j = 0; j < side; ++j) {
+      const double difference = std::abs(tile[i * side + j] - mirror[j * side + i]);
+      worst = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(worst, difference);
+    }
   }
   return worst;
+}
+
+// Largest |H - H^T| over this rank's share of tiles at random places.
+double sampled_asymmetry(const std::filesystem::path& file, const Rows& part, int rank, int ranks) {
+  const HessianReader reader(file);
+  const auto side = std::min(tile_side, part.count());
+  auto random = generator();
+  std::uniform_int_distribution<std::int64_t> any(part.begin, part.end - side);
+  double found = 0;
+  for (int t = 0; t < sampled_tiles; ++t) {
+    const auto row = static_cast<std::uint64_t>(any(random));
+    const auto column = static_cast<std::uint64_t>(any(random));
+    if (t % ranks != rank) continue;
+    found = std::max(found, asymmetry(reader, row, column, static_cast<std::uint64_t>(side)));
+  }
+  return found;
 }
 
 // Row i, from one element selected out of the concatenated gradient.
@@ -157,21 +175,14 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
 
 double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
                       const Communicator& communicator) {
-  const double worst = communicator.together([&] {
-    const HessianReader reader(file);
-    const auto side = std::min(tile_side, part.count());
-    auto random = generator();
-    std::uniform_int_distribution<std::int64_t> any(part.begin, part.end - side);
-    double found = 0;
-    for (int t = 0; t < sampled_tiles; ++t) {
-      const auto row = static_cast<std::uint64_t>(any(random));
-      const auto column = static_cast<std::uint64_t>(any(random));
-      if (t % communicator.size() != communicator.rank()) continue;
-      found = std::max(found, asymmetry(reader, row, column, static_cast<std::uint64_t>(side)));
-    }
-    return found;
-  });
-  return largest > 0 ? communicator.max(worst) / largest : communicator.max(worst);
+  const double worst = communicator.max(
+      communicator.together([&] { return sampled_asymmetry(file, part, communicator.rank(), communicator.size()); }));
+  return largest > 0 ? worst / largest : worst;
+}
+
+double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest) {
+  const double worst = sampled_asymmetry(file, part, 0, 1);
+  return largest > 0 ? worst / largest : worst;
 }
 
 std::vector<std::int64_t> sample_rows(const Rows& rows, int count) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -228,6 +229,11 @@ herr_t append_name(hid_t, const char* name, const H5L_info_t*, void* names) {
   return 0;
 }
 
+herr_t append_attribute_name(hid_t, const char* name, const H5A_info_t*, void* names) {
+  static_cast<std::vector<std::string>*>(names)->emplace_back(name);
+  return 0;
+}
+
 }  // namespace
 
 Handle::Handle(Handle&& other) noexcept
@@ -250,8 +256,9 @@ Handle::~Handle() {
 File File::create(const std::filesystem::path& path) {
   const SilentErrors silent;
   const Handle access = file_access();
-  // 1.8 exactly: readers heed no flag of open writers in its superblock, and its object headers have checksums.
-  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set the format version");
+  // 1.8: readers heed no flag of open writers in its superblock, and its object headers have checksums. Only virtual
+  // datasets take more.
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V110), "set the format version");
   check(H5Pset_alignment(access.id(), alignment, alignment), "set the alignment");
   return {path,
           Handle(check(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()), "create '", path.string(), "'"),
@@ -268,7 +275,7 @@ File File::open_to_read(const std::filesystem::path& path) {
 File File::open_to_write(const std::filesystem::path& path) {
   const SilentErrors silent;
   const Handle access = file_access();
-  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V18), "set the format version");
+  check(H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V110), "set the format version");
   return {path,
           Handle(check(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.id()), "open '", path.string(), "' for writing"),
                  closer<H5Fclose>)};
@@ -350,6 +357,26 @@ void File::create_dataset(const std::string& name, Type type, const std::vector<
                        closer<H5Dclose>);
 }
 
+void File::create_virtual_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,
+                                  const std::vector<RowsElsewhere>& rows) {
+  const SilentErrors silent;
+  const Handle creation = property_list(H5P_DATASET_CREATE);
+  const double missing = std::numeric_limits<double>::quiet_NaN();
+  check(H5Pset_fill_value(creation.id(), H5T_NATIVE_DOUBLE, &missing), "set the value of missing rows");
+  const Handle space = new_space(shape);
+  for (const auto& piece : rows) {
+    const Tile tile{piece.begin, 0, piece.end - piece.begin, shape.at(1)};
+    const Handle source = select(space, tile);
+    check(H5Pset_virtual(creation.id(), space.id(), piece.file.c_str(), name.c_str(), source.id()), "refer to '",
+          piece.file.string(), "'");
+  }
+  check(H5Sselect_all(space.id()), "select all");
+  const Handle dataset(check(H5Dcreate2(file_.id(), name.c_str(), native_type(type), space.id(), H5P_DEFAULT,
+                                        creation.id(), H5P_DEFAULT),
+                             "create dataset '", name, "' in '", path_.string(), "'"),
+                       closer<H5Dclose>);
+}
+
 std::uint64_t File::offset_in_file(const std::string& name) const {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   const haddr_t offset = H5Dget_offset(dataset.id());
@@ -419,6 +446,15 @@ void File::read_tile(const std::string& name, Type memory_type, const Tile& tile
         "read rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
 }
 
+void File::write_tile(const std::string& name, Type memory_type, const Tile& tile, const void* values) {
+  const SilentErrors silent;
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle file_space = space_of(dataset);
+  const Handle memory_space = select(file_space, tile);
+  check(H5Dwrite(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), H5P_DEFAULT, values),
+        "write rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
+}
+
 void File::write_tile_collectively(const std::string& name, Type memory_type, const Tile& tile, const void* values) {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   const Handle file_space = space_of(dataset);
@@ -451,6 +487,15 @@ void File::set_attribute(const std::string& object, const std::string& name, con
 
 void File::set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values) {
   write_attribute(file_.id(), path_, object, name, copy_of_type(H5T_NATIVE_INT64), {values.size()}, values.data());
+}
+
+std::vector<std::string> File::attributes(const std::string& object) const {
+  const SilentErrors silent;
+  std::vector<std::string> names;
+  check(H5Aiterate_by_name(file_.id(), object.c_str(), H5_INDEX_NAME, H5_ITER_INC, nullptr, append_attribute_name,
+                           &names, H5P_DEFAULT),
+        "list the attributes of '", object, "' in '", path_.string(), "'");
+  return names;
 }
 
 std::optional<std::string> File::text_attribute(const std::string& object, const std::string& name) const {

@@ -20,6 +20,8 @@ namespace {
 
 constexpr const char* format_name = "hessian_mpi";
 constexpr std::int64_t format_version = 1;
+// Attributes of the root group that this module sets itself.
+constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
 constexpr const char* checksum_dataset = "/blocks/checksum";
 constexpr const char* largest_dataset = "/blocks/largest";
 constexpr const char* mark_dataset = "/blocks/mark";
@@ -76,7 +78,9 @@ void take_space(const std::filesystem::path& file, const std::filesystem::path& 
 // Removes a file that did not come to be whole.
 class UnfinishedFile {
  public:
-  explicit UnfinishedFile(std::filesystem::path path) : path_(std::move(path)) {}
+  // Beside the file that it is to become.
+  explicit UnfinishedFile(const std::filesystem::path& path)
+      : path_(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid())) {}
   ~UnfinishedFile() { ::unlink(path_.c_str()); }
   UnfinishedFile(const UnfinishedFile&) = delete;
   UnfinishedFile& operator=(const UnfinishedFile&) = delete;
@@ -142,26 +146,6 @@ void describe_parameters(hdf5::File& file, const ParameterIndex& index) {
   file.write("/parameters/shape", hdf5::Type::int64, table.data());
 }
 
-void describe_blocks(hdf5::File& file, const BlockGrid& grid) {
-  std::vector<std::int64_t> begin;
-  std::vector<std::int64_t> end;
-  for (std::int64_t b = 0; b < grid.count(); ++b) {
-    begin.push_back(grid.block(b).begin);
-    end.push_back(grid.block(b).end);
-  }
-  for (const auto& [name, values] : {std::pair{"/blocks/begin", &begin}, {"/blocks/end", &end}}) {
-    file.create_dataset(name, hdf5::Type::int64, {begin.size()});
-    file.write(name, hdf5::Type::int64, values->data());
-  }
-  const std::vector<std::uint64_t> none(begin.size(), 0);  // eight bytes of zeros are 0.0 as well
-  for (const auto& [name, type] : {std::pair{checksum_dataset, hdf5::Type::uint64},
-                                   {largest_dataset, hdf5::Type::float64},
-                                   {mark_dataset, hdf5::Type::uint64}}) {
-    file.create_dataset(name, type, {begin.size()});
-    file.write(name, type, none.data());
-  }
-}
-
 // What stands in the file for a block whose record is believed; 0 for one that is not on the disk.
 std::uint64_t mark_of(const Rows& rows, const BlockRecord& record) {
   if (!record.on_disk) return 0;
@@ -171,28 +155,198 @@ std::uint64_t mark_of(const Rows& rows, const BlockRecord& record) {
   return xxh3(content.data(), sizeof(content));
 }
 
-// Writes everything but the rows; returns where the matrix lies in the file.
-std::uint64_t write_layout(const std::filesystem::path& path, const HessianLayout& layout) {
-  auto file = hdf5::File::create(path);
-  const auto n = static_cast<std::uint64_t>(layout.matrix.columns);
-  const Rows& part = layout.matrix.grid.part();
+// Columns of the table of blocks.
+struct BlockColumns {
+  std::vector<std::int64_t> begin;
+  std::vector<std::int64_t> end;
+  std::vector<std::uint64_t> checksum;
+  std::vector<double> largest;
+  std::vector<std::uint64_t> mark;
+
+  explicit BlockColumns(std::size_t count) : begin(count), end(count), checksum(count), largest(count), mark(count) {}
+  explicit BlockColumns(const std::vector<StoredBlock>& blocks) : BlockColumns(blocks.size()) {
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+      const auto& [rows, record] = blocks[b];
+      begin[b] = rows.begin;
+      end[b] = rows.end;
+      checksum[b] = record.checksum;
+      largest[b] = record.largest;
+      mark[b] = mark_of(rows, record);
+    }
+  }
+  StoredBlock block(std::size_t b) const {
+    StoredBlock block{{begin[b], end[b]}, {checksum[b], largest[b], true}};
+    block.record.on_disk = mark[b] == mark_of(block.rows, block.record);
+    return block;
+  }
+  // Hands each column's dataset, type and numbers to visit.
+  template <class Visit>
+  void each(const Visit& visit) {
+    visit("/blocks/begin", hdf5::Type::int64, begin.data());
+    visit("/blocks/end", hdf5::Type::int64, end.data());
+    visit(checksum_dataset, hdf5::Type::uint64, checksum.data());
+    visit(largest_dataset, hdf5::Type::float64, largest.data());
+    visit(mark_dataset, hdf5::Type::uint64, mark.data());
+  }
+};
+
+void describe_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks) {
+  BlockColumns(blocks).each([&](const char* name, hdf5::Type type, const void* numbers) {
+    file.create_dataset(name, type, {blocks.size()});
+    file.write(name, type, numbers);
+  });
+}
+
+std::vector<StoredBlock> blocks_of(const BlockGrid& grid) {
+  std::vector<StoredBlock> blocks;
+  for (std::int64_t b = 0; b < grid.count(); ++b) blocks.push_back({grid.block(b), {}});
+  return blocks;
+}
+
+// All but the matrix.
+void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
-  file.create_dataset("/hessian", type_of(layout.matrix.storage), {static_cast<std::uint64_t>(part.count()), n});
   describe_parameters(file, layout.index);
-  describe_blocks(file, layout.matrix.grid);
+  describe_blocks(file, blocks);
   for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
-    file.create_dataset(name, type_of(layout.dtype), {n});
+    file.create_dataset(name, type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
     file.write(name, hdf5::Type::float64, values->data());
   }
   file.set_attribute("/", "format", std::string(format_name));
   file.set_attribute("/", "format_version", format_version);
   file.set_attribute("/", "complete", std::int64_t{0});
-  file.set_attribute("/", "row_begin", part.begin);
-  file.set_attribute("/", "row_end", part.end);
+  file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
+  file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
   set_attributes(file, layout.attributes);
+}
+
+std::vector<std::uint64_t> shape_in_file(const MatrixShape& matrix) {
+  return {static_cast<std::uint64_t>(matrix.grid.part().count()), static_cast<std::uint64_t>(matrix.columns)};
+}
+
+// Writes everything but the rows and takes their space, on the disk.
+void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
+             const std::vector<StoredBlock>& blocks) {
+  auto file = hdf5::File::create(path);
+  file.create_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix));
+  describe(file, layout, blocks);
   const auto offset = file.offset_in_file("/hessian");
   file.close();
-  return offset;
+  take_space(path, named, offset, static_cast<std::uint64_t>(layout.matrix.bytes()));
+  bring_to_disk(path);
+}
+
+// Where a file that lies beside `path` has to look for another one.
+std::filesystem::path seen_from(const std::filesystem::path& path, const std::filesystem::path& other) {
+  return std::filesystem::proximate(std::filesystem::absolute(other), std::filesystem::absolute(folder_of(path)));
+}
+
+void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layout, const std::vector<PartFile>& parts,
+                    const std::vector<StoredBlock>& blocks) {
+  std::vector<hdf5::RowsElsewhere> elsewhere;
+  for (const auto& part : parts) {
+    elsewhere.push_back({seen_from(path, part.path), static_cast<std::uint64_t>(part.rows.begin),
+                         static_cast<std::uint64_t>(part.rows.end)});
+  }
+  auto file = hdf5::File::create(path);
+  file.create_virtual_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix), elsewhere);
+  describe(file, layout, blocks);
+  file.close();
+}
+
+void copy_rows(const std::filesystem::path& path, const MatrixShape& matrix, const std::vector<PartFile>& parts) {
+  auto file = hdf5::File::open_to_write(path);
+  EarlyWriteback writeback(path);
+  const auto offset = file.offset_in_file("/hessian");
+  for (const auto& part : parts) {
+    const HessianReader reader(part.path);
+    for (const auto& [rows, record] : part.blocks) {
+      const auto bytes = reader.bytes(rows, matrix);
+      if (xxh3(bytes.data(), bytes.size()) != record.checksum) {
+        throw RunError(text("'", part.path.string(), "' is damaged: rows ", rows.begin, " to ", rows.end - 1,
+                            " are not what was computed; run its job again with --resume --verify all"));
+      }
+      const auto first = static_cast<std::uint64_t>(rows.begin);
+      file.write_tile("/hessian", type_of(matrix.storage),
+                      {first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(matrix.columns)},
+                      bytes.data());
+      writeback.start(offset + first * static_cast<std::uint64_t>(matrix.bytes_of_row()), bytes.size());
+    }
+  }
+  writeback.finish();
+  file.close();
+}
+
+// --- reading back ---------------------------------------------------------------------------------------------------
+
+void expect_shape(const hdf5::File& file, const std::string& name, const std::vector<std::uint64_t>& shape) {
+  if (file.shape(name) == shape) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' has another shape than it should"));
+}
+
+MatrixShape read_shape(const hdf5::File& file) {
+  const auto shape = file.shape("/hessian");
+  const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
+                  file.integer_attribute("/", "row_end").value_or(-1)};
+  const auto n = shape.size() == 2 ? static_cast<std::int64_t>(shape[1]) : 0;
+  const bool fits =
+      0 <= rows.begin && rows.begin < rows.end && rows.end <= n && rows.count() == static_cast<std::int64_t>(shape[0]);
+  if (!fits) throw InputError(text("'", file.path().string(), "' is damaged: '/hessian' does not have its rows"));
+  const auto storage = file.type("/hessian") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
+  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage)), rows), n, storage};
+}
+
+ParameterIndex read_index(const hdf5::File& file, std::int64_t n) {
+  const auto names = file.read_strings("/parameters/name");
+  const auto table = file.shape("/parameters/shape");
+  const auto width = table.size() == 2 ? table[1] : 0;
+  expect_shape(file, "/parameters/shape", {names.size(), width});
+  expect_shape(file, "/parameters/ndim", {names.size()});
+  std::vector<std::int64_t> shapes(names.size() * width);
+  std::vector<std::int64_t> dimensions(names.size());
+  file.read("/parameters/shape", hdf5::Type::int64, shapes.data());
+  file.read("/parameters/ndim", hdf5::Type::int64, dimensions.data());
+  ParameterIndex index;
+  for (std::size_t p = 0; p < names.size(); ++p) {
+    const auto used = std::clamp<std::int64_t>(dimensions[p], 0, static_cast<std::int64_t>(width));
+    const auto begin = shapes.begin() + static_cast<std::ptrdiff_t>(p * width);
+    index.append(names[p], {begin, begin + used});
+  }
+  if (index.size() != n) throw InputError(text("'", file.path().string(), "' is damaged: its parameters are not ", n));
+  return index;
+}
+
+std::vector<double> read_numbers(const hdf5::File& file, const std::string& name, std::int64_t n) {
+  expect_shape(file, name, {static_cast<std::uint64_t>(n)});
+  std::vector<double> numbers(static_cast<std::size_t>(n));
+  file.read(name, hdf5::Type::float64, numbers.data());
+  return numbers;
+}
+
+Attributes read_attributes(const hdf5::File& file) {
+  Attributes attributes;
+  for (const auto& name : file.attributes("/")) {
+    if (std::find(own_attributes.begin(), own_attributes.end(), name) != own_attributes.end()) continue;
+    if (const auto word = file.text_attribute("/", name)) attributes.emplace_back(name, *word);
+    if (const auto whole = file.integer_attribute("/", name)) attributes.emplace_back(name, *whole);
+    if (const auto number = file.number_attribute("/", name)) attributes.emplace_back(name, *number);
+  }
+  return attributes;
+}
+
+std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
+  const auto shape = file.shape("/blocks/begin");
+  const auto rows = file.shape("/hessian");
+  const bool plausible = shape.size() == 1 && !rows.empty() && shape[0] <= rows[0];
+  if (!plausible) throw InputError(text("'", file.path().string(), "' is damaged: its table of blocks"));
+  BlockColumns columns(shape[0]);
+  columns.each([&](const char* name, hdf5::Type type, void* numbers) {
+    expect_shape(file, name, shape);
+    file.read(name, type, numbers);
+  });
+  std::vector<StoredBlock> blocks;
+  for (std::size_t b = 0; b < shape[0]; ++b) blocks.push_back(columns.block(b));
+  return blocks;
 }
 
 }  // namespace
@@ -211,12 +365,26 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
-  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
-  check_room_for(path, bytes, replace);
-  const UnfinishedFile file(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid()));
-  const auto offset = write_layout(file.path(), layout);
-  take_space(file.path(), path, offset, bytes);
-  bring_to_disk(file.path());
+  check_room_for(path, static_cast<std::uint64_t>(layout.matrix.bytes()), replace);
+  const UnfinishedFile file(path);
+  lay_out(file.path(), path, layout, blocks_of(layout.matrix.grid));
+  file.publish(path, replace);
+}
+
+void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,
+                        const std::vector<PartFile>& parts, bool copy, bool replace,
+                        const std::function<Attributes(const std::filesystem::path&)>& look_at) {
+  check_room_for(path, copy ? static_cast<std::uint64_t>(layout.matrix.bytes()) : 0, replace);
+  const UnfinishedFile file(path);
+  std::vector<StoredBlock> blocks;
+  for (const auto& part : parts) blocks.insert(blocks.end(), part.blocks.begin(), part.blocks.end());
+  if (copy) {
+    lay_out(file.path(), path, layout, blocks);
+    copy_rows(file.path(), layout.matrix, parts);
+  } else {
+    refer_to_parts(file.path(), layout, parts, blocks);
+  }
+  finish_hessian_file(file.path(), look_at(file.path()), true);
   file.publish(path, replace);
 }
 
@@ -359,34 +527,42 @@ void BlockMarks::sync() {
   throw RunError(text("the marks of '", path_.string(), "' could not be brought to the disk: ", reason(errno)));
 }
 
+StoredLayout read_layout(const std::filesystem::path& path) {
+  try {
+    const auto file = hdf5::File::open_to_read(path);
+    if (file.text_attribute("/", "format") != format_name || !file.has("/hessian")) {
+      throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
+    }
+    if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
+      throw InputError(text("'", path.string(), "' has format version ", version.value_or(0), ", this program has ",
+                            format_version));
+    }
+    StoredLayout stored;
+    stored.matrix = read_shape(file);
+    stored.index = read_index(file, stored.matrix.columns);
+    stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
+    stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
+    stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
+    stored.attributes = read_attributes(file);
+    stored.blocks = read_blocks(file);
+    stored.complete = file.integer_attribute("/", "complete") == 1;
+    return stored;
+  } catch (const RunError& error) {
+    throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
+  }
+}
+
 std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid) {
-  const auto file = hdf5::File::open_to_read(path);
-  const auto count = static_cast<std::size_t>(grid.count());
-  const auto read = [&](const char* name, hdf5::Type type, void* values) {
-    if (file.shape(name) != std::vector<std::uint64_t>{count} || file.type(name) != type) {
-      throw InputError(text("'", path.string(), "' has another division into blocks (", name, ")"));
-    }
-    file.read(name, type, values);
-  };
-  std::vector<std::int64_t> begin(count);
-  std::vector<std::int64_t> end(count);
-  std::vector<std::uint64_t> checksums(count);
-  std::vector<double> largest(count);
-  std::vector<std::uint64_t> marks(count);
-  read("/blocks/begin", hdf5::Type::int64, begin.data());
-  read("/blocks/end", hdf5::Type::int64, end.data());
-  read(checksum_dataset, hdf5::Type::uint64, checksums.data());
-  read(largest_dataset, hdf5::Type::float64, largest.data());
-  read(mark_dataset, hdf5::Type::uint64, marks.data());
-  std::vector<BlockRecord> records(count);
-  for (std::size_t b = 0; b < count; ++b) {
-    const Rows rows = grid.block(static_cast<std::int64_t>(b));
-    if (Rows{begin[b], end[b]} != rows) {
-      throw InputError(text("'", path.string(), "' has another division into blocks: block ", b, " has rows ", begin[b],
-                            " to ", end[b], ", not ", rows.begin, " to ", rows.end));
-    }
-    records[b] = {checksums[b], largest[b], true};
-    records[b].on_disk = marks[b] == mark_of(rows, records[b]);
+  const auto blocks = read_blocks(hdf5::File::open_to_read(path));
+  std::vector<BlockRecord> records;
+  for (std::int64_t b = 0; b < grid.count() && b < static_cast<std::int64_t>(blocks.size()); ++b) {
+    const auto& block = blocks[static_cast<std::size_t>(b)];
+    if (block.rows != grid.block(b)) break;
+    records.push_back(block.record);
+  }
+  if (static_cast<std::int64_t>(records.size()) != grid.count() || records.size() != blocks.size()) {
+    throw InputError(text("'", path.string(), "' has another division into blocks: ", blocks.size(),
+                          " where there are ", grid.count(), " now, the same up to block ", records.size()));
   }
   return records;
 }

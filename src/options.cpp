@@ -266,8 +266,14 @@ Options parse_options(int argc, const char* const* argv) {
   if (options.help || options.version) return options;
   options = options_from(given);
   check_consistency(options);
-  for (int a = 0; a < argc; ++a) options.command_line += (a == 0 ? "" : " ") + quoted(argv[a]);
+  options.command_line = command_line_of(argc, argv);
   return options;
+}
+
+std::string command_line_of(int argc, const char* const* argv) {
+  std::string line;
+  for (int a = 0; a < argc; ++a) line += (a == 0 ? "" : " ") + quoted(argv[a]);
+  return line;
 }
 
 std::string command_line_to_resume(const std::string& command_line) {

@@ -86,15 +86,16 @@ TEST_F(Resume, SaysWhichOptionDiffers) {
         job.set("reduction", std::string("sum"));
       },
       {"loss: ", "; reduction: 'mean' in the file, 'sum' now"});
-  expect_refused([](Job& job) { job.attributes.emplace_back("mode", std::string("eval")); }, {"mode: not in the file"});
+  expect_refused([](Job& job) { job.attributes.emplace_back("mode", std::string("eval")); },
+                 {"mode: not in the file, 'eval' now"});
 }
 
 TEST_F(Resume, SaysHowTheMatrixDiffers) {
   create({});
   expect_refused([](Job& job) { job.matrix.storage = Precision::float32; },
-                 {"storage: 'float64' in the file, 'float32'"});
-  expect_refused([](Job& job) { job.matrix.grid = BlockGrid(10, 80, {2, 10}); }, {"first row: 0 in the file, 2 now"});
-  expect_refused([](Job& job) { job.matrix.grid = BlockGrid(10, 80, {0, 9}); }, {"end of rows: 10 in the file, 9 now"});
+                 {"storage: float64 in the file, float32 now"});
+  expect_refused([](Job& job) { job.matrix.grid = BlockGrid(10, 80, {2, 10}); }, {"rows: 0:10 in the file, 2:10 now"});
+  expect_refused([](Job& job) { job.matrix.grid = BlockGrid(10, 80, {0, 9}); }, {"rows: 0:10 in the file, 0:9 now"});
 }
 
 TEST_F(Resume, SaysWhichParameterDiffers) {
@@ -106,9 +107,9 @@ TEST_F(Resume, SaysWhichParameterDiffers) {
       job.index.append(name, shape);
     };
   };
-  expect_refused(other("fc.scale", {4}), {"parameter 1: fc.bias with 4 elements in the file, fc.scale"});
-  expect_refused(other("fc.bias", {5}), {"parameter 1: fc.bias with 4 elements in the file, fc.bias with 5"});
-  expect_refused([](Job& job) { job.index.append("more", {1}); }, {"parameter 2: nothing in the file, more"});
+  expect_refused(other("fc.scale", {4}), {"parameter 1: fc.bias [4] in the file, fc.scale [4] now"});
+  expect_refused(other("fc.bias", {2, 2}), {"parameter 1: fc.bias [4] in the file, fc.bias [2, 2] now"});
+  expect_refused([](Job& job) { job.index.append("more", {1}); }, {"parameter 2: nothing in the file, more [1] now"});
 }
 
 TEST_F(Resume, SaysThatThePointDiffers) {

@@ -30,6 +30,8 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
 /// part, only the square of its own rows and columns has both.
 double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
                       const Communicator& communicator);
+/// Not collective: the same by one process.
+double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest);
 
 /// `count` different rows drawn at random from `rows`, in order; the same for the same arguments.
 std::vector<std::int64_t> sample_rows(const Rows& rows, int count);

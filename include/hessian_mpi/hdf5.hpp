@@ -44,6 +44,13 @@ struct Tile {
   std::uint64_t columns = 0;
 };
 
+/// Rows of a dataset that lie in a dataset of the same name in another file, from its first row on.
+struct RowsElsewhere {
+  std::filesystem::path file;  ///< relative to the folder of the file that refers to it
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
 /// An open file. Not collective unless opened with a communicator.
 class File {
  public:
@@ -71,6 +78,10 @@ class File {
   void create_group(const std::string& name);
   /// A contiguous dataset whose space is allocated now and never filled.
   void create_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape);
+  /// A two-dimensional floating-point dataset whose rows lie in other files, each of which holds the dataset under the
+  /// same name. Where one of them is missing its rows read as NaN. Needs HDF5 1.10 to be read.
+  void create_virtual_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,
+                              const std::vector<RowsElsewhere>& rows);
   /// Byte offset of a contiguous dataset in the file.
   std::uint64_t offset_in_file(const std::string& dataset) const;
 
@@ -80,6 +91,7 @@ class File {
   /// Strings as write_strings() has written them.
   std::vector<std::string> read_strings(const std::string& dataset) const;
   void read_tile(const std::string& dataset, Type memory_type, const Tile& tile, void* values) const;
+  void write_tile(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
   /// Collective over the file's communicator: each rank writes its own tile, or nothing where the tile has no rows.
   /// At most 1 GiB a call: larger ones fail in some versions of Open MPI.
   void write_tile_collectively(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
@@ -91,6 +103,8 @@ class File {
   void set_attribute(const std::string& object, const std::string& name, const std::vector<std::string>& values);
   void set_attribute(const std::string& object, const std::string& name, const std::vector<std::int64_t>& values);
 
+  /// Names of an object's attributes, in their order.
+  std::vector<std::string> attributes(const std::string& object) const;
   /// The value of an attribute of that kind; nothing where there is none of that name, or one of another kind.
   std::optional<std::string> text_attribute(const std::string& object, const std::string& name) const;
   std::optional<std::int64_t> integer_attribute(const std::string& object, const std::string& name) const;

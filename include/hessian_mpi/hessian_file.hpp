@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -35,6 +36,34 @@ struct HessianLayout {
 /// failure nor a race touches an existing file; with replace, one that exists is replaced at that moment. Throws
 /// InputError: the file exists, the folder doesn't or can't be written to, no room on the disk.
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace);
+
+/// What the file keeps of a block beside its rows.
+struct BlockRecord {
+  std::uint64_t checksum = 0;  ///< XXH3 of its bytes
+  double largest = 0;          ///< its largest |H_ij|
+  bool on_disk = false;        ///< false: to be computed; the other two mean nothing
+};
+
+/// A block as a file lists it.
+struct StoredBlock {
+  Rows rows;
+  BlockRecord record;
+};
+
+/// A complete part of a matrix, in a file of its own.
+struct PartFile {
+  std::filesystem::path path;
+  Rows rows;
+  std::vector<StoredBlock> blocks;
+};
+
+/// Not collective. As create_hessian_file, a complete file of the rows that lie in parts, which are all rows in order:
+/// a virtual dataset that finds them there, or with copy the rows themselves, each block compared with its checksum on
+/// the way. look_at gets the file before it has its name and says what attributes to set: where it throws, nothing is
+/// left. Throws RunError where a block of a part is damaged.
+void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,
+                        const std::vector<PartFile>& parts, bool copy, bool replace,
+                        const std::function<Attributes(const std::filesystem::path&)>& look_at);
 
 /// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
@@ -121,13 +150,6 @@ class HessianReader {
   std::uint64_t first_row_;
 };
 
-/// What the file keeps of a block beside its rows.
-struct BlockRecord {
-  std::uint64_t checksum = 0;  ///< XXH3 of its bytes
-  double largest = 0;          ///< its largest |H_ij|
-  bool on_disk = false;        ///< false: to be computed; the other two mean nothing
-};
-
 /// Marks blocks as being on the disk, by writing into datasets whose space the file has had from the beginning: no
 /// metadata of HDF5 changes that a kill could tear. A mark is the XXH3 of what it stands for, so that a torn or a
 /// foreign one is not believed. One rank owns it. Not collective.
@@ -152,6 +174,22 @@ class BlockMarks {
   std::uint64_t marks_;
   Descriptor descriptor_;
 };
+
+/// What a file says of itself, all but the rows.
+struct StoredLayout {
+  ParameterIndex index;
+  MatrixShape matrix;
+  Precision dtype = Precision::float32;
+  std::vector<double> value;
+  std::vector<double> gradient;
+  Attributes attributes;            ///< without those that HessianLayout leaves to the file
+  std::vector<StoredBlock> blocks;  ///< on_disk as of the end of the file's last run
+  bool complete = false;
+  HessianLayout layout() const { return {index, matrix, dtype, value, gradient, attributes}; }
+};
+
+/// Not collective. Throws InputError where the file is damaged or none of hessian_mpi's.
+StoredLayout read_layout(const std::filesystem::path& path);
 
 /// Not collective. The records of all blocks, those marked that were on the disk when the file's last run ended. Throws
 /// InputError where the file's blocks are not those of the grid.

@@ -50,6 +50,9 @@ struct Options {
 /// Parses argv and the file that --config names; the command line wins. Throws InputError naming the option at fault.
 Options parse_options(int argc, const char* const* argv);
 
+/// The arguments as one line that a shell reads as it was typed.
+std::string command_line_of(int argc, const char* const* argv);
+
 /// The command line that goes on with a job begun by this one.
 std::string command_line_to_resume(const std::string& command_line);
 

@@ -1,5 +1,5 @@
 #pragma once
-/// Whether an existing file is of this job, and what of it is kept: the decisions behind --resume. Not collective.
+/// What --resume takes over from an existing file. Not collective.
 
 #include <filesystem>
 #include <optional>
@@ -11,8 +11,8 @@
 namespace hessian_mpi {
 
 /// Threads a rank that the file was begun with: where the user names no other number, it is the one to go on with,
-/// since the last digits depend on it. Nothing where there is no such file. Throws InputError: not a file of
-/// hessian_mpi.
+/// since the last digits depend on it. Nothing where there is no such file. Throws InputError: damaged, or another kind
+/// of file.
 std::optional<int> threads_of_file(const std::filesystem::path& file);
 
 /// What an earlier run has left.
@@ -23,8 +23,7 @@ struct Resumed {
 };
 
 /// Compares the file with what this job would write and takes over its blocks. Throws InputError that says what
-/// differs: model, data, loss, any option that changes a number, the parameters or their values, the versions of
-/// hessian_mpi and LibTorch.
+/// differs (same_job.hpp), or how the file is damaged.
 Resumed resume_from(const std::filesystem::path& file, const HessianLayout& layout);
 
 }  // namespace hessian_mpi

@@ -1,0 +1,78 @@
+// The program that joins part files: command line, join, summary.
+
+#include <boost/program_options.hpp>
+#include <iostream>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/join.hpp"
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/progress.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+namespace po = boost::program_options;
+
+po::options_description described_options() {
+  po::options_description described("Options");
+  described.add_options()("output,o", po::value<std::string>()->default_value("hessian.h5")->value_name("FILE"),
+                          "the file to write")(
+      "copy", po::bool_switch(),
+      "copy the rows; without it, the file refers to the parts, which must stay where they are")(
+      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
+      "help,h", po::bool_switch(), "this text");
+  return described;
+}
+
+po::variables_map parse(int argc, const char* const* argv) {
+  po::options_description all = described_options();
+  all.add_options()("part", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("part", -1);
+  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+  po::variables_map given;
+  try {
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    throw InputError(text(error.what(), ": see hessian_join --help"));
+  }
+  return given;
+}
+
+int run(int argc, const char* const* argv) {
+  const auto given = parse(argc, argv);
+  if (given["help"].as<bool>()) {
+    std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
+                 "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
+              << described_options();
+    return static_cast<int>(ExitCode::complete);
+  }
+  if (given.count("part") == 0) throw InputError("name the part files: see hessian_join --help");
+  JoinOptions options;
+  for (const auto& part : given["part"].as<std::vector<std::string>>()) options.parts.emplace_back(part);
+  options.output = given["output"].as<std::string>();
+  options.copy = given["copy"].as<bool>();
+  options.overwrite = given["overwrite"].as<bool>();
+  options.command_line = command_line_of(argc, argv);
+  const auto joined = join_parts(options);
+  for (const auto& warning : joined.warnings) std::cerr << "hessian_join: warning: " << warning << '\n';
+  std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.rows << ", "
+            << text_of_bytes(joined.bytes) << (options.copy ? " copied from " : " in ") << options.parts.size()
+            << " parts, symmetry error " << joined.symmetry_error << '\n';
+  return static_cast<int>(ExitCode::complete);
+}
+
+}  // namespace
+}  // namespace hessian_mpi
+
+int main(int argc, char** argv) {
+  try {
+    return hessian_mpi::run(argc, argv);
+  } catch (const hessian_mpi::Error& error) {
+    std::cerr << "hessian_join: error: " << error.what() << std::endl;
+    return static_cast<int>(error.code());
+  } catch (const std::exception& error) {
+    std::cerr << "hessian_join: error: " << error.what() << std::endl;
+    return static_cast<int>(hessian_mpi::ExitCode::failed);
+  }
+}

@@ -1,0 +1,111 @@
+#include "hessian_mpi/same_job.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "hessian_mpi/error.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
+// ranks.
+constexpr std::array deciding_attributes{
+    "model_sha256",    "data_sha256", "loss",  "loss_sha256", "reduction", "mode",   "batch_size",
+    "samples",         "seed",        "dtype", "threads",     "device",    "method", "hessian_mpi_version",
+    "libtorch_version"};
+
+using Value = Attributes::value_type::second_type;
+
+const Value* find(const Attributes& attributes, const std::string& name) {
+  const auto found = std::find_if(attributes.begin(), attributes.end(), [&](const auto& a) { return a.first == name; });
+  return found == attributes.end() ? nullptr : &found->second;
+}
+
+std::string text_of(const Value* value) {
+  if (value == nullptr) return "not";
+  if (const auto* word = std::get_if<std::string>(value)) return word->empty() ? "none" : text('\'', *word, '\'');
+  if (const auto* whole = std::get_if<std::int64_t>(value)) return text(*whole);
+  return text(std::get<double>(*value));
+}
+
+class Comparison {
+ public:
+  explicit Comparison(const Sides& sides) : sides_(sides) {}
+
+  void add_if_different(const std::string& what, const std::string& first, const std::string& second) {
+    if (first == second) return;
+    result.differences.push_back(text(what, ": ", first, ' ', sides_.first, ", ", second, ' ', sides_.second));
+  }
+
+  JobComparison result;
+
+ private:
+  const Sides& sides_;
+};
+
+void compare_attributes(const Attributes& first, const Attributes& second, Comparison& comparison) {
+  for (const auto* name : deciding_attributes) {
+    comparison.add_if_different(name, text_of(find(first, name)), text_of(find(second, name)));
+  }
+}
+
+std::string text_of_parameter(const ParameterIndex& index, std::size_t p) {
+  if (p >= index.entries().size()) return "nothing";
+  const auto& entry = index.entries()[p];
+  return text(entry.name, ' ', text_of_shape(entry.shape));
+}
+
+void compare_parameters(const ParameterIndex& first, const ParameterIndex& second, Comparison& comparison) {
+  const auto count = std::max(first.entries().size(), second.entries().size());
+  for (std::size_t p = 0; p < count && comparison.result.differences.empty(); ++p) {
+    comparison.add_if_different(text("parameter ", p), text_of_parameter(first, p), text_of_parameter(second, p));
+  }
+}
+
+// Largest difference divided by the largest number; infinite where a number is none.
+double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  double difference = 0;
+  for (std::size_t k = 0; k < a.size(); ++k) {
+    const double here = std::abs(a[k] - b[k]);
+    if (std::isnan(here)) return std::numeric_limits<double>::infinity();
+    difference = std::max(difference, here);
+    largest = std::max(largest, std::abs(a[k]));
+  }
+  return difference > 0 ? difference / largest : 0;
+}
+
+// Both have the same number of parameters.
+void compare_points(const HessianLayout& first, const HessianLayout& second, JobComparison& result) {
+  if (first.value != second.value) result.differences.emplace_back("the values of the parameters");
+  // Other processors add in another order; more than rounding means another function.
+  const double rounding = first.dtype == Precision::float32 ? 1e-3 : 1e-9;
+  const double difference = relative_difference(first.gradient, second.gradient);
+  if (difference > rounding) {
+    result.differences.emplace_back("the gradient");
+  } else if (difference > 0) {
+    result.warnings.emplace_back("the gradients differ in their last digits (other kinds of processors?): so may rows");
+  }
+}
+
+}  // namespace
+
+JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides) {
+  Comparison comparison(sides);
+  compare_attributes(first.attributes, second.attributes, comparison);
+  comparison.add_if_different("storage", name_of(first.matrix.storage), name_of(second.matrix.storage));
+  compare_parameters(first.index, second.index, comparison);
+  if (comparison.result.differences.empty()) compare_points(first, second, comparison.result);
+  return comparison.result;
+}
+
+std::string text_of_differences(const std::vector<std::string>& differences) {
+  std::string listed;
+  for (const auto& difference : differences) listed += (listed.empty() ? "" : "; ") + difference;
+  return listed;
+}
+
+}  // namespace hessian_mpi
