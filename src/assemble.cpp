@@ -73,9 +73,9 @@ class OwnBlocks {
   }
 
   std::int64_t left() const { return static_cast<std::int64_t>(blocks_.size() - done_); }
-  // As many blocks as keep ranks from each other for a few seconds.
-  std::int64_t next_count() const;
-  double seconds_for(std::int64_t blocks) const { return slowest_ * static_cast<double>(blocks); }
+  // As many blocks as take so many seconds, and no fewer than are worth a call.
+  std::int64_t blocks_for(double seconds) const;
+  double seconds_for_least() const { return pace_ * static_cast<double>(std::min(step_, most_)); }
 
   // Computes so many blocks, fewer at a gap or where there is a reason to stop.
   void compute(std::int64_t count, const StopRequest& stop, Progress& progress, Assembled& result);
@@ -97,14 +97,15 @@ class OwnBlocks {
   Blocks computed_;
   std::vector<BlockRecord> records_;  // of the computed blocks; not on_disk where a number is not finite
   double computing_ = 0;              // seconds for the computed blocks
-  double slowest_ = 0;                // most seconds that a block has taken, with its writing
+  double in_all_ = 0;                 // seconds for all blocks so far, with their writing
+  double pace_ = 0;                   // seconds for a block, of all or of the last ones: whichever is more
 };
 
-std::int64_t OwnBlocks::next_count() const {
+std::int64_t OwnBlocks::blocks_for(double seconds) const {
   if (left() == 0) return most_;
   const auto least = std::min(step_, most_);
   if (done_ == 0) return least;
-  const double fitting = seconds_between_writes / std::max(slowest_, 1e-9);
+  const double fitting = seconds / std::max(pace_, 1e-9);
   return std::clamp(fitting < static_cast<double>(most_) ? static_cast<std::int64_t>(fitting) : most_, least, most_);
 }
 
@@ -145,10 +146,11 @@ void OwnBlocks::hand_over(double seconds, Checkpoint& checkpoint) {
   for (std::size_t k = 0; k < records_.size(); ++k) {
     if (records_[k].on_disk) checkpoint.add(computed_.begin + static_cast<std::int64_t>(k), records_[k]);
   }
-  if (computed_.count() > 0) {
-    slowest_ = std::max(slowest_, (computing_ + seconds) / static_cast<double>(computed_.count()));
-  }
   done_ += static_cast<std::size_t>(computed_.count());
+  in_all_ += computing_ + seconds;
+  if (computed_.count() == 0) return;
+  pace_ =
+      std::max(in_all_ / static_cast<double>(done_), (computing_ + seconds) / static_cast<double>(computed_.count()));
 }
 
 // Computes on all ranks; where that fails on one, what was written before is marked, if that still works.
@@ -210,9 +212,10 @@ Assembled assemble(Engine& engine, const MatrixShape& matrix, std::int64_t block
     result.write_seconds += seconds_since(start);
   };
   while (true) {
-    const auto wanted = own.next_count();
-    const double needed = own.seconds_for(wanted) + 2 * checkpoint.seconds() + seconds_to_leave;
-    const auto agreed = communicator.max({own.left(), stop.reason(needed), checkpoint.is_due(), -wanted});
+    const double after = 2 * checkpoint.seconds() + seconds_to_leave;
+    const auto wanted = own.blocks_for(std::min(seconds_between_writes, stop.seconds_left() - after));
+    const auto reason = stop.reason(own.seconds_for_least() + after);
+    const auto agreed = communicator.max({own.left(), reason, checkpoint.is_due(), -wanted});
     if (agreed[0] == 0) break;
     result.stopped = static_cast<int>(agreed[1]);
     if (result.stopped != 0) break;

@@ -53,9 +53,9 @@ Handle property_list(hid_t kind) {
 
 Handle file_access() {
   Handle access = property_list(H5P_FILE_ACCESS);
-  // Some file systems of clusters know no locks: files there are opened without. (HDF5_USE_FILE_LOCKING wins over
-  // this.)
-  check(H5Pset_file_locking(access.id(), /*use=*/true, /*ignore_when_disabled=*/true), "choose how files are locked");
+  // Without locks: some file systems of clusters know none, and someone who looks at the file of a running job must not
+  // end it. (HDF5_USE_FILE_LOCKING wins over this.)
+  check(H5Pset_file_locking(access.id(), /*use=*/false, /*ignore_when_disabled=*/true), "choose how files are locked");
   return access;
 }
 
@@ -444,15 +444,6 @@ void File::read_tile(const std::string& name, Type memory_type, const Tile& tile
   const Handle memory_space = select(file_space, tile);
   check(H5Dread(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), H5P_DEFAULT, values),
         "read rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
-}
-
-void File::write_tile(const std::string& name, Type memory_type, const Tile& tile, const void* values) {
-  const SilentErrors silent;
-  const Handle dataset = open_dataset(file_.id(), name, path_);
-  const Handle file_space = space_of(dataset);
-  const Handle memory_space = select(file_space, tile);
-  check(H5Dwrite(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), H5P_DEFAULT, values),
-        "write rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
 }
 
 void File::write_tile_collectively(const std::string& name, Type memory_type, const Tile& tile, const void* values) {

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/edit_at_once.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/node.hpp"
 
@@ -227,11 +228,14 @@ std::vector<std::uint64_t> shape_in_file(const MatrixShape& matrix) {
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
              const std::vector<StoredBlock>& blocks) {
-  auto file = hdf5::File::create(path);
-  file.create_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix));
-  describe(file, layout, blocks);
-  const auto offset = file.offset_in_file("/hessian");
-  file.close();
+  std::uint64_t offset = 0;
+  make_at_once(path, [&](const std::filesystem::path& in_memory) {
+    auto file = hdf5::File::create(in_memory);
+    file.create_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix));
+    describe(file, layout, blocks);
+    offset = file.offset_in_file("/hessian");
+    file.close();
+  });
   take_space(path, named, offset, static_cast<std::uint64_t>(layout.matrix.bytes()));
   bring_to_disk(path);
 }
@@ -248,16 +252,17 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
     elsewhere.push_back({seen_from(path, part.path), static_cast<std::uint64_t>(part.rows.begin),
                          static_cast<std::uint64_t>(part.rows.end)});
   }
-  auto file = hdf5::File::create(path);
-  file.create_virtual_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix), elsewhere);
-  describe(file, layout, blocks);
-  file.close();
+  make_at_once(path, [&](const std::filesystem::path& in_memory) {
+    auto file = hdf5::File::create(in_memory);
+    file.create_virtual_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix), elsewhere);
+    describe(file, layout, blocks);
+    file.close();
+  });
 }
 
 void copy_rows(const std::filesystem::path& path, const MatrixShape& matrix, const std::vector<PartFile>& parts) {
-  auto file = hdf5::File::open_to_write(path);
-  EarlyWriteback writeback(path);
-  const auto offset = file.offset_in_file("/hessian");
+  EarlyWriteback file(path);
+  const auto offset = hdf5::File::open_to_read(path).offset_in_file("/hessian");
   for (const auto& part : parts) {
     const HessianReader reader(part.path);
     for (const auto& [rows, record] : part.blocks) {
@@ -266,15 +271,21 @@ void copy_rows(const std::filesystem::path& path, const MatrixShape& matrix, con
         throw RunError(text("'", part.path.string(), "' is damaged: rows ", rows.begin, " to ", rows.end - 1,
                             " are not what was computed; run its job again with --resume --verify all"));
       }
-      const auto first = static_cast<std::uint64_t>(rows.begin);
-      file.write_tile("/hessian", type_of(matrix.storage),
-                      {first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(matrix.columns)},
-                      bytes.data());
-      writeback.start(offset + first * static_cast<std::uint64_t>(matrix.bytes_of_row()), bytes.size());
+      const auto place = offset + static_cast<std::uint64_t>(rows.begin * matrix.bytes_of_row());
+      file.write(place, bytes);
+      file.start(place, bytes.size());
     }
   }
-  writeback.finish();
-  file.close();
+  file.finish();
+  file.sync();
+}
+
+// The bytes of the rows; none where they lie in other files.
+Extent matrix_in_file(const std::filesystem::path& path) {
+  const auto file = hdf5::File::open_to_read(path);
+  const auto bytes = file.stored_bytes("/hessian");
+  if (!bytes) return {};
+  return {file.offset_in_file("/hessian"), *bytes};
 }
 
 // --- reading back ---------------------------------------------------------------------------------------------------
@@ -402,6 +413,15 @@ Descriptor::~Descriptor() {
 
 EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : path_(path), descriptor_(path) {
   if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+}
+
+void EarlyWriteback::write(std::uint64_t offset, const std::vector<char>& bytes) {
+  for (std::size_t done = 0; done < bytes.size();) {
+    const auto count =
+        pwrite(descriptor_.id(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    if (count <= 0) throw RunError(text("rows could not be written to '", path_.string(), "': ", reason(errno)));
+    done += static_cast<std::size_t>(count);
+  }
 }
 
 void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
@@ -568,22 +588,20 @@ std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, c
 }
 
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {
-  auto file = hdf5::File::open_to_write(path);
-  set_attributes(file, attributes);
-  file.close();
-  bring_to_disk(path);
-  if (!complete) return;
-  auto finished = hdf5::File::open_to_write(path);
-  finished.set_attribute("/", "complete", std::int64_t{1});
-  finished.close();
-  bring_to_disk(path);
+  edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto file = hdf5::File::open_to_write(copy);
+    set_attributes(file, attributes);
+    if (complete) file.set_attribute("/", "complete", std::int64_t{1});
+    file.close();
+  });
 }
 
 void reopen_hessian_file(const std::filesystem::path& path) {
-  auto file = hdf5::File::open_to_write(path);
-  file.set_attribute("/", "complete", std::int64_t{0});
-  file.close();
-  bring_to_disk(path);
+  edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto file = hdf5::File::open_to_write(copy);
+    file.set_attribute("/", "complete", std::int64_t{0});
+    file.close();
+  });
 }
 
 }  // namespace hessian_mpi

@@ -134,23 +134,18 @@ Announcement announcement(const Job& job, const Engine& engine, int ranks, int t
           options.output};
 }
 
-// Collective. With --resume, an existing file says how many threads to go on with, unless the user does.
+// Collective. Whether --resume has a file to go on with; else it begins one.
+bool finds_file_to_resume(const Options& options, const Communicator& world) {
+  return options.resume && world.max(std::int64_t{world.is_root() && std::filesystem::exists(options.output)}) != 0;
+}
+
+// Collective. The file says how many threads to go on with, unless the user does.
 Options with_threads_of_file(Options options, const Communicator& world) {
-  if (!options.resume || options.threads) return options;
   int threads = 0;
   world.on_root([&] { threads = threads_of_file(options.output).value_or(0); });
   threads = static_cast<int>(world.max(std::int64_t{threads}));
-  if (threads > 0) options.threads = threads;
+  if (!options.threads && threads > 0) options.threads = threads;
   return options;
-}
-
-// Collective. Leaves where any rank is asked to stop.
-void leave_if_asked(const Job& job, const StopRequest& stop, const Communicator& world) {
-  const auto reason = static_cast<int>(world.max(std::int64_t{stop.reason()}));
-  if (reason == 0) return;
-  throw AgreedError(ExitCode::stopped,
-                    text("stopped by ", text_of_stop(reason),
-                         "; go on, on any number of ranks, with: ", command_line_to_resume(job.options.command_line)));
 }
 
 // Collective. The point at which H is taken, and the proof that there is an H: all that can be wrong with the input is
@@ -205,33 +200,53 @@ std::string text_of_state(const Checkpoint& checkpoint) {
   return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count, " blocks are on the disk");
 }
 
+std::string text_of_resume(const Job& job) {
+  return text("go on, on any number of ranks, with: ", command_line_to_resume(job.options.command_line));
+}
+
+// Collective. Leaves where any rank is asked to stop.
+void leave_if_asked(const Job& job, const StopRequest& stop, const Communicator& world) {
+  const auto reason = static_cast<int>(world.max(std::int64_t{stop.reason()}));
+  if (reason == 0) return;
+  throw AgreedError(ExitCode::stopped, text("stopped by ", text_of_stop(reason), "; ", text_of_resume(job)));
+}
+
+// Collective. Runs a step whose failure leaves a file that can be gone on with, and says so.
+template <class Step>
+void resumably(const Job& job, const Checkpoint& checkpoint, Step&& step) {
+  try {
+    std::forward<Step>(step)();
+  } catch (const AgreedError& error) {
+    if (error.code() == ExitCode::stopped) throw;
+    throw AgreedError(error.code(), text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)));
+  }
+}
+
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
 void fill_file(const Job& job, Engine& engine, std::int64_t blocks_at_once, Checkpoint& checkpoint,
                const StopRequest& stop, const Communicator& world, PhaseSeconds& seconds) {
   const auto missing = checkpoint.missing();
   const auto rows = job.matrix.grid.part().count();
-  HessianWriter writer(job.options.output, job.matrix, world);
-  Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, rows,
-                    rows - rows_in(job.matrix.grid, missing), static_cast<std::uint64_t>(job.matrix.bytes()),
-                    rows_in(job.matrix.grid, share_of_rank(missing, world.rank(), world.size())), std::cerr);
-  const auto resume = text("; go on, on any number of ranks, with: ", command_line_to_resume(job.options.command_line));
-  try {
-    const auto own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
+  Assembled own;
+  resumably(job, checkpoint, [&] {
+    HessianWriter writer(job.options.output, job.matrix, world);
+    Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, rows,
+                      rows - rows_in(job.matrix.grid, missing), static_cast<std::uint64_t>(job.matrix.bytes()),
+                      rows_in(job.matrix.grid, share_of_rank(missing, world.rank(), world.size())), std::cerr);
+    own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
     Stopwatch closing;
     writer.close();
+    own.write_seconds += closing.lap();
     if (own.stopped != 0) {
-      throw AgreedError(ExitCode::stopped,
-                        text("stopped by ", text_of_stop(own.stopped), ": ", text_of_state(checkpoint), resume));
+      throw AgreedError(ExitCode::stopped, text("stopped by ", text_of_stop(own.stopped), ": ",
+                                                text_of_state(checkpoint), "; ", text_of_resume(job)));
     }
     progress.finish();
-    seconds.rows = world.max(own.compute_seconds);
-    seconds.write = world.max(own.write_seconds + closing.lap());
-    seconds.checkpoints = world.max(own.checkpoint_seconds);
-    refuse_nonfinite_rows(own, job.problem.index(), world);
-  } catch (const AgreedError& error) {
-    if (error.code() == ExitCode::stopped || checkpoint.missing().empty()) throw;
-    throw AgreedError(error.code(), text(error.what(), "\n  ", text_of_state(checkpoint), resume));
-  }
+  });
+  seconds.rows = world.max(own.compute_seconds);
+  seconds.write = world.max(own.write_seconds);
+  seconds.checkpoints = world.max(own.checkpoint_seconds);
+  refuse_nonfinite_rows(own, job.problem.index(), world);
 }
 
 double largest_of(const std::vector<BlockRecord>& records) {
@@ -240,15 +255,65 @@ double largest_of(const std::vector<BlockRecord>& records) {
   return largest;
 }
 
+// Collective. What is known of the file's blocks: of a new one nothing, of one that is gone on with what earlier runs
+// have marked, read back first where the user asks for it. Nothing to compute in a file that is complete: no value.
+std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const Engine& engine,
+                                          const LossAndGradient& point, int threads, const Communicator& world) {
+  const auto found = open_file(job, resuming, engine, point, threads, world);
+  std::optional<Checkpoint> checkpoint;
+  checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world);
+  if (!resuming) return checkpoint;
+  const bool complete = world.max(std::int64_t{found.complete}) != 0;
+  if (job.options.verify == Verify::all) distrust_earlier_blocks(job, complete, *checkpoint, world);
+  const bool done = complete && checkpoint->missing().empty();
+  if (world.is_root()) {
+    std::cout << (done ? text(job.options.output.string(), " is complete already: nothing to do")
+                       : text("going on with it: ", text_of_state(*checkpoint)))
+              << std::endl;
+  }
+  if (done) checkpoint.reset();
+  return checkpoint;
+}
+
+// Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
+ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const BlockList& written,
+                     const LossAndGradient& point, const StopRequest& stop, const Communicator& world,
+                     PhaseSeconds& seconds, Stopwatch& total) {
+  const auto& options = job.options;
+  Stopwatch phase;
+  const double largest = largest_of(checkpoint.records());
+  const auto verdict = check_file(
+      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem,
+      [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
+      [&] { leave_if_asked(job, stop, world); }, world);
+  for (const auto& warning : verdict.warnings) warn(world, warning);
+  seconds.checks = phase.lap();
+  seconds.all = total.lap();
+
+  const bool complete = verdict.failures.empty();
+  const auto resumed = job.matrix.grid.count() - static_cast<std::int64_t>(written.size());
+  const FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
+  resumably(job, checkpoint, [&] {
+    world.on_root([&] { finish_hessian_file(options.output, final_attributes(verdict.figures, finishing), complete); });
+  });
+  const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(peak_memory())));
+  if (world.is_root()) {
+    print(std::cout, Summary{options.output, complete, job.matrix, resumed, point.loss, norm(point.gradient), largest,
+                             verdict.figures, seconds, peak});
+  }
+  if (complete) return ExitCode::complete;
+  throw AgreedError(ExitCode::failed, text("a check failed: ", verdict.failures.front(), "; '", options.output.string(),
+                                           "' is kept for a look, with complete = 0"));
+}
+
 ExitCode run(const Options& given, StopRequest& stop, const Communicator& world) {
   Stopwatch total;
   Stopwatch phase;
   PhaseSeconds seconds;
 
   stop.set_time_limit(given.time_limit);
-  const bool resuming =
-      given.resume && world.max(std::int64_t{world.is_root() && std::filesystem::exists(given.output)}) != 0;
-  const Options options = with_threads_of_file(given, world);
+  const bool resuming = finds_file_to_resume(given, world);
+  const Options options = resuming ? with_threads_of_file(given, world) : given;
   const auto resources = resources_of_rank(options, world);
   if (!resources.warning.empty()) warn(world, resources.warning);
   at::set_num_threads(resources.threads);
@@ -267,47 +332,13 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (world.is_root()) print(std::cout, announcement(job, engine, world.size(), resources.threads));
   seconds.gradient = phase.lap();
 
-  const auto found = open_file(job, resuming, engine, point, resources.threads, world);
-  const bool was_complete = world.max(std::int64_t{found.complete}) != 0;
-  Checkpoint checkpoint(options.output, job.matrix.grid, found.records, world);
-  if (resuming && options.verify == Verify::all) distrust_earlier_blocks(job, was_complete, checkpoint, world);
-  const auto missing = checkpoint.missing();
-  if (world.is_root() && resuming) std::cout << "going on with it: " << text_of_state(checkpoint) << std::endl;
-  if (was_complete && missing.empty()) {
-    if (world.is_root()) std::cout << options.output.string() << " is complete already: nothing to do" << std::endl;
-    return ExitCode::complete;
-  }
+  auto checkpoint = begin_or_resume(job, resuming, engine, point, resources.threads, world);
+  if (!checkpoint) return ExitCode::complete;
   seconds.create = phase.lap();
 
-  fill_file(job, engine, blocks_at_once, checkpoint, stop, world, seconds);
-  phase.lap();
-
-  const double largest = largest_of(checkpoint.records());
-  const auto verdict = check_file(
-      {options.output, job.matrix, checkpoint.records(), missing, largest}, problem,
-      [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
-      [&] { leave_if_asked(job, stop, world); }, world);
-  for (const auto& warning : verdict.warnings) warn(world, warning);
-  seconds.checks = phase.lap();
-  seconds.all = total.lap();
-
-  const bool complete = verdict.failures.empty();
-  const auto resumed = job.matrix.grid.count() - static_cast<std::int64_t>(missing.size());
-  world.on_root([&] {
-    finish_hessian_file(options.output,
-                        final_attributes(verdict.figures, {world.size(), options.command_line, resumed, seconds.all}),
-                        complete);
-  });
-  const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(peak_memory())));
-  if (world.is_root()) {
-    print(std::cout, Summary{options.output, complete, job.matrix, resumed, point.loss, norm(point.gradient), largest,
-                             verdict.figures, seconds, peak});
-  }
-  if (!complete) {
-    throw AgreedError(ExitCode::failed, text("a check failed: ", verdict.failures.front(), "; '",
-                                             options.output.string(), "' is kept for a look, with complete = 0"));
-  }
-  return ExitCode::complete;
+  const auto missing = checkpoint->missing();
+  fill_file(job, engine, blocks_at_once, *checkpoint, stop, world, seconds);
+  return finish_file(job, *checkpoint, missing, point, stop, world, seconds, total);
 }
 
 void print_version(std::ostream& out) {

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "hessian_mpi/edit_at_once.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/same_job.hpp"
 
@@ -9,6 +10,7 @@ namespace hessian_mpi {
 namespace {
 
 StoredLayout read_to_resume(const std::filesystem::path& path) {
+  recover_edit(path);
   try {
     return read_layout(path);
   } catch (const InputError& error) {

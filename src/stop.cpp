@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <csignal>
+#include <limits>
 
 namespace hessian_mpi {
 namespace {
@@ -41,11 +42,15 @@ StopRequest::~StopRequest() {
   set_action(SIG_DFL);
 }
 
+double StopRequest::seconds_left() const {
+  if (!limit_) return std::numeric_limits<double>::infinity();
+  return *limit_ - std::chrono::duration<double>(Clock::now() - start_).count();
+}
+
 int StopRequest::reason(double needed) const {
   const int signal = last_signal;
   if (signal != 0) return signal;
-  const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
-  return limit_ && elapsed + needed > *limit_ ? time_is_up : 0;
+  return seconds_left() < needed ? time_is_up : 0;
 }
 
 std::string text_of_stop(int reason) {

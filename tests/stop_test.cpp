@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 
 namespace hessian_mpi {
@@ -13,6 +14,7 @@ TEST(StopRequest, HasNoReasonAtFirst) {
   const StopRequest stop;
   EXPECT_EQ(stop.reason(), 0);
   EXPECT_EQ(stop.reason(1e9), 0) << "without a time limit";
+  EXPECT_TRUE(std::isinf(stop.seconds_left()));
 }
 
 TEST(StopRequest, IsAskedBySignals) {
@@ -40,6 +42,7 @@ TEST(StopRequest, IsAskedByTheTimeThatIsLeft) {
   EXPECT_EQ(stop.reason(), 0);
   EXPECT_EQ(stop.reason(900), 0);
   EXPECT_EQ(stop.reason(1001), StopRequest::time_is_up);
+  EXPECT_NEAR(stop.seconds_left(), 999, 1);
   stop.set_time_limit(0);
   EXPECT_EQ(stop.reason(), StopRequest::time_is_up);
 }

@@ -91,7 +91,6 @@ class File {
   /// Strings as write_strings() has written them.
   std::vector<std::string> read_strings(const std::string& dataset) const;
   void read_tile(const std::string& dataset, Type memory_type, const Tile& tile, void* values) const;
-  void write_tile(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
   /// Collective over the file's communicator: each rank writes its own tile, or nothing where the tile has no rows.
   /// At most 1 GiB a call: larger ones fail in some versions of Open MPI.
   void write_tile_collectively(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);

@@ -96,6 +96,9 @@ class EarlyWriteback {
   /// Throws RunError where the file cannot be opened.
   explicit EarlyWriteback(const std::filesystem::path& path);
 
+  /// Writes bytes itself, for files that are not open through MPI-IO. Throws RunError.
+  void write(std::uint64_t offset, const std::vector<char>& bytes);
+
   /// Starts to write back bytes that were just written, and waits for those of the call before. Throws RunError where
   /// these did not reach the disk.
   void start(std::uint64_t offset, std::uint64_t bytes);
@@ -195,8 +198,8 @@ StoredLayout read_layout(const std::filesystem::path& path);
 /// InputError where the file's blocks are not those of the grid.
 std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid);
 
-/// Not collective. Writes the attributes of a finished run, then, if complete, marks the file complete after all else
-/// is on the disk.
+/// Not collective. Sets the attributes of a finished run and, if it is, that it is complete: wholly or, where the
+/// process is killed, not at all once recover_edit (edit_at_once.hpp) has seen the file.
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete);
 
 /// Not collective. Takes back what finish_hessian_file has said: complete = 0.

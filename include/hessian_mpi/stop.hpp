@@ -19,6 +19,9 @@ class StopRequest {
   /// Seconds of wall time since construction within which the process is to end.
   void set_time_limit(std::optional<double> seconds) { limit_ = seconds; }
 
+  /// Infinite without a time limit.
+  double seconds_left() const;
+
   /// Why this rank wants to stop: the number of a signal, time_is_up where less than `needed` seconds are left, else 0.
   /// Ranks agree on the largest.
   int reason(double needed = 0) const;
