@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -64,19 +66,14 @@ std::optional<int> wait_until(pid_t child, Clock::time_point deadline) {
   return status;
 }
 
-// The exit code, or -1. mpirun passes a SIGTERM on to its ranks; they would outlive a SIGKILL of it.
-int exit_code_within(pid_t child, std::chrono::seconds limit) {
-  const auto status = wait_until(child, Clock::now() + limit);
-  if (status) return WIFEXITED(*status) ? WEXITSTATUS(*status) : -1;
-  kill(-child, SIGTERM);
-  if (!wait_until(child, Clock::now() + std::chrono::seconds(10))) {
-    kill(-child, SIGKILL);
-    waitpid(child, nullptr, 0);
-  }
-  return -1;
+}  // namespace
+
+Words operator+(Words a, const Words& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
 }
 
-// mpirun's notices of ranks that left with an error stand between two lines of dashes.
+// mpirun's notices stand between two lines of dashes.
 std::string without_notices_of_mpirun(const std::string& text) {
   constexpr std::string_view rule = "----------";
   std::string kept;
@@ -96,32 +93,78 @@ std::string without_notices_of_mpirun(const std::string& text) {
   return kept + notice;
 }
 
-}  // namespace
+RunningCommand::RunningCommand(const std::vector<std::string>& command, const std::filesystem::path& folder) {
+  Spawn spawn;
+  spawn.redirect(STDIN_FILENO, "/dev/null", O_RDONLY);
+  spawn.redirect(STDOUT_FILENO, captured_ / "stdout", O_WRONLY | O_CREAT | O_APPEND);
+  spawn.redirect(STDERR_FILENO, captured_ / "stderr", O_WRONLY | O_CREAT | O_APPEND);
+  spawn.run_in(folder);
+  process_ = spawn.start(command);
+}
 
-Words operator+(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
+RunningCommand::~RunningCommand() {
+  wait(std::chrono::seconds(0));
+}
+
+std::vector<int> RunningCommand::children() const {
+  std::vector<int> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const auto name = entry.path().filename().string();
+    std::ifstream in(entry.path() / "stat");
+    std::string line;
+    if (!std::isdigit(static_cast<unsigned char>(name[0])) || !std::getline(in, line)) continue;
+    // pid (name) state parent ...: the name may hold anything.
+    std::istringstream rest(line.substr(line.rfind(')') + 1));
+    char state = 0;
+    int parent = 0;
+    rest >> state >> parent;
+    if (parent == process_ && state != 'Z') found.push_back(std::stoi(name));
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+bool RunningCommand::has_ended() {
+  if (!status_) status_ = wait_until(process_, Clock::now());
+  return status_.has_value();
+}
+
+std::string RunningCommand::errors_so_far() const {
+  return content_of(captured_ / "stderr");
+}
+
+Finished RunningCommand::wait(std::chrono::seconds limit) {
+  bool in_time = true;
+  if (!status_) status_ = wait_until(process_, Clock::now() + limit);
+  if (!status_) {
+    in_time = false;
+    // mpirun passes a SIGTERM on to its ranks; they would outlive a SIGKILL of it.
+    kill(-process_, SIGTERM);
+    status_ = wait_until(process_, Clock::now() + std::chrono::seconds(10));
+  }
+  if (!status_) {
+    kill(-process_, SIGKILL);
+    int status = 0;
+    waitpid(process_, &status, 0);
+    status_ = status;
+  }
+  const int exit_code = in_time && WIFEXITED(*status_) ? WEXITSTATUS(*status_) : -1;
+  return {exit_code, content_of(captured_ / "stdout"), content_of(captured_ / "stderr")};
 }
 
 Finished run_command(const std::vector<std::string>& command, const std::filesystem::path& folder,
                      std::chrono::seconds limit) {
-  const Folder captured;
-  const auto output = captured / "stdout";
-  const auto errors = captured / "stderr";
-  Spawn spawn;
-  spawn.redirect(STDIN_FILENO, "/dev/null", O_RDONLY);
-  spawn.redirect(STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND);
-  spawn.redirect(STDERR_FILENO, errors, O_WRONLY | O_CREAT | O_APPEND);
-  spawn.run_in(folder);
-  const int exit_code = exit_code_within(spawn.start(command), limit);
-  return {exit_code, content_of(output), content_of(errors)};
+  return RunningCommand(command, folder).wait(limit);
+}
+
+Words launch(int ranks, const Words& arguments, const Words& exported) {
+  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
+  for (const auto& variable : exported) command = command + Words{"-x", variable};
+  return command + Words{HESSIAN_MPI_PROGRAM} + arguments;
 }
 
 Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder) {
-  std::vector<std::string> command{MPIEXEC, "--allow-run-as-root", "--oversubscribe",  "--bind-to", "none",
-                                   "-n",    std::to_string(ranks), HESSIAN_MPI_PROGRAM};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  auto finished = run_command(command, folder, std::chrono::seconds(240));
+  auto finished = run_command(launch(ranks, arguments), folder, std::chrono::seconds(240));
   finished.errors = without_notices_of_mpirun(finished.errors);
   return finished;
 }

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,14 +20,6 @@ struct Finished {
   std::string errors;  ///< stderr
 };
 
-/// Runs a command (found on PATH where it has no slash) without a shell, in the folder.
-/// Throws std::runtime_error where it cannot be started.
-Finished run_command(const std::vector<std::string>& command, const std::filesystem::path& folder,
-                     std::chrono::seconds limit);
-
-/// Runs hessian_mpi on some ranks. What mpirun itself says of ranks that left with an error is taken out of stderr.
-Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder);
-
 /// A new empty folder, removed with all it holds on destruction.
 class Folder {
  public:
@@ -40,6 +33,44 @@ class Folder {
  private:
   std::filesystem::path path_;
 };
+
+/// A command (found on PATH where it has no slash) that runs beside the test, without a shell, in a folder. Ended with
+/// its children on destruction.
+class RunningCommand {
+ public:
+  /// Throws std::runtime_error where it cannot be started.
+  RunningCommand(const std::vector<std::string>& command, const std::filesystem::path& folder);
+  ~RunningCommand();
+  RunningCommand(const RunningCommand&) = delete;
+  RunningCommand& operator=(const RunningCommand&) = delete;
+
+  int process() const { return process_; }
+  /// Processes that it has started and that run: the ranks of an mpirun, in the order of their ids.
+  std::vector<int> children() const;
+  bool has_ended();
+  std::string errors_so_far() const;
+  /// Waits for its end, or ends it when the limit is over.
+  Finished wait(std::chrono::seconds limit);
+
+ private:
+  Folder captured_;
+  int process_ = -1;
+  std::optional<int> status_;
+};
+
+/// Runs a command to its end, as RunningCommand does.
+Finished run_command(const std::vector<std::string>& command, const std::filesystem::path& folder,
+                     std::chrono::seconds limit);
+
+/// mpirun and what it needs to start hessian_mpi on some ranks with these arguments. exported: NAME=VALUE, environment
+/// of the ranks alone.
+Words launch(int ranks, const Words& arguments, const Words& exported = {});
+
+/// What mpirun itself says of ranks that left with an error, taken out of stderr.
+std::string without_notices_of_mpirun(const std::string& errors);
+
+/// Runs hessian_mpi on some ranks. What mpirun itself says of ranks that left with an error is taken out of stderr.
+Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder);
 
 /// Where end_to_end_models.py has put its files.
 std::filesystem::path models();

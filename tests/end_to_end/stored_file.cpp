@@ -170,14 +170,18 @@ bool StoredFile::is_compressed_or_checked(const std::string& dataset) const {
   return H5Pget_nfilters(properties) != 0;
 }
 
+std::uint64_t StoredFile::offset(const std::string& dataset) const {
+  const haddr_t offset = H5Dget_offset(Dataset(file_, dataset).id);
+  if (offset == HADDR_UNDEF) throw std::runtime_error(dataset + " has no place in the file");
+  return offset;
+}
+
 std::string StoredFile::bytes(const std::string& dataset) const {
   const Dataset source(file_, dataset);
-  const haddr_t offset = H5Dget_offset(source.id);
-  if (offset == HADDR_UNDEF) throw std::runtime_error(dataset + " has no place in the file");
   std::string bytes(static_cast<std::size_t>(H5Sget_simple_extent_npoints(source.space)) * H5Tget_size(source.type),
                     '\0');
   std::ifstream in(path_, std::ios::binary);
-  in.seekg(static_cast<std::streamoff>(offset));
+  in.seekg(static_cast<std::streamoff>(offset(dataset)));
   in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   require(static_cast<bool>(in), dataset);
   return bytes;

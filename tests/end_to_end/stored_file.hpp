@@ -30,7 +30,8 @@ class StoredFile {
   std::string type(const std::string& dataset) const;
   bool is_contiguous(const std::string& dataset) const;
   bool is_compressed_or_checked(const std::string& dataset) const;
-  /// The bytes of a contiguous dataset, read without HDF5.
+  /// Where the bytes of a contiguous dataset begin in the file, and these bytes, read without HDF5.
+  std::uint64_t offset(const std::string& dataset) const;
   std::string bytes(const std::string& dataset) const;
 
   /// Attributes of an object; "/" is the root group.

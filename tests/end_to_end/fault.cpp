@@ -1,0 +1,122 @@
+// A library to preload: one system call of one rank fails, as on a full or failing disk, or for want of memory.
+//   FAULT_RANK=1 FAULT_CALL=pwrite FAULT_AT=3 FAULT_FILE=result FAULT_ERROR=28   the third pwrite to a file whose name
+//   holds `result` fails on rank 1 with errno 28, and so do all later ones; FAULT_MARK names a file to be made when it
+//   happens.
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+const char* variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+bool is_on_this_rank() {
+  return std::strcmp(variable("OMPI_COMM_WORLD_RANK"), variable("FAULT_RANK")) == 0;
+}
+
+bool names(const char* file) {
+  return std::strstr(file, variable("FAULT_FILE")) != nullptr;
+}
+
+bool names(int descriptor) {
+  std::array<char, 64> link{};
+  std::array<char, 4096> file{};
+  std::snprintf(link.data(), link.size(), "/proc/self/fd/%d", descriptor);
+  return readlink(link.data(), file.data(), file.size() - 1) > 0 && names(file.data());
+}
+
+void leave_mark() {
+  const int mark = creat(variable("FAULT_MARK"), 0600);
+  if (mark >= 0) close(mark);
+}
+
+// True, with errno set, where the call is to fail.
+bool fails(const char* call) {
+  static std::atomic<long> calls{0};
+  static const bool here = is_on_this_rank();
+  static const long first = std::atol(variable("FAULT_AT"));
+  if (!here || std::strcmp(variable("FAULT_CALL"), call) != 0 || ++calls < first) return false;
+  leave_mark();
+  errno = std::atoi(variable("FAULT_ERROR"));
+  return true;
+}
+
+template <class Function>
+Function* original(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
+}
+
+}  // namespace
+
+#define FAULT_EXPORT extern "C" __attribute__((visibility("default")))
+
+FAULT_EXPORT int posix_memalign(void** memory, std::size_t alignment, std::size_t size) {
+  static auto* const real = original<int(void**, std::size_t, std::size_t)>("posix_memalign");
+  if (fails("posix_memalign")) return ENOMEM;
+  return real(memory, alignment, size);
+}
+
+FAULT_EXPORT ssize_t pwrite(int file, const void* bytes, std::size_t count, off_t offset) {
+  static auto* const real = original<ssize_t(int, const void*, std::size_t, off_t)>("pwrite");
+  if (names(file) && fails("pwrite")) return -1;
+  return real(file, bytes, count, offset);
+}
+
+FAULT_EXPORT ssize_t pwritev(int file, const iovec* pieces, int count, off_t offset) {
+  static auto* const real = original<ssize_t(int, const iovec*, int, off_t)>("pwritev");
+  if (names(file) && fails("pwrite")) return -1;
+  return real(file, pieces, count, offset);
+}
+
+FAULT_EXPORT ssize_t pread(int file, void* bytes, std::size_t count, off_t offset) {
+  static auto* const real = original<ssize_t(int, void*, std::size_t, off_t)>("pread");
+  if (names(file) && fails("pread")) return -1;
+  return real(file, bytes, count, offset);
+}
+
+FAULT_EXPORT int fdatasync(int file) {
+  static auto* const real = original<int(int)>("fdatasync");
+  if (names(file) && fails("fdatasync")) return -1;
+  return real(file);
+}
+
+FAULT_EXPORT int sync_file_range(int file, off_t offset, off_t count, unsigned flags) {
+  static auto* const real = original<int(int, off_t, off_t, unsigned)>("sync_file_range");
+  if (names(file) && fails("sync_file_range")) return -1;
+  return real(file, offset, count, flags);
+}
+
+FAULT_EXPORT int fallocate(int file, int mode, off_t offset, off_t count) {
+  static auto* const real = original<int(int, int, off_t, off_t)>("fallocate");
+  if (names(file) && fails("fallocate")) return -1;
+  return real(file, mode, offset, count);
+}
+
+FAULT_EXPORT int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) {
+  static auto* const real = original<int(int, const char*, int, const char*, unsigned)>("renameat2");
+  if (names(to) && fails("rename")) return -1;
+  return real(from_folder, from, to_folder, to, flags);
+}
+
+FAULT_EXPORT std::FILE* fopen64(const char* file, const char* mode) {
+  static auto* const real = original<std::FILE*(const char*, const char*)>("fopen64");
+  if (names(file) && fails("open")) return nullptr;
+  return real(file, mode);
+}
+
+FAULT_EXPORT std::FILE* fopen(const char* file, const char* mode) {
+  return fopen64(file, mode);
+}

@@ -1,0 +1,472 @@
+// Jobs that are killed, stopped, out of time or out of disk, and faults of one rank: each leaves a file that is gone on
+// with, on another number of ranks, to the bytes of a run that was never interrupted.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "program.hpp"
+#include "stored_file.hpp"
+
+namespace end_to_end {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using Clock = std::chrono::steady_clock;
+
+Words slow_job(const Words& options = {}) {
+  const auto usage = models() / "usage";
+  return Words{"--model", usage / "slow.pt", "--data", usage / "slow_data.h5", "--output", "result.h5", "--threads",
+               "1",       "--check",         "2"} +
+         options;
+}
+
+// The matrix of a run that nobody interrupts; made once.
+const std::string& undisturbed_bytes() {
+  static const std::string bytes = [] {
+    const Folder folder;
+    const auto finished = run_program(2, slow_job(), folder.path());
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+    return StoredFile(folder / "result.h5").bytes("/hessian");
+  }();
+  return bytes;
+}
+
+// The file of a job that has ended early opens and says so; nothing that it marks is wrong.
+void expect_unfinished_file(const Folder& folder) {
+  const StoredFile file(folder / "result.h5");
+  EXPECT_EQ(file.attribute_integer("/", "complete"), 0);
+  const auto bytes = file.bytes("/hessian");
+  const auto marks = file.checksums("/blocks/mark");
+  const auto begin = file.integers("/blocks/begin");
+  const auto end = file.integers("/blocks/end");
+  const auto row_bytes = undisturbed_bytes().size() / file.shape("/hessian")[0];
+  for (std::size_t b = 0; b < marks.size(); ++b) {
+    if (marks[b] == 0) continue;
+    const auto first = static_cast<std::size_t>(begin[b]) * row_bytes;
+    const auto count = static_cast<std::size_t>(end[b] - begin[b]) * row_bytes;
+    ASSERT_EQ(bytes.compare(first, count, undisturbed_bytes(), first, count), 0) << "block " << b;
+  }
+}
+
+std::size_t marked_blocks(const Folder& folder) {
+  const auto marks = StoredFile(folder / "result.h5").checksums("/blocks/mark");
+  return static_cast<std::size_t>(std::count_if(marks.begin(), marks.end(), [](auto mark) { return mark != 0; }));
+}
+
+void expect_resumed_to_the_same_bytes(const Folder& folder, int ranks, const Words& options = {}) {
+  const auto finished = run_program(ranks, slow_job({"--resume"}) + options, folder.path());
+  ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+  const StoredFile file(folder / "result.h5");
+  EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
+  EXPECT_TRUE(file.bytes("/hessian") == undisturbed_bytes()) << "other bytes than without the interruption";
+}
+
+bool is_alive(int process) {
+  std::ifstream in("/proc/" + std::to_string(process) + "/stat");
+  std::string line;
+  return std::getline(in, line) && line.find(") Z") == std::string::npos;
+}
+
+void wait_until_gone(const std::vector<int>& processes) {
+  const auto deadline = Clock::now() + seconds(60);
+  for (const int process : processes) {
+    while (is_alive(process) && Clock::now() < deadline) std::this_thread::sleep_for(milliseconds(20));
+    EXPECT_FALSE(is_alive(process)) << "a rank outlived its job";
+  }
+}
+
+// Waits for the file and a number of marked blocks in it.
+void wait_for_marks(const Folder& folder, RunningCommand& job, std::size_t count) {
+  while (!job.has_ended()) {
+    std::this_thread::sleep_for(milliseconds(50));
+    if (std::filesystem::exists(folder / "result.h5") && marked_blocks(folder) >= count) return;
+  }
+  FAIL() << "the job ended before it had marked " << count << " blocks";
+}
+
+// --- killed
+
+enum class Victim { one_rank, all_ranks, mpirun };
+
+void kill_job(const RunningCommand& job, Victim victim, std::mt19937& random) {
+  const auto ranks = job.children();
+  if (victim == Victim::mpirun || ranks.empty()) {
+    kill(job.process(), SIGKILL);
+  } else if (victim == Victim::one_rank) {
+    kill(ranks[random() % ranks.size()], SIGKILL);
+  } else {
+    for (const int rank : ranks) kill(rank, SIGKILL);
+  }
+}
+
+// Fewer moments than the 50 of a thorough run (HESSIAN_MPI_KILLS=50).
+int number_of_kills() {
+  const char* wanted = std::getenv("HESSIAN_MPI_KILLS");
+  return wanted == nullptr ? 9 : std::atoi(wanted);
+}
+
+TEST(Killed, AtRandomMomentsGoesOnToTheSameBytes) {
+  std::mt19937 random(20260611);
+  std::uniform_real_distribution<double> moment(0, 7);
+  int interrupted = 0;
+  int with_marks = 0;
+  for (int k = 0; k < number_of_kills(); ++k) {
+    const auto victim = static_cast<Victim>(k % 3);
+    const double after = moment(random);
+    SCOPED_TRACE("kill " + std::to_string(k) + " after " + std::to_string(after) + " s");
+    const Folder folder;
+    std::vector<int> ranks;
+    {
+      RunningCommand job(launch(1 + k % 4, slow_job()), folder.path());
+      std::this_thread::sleep_for(std::chrono::duration<double>(after));
+      if (!job.has_ended()) {
+        ranks = job.children();
+        kill_job(job, victim, random);
+      }
+      EXPECT_NE(job.wait(seconds(60)).exit_code, 75);
+    }
+    wait_until_gone(ranks);
+    if (std::filesystem::exists(folder / "result.h5") &&
+        StoredFile(folder / "result.h5").attribute_integer("/", "complete") == 0) {
+      ++interrupted;
+      expect_unfinished_file(folder);
+      with_marks += marked_blocks(folder) > 0 ? 1 : 0;
+    }
+    expect_resumed_to_the_same_bytes(folder, 1 + (k + 1) % 4);
+  }
+  EXPECT_GT(interrupted, 0);
+  EXPECT_GT(with_marks, 0) << "no kill came late enough to test anything";
+}
+
+// --- stopped
+
+void expect_stopped(const Finished& finished, const Folder& folder, const std::string& reason) {
+  EXPECT_EQ(finished.exit_code, 75) << finished.errors;
+  const auto errors = without_notices_of_mpirun(finished.errors);
+  EXPECT_NE(errors.find("hessian_mpi: stopped by " + reason), std::string::npos) << errors;
+  EXPECT_NE(errors.find("--resume"), std::string::npos) << errors;
+  EXPECT_EQ(errors.find("error"), std::string::npos) << errors;
+  expect_unfinished_file(folder);
+}
+
+TEST(Stopped, BySigusr1ToMpirun) {
+  const Folder folder;
+  RunningCommand job(launch(3, slow_job()), folder.path());
+  wait_for_marks(folder, job, 1);
+  kill(job.process(), SIGUSR1);
+  expect_stopped(job.wait(seconds(60)), folder, "SIGUSR1");
+  const auto before = marked_blocks(folder);
+  expect_resumed_to_the_same_bytes(folder, 2);
+  EXPECT_EQ(StoredFile(folder / "result.h5").attribute_integer("/", "blocks_resumed"),
+            static_cast<std::int64_t>(before));
+}
+
+TEST(Stopped, BySignalsToOneRankAlone) {
+  for (const auto& [signal, name] : {std::pair{SIGUSR1, "SIGUSR1"}, {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}}) {
+    const Folder folder;
+    RunningCommand job(launch(3, slow_job()), folder.path());
+    wait_for_marks(folder, job, 1);
+    kill(job.children().back(), signal);
+    expect_stopped(job.wait(seconds(60)), folder, name);
+    expect_resumed_to_the_same_bytes(folder, 4);
+  }
+}
+
+// mpirun hands a SIGTERM on and kills a second later; its own exit code is 1.
+TEST(Stopped, BySigtermToMpirunWithinItsSecond) {
+  const Folder folder;
+  RunningCommand job(launch(2, slow_job()), folder.path());
+  wait_for_marks(folder, job, 1);
+  const auto before = marked_blocks(folder);
+  kill(job.process(), SIGTERM);
+  const auto ranks = job.children();
+  EXPECT_NE(job.wait(seconds(60)).exit_code, 0);
+  wait_until_gone(ranks);
+  expect_unfinished_file(folder);
+  EXPECT_GE(marked_blocks(folder), before);
+  expect_resumed_to_the_same_bytes(folder, 3);
+}
+
+TEST(Stopped, BeforeTheFirstRowLeavesNoFileAndIsBegunByResume) {
+  const Folder folder;
+  const auto finished = run_program(2, slow_job({"--time-limit", "0"}), folder.path());
+  EXPECT_EQ(finished.exit_code, 75) << finished.errors;
+  EXPECT_NE(finished.errors.find("stopped by the time limit"), std::string::npos) << finished.errors;
+  EXPECT_FALSE(std::filesystem::exists(folder / "result.h5"));
+  expect_resumed_to_the_same_bytes(folder, 2);
+}
+
+TEST(Stopped, InTimeByTheTimeLimitAgainAndAgain) {
+  const Folder folder;
+  const auto begun = Clock::now();
+  ASSERT_EQ(run_program(1, slow_job(), folder.path()).exit_code, 0);
+  const double undisturbed = std::chrono::duration<double>(Clock::now() - begun).count();
+  std::filesystem::remove(folder / "result.h5");
+  // Longer than the start of the program and what it leaves for its end, shorter than the whole.
+  const auto limit = std::to_string(static_cast<int>(1.5 + 0.6 * undisturbed));
+  std::size_t marked = 0;
+  int stopped = 0;
+  Finished finished;
+  for (int run = 0; run < 20 && finished.exit_code != 0; ++run) {
+    finished = run_program(1, slow_job({"--resume", "--time-limit", limit}), folder.path());
+    if (finished.exit_code == 0) break;
+    ASSERT_EQ(finished.exit_code, 75) << finished.errors;
+    ++stopped;
+    if (!std::filesystem::exists(folder / "result.h5")) continue;
+    EXPECT_GE(marked_blocks(folder), marked);
+    marked = marked_blocks(folder);
+  }
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_GT(stopped, 0) << "the limit never came";
+  EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == undisturbed_bytes());
+}
+
+// --- gone on with
+
+class Resumed : public testing::Test {
+ protected:
+  // A job that was stopped in the middle.
+  void SetUp() override {
+    RunningCommand job(launch(2, slow_job()), folder.path());
+    wait_for_marks(folder, job, 20);
+    kill(job.process(), SIGUSR1);
+    ASSERT_EQ(job.wait(seconds(60)).exit_code, 75);
+  }
+  void expect_refused(const Words& arguments, const std::vector<std::string>& words) {
+    const auto before = content_of(folder / "result.h5");
+    const auto finished = run_program(2, arguments, folder.path());
+    EXPECT_EQ(finished.exit_code, 2) << finished.errors;
+    for (const auto& word : words) EXPECT_NE(finished.errors.find(word), std::string::npos) << finished.errors;
+    EXPECT_TRUE(content_of(folder / "result.h5") == before) << "the file was changed";
+  }
+  // Replaces a number in the first marked row.
+  void damage_a_marked_block() {
+    const auto marks = StoredFile(folder / "result.h5").checksums("/blocks/mark");
+    const auto block = std::find_if(marks.begin(), marks.end(), [](auto mark) { return mark != 0; }) - marks.begin();
+    const auto row = StoredFile(folder / "result.h5").integers("/blocks/begin")[static_cast<std::size_t>(block)];
+    const auto row_bytes = undisturbed_bytes().size() / StoredFile(folder / "result.h5").shape("/hessian")[0];
+    const auto offset = StoredFile(folder / "result.h5").offset("/hessian") + static_cast<std::size_t>(row) * row_bytes;
+    std::fstream file(folder / "result.h5", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(offset));
+    file.write("damage!!", 8);
+  }
+  const Folder folder;
+};
+
+TEST_F(Resumed, IsRefusedForAnotherJob) {
+  expect_refused(slow_job({"--resume", "--reduction", "sum"}),
+                 {"result.h5", "reduction: 'mean' in the file, 'sum' now"});
+  expect_refused(slow_job({"--resume", "--parameters", "*.bias"}), {"parameter 0: ", "weight", "bias"});
+  expect_refused(slow_job({"--resume", "--dtype", "float64"}),
+                 {"dtype: 'float32' in the file, 'float64' now", "storage"});
+  expect_refused(slow_job({"--resume", "--batch-size", "500"}), {"batch_size: 3000 in the file, 500 now"});
+  expect_refused(slow_job({"--resume", "--rows", "0:700"}), {"rows: 0:1445 in the file, 0:700 now"});
+  const auto usage = models() / "usage";
+  expect_refused({"--resume", "--model", usage / "good.pt", "--data", usage / "data.h5", "--output", "result.h5"},
+                 {"model_sha256", "data_sha256", "samples: 3000 in the file, 5 now", "another job"});
+  expect_refused(slow_job(), {"result.h5", "exists already"});
+}
+
+TEST_F(Resumed, ReadsBackWhatEarlierRunsWroteWhereAsked) {
+  damage_a_marked_block();
+  const auto finished = run_program(3, slow_job({"--resume", "--verify", "all"}), folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_NE(finished.errors.find("1 of "), std::string::npos) << finished.errors;
+  EXPECT_NE(finished.errors.find("computed again"), std::string::npos) << finished.errors;
+  EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == undisturbed_bytes());
+}
+
+TEST_F(Resumed, MendsACompleteFileWhereAsked) {
+  expect_resumed_to_the_same_bytes(folder, 2);
+  const auto untouched = content_of(folder / "result.h5");
+  const auto again = run_program(2, slow_job({"--resume"}), folder.path());
+  EXPECT_EQ(again.exit_code, 0) << again.errors;
+  EXPECT_NE(again.output.find("complete already"), std::string::npos) << again.output;
+  EXPECT_TRUE(content_of(folder / "result.h5") == untouched);
+  damage_a_marked_block();
+  expect_resumed_to_the_same_bytes(folder, 2, {"--verify", "all"});
+}
+
+TEST_F(Resumed, SaysThatATruncatedFileIsDamaged) {
+  std::filesystem::resize_file(folder / "result.h5", std::filesystem::file_size(folder / "result.h5") / 2);
+  expect_refused(slow_job({"--resume"}), {"result.h5", "damaged", "truncated", "--overwrite"});
+}
+
+// As `cp --sparse`, or a copy that broke off into a file of full length, leaves it.
+TEST_F(Resumed, FindsRowsThatACopyLeftOut) {
+  const auto offset = StoredFile(folder / "result.h5").offset("/hessian");
+  std::fstream file(folder / "result.h5", std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(offset));
+  file << std::string(undisturbed_bytes().size(), '\0');
+  file.close();
+  expect_resumed_to_the_same_bytes(folder, 2, {"--verify", "all"});
+}
+
+// --- faults of one rank
+
+struct Fault {
+  const char* call;
+  int at;
+  int error;
+  int rank;
+};
+
+// A file system as it may be: see fault.cpp.
+Words preloaded(const Fault& fault, const Folder& folder, const std::string& file) {
+  return {std::string("LD_PRELOAD=") + FAULT_LIBRARY,    "FAULT_CALL=" + std::string(fault.call),
+          "FAULT_AT=" + std::to_string(fault.at),        "FAULT_RANK=" + std::to_string(fault.rank),
+          "FAULT_ERROR=" + std::to_string(fault.error),  "FAULT_FILE=" + file,
+          "FAULT_MARK=" + (folder / "happened").string()};
+}
+
+// Runs the job on three ranks with the fault; true if it happened.
+bool run_with(const Fault& fault, const Folder& folder, const std::string& file) {
+  const auto start = Clock::now();
+  RunningCommand job(launch(3, slow_job(), preloaded(fault, folder, file)), folder.path());
+  const auto finished = job.wait(seconds(120));
+  if (!std::filesystem::remove(folder / "happened")) {
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+    return false;
+  }
+  EXPECT_LT(Clock::now() - start, seconds(100));
+  const auto errors = without_notices_of_mpirun(finished.errors);
+  EXPECT_TRUE(finished.exit_code == 1 || finished.exit_code == 2) << finished.exit_code << errors;
+  const auto message = errors.find("hessian_mpi: error: ");
+  EXPECT_NE(message, std::string::npos) << errors;
+  EXPECT_EQ(errors.find("hessian_mpi: error: ", message + 1), std::string::npos) << errors;
+  return true;
+}
+
+class Faults : public testing::TestWithParam<std::tuple<Fault, int>> {};
+
+TEST_P(Faults, EndTheJobOnAllRanksAndLoseNothing) {
+  auto [fault, rank] = GetParam();
+  fault.rank = rank;
+  const Folder folder;
+  const bool of_model = std::string(fault.call) == "open";
+  if (!run_with(fault, folder, of_model ? "slow.pt" : "result.h5")) GTEST_SKIP() << "this rank makes no such call";
+  if (std::filesystem::exists(folder / "result.h5")) expect_unfinished_file(folder);
+  expect_resumed_to_the_same_bytes(folder, 2);
+}
+
+std::string name_of_fault(const testing::TestParamInfo<std::tuple<Fault, int>>& test) {
+  const auto& [fault, rank] = test.param;
+  return std::string(fault.call) + "_" + std::to_string(fault.at) + "_on_rank_" + std::to_string(rank);
+}
+
+// Loading; allocating while loading, deriving and computing; making the file; writing; checkpoints; checks; the end.
+INSTANTIATE_TEST_SUITE_P(
+    InEveryPhase, Faults,
+    testing::Combine(testing::Values(Fault{"open", 1, EIO, 0}, Fault{"posix_memalign", 60, ENOMEM, 0},
+                                     Fault{"posix_memalign", 400, ENOMEM, 0}, Fault{"posix_memalign", 3000, ENOMEM, 0},
+                                     Fault{"fallocate", 1, ENOSPC, 0}, Fault{"rename", 1, EACCES, 0},
+                                     Fault{"pwrite", 1, ENOSPC, 0}, Fault{"pwrite", 8, EDQUOT, 0},
+                                     Fault{"pwrite", 30, EIO, 0}, Fault{"sync_file_range", 4, EIO, 0},
+                                     Fault{"fdatasync", 1, EIO, 0}, Fault{"fdatasync", 3, EIO, 0},
+                                     Fault{"fdatasync", 7, EIO, 0}, Fault{"pread", 20, EIO, 0},
+                                     Fault{"pread", 200, EIO, 0}),
+                     testing::Values(0, 1, 2)),
+    name_of_fault);
+
+TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
+  const Folder folder;
+  RunningCommand job(launch(3, slow_job(), preloaded({"posix_memalign", 3000, ENOMEM, 1}, folder, "")), folder.path());
+  const auto finished = job.wait(seconds(120));
+  EXPECT_EQ(finished.exit_code, 1);
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  const std::string source = std::string("rank 1 on ") + host.data() + ": ";
+  EXPECT_NE(finished.errors.find(source), std::string::npos) << finished.errors;
+  EXPECT_NE(finished.errors.find("memory"), std::string::npos) << finished.errors;
+}
+
+// --- a full disk
+
+// A file system of its own of so many bytes; none where the user may not mount one.
+class SmallDisk {
+ public:
+  explicit SmallDisk(std::size_t bytes) {
+    mounted_ = ::mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, ("size=" + std::to_string(bytes)).c_str()) == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) ::umount2(folder_.path().c_str(), MNT_DETACH);
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  bool is_mounted() const { return mounted_; }
+  const Folder& folder() const { return folder_; }
+  // Leaves no room for others.
+  void fill() const {
+    std::ofstream filler(folder_ / "filler", std::ios::binary);
+    const std::string chunk(1 << 16, 'x');
+    while (filler.write(chunk.data(), static_cast<std::streamsize>(chunk.size()))) filler.flush();
+  }
+  void empty() const { std::filesystem::remove(folder_ / "filler"); }
+
+ private:
+  Folder folder_;
+  bool mounted_ = false;
+};
+
+constexpr std::size_t roomy = 64 << 20;
+
+TEST(FullDisk, IsFoundBeforeTheFirstRow) {
+  const SmallDisk disk(6 << 20);
+  if (!disk.is_mounted()) GTEST_SKIP() << "only root can mount a small disk";
+  const auto finished = run_program(2, slow_job(), disk.folder().path());
+  EXPECT_EQ(finished.exit_code, 2) << finished.errors;
+  EXPECT_NE(finished.errors.find("no room"), std::string::npos) << finished.errors;
+  EXPECT_TRUE(std::filesystem::is_empty(disk.folder().path()));
+}
+
+// All rows have their space; a few pages for the figures of the end do not.
+TEST(FullDisk, MeanwhileCostsAJobThatHasItsSpaceNoRow) {
+  const SmallDisk disk(roomy);
+  if (!disk.is_mounted()) GTEST_SKIP() << "only root can mount a small disk";
+  RunningCommand job(launch(2, slow_job()), disk.folder().path());
+  wait_for_marks(disk.folder(), job, 1);
+  disk.fill();
+  const auto finished = job.wait(seconds(120));
+  EXPECT_EQ(finished.exit_code, 1) << finished.errors;
+  EXPECT_NE(finished.errors.find("No space left on device"), std::string::npos) << finished.errors;
+  EXPECT_NE(finished.errors.find("--resume"), std::string::npos) << finished.errors;
+  EXPECT_TRUE(StoredFile(disk.folder() / "result.h5").bytes("/hessian") == undisturbed_bytes());
+  EXPECT_EQ(marked_blocks(disk.folder()), 1445U);
+  disk.empty();
+  expect_resumed_to_the_same_bytes(disk.folder(), 3);
+}
+
+// File systems that cannot take space in advance, as NFS before 4.2, fill up in the middle.
+TEST(FullDisk, InTheMiddleEndsTheJobWhichGoesOnWhenThereIsRoom) {
+  const SmallDisk disk(roomy);
+  if (!disk.is_mounted()) GTEST_SKIP() << "only root can mount a small disk";
+  const Folder marks;
+  const auto no_space_in_advance = preloaded({"fallocate", 1, EOPNOTSUPP, 0}, marks, "result.h5");
+  {
+    RunningCommand job(launch(3, slow_job(), no_space_in_advance), disk.folder().path());
+    wait_for_marks(disk.folder(), job, 1);
+    disk.fill();
+    const auto finished = job.wait(seconds(120));
+    EXPECT_EQ(finished.exit_code, 1) << finished.errors;
+    EXPECT_NE(finished.errors.find("hessian_mpi: error: "), std::string::npos) << finished.errors;
+    EXPECT_NE(finished.errors.find("--resume"), std::string::npos) << finished.errors;
+  }
+  expect_unfinished_file(disk.folder());
+  EXPECT_GT(marked_blocks(disk.folder()), 0U);
+  disk.empty();
+  expect_resumed_to_the_same_bytes(disk.folder(), 2);
+}
+
+}  // namespace
+}  // namespace end_to_end
