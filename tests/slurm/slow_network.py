@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Makes a job long enough to be interrupted, and the result of a run that was not.
+
+usage: slow_network.py CLUSTER FOLDER LAUNCH...
+
+LAUNCH is the command that starts hessian_mpi. FOLDER will hold model.pt2, data.h5 and reference.h5. Exit code 77, and
+nothing done, where `cluster.sh start CLUSTER` has started no cluster: scripts_test.py will have no use for it.
+"""
+
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import h5py
+import torch
+from torch import nn
+
+warnings.filterwarnings("ignore")
+
+SKIPPED = 77
+SAMPLES = 5000  # what makes a row slow
+WIDTHS = (20, 48, 48, 6)  # N = 3654: a file of 53 MB
+
+
+def write_model_and_data(folder: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    layers = []
+    for inputs, outputs in zip(WIDTHS, WIDTHS[1:]):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    network = nn.Sequential(*layers[:-1])
+    x, y = torch.randn(SAMPLES, WIDTHS[0]), torch.randint(0, WIDTHS[-1], (SAMPLES,))
+    torch.export.save(torch.export.export(network.eval(), (x,)), folder / "model.pt2")
+    with h5py.File(folder / "data.h5", "w") as file:
+        file["inputs"], file["targets"] = x.numpy(), y.numpy()
+
+
+def main(arguments: list[str]) -> None:
+    cluster, folder, launch = pathlib.Path(arguments[0]), pathlib.Path(arguments[1]), arguments[2:]
+    if not (cluster / "slurm.conf").exists():
+        sys.exit(SKIPPED)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model_and_data(folder)
+    inputs = ["--model", folder / "model.pt2", "--data", folder / "data.h5", "--threads", "1"]
+    subprocess.run([*launch, *inputs, "--output", folder / "reference.h5", "--overwrite"], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
