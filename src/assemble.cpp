@@ -153,7 +153,8 @@ void OwnBlocks::hand_over(double seconds, Checkpoint& checkpoint) {
       std::max(in_all_ / static_cast<double>(done_), (computing_ + seconds) / static_cast<double>(computed_.count()));
 }
 
-// Computes on all ranks; where that fails on one, what was written before is marked, if that still works.
+// Computes on all ranks; where that fails on one, what was written before is marked and the file closed, if that still
+// works.
 void compute_together(OwnBlocks& own, std::int64_t count, const StopRequest& stop, Progress& progress,
                       HessianWriter& writer, Checkpoint& checkpoint, const Communicator& communicator,
                       Assembled& result) {
@@ -168,6 +169,7 @@ void compute_together(OwnBlocks& own, std::int64_t count, const StopRequest& sto
   } catch (const AgreedError&) {
     try {
       checkpoint.take(writer);
+      writer.close();
     } catch (const AgreedError&) {  // the first error is the one to tell
     }
     throw;

@@ -70,7 +70,10 @@ void Checkpoint::take(HessianWriter& writer) {
   added_.clear();
   records_of_added_.clear();
   const auto blocks = enter(numbers);
-  if (!blocks.empty()) communicator_.on_root([&] { mark(blocks); });
+  // Not on_root(): where a disk fails, the message is to name the rank and its host.
+  communicator_.together([&] {
+    if (communicator_.is_root() && !blocks.empty()) mark(blocks);
+  });
   last_ = Clock::now();
   cost_ = last_ - start;
 }

@@ -13,7 +13,7 @@
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
-#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 
 namespace hessian_mpi {
 namespace {

@@ -5,16 +5,16 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <system_error>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/edit_at_once.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/node.hpp"
+#include "hessian_mpi/writeback.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -23,9 +23,6 @@ constexpr const char* format_name = "hessian_mpi";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
 constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
-constexpr const char* checksum_dataset = "/blocks/checksum";
-constexpr const char* largest_dataset = "/blocks/largest";
-constexpr const char* mark_dataset = "/blocks/mark";
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -101,10 +98,6 @@ class UnfinishedFile {
   std::filesystem::path path_;
 };
 
-hdf5::Type type_of(Precision storage) {
-  return storage == Precision::float32 ? hdf5::Type::float32 : hdf5::Type::float64;
-}
-
 void set_attributes(hdf5::File& file, const Attributes& attributes) {
   for (const auto& [name, value] : attributes) {
     std::visit([&, &key = name](const auto& v) { file.set_attribute("/", key, v); }, value);
@@ -147,70 +140,13 @@ void describe_parameters(hdf5::File& file, const ParameterIndex& index) {
   file.write("/parameters/shape", hdf5::Type::int64, table.data());
 }
 
-// What stands in the file for a block whose record is believed; 0 for one that is not on the disk.
-std::uint64_t mark_of(const Rows& rows, const BlockRecord& record) {
-  if (!record.on_disk) return 0;
-  const std::array<std::uint64_t, 4> content{static_cast<std::uint64_t>(rows.begin),
-                                             static_cast<std::uint64_t>(rows.end), record.checksum,
-                                             std::bit_cast<std::uint64_t>(record.largest)};
-  return xxh3(content.data(), sizeof(content));
-}
-
-// Columns of the table of blocks.
-struct BlockColumns {
-  std::vector<std::int64_t> begin;
-  std::vector<std::int64_t> end;
-  std::vector<std::uint64_t> checksum;
-  std::vector<double> largest;
-  std::vector<std::uint64_t> mark;
-
-  explicit BlockColumns(std::size_t count) : begin(count), end(count), checksum(count), largest(count), mark(count) {}
-  explicit BlockColumns(const std::vector<StoredBlock>& blocks) : BlockColumns(blocks.size()) {
-    for (std::size_t b = 0; b < blocks.size(); ++b) {
-      const auto& [rows, record] = blocks[b];
-      begin[b] = rows.begin;
-      end[b] = rows.end;
-      checksum[b] = record.checksum;
-      largest[b] = record.largest;
-      mark[b] = mark_of(rows, record);
-    }
-  }
-  StoredBlock block(std::size_t b) const {
-    StoredBlock block{{begin[b], end[b]}, {checksum[b], largest[b], true}};
-    block.record.on_disk = mark[b] == mark_of(block.rows, block.record);
-    return block;
-  }
-  // Hands each column's dataset, type and numbers to visit.
-  template <class Visit>
-  void each(const Visit& visit) {
-    visit("/blocks/begin", hdf5::Type::int64, begin.data());
-    visit("/blocks/end", hdf5::Type::int64, end.data());
-    visit(checksum_dataset, hdf5::Type::uint64, checksum.data());
-    visit(largest_dataset, hdf5::Type::float64, largest.data());
-    visit(mark_dataset, hdf5::Type::uint64, mark.data());
-  }
-};
-
-void describe_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks) {
-  BlockColumns(blocks).each([&](const char* name, hdf5::Type type, const void* numbers) {
-    file.create_dataset(name, type, {blocks.size()});
-    file.write(name, type, numbers);
-  });
-}
-
-std::vector<StoredBlock> blocks_of(const BlockGrid& grid) {
-  std::vector<StoredBlock> blocks;
-  for (std::int64_t b = 0; b < grid.count(); ++b) blocks.push_back({grid.block(b), {}});
-  return blocks;
-}
-
 // All but the matrix.
 void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
   describe_parameters(file, layout.index);
-  describe_blocks(file, blocks);
+  write_blocks(file, blocks);
   for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
-    file.create_dataset(name, type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
+    file.create_dataset(name, hdf5::type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
     file.write(name, hdf5::Type::float64, values->data());
   }
   file.set_attribute("/", "format", std::string(format_name));
@@ -231,7 +167,7 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
   std::uint64_t offset = 0;
   make_at_once(path, [&](const std::filesystem::path& in_memory) {
     auto file = hdf5::File::create(in_memory);
-    file.create_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix));
+    file.create_dataset("/hessian", hdf5::type_of(layout.matrix.storage), shape_in_file(layout.matrix));
     describe(file, layout, blocks);
     offset = file.offset_in_file("/hessian");
     file.close();
@@ -254,7 +190,8 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
   }
   make_at_once(path, [&](const std::filesystem::path& in_memory) {
     auto file = hdf5::File::create(in_memory);
-    file.create_virtual_dataset("/hessian", type_of(layout.matrix.storage), shape_in_file(layout.matrix), elsewhere);
+    file.create_virtual_dataset("/hessian", hdf5::type_of(layout.matrix.storage), shape_in_file(layout.matrix),
+                                elsewhere);
     describe(file, layout, blocks);
     file.close();
   });
@@ -345,21 +282,6 @@ Attributes read_attributes(const hdf5::File& file) {
   return attributes;
 }
 
-std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
-  const auto shape = file.shape("/blocks/begin");
-  const auto rows = file.shape("/hessian");
-  const bool plausible = shape.size() == 1 && !rows.empty() && shape[0] <= rows[0];
-  if (!plausible) throw InputError(text("'", file.path().string(), "' is damaged: its table of blocks"));
-  BlockColumns columns(shape[0]);
-  columns.each([&](const char* name, hdf5::Type type, void* numbers) {
-    expect_shape(file, name, shape);
-    file.read(name, type, numbers);
-  });
-  std::vector<StoredBlock> blocks;
-  for (std::size_t b = 0; b < shape[0]; ++b) blocks.push_back(columns.block(b));
-  return blocks;
-}
-
 }  // namespace
 
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
@@ -403,150 +325,6 @@ void retake_space(const std::filesystem::path& path, std::uint64_t bytes) {
   take_space(path, path, hdf5::File::open_to_read(path).offset_in_file("/hessian"), bytes);
 }
 
-Descriptor::Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
-
-Descriptor::Descriptor(Descriptor&& other) noexcept : id_(std::exchange(other.id_, -1)) {}
-
-Descriptor::~Descriptor() {
-  if (id_ >= 0) ::close(id_);
-}
-
-EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : path_(path), descriptor_(path) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
-}
-
-void EarlyWriteback::write(std::uint64_t offset, const std::vector<char>& bytes) {
-  for (std::size_t done = 0; done < bytes.size();) {
-    const auto count =
-        pwrite(descriptor_.id(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (count <= 0) throw RunError(text("rows could not be written to '", path_.string(), "': ", reason(errno)));
-    done += static_cast<std::size_t>(count);
-  }
-}
-
-void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
-  finish();
-  offset_ = offset;
-  bytes_ = bytes;
-  // File systems that cannot do this write back when they like, and all have to at the last sync.
-  sync_file_range(descriptor_.id(), static_cast<off64_t>(offset), static_cast<off64_t>(bytes), SYNC_FILE_RANGE_WRITE);
-}
-
-void EarlyWriteback::finish() {
-  if (bytes_ == 0) return;
-  const auto offset = static_cast<off64_t>(offset_);
-  const auto bytes = static_cast<off64_t>(std::exchange(bytes_, 0));
-  constexpr unsigned until_written = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-  if (sync_file_range(descriptor_.id(), offset, bytes, until_written) != 0 &&
-      (errno == EIO || errno == ENOSPC || errno == EDQUOT)) {
-    throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
-  }
-  posix_fadvise(descriptor_.id(), offset, bytes, POSIX_FADV_DONTNEED);
-}
-
-void EarlyWriteback::sync() {
-  if (fdatasync(descriptor_.id()) == 0) return;
-  throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
-}
-
-HessianWriter::HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix,
-                             const Communicator& communicator)
-    : file_(communicator.together([&] { return hdf5::File::open_parallel(path, communicator.handle()); })),
-      offset_(communicator.together([&] { return file_.offset_in_file("/hessian"); })),
-      writeback_(communicator.together([&] { return EarlyWriteback(path); })),
-      matrix_(matrix),
-      communicator_(communicator) {}
-
-void HessianWriter::write(const Rows& rows, const void* numbers) {
-  const Rows& part = matrix_.grid.part();
-  // A rank that failed before the collective call would leave the others waiting in it.
-  communicator_.together([&] {
-    const bool outside = rows.begin < part.begin || rows.end < rows.begin || rows.end > part.end;
-    if (rows.count() != 0 && outside) {
-      throw RunError(text("rows ", rows.begin, " to ", rows.end, " are not among those of the file, ", part.begin,
-                          " to ", part.end));
-    }
-  });
-  communicator_.together([&] {
-    const auto first = rows.count() == 0 ? 0 : rows.begin - part.begin;
-    const hdf5::Tile tile{static_cast<std::uint64_t>(first), 0, static_cast<std::uint64_t>(rows.count()),
-                          static_cast<std::uint64_t>(matrix_.columns)};
-    file_.write_tile_collectively("/hessian", type_of(matrix_.storage), tile, numbers);
-    const auto row_bytes = static_cast<std::uint64_t>(matrix_.bytes_of_row());
-    if (tile.rows > 0) writeback_.start(offset_ + tile.row * row_bytes, tile.rows * row_bytes);
-  });
-}
-
-void HessianWriter::sync() {
-  communicator_.together([&] { writeback_.finish(); });
-  // Every node brings its own cache to the disk.
-  communicator_.together([&] {
-    if (communicator_.rank_on_node() == 0) writeback_.sync();
-  });
-}
-
-void HessianWriter::close() {
-  sync();
-  communicator_.together([&] { file_.close(); });
-}
-
-HessianReader::HessianReader(const std::filesystem::path& path)
-    : file_(hdf5::File::open_to_read(path)),
-      first_row_(static_cast<std::uint64_t>(file_.integer_attribute("/", "row_begin").value_or(0))) {}
-
-std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
-  std::vector<double> numbers(tile.rows * tile.columns);
-  const hdf5::Tile in_file{tile.row - first_row_, tile.column, tile.rows, tile.columns};
-  file_.read_tile("/hessian", hdf5::Type::float64, in_file, numbers.data());
-  return numbers;
-}
-
-std::vector<char> HessianReader::bytes(const Rows& rows, const MatrixShape& matrix) const {
-  const auto first = rows.count() == 0 ? 0 : static_cast<std::uint64_t>(rows.begin) - first_row_;
-  const hdf5::Tile tile{first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(matrix.columns)};
-  std::vector<char> buffer(static_cast<std::size_t>(rows.count() * matrix.bytes_of_row()));
-  file_.read_tile("/hessian", type_of(matrix.storage), tile, buffer.data());
-  return buffer;
-}
-
-BlockMarks::BlockMarks(const std::filesystem::path& path, BlockGrid grid)
-    : path_(path), grid_(std::move(grid)), descriptor_(path) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
-  const auto file = hdf5::File::open_to_read(path);
-  checksums_ = file.offset_in_file(checksum_dataset);
-  largest_ = file.offset_in_file(largest_dataset);
-  marks_ = file.offset_in_file(mark_dataset);
-}
-
-void BlockMarks::write_at(std::uint64_t offset, std::int64_t first, const void* values, std::size_t count) {
-  constexpr std::uint64_t value_bytes = 8;
-  const auto place = static_cast<off_t>(offset + static_cast<std::uint64_t>(first) * value_bytes);
-  const auto bytes = static_cast<ssize_t>(count * value_bytes);
-  const auto written = pwrite(descriptor_.id(), values, static_cast<std::size_t>(bytes), place);
-  if (written == bytes) return;
-  throw RunError(text("blocks could not be marked in '", path_.string(), "': ", reason(written < 0 ? errno : ENOSPC)));
-}
-
-void BlockMarks::write(std::int64_t first, const std::vector<BlockRecord>& records) {
-  std::vector<std::uint64_t> checksums;
-  std::vector<double> largest;
-  std::vector<std::uint64_t> marks;
-  for (const auto& record : records) {
-    const auto b = first + static_cast<std::int64_t>(checksums.size());
-    checksums.push_back(record.checksum);
-    largest.push_back(record.largest);
-    marks.push_back(mark_of(grid_.block(b), record));
-  }
-  write_at(checksums_, first, checksums.data(), records.size());
-  write_at(largest_, first, largest.data(), records.size());
-  write_at(marks_, first, marks.data(), records.size());
-}
-
-void BlockMarks::sync() {
-  if (fdatasync(descriptor_.id()) == 0) return;
-  throw RunError(text("the marks of '", path_.string(), "' could not be brought to the disk: ", reason(errno)));
-}
-
 StoredLayout read_layout(const std::filesystem::path& path) {
   try {
     const auto file = hdf5::File::open_to_read(path);
@@ -570,21 +348,6 @@ StoredLayout read_layout(const std::filesystem::path& path) {
   } catch (const RunError& error) {
     throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
   }
-}
-
-std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid) {
-  const auto blocks = read_blocks(hdf5::File::open_to_read(path));
-  std::vector<BlockRecord> records;
-  for (std::int64_t b = 0; b < grid.count() && b < static_cast<std::int64_t>(blocks.size()); ++b) {
-    const auto& block = blocks[static_cast<std::size_t>(b)];
-    if (block.rows != grid.block(b)) break;
-    records.push_back(block.record);
-  }
-  if (static_cast<std::int64_t>(records.size()) != grid.count() || records.size() != blocks.size()) {
-    throw InputError(text("'", path.string(), "' has another division into blocks: ", blocks.size(),
-                          " where there are ", grid.count(), " now, the same up to block ", records.size()));
-  }
-  return records;
 }
 
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {

@@ -18,6 +18,7 @@
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/model.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
@@ -218,7 +219,8 @@ void resumably(const Job& job, const Checkpoint& checkpoint, Step&& step) {
     std::forward<Step>(step)();
   } catch (const AgreedError& error) {
     if (error.code() == ExitCode::stopped) throw;
-    throw AgreedError(error.code(), text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)));
+    throw AgreedError(error.code(), text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)),
+                      error.afterwards());
   }
 }
 
@@ -233,16 +235,21 @@ void fill_file(const Job& job, Engine& engine, std::int64_t blocks_at_once, Chec
     Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, rows,
                       rows - rows_in(job.matrix.grid, missing), static_cast<std::uint64_t>(job.matrix.bytes()),
                       rows_in(job.matrix.grid, share_of_rank(missing, world.rank(), world.size())), std::cerr);
-    own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
-    Stopwatch closing;
-    writer.close();
-    own.write_seconds += closing.lap();
-    if (own.stopped != 0) {
-      throw AgreedError(ExitCode::stopped, text("stopped by ", text_of_stop(own.stopped), ": ",
-                                                text_of_state(checkpoint), "; ", text_of_resume(job)));
+    try {
+      own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
+      Stopwatch closing;
+      writer.close();
+      own.write_seconds += closing.lap();
+    } catch (const AgreedError& error) {
+      if (!writer.is_open()) throw;
+      throw AgreedError(error.code(), error.what(), AgreedError::Afterwards::abort);
     }
-    progress.finish();
+    if (own.stopped == 0) progress.finish();
   });
+  if (own.stopped != 0) {
+    throw AgreedError(ExitCode::stopped, text("stopped by ", text_of_stop(own.stopped), ": ", text_of_state(checkpoint),
+                                              "; ", text_of_resume(job)));
+  }
   seconds.rows = world.max(own.compute_seconds);
   seconds.write = world.max(own.write_seconds);
   seconds.checkpoints = world.max(own.checkpoint_seconds);
@@ -294,7 +301,9 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const BlockLi
   const auto resumed = job.matrix.grid.count() - static_cast<std::int64_t>(written.size());
   const FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
   resumably(job, checkpoint, [&] {
-    world.on_root([&] { finish_hessian_file(options.output, final_attributes(verdict.figures, finishing), complete); });
+    world.together([&] {
+      if (world.is_root()) finish_hessian_file(options.output, final_attributes(verdict.figures, finishing), complete);
+    });
   });
   const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(peak_memory())));
   if (world.is_root()) {
@@ -368,7 +377,9 @@ int main(int argc, char** argv) {
   } catch (const AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
     if (world.is_root()) std::cerr << "hessian_mpi: " << kind << error.what() << std::endl;
-    return static_cast<int>(error.code());
+    if (error.afterwards() == AgreedError::Afterwards::finalise) return static_cast<int>(error.code());
+    if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
+    abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
     std::cerr << "hessian_mpi: error: rank " << world.rank() << " on " << world.host() << ": " << error.what()
               << std::endl;

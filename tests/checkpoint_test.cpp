@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi {

@@ -21,6 +21,7 @@
 
 #include "expect_error.hpp"
 #include "hdf5_attribute.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi {

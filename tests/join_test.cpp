@@ -9,6 +9,7 @@
 #include "expect_error.hpp"
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi {

@@ -6,6 +6,8 @@
 #include <functional>
 
 #include "expect_error.hpp"
+#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi {

@@ -8,7 +8,7 @@
 #include "hessian_mpi/checkpoint.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/engine.hpp"
-#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/progress.hpp"
 #include "hessian_mpi/stop.hpp"

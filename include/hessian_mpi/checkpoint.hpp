@@ -7,8 +7,9 @@
 #include <optional>
 #include <vector>
 
+#include "hessian_mpi/block_table.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/partition.hpp"
 
 namespace hessian_mpi {

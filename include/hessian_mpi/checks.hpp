@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "hessian_mpi/block_table.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/vocabulary.hpp"

@@ -30,7 +30,15 @@ std::string mpi_library_version();
 /// An error that all ranks have learned of and all throw: what Communicator::together() ends in.
 class AgreedError : public Error {
  public:
-  using Error::Error;
+  /// Whether MPI can still be finalised. Not so where ranks have left a collective operation of a library in different
+  /// places: its next one would wait for ever. Then the ranks are to end by abort_all_ranks().
+  enum class Afterwards { finalise, abort };
+  AgreedError(ExitCode code, const std::string& message, Afterwards afterwards = Afterwards::finalise)
+      : Error(code, message), afterwards_(afterwards) {}
+  Afterwards afterwards() const { return afterwards_; }
+
+ private:
+  Afterwards afterwards_;
 };
 
 /// A group of ranks that act together. Does not own the MPI handle of world; owns the one of its node. Collective calls

@@ -11,10 +11,16 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/vocabulary.hpp"
+
 namespace hessian_mpi::hdf5 {
 
 /// Element types that this project reads or writes.
 enum class Type { int8, uint8, int16, int32, int64, uint64, float32, float64, boolean, string, other };
+
+constexpr Type type_of(Precision precision) {
+  return precision == Precision::float32 ? Type::float32 : Type::float64;
+}
 
 /// A handle (hid_t) of the library, closed on destruction.
 class Handle {
@@ -111,6 +117,8 @@ class File {
 
   /// Flushes and closes, throwing where that fails; destruction closes silently. Collective where open is.
   void close();
+  /// Leaves the file open for good: after a failure on one rank, closing it together would wait for ever.
+  void abandon() { file_.release(); }
 
  private:
   File(std::filesystem::path path, Handle file) : path_(std::move(path)), file_(std::move(file)) {}

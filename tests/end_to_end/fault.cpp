@@ -93,6 +93,12 @@ FAULT_EXPORT int fdatasync(int file) {
   return real(file);
 }
 
+FAULT_EXPORT int fsync(int file) {
+  static auto* const real = original<int(int)>("fsync");
+  if (names(file) && fails("fsync")) return -1;
+  return real(file);
+}
+
 FAULT_EXPORT int sync_file_range(int file, off_t offset, off_t count, unsigned flags) {
   static auto* const real = original<int(int, off_t, off_t, unsigned)>("sync_file_range");
   if (names(file) && fails("sync_file_range")) return -1;

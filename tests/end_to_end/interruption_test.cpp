@@ -348,36 +348,46 @@ bool run_with(const Fault& fault, const Folder& folder, const std::string& file)
   return true;
 }
 
-class Faults : public testing::TestWithParam<std::tuple<Fault, int>> {};
+class Faults : public testing::TestWithParam<Fault> {};
 
 TEST_P(Faults, EndTheJobOnAllRanksAndLoseNothing) {
-  auto [fault, rank] = GetParam();
-  fault.rank = rank;
   const Folder folder;
-  const bool of_model = std::string(fault.call) == "open";
-  if (!run_with(fault, folder, of_model ? "slow.pt" : "result.h5")) GTEST_SKIP() << "this rank makes no such call";
-  if (std::filesystem::exists(folder / "result.h5")) expect_unfinished_file(folder);
+  const bool of_model = std::string(GetParam().call) == "open";
+  ASSERT_TRUE(run_with(GetParam(), folder, of_model ? "slow.pt" : "result.h5")) << "there was no such call to fail";
+  // Where only the last sync fails the file says already that it is complete; --resume repeats what was not synced.
+  const bool last_sync = std::string(GetParam().call) == "fsync" && GetParam().at == 3;
+  if (std::filesystem::exists(folder / "result.h5") && !last_sync) expect_unfinished_file(folder);
   expect_resumed_to_the_same_bytes(folder, 2);
 }
 
-std::string name_of_fault(const testing::TestParamInfo<std::tuple<Fault, int>>& test) {
-  const auto& [fault, rank] = test.param;
-  return std::string(fault.call) + "_" + std::to_string(fault.at) + "_on_rank_" + std::to_string(rank);
+std::string name_of_fault(const testing::TestParamInfo<Fault>& test) {
+  const auto& fault = test.param;
+  return std::string(fault.call) + "_" + std::to_string(fault.at) + "_on_rank_" + std::to_string(fault.rank);
 }
 
-// Loading; allocating while loading, deriving and computing; making the file; writing; checkpoints; checks; the end.
-INSTANTIATE_TEST_SUITE_P(
-    InEveryPhase, Faults,
-    testing::Combine(testing::Values(Fault{"open", 1, EIO, 0}, Fault{"posix_memalign", 60, ENOMEM, 0},
-                                     Fault{"posix_memalign", 400, ENOMEM, 0}, Fault{"posix_memalign", 3000, ENOMEM, 0},
-                                     Fault{"fallocate", 1, ENOSPC, 0}, Fault{"rename", 1, EACCES, 0},
-                                     Fault{"pwrite", 1, ENOSPC, 0}, Fault{"pwrite", 8, EDQUOT, 0},
-                                     Fault{"pwrite", 30, EIO, 0}, Fault{"sync_file_range", 4, EIO, 0},
-                                     Fault{"fdatasync", 1, EIO, 0}, Fault{"fdatasync", 3, EIO, 0},
-                                     Fault{"fdatasync", 7, EIO, 0}, Fault{"pread", 20, EIO, 0},
-                                     Fault{"pread", 200, EIO, 0}),
-                     testing::Values(0, 1, 2)),
-    name_of_fault);
+// On the first, a middle and the last rank.
+std::vector<Fault> faults_of_any_rank() {
+  std::vector<Fault> faults;
+  for (const int rank : {0, 1, 2}) {
+    faults.push_back({"open", 1, EIO, rank});                       // loading
+    faults.push_back({"posix_memalign", 60, ENOMEM, rank});         // loading, deriving
+    faults.push_back({"posix_memalign", 3000, ENOMEM, rank});       // computing
+    faults.push_back({"pwrite", rank == 0 ? 3 : 1, ENOSPC, rank});  // writing rows: root has made the file before
+    faults.push_back({"sync_file_range", 3, EIO, rank});
+    faults.push_back({"pread", 20, EIO, rank});  // checks
+  }
+  return faults;
+}
+
+// What only root does: making the file, marking, finishing.
+std::vector<Fault> faults_of_root() {
+  return {{"pwrite", 1, ENOSPC, 0}, {"fallocate", 1, ENOSPC, 0}, {"rename", 1, EACCES, 0},
+          {"pwrite", 8, EDQUOT, 0}, {"fdatasync", 1, EIO, 0},    {"fdatasync", 3, EIO, 0},
+          {"fsync", 1, EIO, 0},     {"fsync", 2, EIO, 0},        {"fsync", 3, EIO, 0}};
+}
+
+INSTANTIATE_TEST_SUITE_P(InEveryPhase, Faults, testing::ValuesIn(faults_of_any_rank()), name_of_fault);
+INSTANTIATE_TEST_SUITE_P(OfTheFile, Faults, testing::ValuesIn(faults_of_root()), name_of_fault);
 
 TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
   const Folder folder;

@@ -1,0 +1,60 @@
+#pragma once
+/// The rows of the matrix in its file: written by all ranks, read by one.
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/writeback.hpp"
+
+namespace hessian_mpi {
+
+/// The matrix, open for writing on all ranks. A failure of any call is thrown on all ranks, as an AgreedError after
+/// which MPI cannot be finalised: HDF5 is then in the middle of something on some of them.
+class HessianWriter {
+ public:
+  /// Collective over the communicator, which must outlive this object.
+  HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix, const Communicator& communicator);
+  ~HessianWriter();
+  HessianWriter(const HessianWriter&) = delete;
+  HessianWriter& operator=(const HessianWriter&) = delete;
+
+  /// Collective. Each rank hands in its own rows: rows.count() x N numbers of the storage type, row-major; or none.
+  /// At most 1 GiB a rank.
+  void write(const Rows& rows, const void* numbers);
+
+  /// Collective. Returns when every row that was written is on the disk, as far as the operating system knows.
+  void sync();
+
+  /// Collective. Closes the file after a last sync.
+  void close();
+  bool is_open() const { return open_; }
+
+ private:
+  hdf5::File file_;
+  std::uint64_t offset_;  // of the matrix in the file
+  EarlyWriteback writeback_;
+  MatrixShape matrix_;
+  const Communicator& communicator_;
+  bool open_ = true;
+};
+
+/// The matrix, open for reading on one rank. Rows are those of the whole matrix, also where the file is a part. Not
+/// collective.
+class HessianReader {
+ public:
+  explicit HessianReader(const std::filesystem::path& path);
+  /// The tile's numbers, row-major, converted to double.
+  std::vector<double> tile(const hdf5::Tile& tile) const;
+  /// Bytes of some rows as they lie in the file: rows.count() x N numbers of the storage type.
+  std::vector<char> bytes(const Rows& rows, const MatrixShape& matrix) const;
+
+ private:
+  hdf5::File file_;
+  std::uint64_t first_row_;
+};
+
+}  // namespace hessian_mpi

@@ -1,0 +1,52 @@
+#pragma once
+/// Bytes of an existing file on their way to the disk. Not collective; Linux.
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace hessian_mpi {
+
+/// A POSIX file descriptor for reading and writing an existing file, closed on destruction.
+class Descriptor {
+ public:
+  explicit Descriptor(const std::filesystem::path& path);
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept;
+  Descriptor& operator=(Descriptor&&) = delete;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  /// Negative where the file could not be opened; errno says why.
+  int id() const { return id_; }
+
+ private:
+  int id_;
+};
+
+/// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
+/// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.
+/// Not collective.
+class EarlyWriteback {
+ public:
+  /// Throws RunError where the file cannot be opened.
+  explicit EarlyWriteback(const std::filesystem::path& path);
+
+  /// Writes bytes itself, for files that are not open through MPI-IO. Throws RunError.
+  void write(std::uint64_t offset, const std::vector<char>& bytes);
+
+  /// Starts to write back bytes that were just written, and waits for those of the call before. Throws RunError where
+  /// these did not reach the disk.
+  void start(std::uint64_t offset, std::uint64_t bytes);
+  /// Waits for the last bytes; throws as start() does.
+  void finish();
+  /// Returns when all that any process of this node has written is on the disk. Throws RunError where it isn't.
+  void sync();
+
+ private:
+  std::filesystem::path path_;
+  Descriptor descriptor_;
+  std::uint64_t offset_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace hessian_mpi
