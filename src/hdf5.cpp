@@ -2,6 +2,7 @@
 
 #include <hdf5.h>
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <limits>
@@ -224,6 +225,40 @@ std::vector<const char*> pointers(const std::vector<std::string>& values) {
   return result;
 }
 
+// What a link of a kind other than hard leads to: the name of a file, a path in this one.
+struct Target {
+  bool is_in_another_file = false;
+  std::string name;
+};
+
+Target target_of(hid_t file, const std::string& link, const H5L_info_t& info) {
+  std::vector<char> value(info.u.val_size + 1, '\0');
+  check(H5Lget_val(file, link.c_str(), value.data(), info.u.val_size, H5P_DEFAULT), "read the link '", link, "'");
+  if (info.type == H5L_TYPE_SOFT) return {false, value.data()};
+  const char* other = nullptr;
+  const bool known = info.type == H5L_TYPE_EXTERNAL &&
+                     H5Lunpack_elink_val(value.data(), info.u.val_size, nullptr, &other, nullptr) >= 0;
+  return {true, known ? other : "unknown"};
+}
+
+// From component to component of the path: the library would follow all links by itself, and open what they name.
+std::optional<std::string> linked_file_of(hid_t file, const std::string& path, int links_allowed) {
+  for (std::size_t end = 0; end < path.size();) {
+    end = std::min(path.find('/', end + 1), path.size());
+    const std::string link = path.substr(0, end);
+    if (link.find_first_not_of("/.") == std::string::npos) continue;  // the root
+    H5L_info_t info{};
+    if (H5Lget_info(file, link.c_str(), &info, H5P_DEFAULT) < 0) return std::nullopt;  // not there
+    if (info.type == H5L_TYPE_HARD) continue;
+    const auto target = target_of(file, link, info);
+    if (target.is_in_another_file) return target.name;
+    if (links_allowed == 0) return std::nullopt;
+    const std::string folder = target.name.starts_with('/') ? "" : link.substr(0, link.rfind('/') + 1);
+    return linked_file_of(file, folder + target.name + path.substr(end), links_allowed - 1);
+  }
+  return std::nullopt;
+}
+
 herr_t append_name(hid_t, const char* name, const H5L_info_t*, void* names) {
   static_cast<std::vector<std::string>*>(names)->emplace_back(name);
   return 0;
@@ -328,6 +363,12 @@ std::vector<std::uint64_t> File::shape(const std::string& name) const {
   std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
   check(H5Sget_simple_extent_dims(space.id(), dims.data(), nullptr), "get the shape of '", name, "'");
   return {dims.begin(), dims.end()};
+}
+
+std::optional<std::string> File::linked_file(const std::string& object) const {
+  constexpr int most_links = 16;  // as many as the library follows
+  const SilentErrors silent;
+  return linked_file_of(static_cast<hid_t>(file_.id()), object, most_links);
 }
 
 std::optional<std::uint64_t> File::stored_bytes(const std::string& name) const {

@@ -78,6 +78,10 @@ class File {
   Type type(const std::string& dataset) const;
   std::vector<std::uint64_t> shape(const std::string& dataset) const;
 
+  /// The other file that an external link on the way to the object leads to; nothing where the way stays in this file.
+  /// Opens nothing.
+  std::optional<std::string> linked_file(const std::string& object) const;
+
   /// Bytes that the file has for the elements, compressed; nothing where they lie in other files.
   std::optional<std::uint64_t> stored_bytes(const std::string& dataset) const;
 
