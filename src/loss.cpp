@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/tensor_text.hpp"
 #include "hessian_mpi/torch_error.hpp"
 #include "hessian_mpi/torchscript_model.hpp"
 
@@ -204,6 +205,7 @@ void require_finite(const std::string& loss, const Tensor& value, const Tensor& 
   if (const auto fault = first_fault(output.detach().isfinite().logical_not(), output.detach());
       fault && !std::isfinite(value.detach().to(torch::kDouble).item<double>())) {
     throw InputError(text("the model's output for sample ", fault->sample, " of the batch contains ", fault->value,
+                          ", NaN or infinity in ", count_and_places(output.detach().isfinite().logical_not()),
                           ", and so the loss '", loss, "' is not a finite number"));
   }
   require_finite(loss, value);

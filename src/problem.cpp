@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
+#include "hessian_mpi/tensor_text.hpp"
 #include "hessian_mpi/torch_error.hpp"
 #include "hessian_mpi/torchscript_model.hpp"
 
@@ -21,7 +24,7 @@ torch::Dtype dtype_of(Precision precision) {
 std::string listed(const std::vector<NamedTensor>& parameters) {
   std::string names;
   for (std::size_t p = 0; p < std::min<std::size_t>(parameters.size(), 10); ++p) {
-    names += (p == 0 ? "" : ", ") + parameters[p].name;
+    names += (p == 0 ? "" : ", ") + printable(parameters[p].name);
   }
   return names + (parameters.size() > 10 ? text(", ... (", parameters.size(), " in all)") : "");
 }
@@ -37,9 +40,9 @@ Precision precision_of(const std::vector<NamedTensor>& parameters) {
     if (!parameter.value.requires_grad()) continue;
     if (first == nullptr) first = &parameter;
     if (parameter.value.dtype() != first->value.dtype()) {
-      throw InputError(text("the model's parameters have several dtypes ('", first->name, "' is ",
-                            dtype_name(first->value), ", '", parameter.name, "' is ", dtype_name(parameter.value),
-                            "): choose one with --dtype"));
+      throw InputError(text("the model's parameters have several dtypes ('", printable(first->name), "' is ",
+                            dtype_name(first->value), ", '", printable(parameter.name), "' is ",
+                            dtype_name(parameter.value), "): choose one with --dtype"));
     }
   }
   if (first == nullptr || first->value.scalar_type() == torch::kFloat32) return Precision::float32;
@@ -71,21 +74,80 @@ void check_patterns(const std::vector<NamedTensor>& parameters, const std::vecto
   }
 }
 
+// Names stand in the output file and in messages.
+void check_name(const std::string& name) {
+  constexpr std::size_t longest = 4096;
+  if (name.size() > longest) {
+    throw InputError(text("the parameter '", printable(name), "' has a name of ", name.size(), " bytes; ", longest,
+                          " are the most"));
+  }
+  if (!is_printable(name)) {
+    throw InputError(text("the parameter '", printable(name),
+                          "' has control characters in its name, or bytes that are not UTF-8: give it another name"));
+  }
+}
+
+// Frozen ones may be infinite, as a mask that is added to the scores of attention is.
+void check_values(const std::vector<NamedTensor>& parameters, const std::vector<std::string>& patterns) {
+  constexpr int most = 3;
+  std::string listed;
+  int wrong = 0;
+  for (const auto& [name, value] : parameters) {
+    const bool chosen = value.requires_grad() && matches_any(name, patterns);
+    const auto values = value.detach();
+    const std::string found = count_and_places(chosen ? values.isfinite().logical_not() : values.isnan());
+    if (found.empty() || ++wrong > most) continue;
+    listed += text(wrong == 1 ? "" : ", ", "'", printable(name), "' in ", found);
+  }
+  if (wrong == 0) return;
+  throw InputError(text("the model's parameters hold NaN or infinity: ", listed,
+                        wrong > most ? text(", and ", wrong - most, " more parameters") : "",
+                        "; there is no Hessian at this point"));
+}
+
+// A note for errors that infinity among the data may explain; empty where there is none.
+std::string infinities_in(const Data& data) {
+  std::string note;
+  const auto look_at = [&note](const std::string& what, const torch::Tensor& values) {
+    if (!values.is_floating_point()) return;
+    const std::string found = count_and_places(values.isinf());
+    if (!found.empty()) note += text("; note that the ", what, " hold infinity in ", found);
+  };
+  for (std::size_t k = 0; k < data.inputs.size(); ++k) {
+    look_at(data.inputs.size() == 1 ? "inputs" : text("inputs ", k), data.inputs[k]);
+  }
+  if (data.targets) look_at("targets", *data.targets);
+  return note;
+}
+
+// Derivatives of a scalar by the parameters, undefined where it does not depend on one.
+std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::vector<torch::Tensor>& parameters,
+                                       bool create_graph) {
+  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+  try {
+    return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true);
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw InputError(text("the loss could not be differentiated: ", message_of(error)));
+  }
+}
+
 // Runs step for a batch and says which samples it was about where it throws.
 template <class Step>
-auto on_batch(const Problem& problem, const Rows& samples, const Step& step) {
+auto on_batch(const Problem& problem, const Rows& samples, const std::string& note, const Step& step) {
   const auto where =
       problem.batches() == 1 ? std::string() : text(" (batch of samples ", samples.begin, " to ", samples.end - 1, ")");
   try {
     return step();
   } catch (const InputError& error) {
-    throw InputError(error.what() + where);
+    throw InputError(error.what() + where + note);
   } catch (const Error&) {
     throw;
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& error) {
-    throw InputError(text("the model could not be run on the data", where, ": ", message_of(error)));
+    throw InputError(text("the model could not be run on the data", where, ": ", message_of(error), note));
   }
 }
 
@@ -100,7 +162,11 @@ void derive_twice(const Problem& problem) {
       cotangents.push_back(torch::ones_like(g));
     }
     if (!outputs.empty()) torch::autograd::grad(outputs, problem.parameters(), cotangents, false, false, true);
-  } catch (const c10::Error& error) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
     throw InputError(text("the network has no second derivative in LibTorch: ", message_of(error),
                           "; replace the operation by others that can be differentiated twice"));
   }
@@ -117,6 +183,7 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
   data_ = data.converted(dtype_of(precision_));
+  infinities_ = infinities_in(data_);
   model_->convert(dtype_of(precision_));
   model_->set_mode(settings.mode);
   select_parameters(settings);
@@ -132,11 +199,13 @@ void Problem::select_parameters(const ProblemSettings& settings) {
   const auto all = model_->parameters();
   check_trainable(all);
   check_patterns(all, settings.patterns);
+  check_values(all, settings.patterns);
   for (const auto& parameter : all) {
     const bool chosen = parameter.value.requires_grad() && matches_any(parameter.name, settings.patterns);
     // What is held fixed costs nothing in a graph that does not know it.
     parameter.value.set_requires_grad(chosen);
     if (!chosen) continue;
+    check_name(parameter.name);
     parameters_.push_back(parameter.value);
     index_.append(parameter.name, parameter.value.sizes().vec());
   }
@@ -156,7 +225,7 @@ bool Problem::convolves_single_channels() const {
 
 LossTerm Problem::term(std::int64_t b) const {
   const Rows samples{b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
-  return on_batch(*this, samples, [&] {
+  return on_batch(*this, samples, infinities_, [&] {
     const Data batch = data_.batch(samples.begin, samples.end);
     std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
     if (model_computes_loss_ && batch.targets) arguments.emplace_back(*batch.targets);
@@ -180,13 +249,7 @@ torch::Tensor Problem::loss(std::int64_t b) const {
 }
 
 std::vector<torch::Tensor> Problem::gradient(std::int64_t b, bool create_graph) const {
-  const torch::Tensor value = loss(b);
-  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters_.size());
-  try {
-    return torch::autograd::grad({value}, parameters_, {}, create_graph, create_graph, /*allow_unused=*/true);
-  } catch (const c10::Error& error) {
-    throw InputError(text("the loss could not be differentiated: ", message_of(error)));
-  }
+  return derivatives(loss(b), parameters_, create_graph);
 }
 
 std::vector<double> Problem::flat_parameters() const {
@@ -215,8 +278,7 @@ LossAndGradient evaluate(const Problem& problem) {
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
     const auto value = problem.loss(b);
     sum.loss += value.item<double>();
-    if (!value.requires_grad()) continue;
-    const auto gradient = torch::autograd::grad({value}, problem.parameters(), {}, {}, false, /*allow_unused=*/true);
+    const auto gradient = derivatives(value, problem.parameters(), /*create_graph=*/false);
     for (std::size_t p = 0; p < gradient.size(); ++p) {
       const auto& entry = problem.index().entries()[p];
       if (gradient[p].defined()) flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -112,12 +113,15 @@ std::string out_of_memory(std::string_view line) {
 
 // What is of use only to those who develop the library: where in its source it was found, and whom to tell.
 std::string without_internals(std::string_view line) {
-  constexpr std::string_view report = "please report a bug to PyTorch. ", guess = ". This is an internal miniz error";
+  constexpr std::string_view report = "please report a bug to PyTorch. ", guess = ". This is an internal miniz error",
+                             assertion = " INTERNAL ASSERT FAILED at ";
   if (line.starts_with("[enforce fail at ")) {
     if (const auto end = line.find(". "); end != std::string_view::npos) line = line.substr(end + 2);
   }
   if (const auto begin = line.find(report); begin != std::string_view::npos && begin + report.size() < line.size()) {
     line = line.substr(begin + report.size());
+  } else if (contains(line, assertion)) {
+    return "LibTorch cannot make sense of it";
   }
   return std::string(line.substr(0, line.find(guess)));
 }
@@ -138,12 +142,13 @@ std::string from_text(std::string_view message) {
 }  // namespace
 
 std::string message_of(const std::exception& error) {
+  constexpr std::size_t longest = 1000;
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "out of memory";
   if (dynamic_cast<const Error*>(&error) != nullptr) return error.what();
   if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
-    return from_text(torch_error->what_without_backtrace());
+    return printable(from_text(torch_error->what_without_backtrace()), longest);
   }
-  return from_text(error.what());
+  return printable(from_text(error.what()), longest);
 }
 
 }  // namespace hessian_mpi

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
+#include <limits>
+
 #include "closed_form_model.hpp"
 #include "expect_error.hpp"
 
@@ -30,9 +33,10 @@ ProblemSettings settings_with(Reduction reduction, std::optional<std::int64_t> b
 class FakeModel final : public Model {
  public:
   using Answer = std::function<c10::IValue(const torch::Tensor& weight)>;
-  FakeModel(torch::Tensor weight, Answer answer) : weight_(std::move(weight)), answer_(std::move(answer)) {}
+  FakeModel(torch::Tensor weight, Answer answer, std::string name = "weight")
+      : name_(std::move(name)), weight_(std::move(weight)), answer_(std::move(answer)) {}
   std::string format() const override { return "fake"; }
-  std::vector<NamedTensor> parameters() const override { return {{"weight", weight_}}; }
+  std::vector<NamedTensor> parameters() const override { return {{name_, weight_}}; }
   void convert(torch::Dtype dtype) override {
     weight_ = weight_.detach().to(dtype).set_requires_grad(weight_.requires_grad());
   }
@@ -40,6 +44,7 @@ class FakeModel final : public Model {
   c10::IValue forward(const std::vector<c10::IValue>&) override { return answer_(weight_); }
 
  private:
+  std::string name_;
   torch::Tensor weight_;
   Answer answer_;
 };
@@ -136,6 +141,73 @@ TEST(Problem, RefusesParametersWithoutSecondDerivatives) {
 TEST(Problem, RefusesALossThatIsNoScalarOrNotFinite) {
   expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w * 2; })); }, {"scalar"});
   expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w.sum() / 0; })); }, {"finite"});
+}
+
+TEST(Problem, RefusesParametersThatAreNotFinite) {
+  const auto holding = [](double value, double other) {
+    auto w = torch::full({2, 3}, 0.5);
+    w[0][1] = value;
+    w[1][2] = other;
+    return w;
+  };
+  const auto sum = [](const auto& w) { return w.nansum(); };
+  const double nan = std::nan(""), infinity = std::numeric_limits<double>::infinity();
+  expect_input_error([&] { fake(holding(nan, infinity).requires_grad_(), sum); },
+                     {"NaN or infinity", "'weight' in 2 of 6 values (at [0, 1], [1, 2])"});
+  EXPECT_NO_THROW(fake(holding(1, 2).requires_grad_(), sum));
+}
+
+// What is held fixed may be a mask.
+TEST(Problem, FrozenParametersMayBeInfinite) {
+  const auto with_frozen = [](double value) {
+    class TwoParameters final : public Model {
+     public:
+      explicit TwoParameters(double value) : frozen_(torch::full({2}, value)) {}
+      std::string format() const override { return "fake"; }
+      std::vector<NamedTensor> parameters() const override { return {{"frozen", frozen_}, {"weight", weight_}}; }
+      void convert(torch::Dtype) override {}
+      void set_mode(Mode) override {}
+      c10::IValue forward(const std::vector<c10::IValue>&) override { return (weight_ * frozen_.exp()).sum(); }
+
+     private:
+      torch::Tensor frozen_;
+      torch::Tensor weight_ = torch::ones({2}).requires_grad_();
+    };
+    ProblemSettings settings;
+    settings.loss = "output";
+    return evaluate(Problem(std::make_unique<TwoParameters>(value), data_of(3), settings)).loss;
+  };
+  EXPECT_EQ(with_frozen(-std::numeric_limits<double>::infinity()), 0.0);
+  expect_input_error([&] { with_frozen(std::nan("")); }, {"NaN or infinity", "'frozen' in 2 of 2 values"});
+}
+
+TEST(Problem, RefusesNamesThatCannotBeWrittenOrShown) {
+  const auto named = [](const std::string& name) {
+    ProblemSettings settings;
+    settings.loss = "output";
+    const auto sum = [](const auto& w) { return w.sum(); };
+    return Problem(std::make_unique<FakeModel>(weight(), sum, name), data_of(3), settings).index().entries()[0].name;
+  };
+  EXPECT_EQ(named("layer.\xc3\xa9"), "layer.\xc3\xa9");
+  EXPECT_EQ(named(""), "");
+  expect_input_error([&] { named("a\nb\x1b[2J"); }, {"'a b [2J'", "control characters"});
+  expect_input_error([&] { named(std::string("a\0b", 3)); }, {"'a b'", "control characters"});
+  expect_input_error([&] { named("a\xff"); }, {"'a?'", "not UTF-8"});
+  expect_input_error([&] { named(std::string(5000, 'a')); }, {"5000 bytes"});
+}
+
+TEST(Problem, PointsAtInfinityInTheDataWhereTheLossIsNotFinite) {
+  const auto loss_of = [](const torch::Tensor& x, bool usable) {
+    const auto answer = [usable](const auto& w) -> c10::IValue { return usable ? w.sum() : w.sum() / 0; };
+    ProblemSettings settings;
+    settings.loss = "output";
+    return evaluate(Problem(std::make_unique<FakeModel>(weight(), answer), {{x}, {}}, settings)).loss;
+  };
+  auto infinite = torch::zeros({3, 2});
+  infinite[2][1] = std::numeric_limits<double>::infinity();
+  expect_input_error([&] { loss_of(infinite, false); },
+                     {"not a finite number", "inputs", "infinity in 1 of 6 values (at [2, 1])"});
+  EXPECT_EQ(loss_of(infinite, true), 1.0);
 }
 
 TEST(Problem, SaysInWhichBatchTheModelThrew) {

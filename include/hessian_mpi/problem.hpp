@@ -33,8 +33,8 @@ struct ProblemSettings {
 class Problem {
  public:
   /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
-  /// Throws InputError: a pattern that matches nothing, no trainable parameter, a dtype that isn't supported, whatever
-  /// model and loss find wrong with the data.
+  /// Throws InputError: a pattern that matches nothing, no trainable parameter, one whose name cannot be shown or
+  /// written, NaN or infinity in it, a dtype that isn't supported, whatever model and loss find wrong with the data.
   Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings);
 
   const ParameterIndex& index() const { return index_; }
@@ -66,6 +66,7 @@ class Problem {
 
   std::unique_ptr<Model> model_;
   Data data_;
+  std::string infinities_;  ///< where data_ holds any: a note for errors
   Loss loss_;
   bool model_computes_loss_;
   Reduction reduction_;

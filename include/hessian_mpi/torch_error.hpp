@@ -7,7 +7,7 @@
 namespace hessian_mpi {
 
 /// What went wrong, without C++ stack traces and without the interpreter's frames: for TorchScript the line of Python
-/// that failed is kept, for everything else the first line.
+/// that failed is kept, for everything else the first line. May quote the user's file: printable().
 std::string message_of(const std::exception& error);
 
 }  // namespace hessian_mpi
