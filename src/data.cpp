@@ -10,8 +10,11 @@
 #include <fstream>
 #include <map>
 
+#include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/printable.hpp"
+#include "hessian_mpi/tensor_text.hpp"
 #include "hessian_mpi/torch_error.hpp"
 
 namespace hessian_mpi {
@@ -93,30 +96,53 @@ std::vector<std::int64_t> checked_shape(const Dataset& dataset) {
   return {shape.begin(), shape.end()};
 }
 
+// What the user did not name is not read.
+void require_in_file(const hdf5::File& file, const std::string& name) {
+  if (const auto other = file.linked_file(name)) {
+    throw InputError(text("'", printable(name), "' of '", file.path().string(), "' is a link to another file ('",
+                          printable(*other), "'), which is not followed: copy what it leads to into one file"));
+  }
+}
+
 // What the file does not hold, the library fills in with zeros, at a cost of memory and time that knows no bounds.
 void require_stored(const Dataset& dataset, c10::IntArrayRef shape, std::size_t element_size) {
   constexpr std::uint64_t best_compression = 2048, always_allowed = 1 << 20;
   const std::uint64_t bytes = static_cast<std::uint64_t>(c10::multiply_integers(shape)) * element_size;
   const auto stored = dataset.file.stored_bytes(dataset.name);
-  if (!stored || bytes <= always_allowed || bytes / best_compression <= *stored) return;
+  if (!stored) {
+    throw InputError(text(dataset.in_words(),
+                          " keeps its values in other files (a virtual dataset, or external storage), which are not "
+                          "read: copy it into one file"));
+  }
+  if (bytes <= always_allowed || bytes / best_compression <= *stored) return;
   throw InputError(text(dataset.in_words(), " has the shape ", shape, ", and the file holds ", *stored,
                         " bytes of it: it is damaged, or was never written"));
 }
 
+// A value that is missing makes no loss, and infinity may mean something: a mask, added to the scores of attention.
+void require_no_nan(const std::string& what, const Tensor& values) {
+  if (!values.is_floating_point() && !values.is_complex()) return;
+  const std::string found = count_and_places(values.isnan());
+  if (found.empty()) return;
+  throw InputError(text(what, " holds NaN in ", found, ": leave these samples out, or replace the values"));
+}
+
 Tensor read_dataset(const Dataset& dataset) {
+  require_in_file(dataset.file, dataset.name);
   const auto [memory, dtype] = element_type(dataset);
   const auto shape = checked_shape(dataset);
   require_plausible_size(dataset.in_words(), shape, c10::elementSize(dtype));
   require_stored(dataset, shape, c10::elementSize(dtype));
   Tensor values = at::empty(shape, dtype);
   if (values.numel() > 0) dataset.file.read(dataset.name, memory, values.data_ptr());
+  require_no_nan(dataset.in_words(), values);
   return values;
 }
 
 std::string joined(const std::vector<std::string>& names) {
   std::string result;
   for (const auto& name : names) result += (result.empty() ? "" : ", ") + name;
-  return result.empty() ? "nothing" : result;
+  return result.empty() ? "nothing" : printable(result);
 }
 
 // The datasets 0, 1, ... of the group, in the order of their numbers, which is not that of their names.
@@ -140,6 +166,7 @@ Data read_hdf5(const std::filesystem::path& path) {
     throw InputError(
         text("'", path.string(), "' has no `inputs` (it holds: ", joined(file.members("/")), "); ", layout_wanted));
   }
+  require_in_file(file, "inputs");
   Data data;
   data.inputs = file.is_group("inputs") ? read_group(file, "inputs") : std::vector{read_dataset({file, "inputs"})};
   if (file.has("targets")) data.targets = read_dataset({file, "targets"});
@@ -156,8 +183,18 @@ bool is_zip(const std::filesystem::path& path) {
 
 c10::IValue unpickled(const std::filesystem::path& path) {
   try {
+    check_archive(path);
+  } catch (const InputError& error) {
+    throw InputError(text("'", path.string(), "' ", error.what()));
+  }
+  try {
     caffe2::serialize::PyTorchStreamReader archive(path.string());
+    check_pickle(archive, "data");
     return torch::jit::readArchiveAndTensors("data", "", "", std::nullopt, std::nullopt, torch::kCPU, archive);
+  } catch (const InputError& error) {
+    throw InputError(text("'", path.string(), "' ", error.what(),
+                          "; a data file of torch.save may hold dense tensors in dicts, tuples and lists; ",
+                          layout_wanted));
   } catch (const std::exception& error) {
     throw InputError(text("'", path.string(),
                           "' is no torch.save file of dense tensors in dicts, tuples and lists, or it is damaged: ",
@@ -195,6 +232,7 @@ Tensor checked_tensor(const std::string& what, const c10::IValue& value, const s
     throw InputError(text("`", what, "` in '", path.string(),
                           "' is a scalar; expected is a tensor whose first dimension is the sample"));
   }
+  require_no_nan(text("`", what, "` in '", path.string(), "'"), tensor);
   return tensor.contiguous();
 }
 

@@ -13,6 +13,7 @@
 #include "exported_program/graph.hpp"
 #include "exported_program/inputs.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/torch_error.hpp"
 
 namespace hessian_mpi {

@@ -1,14 +1,19 @@
 #include "hessian_mpi/torchscript_model.hpp"
 
+#include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/runtime/print_handler.h>
 
 #include <algorithm>
 #include <functional>
 #include <optional>
 
+#include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/torch_error.hpp"
+#include "torchscript_model/check.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -166,6 +171,23 @@ std::vector<std::uint64_t> versions_of(const std::vector<NamedTensor>& tensors) 
   return versions;
 }
 
+// Before anything in it is run, LibTorch has to be able to read it without harm.
+torch::jit::Module checked_module(const std::filesystem::path& file) {
+  check_archive(file);
+  caffe2::serialize::PyTorchStreamReader archive(file.string());
+  for (const std::string& member : archive.getAllRecords()) {
+    if (!member.starts_with("code/") || !member.ends_with(".py")) continue;
+    const auto [bytes, size] = archive.getRecord(member);
+    check_source(member, {static_cast<const char*>(bytes.get()), size});
+  }
+  check_pickle(archive, "constants");
+  check_pickle(archive, "data");
+  auto module = torch::jit::load(file.string(), torch::kCPU);
+  check_functions(module);
+  check_attributes(module);
+  return module;
+}
+
 }  // namespace
 
 std::vector<NamedTensor> TorchScriptModel::parameters() const {
@@ -215,7 +237,7 @@ c10::IValue TorchScriptModel::forward(const std::vector<c10::IValue>& arguments)
   const auto now = versions_of(before);
   for (std::size_t p = 0; p < before.size(); ++p) {
     if (now[p] == versions[p]) continue;
-    throw InputError(text("the TorchScript module changes its parameter '", before[p].name,
+    throw InputError(text("the TorchScript module changes its parameter '", printable(before[p].name),
                           "' in forward(), so it has no derivative with respect to it"));
   }
   return result;
@@ -223,7 +245,9 @@ c10::IValue TorchScriptModel::forward(const std::vector<c10::IValue>& arguments)
 
 std::unique_ptr<TorchScriptModel> load_torchscript(const std::filesystem::path& file) {
   try {
-    return std::make_unique<TorchScriptModel>(torch::jit::load(file.string(), torch::kCPU));
+    return std::make_unique<TorchScriptModel>(checked_module(file));
+  } catch (const InputError& error) {
+    throw InputError(text("the TorchScript module '", file.string(), "' ", error.what()));
   } catch (const std::exception& error) {
     throw InputError(
         text("'", file.string(), "' is no TorchScript module (torch.jit.save), or it is damaged: ", message_of(error)));
@@ -235,6 +259,8 @@ void run_torchscript_unoptimised() {
   // it holds for the calling thread only.
   torch::jit::getExecutorMode() = true;
   torch::jit::getProfilingMode() = false;
+  // What a network prints, it would print on every rank in every forward.
+  torch::jit::setPrintHandler([](const std::string&) {});
 }
 
 }  // namespace hessian_mpi

@@ -183,6 +183,52 @@ TEST(LoadData, NamesAFileThatIsNotThere) {
   expect_input_error([] { load_data(folder); }, {"data", "is not a file"});
 }
 
+// ---- what would do harm
+
+const std::filesystem::path hostile = std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "hostile";
+
+void expect_refused(const std::string& name, std::initializer_list<std::string> parts) {
+  SCOPED_TRACE(name);
+  expect_input_error([&] { load_data(hostile / name); }, parts);
+}
+
+TEST(HostileData, IsNotFollowedIntoOtherFiles) {
+  expect_refused("external_link.h5", {"'inputs' of '", "external_link.h5", "link to another file ('other_file.h5')"});
+  expect_refused("external_group.h5", {"'inputs/0' of '", "link to another file ('other_file.h5')"});
+  expect_refused("link_to_a_link.h5", {"'inputs' of '", "link to another file ('other_file.h5')"});
+  expect_refused("external_targets.h5", {"'targets' of '", "link to another file ('other_file.h5')"});
+  expect_refused("external_storage.h5", {"dataset 'inputs' of '", "external_storage.h5", "values in other files"});
+  expect_refused("virtual_dataset.h5", {"dataset 'inputs' of '", "virtual_dataset.h5", "values in other files"});
+}
+
+TEST(HostileData, MayHaveLinksInside) {
+  expect_plain(load_data(hostile / "link_inside.h5"), torch::kLong);
+  expect_refused("link_to_itself.h5", {"link_to_itself.h5", "inputs"});
+}
+
+TEST(HostileData, SaysWhereNaNIs) {
+  expect_refused("nan_data.h5", {"dataset 'inputs' of '", "nan_data.h5", "NaN in 2 of 12 values (at [1, 2], [3, 0])"});
+  expect_refused("nan_data.pt", {"`inputs` in '", "nan_data.pt", "NaN in 2 of 12 values (at [1, 2], [3, 0])"});
+  expect_refused("nan_targets.pt", {"`targets` in '", "nan_targets.pt", "NaN in 2 of 12 values"});
+}
+
+// A mask may be infinite; whether a loss comes of it is seen when it is computed.
+TEST(HostileData, MayHoldInfinity) {
+  EXPECT_EQ(load_data(hostile / "infinite_data.h5").inputs[0].isinf().sum().item<std::int64_t>(), 1);
+  EXPECT_EQ(load_data(hostile / "infinite_data.pt").inputs[0].isinf().sum().item<std::int64_t>(), 1);
+}
+
+TEST(HostileData, NamesInTheFileCannotBreakTheMessage) {
+  expect_refused("odd_names.h5", {"no `inputs`", "it holds: inputs  [31m"});
+}
+
+TEST(HostileData, IsReadAfterItsArchiveAndPickleWereChecked) {
+  expect_refused("flipped_good_data.pt", {"flipped_good_data.pt", "member 'good_data/data/0'", "checksum"});
+  expect_refused("huge_member_good_data.pt", {"huge_member_good_data.pt", "2147483646 bytes"});
+  expect_refused("huge_storage_data.pt", {"huge_storage_data.pt", "2147483647 elements"});
+  expect_plain(load_data(hostile / "good_data.pt"), torch::kLong);
+}
+
 class DamagedData : public testing::Test {
  protected:
   // A file that makes the reader allocate without bounds fails its own test, and does not take the machine down.

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/error.hpp"
+#include "expect_error.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -291,11 +291,12 @@ TEST_P(DamagedProgram, IsAnInputErrorThatNamesTheFile) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, DamagedProgram,
-    testing::Values(Damage{"truncated", "cannot be read"}, Damage{"random", "cannot be read"},
+    testing::Values(Damage{"truncated", "is damaged: the archive has no directory"},
+                    Damage{"random", "is damaged: the archive has no directory"},
                     Damage{"no_such_file", "cannot be read"}, Damage{"without_model", "no exported program"},
                     Damage{"without_weight", "has no data/weights/weight_0"},
                     Damage{"short_weight", "tensor 'conv.weight'"}, Damage{"not_json", "damaged"},
-                    Damage{"deep_json", "damaged"}, Damage{"huge_size", "too large to be true"},
+                    Damage{"deep_json", "nests its parts too deeply"}, Damage{"huge_size", "too large to be true"},
                     Damage{"huge_expanded", "too large to be true"}, Damage{"negative_size", "negative size"},
                     Damage{"huge_offset", "too large to be true"}, Damage{"offset_outside", "need 161 elements"},
                     Damage{"fraction_size", "not an integer"}, Damage{"beyond_64_bits", "not an integer"},
@@ -322,6 +323,38 @@ TEST(DamagedProgram, RefusedOperatorIsNamedWithItsLineOfPython) {
 TEST(DamagedProgram, WrongNumberOfResultsFailsWhereTheOperatorRuns) {
   const auto model = load_exported_program(program_file("wrong_outputs"));
   EXPECT_SAYS(forward_error(*model, {torch::zeros({3, 1, 4, 4}, torch::kFloat64)}), "aten.tanh.default");
+}
+
+// ---- what would do harm
+
+void expect_refused(const std::string& name, std::initializer_list<std::string> parts) {
+  SCOPED_TRACE(name);
+  expect_input_error([&] { load_exported_program(program_file("hostile/" + name)); }, parts);
+}
+
+TEST(HostileProgram, IsRefusedByTheNameOfAnOperatorThatTouchesFiles) {
+  expect_refused("reads_a_file", {"reads_a_file.pt2", "aten.from_file.default", "not allowed", "files"});
+}
+
+TEST(HostileProgram, KeepsItsTensorsInItsArchive) {
+  expect_refused("path_upwards", {"'weight'", "'../constants/model_constants_config.json'", "leads out"});
+  expect_refused("path_absolute", {"'weight'", "'/etc/hostname'", "leads out"});
+  expect_refused("member_upwards", {"member_upwards.pt2", "'linear/../../weights'", "leads out"});
+  expect_refused("member_absolute", {"member_absolute.pt2", "'/linear/data/weights/weight_0'", "leads out"});
+}
+
+TEST(HostileProgram, NestsWithinBounds) {
+  expect_refused("deep_sizes", {"deep_sizes.pt2", "nests its parts too deeply"});
+}
+
+TEST(HostileProgram, CallsWithNumbersThatHaveAMeaning) {
+  expect_refused("dtype_of_no_kind", {"aten.to.dtype", "'dtype'", "number 900"});
+}
+
+TEST(HostileProgram, IsReadAfterItsArchiveWasChecked) {
+  expect_refused("flipped_linear", {"flipped_linear.pt2", "weight_0'", "checksum"});
+  expect_refused("huge_member_linear", {"huge_member_linear.pt2", "2147483646 bytes"});
+  EXPECT_NO_THROW(load_exported_program(program_file("hostile/linear")));
 }
 
 }  // namespace

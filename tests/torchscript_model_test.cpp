@@ -395,6 +395,60 @@ TEST_F(DamagedModel, IsAnInputErrorForRandomBytes) {
   }
 }
 
+// ---- what would do harm
+
+const std::filesystem::path hostile = std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "hostile";
+
+void expect_refused(const std::string& name, std::initializer_list<std::string> parts) {
+  SCOPED_TRACE(name);
+  expect_input_error([&] { load_model(hostile / name); }, parts);
+}
+
+TEST(HostileModel, IsRefusedByTheNameOfAnOperatorThatTouchesFiles) {
+  expect_refused("reads_a_file.pt", {"reads_a_file.pt", "ReadsAFile.forward", "aten::from_file", "files"});
+  expect_refused("writes_a_file.pt", {"writes_a_file.pt", "WritesAFileInside.forward", "aten::save", "files"});
+  EXPECT_FALSE(std::filesystem::exists("stolen"));
+}
+
+TEST(HostileModel, DoesNotRunWhileItIsRead) {
+  expect_refused("runs_while_it_is_read.pt", {"__setstate__", "while the file is read"});
+  EXPECT_FALSE(std::filesystem::exists("stolen"));
+}
+
+TEST(HostileModel, PrintsNothing) {
+  run_torchscript_unoptimised();
+  const auto model = load_model(hostile / "prints.pt");
+  testing::internal::CaptureStdout();
+  model->forward({torch::ones({2, 3})});
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+}
+
+TEST(HostileModel, HoldsWhatItsCodeSays) {
+  expect_refused("text_for_numbers.pt", {"'sizes' of Reshapes", "code says", "List[str]"});
+  expect_refused("number_for_a_flag.pt", {"a Int as the attribute 'training' of Reshapes", "code says bool"});
+  expect_refused("other_class.pt", {"other_class.pt", "NoSuch"});
+  EXPECT_NO_THROW(load_model(hostile / "reshapes.pt")->forward({torch::ones({2, 3})}));
+}
+
+TEST(HostileModel, NestsWithinBounds) {
+  expect_refused("deep_code.pt", {"an expression that nests too deeply"});
+  expect_refused("long_sum.pt", {"an expression that nests too deeply"});
+  expect_refused("many_signs.pt", {"an expression that nests too deeply"});
+  expect_refused("deep_blocks.pt", {"blocks that nest too deeply"});
+}
+
+TEST(HostileModel, CallsWithNumbersThatHaveAMeaning) {
+  expect_refused("unknown_dtype.pt", {"aten::zeros", "number 996", "'dtype'"});
+  EXPECT_NO_THROW(load_model(hostile / "large_dtype.pt")->forward({torch::ones({2, 3})}));
+}
+
+TEST(HostileModel, IsReadAfterItsArchiveAndPicklesWereChecked) {
+  expect_refused("flipped_reshapes.pt", {"flipped_reshapes.pt", "checksum"});
+  expect_refused("huge_storage.pt", {"huge_storage.pt", "2147483647 elements"});
+  expect_refused("custom_class.pt", {"custom_class.pt", "outside of the tensor library"});
+  expect_refused("huge_shape.pt", {"huge_shape.pt", "25769803764 bytes"});
+}
+
 // ---- message_of
 
 template <class Action>

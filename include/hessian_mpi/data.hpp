@@ -27,7 +27,8 @@ struct Data {
 
 /// Loads an HDF5 file with `inputs` and `targets` (several inputs: a group `inputs` with datasets 0, 1, ...), or a
 /// torch.save file with a dict of these keys or a tuple (inputs, targets); what the file holds decides, not its name.
-/// Throws InputError naming the file: missing, truncated, no inputs, unequal numbers of samples, no sample at all.
+/// Throws InputError naming the file: missing, truncated, damaged, no inputs, unequal numbers of samples, no sample at
+/// all, NaN among the values, or values that lie in other files, which are not followed.
 Data load_data(const std::filesystem::path& file);
 
 }  // namespace hessian_mpi

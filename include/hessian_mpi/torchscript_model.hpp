@@ -28,12 +28,14 @@ class TorchScriptModel final : public Model {
   torch::jit::Module module_;
 };
 
-/// Loads a module onto the CPU. Throws InputError naming the file where it holds no TorchScript module.
+/// Loads a module onto the CPU. Nothing in it runs. Throws InputError naming the file where it holds no TorchScript
+/// module, is damaged, or would do more than compute with tensors: call an operator that touches files, run code while
+/// it is read.
 std::unique_ptr<TorchScriptModel> load_torchscript(const std::filesystem::path& file);
 
 /// Turns the TorchScript optimiser and profiler off for the process, all its threads: from the second call on, compiled
 /// code has other (and sometimes wrong) second derivatives. Called before any scripted module is loaded: a method
-/// keeps the executor of its first call.
+/// keeps the executor of its first call. What a module prints is dropped.
 void run_torchscript_unoptimised();
 
 }  // namespace hessian_mpi

@@ -7,7 +7,9 @@
 #include <limits>
 #include <vector>
 
+#include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -15,6 +17,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t max_dimensions = 64;
+// Nested graphs, of which there may be 64, take about ten levels each.
+constexpr int max_json_depth = 1000;
 // An expanded tensor (stride 0) is larger than its record: this bounds what a few bytes of file can ask for.
 constexpr std::int64_t max_expanded_bytes = std::int64_t{1} << 30;
 
@@ -87,6 +91,11 @@ std::string only_model(caffe2::serialize::PyTorchStreamReader& reader) {
   return names.front();
 }
 
+std::filesystem::path checked(const std::filesystem::path& file) {
+  check_archive(file);
+  return file;
+}
+
 }  // namespace
 
 std::int64_t integer_from(const json& value) {
@@ -120,25 +129,21 @@ torch::Dtype dtype_from(const json& value) {
   return dtypes[static_cast<std::size_t>(number)];
 }
 
-std::string printable(const std::string& text_of_file) {
-  constexpr std::size_t limit = 200;
-  std::string shown = text_of_file.substr(0, limit);
-  for (char& c : shown) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return text_of_file.size() > limit ? shown + "..." : shown;
-}
-
 template <class Json>
 Json ExportedArchive::document(const std::string& record) {
   if (!reader_->hasRecord(record)) throw InputError(text("has no ", printable(record)));
   const auto [bytes, size] = reader_->getRecord(record);
   const char* begin = static_cast<const char*>(bytes.get());
-  return Json::parse(begin, begin + size);
+  // Copies and destructors of nlohmann's values call themselves.
+  const auto check_depth = [](int depth, typename Json::parse_event_t, Json&) {
+    if (depth > max_json_depth) throw InputError("nests its parts too deeply");
+    return true;
+  };
+  return Json::parse(begin, begin + size, check_depth);
 }
 
 ExportedArchive::ExportedArchive(const std::filesystem::path& file)
-    : reader_(std::make_unique<caffe2::serialize::PyTorchStreamReader>(file.string())),
+    : reader_(std::make_unique<caffe2::serialize::PyTorchStreamReader>(checked(file).string())),
       model_name_(only_model(*reader_)) {
   if (reader_->hasRecord("byteorder")) {
     const auto [bytes, size] = reader_->getRecord("byteorder");
@@ -181,7 +186,13 @@ torch::Tensor ExportedArchive::tensor(const nlohmann::ordered_json& config, cons
                                       const std::string& name) {
   const auto found = config.find(name);
   if (found == config.end()) throw InputError(text("has no tensor '", printable(name), "' in ", folder));
-  const std::string record = folder + found->at("path_name").get<std::string>();
+  const std::string path = found->at("path_name").get<std::string>();
+  const bool leads_out = path.starts_with('/') || ("/" + path + "/").find("/../") != std::string::npos;
+  if (leads_out) {
+    throw InputError(text("keeps the tensor '", printable(name), "' in '", printable(path),
+                          "', a path that leads out of the folder of tensors"));
+  }
+  const std::string record = folder + path;
   if (found->at("use_pickle").get<bool>()) {
     throw InputError(
         text("keeps '", printable(name),

@@ -25,11 +25,8 @@ std::int64_t integer_from(const nlohmann::json& value);
 /// The dtype for a number of torch.export's own ScalarType enumeration, which is not c10's. Throws InputError.
 torch::Dtype dtype_from(const nlohmann::json& value);
 
-/// Text of the file as it may be shown on a terminal: one line of printable characters, cut to a sensible length.
-std::string printable(const std::string& text_of_file);
-
-/// One opened archive with the one program in it. Throws InputError (without the file's name) or, for a broken zip,
-/// c10::Error. Tensors keep the requires_grad that the file records.
+/// One opened archive with the one program in it, all of its members compared with their checksums. Throws InputError
+/// (without the file's name) or, for a broken zip, c10::Error. Tensors keep the requires_grad that the file records.
 class ExportedArchive {
  public:
   explicit ExportedArchive(const std::filesystem::path& file);

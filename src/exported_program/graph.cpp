@@ -10,6 +10,8 @@
 
 #include "archive.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/operator_rules.hpp"
+#include "hessian_mpi/printable.hpp"
 #include "operator_argument.hpp"
 
 namespace hessian_mpi {
@@ -179,34 +181,21 @@ Argument argument_from(const json& object, const Names& names, int nesting) {
 
 // --- Operators --------------------------------------------------------------------------------------------------
 
-/// A program from somebody else's hands must compute with tensors and do nothing else. So only operators of `aten` are
-/// called, and of these neither operators that return nothing (they exist for their effect: printing, setting .grad,
-/// tuning caches), except assertions, nor the ones below.
-bool is_allowed(const c10::FunctionSchema& schema) {
+/// A program from somebody else's hands must compute with tensors and do nothing else: operators that return nothing
+/// exist for their effect (printing, setting .grad, tuning caches), except assertions.
+std::optional<std::string> reason_against(const c10::FunctionSchema& schema) {
   static constexpr std::array<std::string_view, 6> assertions = {"aten::_assert_async",
                                                                  "aten::_assert_scalar",
                                                                  "aten::_assert_tensor_metadata",
                                                                  "aten::sym_constrain_range",
                                                                  "aten::sym_constrain_range_for_size",
                                                                  "aten::_linalg_check_errors"};
-  static constexpr std::array<std::string_view, 12> denied = {
-      "aten::from_file",        // maps a file of the machine, and writes to it
-      "aten::get_gradients",    // reads the state of distributed autograd
-      "aten::set",              // puts other memory under a tensor
-      "aten::set_",             //
-      "aten::requires_grad_",   // changes what is differentiated
-      "aten::resize",           // shows memory that nobody wrote
-      "aten::resize_",          //
-      "aten::resize_as",        //
-      "aten::resize_as_",       //
-      "aten::_resize_output",   //
-      "aten::_resize_output_",  //
-      "aten::_copy_from_and_resize"};
   const std::string& name = schema.name();
-  if (std::find(denied.begin(), denied.end(), name) != denied.end()) return false;
-  // Built from indices that nobody checks: a wrong one reads beyond the tensor.
-  if (name.ends_with("_tensor_unsafe") || name.starts_with("aten::_nested_")) return false;
-  return !schema.returns().empty() || std::find(assertions.begin(), assertions.end(), name) != assertions.end();
+  if (auto reason = reason_against_operator(name)) return reason;
+  if (name == "aten::requires_grad_") return "changes what is differentiated";
+  const bool asserts = std::find(assertions.begin(), assertions.end(), name) != assertions.end();
+  if (schema.returns().empty() && !asserts) return "does more than compute with the network's tensors";
+  return std::nullopt;
 }
 
 // "torch.ops.aten.conv2d.default" -> aten::conv2d; overloads other than "default" have a name.
@@ -222,16 +211,18 @@ c10::OperatorHandle find_operator(const std::string& target) {
   const std::string variant = target.substr(overload + 1);
   const auto handle = c10::Dispatcher::singleton().findSchema({name, variant == "default" ? std::string{} : variant});
   if (!handle) throw InputError("is not known to this version of LibTorch");
-  if (!is_allowed(handle->schema())) {
-    throw InputError("is not allowed: it does more than compute with the network's tensors");
-  }
+  if (const auto reason = reason_against(handle->schema())) throw InputError("is not allowed: it " + *reason);
   return *handle;
 }
 
 // A constant is brought to the type that the schema wants now, so that a wrong one is found before anything runs.
 Argument checked_argument(Argument given, const c10::Argument& schema) try {
-  if (const auto* constant = std::get_if<IValue>(&given)) return to_operator_argument(*constant, schema);
-  return given;
+  const auto* constant = std::get_if<IValue>(&given);
+  if (constant == nullptr) return given;
+  if (!is_known_constant(*constant, schema)) {
+    throw std::invalid_argument(text("is the number ", constant->toInt(), ", which has no meaning"));
+  }
+  return to_operator_argument(*constant, schema);
 } catch (const std::exception& error) {
   throw InputError(text("argument '", schema.name(), "' ", error.what()));
 }

@@ -6,6 +6,7 @@
 
 #include "archive.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 
 namespace hessian_mpi {
 namespace {

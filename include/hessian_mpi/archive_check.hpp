@@ -1,0 +1,25 @@
+#pragma once
+/// What LibTorch does not look at before it believes a file: the zip archives of torch.save, torch.jit.save and
+/// torch.export.save, and the pickles in them. Everything in a file may be damaged or hostile.
+
+#include <filesystem>
+#include <string>
+
+namespace caffe2::serialize {
+class PyTorchStreamReader;
+}
+
+namespace hessian_mpi {
+
+/// Compares all members of a zip archive with their checksums, and what the directory declares with what the file has:
+/// places, sizes, and names that stay inside the archive. Reads the whole file once. Throws InputError saying what is
+/// wrong with which member, without the file's name: "is damaged: ...".
+void check_archive(const std::filesystem::path& file);
+
+/// Goes through the pickle `name`.pkl as LibTorch will, without making anything of it: every tensor's storage has the
+/// record `name`/KEY for the bytes that it declares, nothing is nested without bounds or holds itself, no number asks
+/// for more memory than the file accounts for, and no object is made by code outside the tensor library. Throws
+/// InputError without the file's name.
+void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& name);
+
+}  // namespace hessian_mpi

@@ -1,0 +1,23 @@
+#pragma once
+/// What a TorchScript file may hold: before LibTorch reads it, and before anything in it runs. Internal to
+/// torchscript_model. All throw InputError without the file's name.
+
+#include <torch/script.h>
+
+#include <string>
+#include <string_view>
+
+namespace hessian_mpi {
+
+/// The text of a member such as "code/__torch__.py": nested no deeper than LibTorch's parser, which calls itself, can
+/// bear, and without methods that run while the file is read.
+void check_source(const std::string& member, std::string_view source);
+
+/// All functions that the file brings along call only operators on tensors, with constants that these know.
+void check_functions(const torch::jit::Module& module);
+
+/// Every attribute of the module and of all below it holds what its class says. LibTorch finds attributes by their
+/// place in a class, and looks at neither.
+void check_attributes(const torch::jit::Module& module);
+
+}  // namespace hessian_mpi
