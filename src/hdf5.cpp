@@ -554,7 +554,8 @@ std::optional<double> File::number_attribute(const std::string& object, const st
 
 void File::close() {
   const SilentErrors silent;
-  check(H5Fflush(file_.id(), H5F_SCOPE_LOCAL), "flush '", path_.string(), "'");
+  // Closing writes what is left to write. A flush before it would sync a parallel file, and where that failed on one rank
+  // the others would wait for it in closing.
   check(H5Fclose(file_.release()), "close '", path_.string(), "'");
 }
 

@@ -119,7 +119,7 @@ class File {
   std::optional<std::int64_t> integer_attribute(const std::string& object, const std::string& name) const;
   std::optional<double> number_attribute(const std::string& object, const std::string& name) const;
 
-  /// Flushes and closes, throwing where that fails; destruction closes silently. Collective where open is.
+  /// Writes what is left and closes, throwing where that fails; destruction closes silently. Collective where open is.
   void close();
   /// Leaves the file open for good: after a failure on one rank, closing it together would wait for ever.
   void abandon() { file_.release(); }
