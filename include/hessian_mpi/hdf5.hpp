@@ -65,6 +65,9 @@ class File {
   /// start at multiples of 1 MiB, where parallel file systems have their stripes.
   static File create(const std::filesystem::path& path);
   static File open_to_read(const std::filesystem::path& path);
+  /// The same for a file from elsewhere, which may be damaged or hostile: no other handle of this process may have it
+  /// open.
+  static File open_untrusted(const std::filesystem::path& path);
   static File open_to_write(const std::filesystem::path& path);
   /// Collective over communicator: opens an existing file for parallel writing through MPI-IO.
   static File open_parallel(const std::filesystem::path& path, MPI_Comm communicator);
@@ -84,6 +87,11 @@ class File {
 
   /// Bytes that the file has for the elements, compressed; nothing where they lie in other files.
   std::optional<std::uint64_t> stored_bytes(const std::string& dataset) const;
+
+  /// Bytes that the file must have for the elements: all of them where they lie one after the other, and nothing where
+  /// they are in chunks, which may be compressed, or were never written. Where a damaged file has less, the library
+  /// reads what lies behind.
+  std::optional<std::uint64_t> needed_bytes(const std::string& dataset) const;
 
   void create_group(const std::string& name);
   /// A contiguous dataset whose space is allocated now and never filled.
