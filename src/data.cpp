@@ -114,6 +114,11 @@ void require_stored(const Dataset& dataset, c10::IntArrayRef shape, std::size_t 
                           " keeps its values in other files (a virtual dataset, or external storage), which are not "
                           "read: copy it into one file"));
   }
+  const auto needed = dataset.file.needed_bytes(dataset.name);
+  if (needed && *stored < *needed) {
+    throw InputError(text(dataset.in_words(), " is damaged: its shape ", shape, " needs ", *needed,
+                          " bytes, and the file has ", *stored, " for it"));
+  }
   if (bytes <= always_allowed || bytes / best_compression <= *stored) return;
   throw InputError(text(dataset.in_words(), " has the shape ", shape, ", and the file holds ", *stored,
                         " bytes of it: it is damaged, or was never written"));
@@ -161,7 +166,7 @@ std::vector<Tensor> read_group(const hdf5::File& file, const std::string& group)
 }
 
 Data read_hdf5(const std::filesystem::path& path) {
-  const auto file = hdf5::File::open_to_read(path);
+  const auto file = hdf5::File::open_untrusted(path);
   if (!file.has("inputs")) {
     throw InputError(
         text("'", path.string(), "' has no `inputs` (it holds: ", joined(file.members("/")), "); ", layout_wanted));
@@ -189,7 +194,7 @@ c10::IValue unpickled(const std::filesystem::path& path) {
   }
   try {
     caffe2::serialize::PyTorchStreamReader archive(path.string());
-    check_pickle(archive, "data");
+    check_pickle(archive, "data.pkl", "data");
     return torch::jit::readArchiveAndTensors("data", "", "", std::nullopt, std::nullopt, torch::kCPU, archive);
   } catch (const InputError& error) {
     throw InputError(text("'", path.string(), "' ", error.what(),

@@ -176,12 +176,16 @@ torch::jit::Module checked_module(const std::filesystem::path& file) {
   check_archive(file);
   caffe2::serialize::PyTorchStreamReader archive(file.string());
   for (const std::string& member : archive.getAllRecords()) {
-    if (!member.starts_with("code/") || !member.ends_with(".py")) continue;
+    if (!member.starts_with("code/")) continue;
     const auto [bytes, size] = archive.getRecord(member);
-    check_source(member, {static_cast<const char*>(bytes.get()), size});
+    const std::string_view content(static_cast<const char*>(bytes.get()), size);
+    if (member.ends_with(".py")) check_source(member, content);
+    if (!member.ends_with(".debug_pkl")) continue;
+    check_pickle(archive, member, /*folder=*/"");
+    check_source_lines(member, content);
   }
-  check_pickle(archive, "constants");
-  check_pickle(archive, "data");
+  check_pickle(archive, "constants.pkl", "constants");
+  check_pickle(archive, "data.pkl", "data");
   auto module = torch::jit::load(file.string(), torch::kCPU);
   check_functions(module);
   check_attributes(module);

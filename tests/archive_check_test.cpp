@@ -12,7 +12,7 @@ const std::filesystem::path folder = std::filesystem::path(HESSIAN_MPI_TEST_MODE
 
 void check_data_pickle(const std::string& name) {
   caffe2::serialize::PyTorchStreamReader archive((folder / name).string());
-  check_pickle(archive, "data");
+  check_pickle(archive, "data.pkl", "data");
 }
 
 void expect_error_in_archive(const std::string& name, std::initializer_list<std::string> parts) {

@@ -212,6 +212,15 @@ TEST(HostileData, SaysWhereNaNIs) {
   expect_refused("nan_targets.pt", {"`targets` in '", "nan_targets.pt", "NaN in 2 of 12 values"});
 }
 
+TEST(HostileData, HasAddressesInTheFile) {
+  expect_refused("no_tree.h5", {"no_tree.h5", "cannot be read"});
+}
+
+TEST(HostileData, HasAsManyBytesAsItsShapeNeeds) {
+  expect_refused("short_compact.h5", {"short_compact.h5", "'inputs'", "needs 48 bytes", "has 8"});
+  expect_refused("empty_compact.h5", {"empty_compact.h5", "'inputs'", "needs 48 bytes", "has 0"});
+}
+
 // A mask may be infinite; whether a loss comes of it is seen when it is computed.
 TEST(HostileData, MayHoldInfinity) {
   EXPECT_EQ(load_data(hostile / "infinite_data.h5").inputs[0].isinf().sum().item<std::int64_t>(), 1);

@@ -437,6 +437,14 @@ TEST(HostileModel, NestsWithinBounds) {
   expect_refused("deep_blocks.pt", {"blocks that nest too deeply"});
 }
 
+// LibTorch reads the table while it says what is wrong with the code; what is wrong with the table then ends the
+// program.
+TEST(HostileModel, HasATableOfItsSourceLines) {
+  expect_refused("lines_of_no_table.pt", {"code/__torch__.py.debug_pkl is no table of the lines"});
+  expect_refused("lines_outside.pt", {"code/__torch__.py.debug_pkl is no table of the lines"});
+  expect_refused("good_lines.pt", {"nothing"});
+}
+
 TEST(HostileModel, CallsWithNumbersThatHaveAMeaning) {
   expect_refused("unknown_dtype.pt", {"aten::zeros", "number 996", "'dtype'"});
   EXPECT_NO_THROW(load_model(hostile / "large_dtype.pt")->forward({torch::ones({2, 3})}));

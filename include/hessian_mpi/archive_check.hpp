@@ -16,10 +16,11 @@ namespace hessian_mpi {
 /// wrong with which member, without the file's name: "is damaged: ...".
 void check_archive(const std::filesystem::path& file);
 
-/// Goes through the pickle `name`.pkl as LibTorch will, without making anything of it: every tensor's storage has the
-/// record `name`/KEY for the bytes that it declares, nothing is nested without bounds or holds itself, no number asks
-/// for more memory than the file accounts for, and no object is made by code outside the tensor library. Throws
-/// InputError without the file's name.
-void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& name);
+/// Goes through the pickle in a record such as "data.pkl" as LibTorch will, without making anything of it: every
+/// tensor's storage has the record `folder`/KEY for the bytes that it declares, nothing is nested without bounds or
+/// holds itself, no number asks for more memory than the file accounts for, and no object is made by code outside the
+/// tensor library. Throws InputError without the file's name.
+void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
+                  const std::string& folder);
 
 }  // namespace hessian_mpi

@@ -47,9 +47,13 @@ class PickleMachine {
   void push(Object object);
   void push_number(std::int64_t value) { push({Object::Kind::integer, value, {}, {}}); }
   Number pop();
+  std::vector<Number> pop_many(std::size_t count);
   std::vector<Number> pop_to_mark();
   Object& container(Object::Kind kind);
 
+  // Each true where it was an operation of its kind, which is then done.
+  bool do_constant(char operation);
+  bool do_container(char operation);
   void step(char operation);
   void make(Object::Kind kind, std::vector<Number> parts);
   void append(Object::Kind kind, const std::vector<Number>& parts);
@@ -103,6 +107,12 @@ PickleMachine::Number PickleMachine::pop() {
   const Number top = stack_.back();
   stack_.pop_back();
   return top;
+}
+
+std::vector<PickleMachine::Number> PickleMachine::pop_many(std::size_t count) {
+  std::vector<Number> parts(count);
+  std::generate(parts.rbegin(), parts.rend(), [this] { return pop(); });
+  return parts;
 }
 
 std::vector<PickleMachine::Number> PickleMachine::pop_to_mark() {
@@ -212,45 +222,80 @@ void PickleMachine::push_storage() {
   push({});
 }
 
-void PickleMachine::step(char operation) {
+bool PickleMachine::do_constant(char operation) {
+  switch (operation) {
+    case 'N':
+    case '\x88':
+    case '\x89':
+      push({});
+      return true;
+    case 'G':
+      take(8);
+      push({});
+      return true;
+    case 'K':
+      push_number(static_cast<std::int64_t>(unsigned_number(1)));
+      return true;
+    case 'M':
+      push_number(static_cast<std::int64_t>(unsigned_number(2)));
+      return true;
+    case 'J':
+      push_number(static_cast<std::int32_t>(unsigned_number(4)));
+      return true;
+    case '\x8a':
+      if (unsigned_number(1) != 8) damaged("a pickle in it has a number that is not of 64 bits");
+      push_number(static_cast<std::int64_t>(unsigned_number(8)));
+      return true;
+    case 'X':
+      push_text(take(unsigned_number(4)));
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool PickleMachine::do_container(char operation) {
   using Kind = Object::Kind;
   switch (operation) {
     case ']':
-      return make(Kind::list, {});
+      make(Kind::list, {});
+      return true;
     case ')':
-      return make(Kind::tuple, {});
+      make(Kind::tuple, {});
+      return true;
     case '}':
-      return make(Kind::dict, {});
+      make(Kind::dict, {});
+      return true;
+    case 't':
+      make(Kind::tuple, pop_to_mark());
+      return true;
+    case '\x85':
+    case '\x86':
+    case '\x87':
+      make(Kind::tuple, pop_many(static_cast<std::size_t>(operation - '\x85') + 1));
+      return true;
+    case 'a':
+      append(Kind::list, pop_many(1));
+      return true;
+    case 'e':
+      append(Kind::list, pop_to_mark());
+      return true;
+    case 's':
+      append(Kind::dict, pop_many(2));
+      return true;
+    case 'u':
+      append(Kind::dict, pop_to_mark());
+      return true;
+    default:
+      return false;
+  }
+}
+
+void PickleMachine::step(char operation) {
+  if (do_constant(operation) || do_container(operation)) return;
+  switch (operation) {
     case '(':
       return marks_.push_back(stack_.size());
-    case 't':
-      return make(Kind::tuple, pop_to_mark());
-    case '\x85':
-      return make(Kind::tuple, {pop()});
-    case '\x86': {
-      const Number second = pop(), first = pop();
-      return make(Kind::tuple, {first, second});
-    }
-    case '\x87': {
-      const Number third = pop(), second = pop(), first = pop();
-      return make(Kind::tuple, {first, second, third});
-    }
-    case 'a': {
-      const Number element = pop();
-      return append(Kind::list, {element});
-    }
-    case 'e': {
-      const auto elements = pop_to_mark();
-      return append(Kind::list, elements);
-    }
-    case 's': {
-      const Number value = pop(), key = pop();
-      return append(Kind::dict, {key, value});
-    }
-    case 'u': {
-      const auto items = pop_to_mark();
-      return append(Kind::dict, items);
-    }
     case 'q':
       return remember(unsigned_number(1));
     case 'r':
@@ -259,29 +304,11 @@ void PickleMachine::step(char operation) {
       return recall(unsigned_number(1));
     case 'j':
       return recall(unsigned_number(4));
-    case 'N':
-    case '\x88':
-    case '\x89':
-      return push({});
-    case 'G':
-      take(8);
-      return push({});
-    case 'K':
-      return push_number(static_cast<std::int64_t>(unsigned_number(1)));
-    case 'M':
-      return push_number(static_cast<std::int64_t>(unsigned_number(2)));
-    case 'J':
-      return push_number(static_cast<std::int32_t>(unsigned_number(4)));
-    case '\x8a':
-      if (unsigned_number(1) != 8) damaged("a pickle in it has a number of more than 64 bits");
-      return push_number(static_cast<std::int64_t>(unsigned_number(8)));
-    case 'X':
-      return push_text(take(unsigned_number(4)));
     case 'c':
       return push_global();
     case '\x81':  // an object of the class, which gets its state later
       pop();      // the arguments: an empty tuple
-      container(Kind::global);
+      container(Object::Kind::global);
       return;
     case 'R':
     case 'b':
@@ -333,9 +360,10 @@ void PickleMachine::run() {
 
 }  // namespace
 
-void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& name) {
-  const auto [bytes, size] = archive.getRecord(name + ".pkl");
-  PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, name).run();
+void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
+                  const std::string& folder) {
+  const auto [bytes, size] = archive.getRecord(record);
+  PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, folder).run();
 }
 
 }  // namespace hessian_mpi

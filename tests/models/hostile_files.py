@@ -162,6 +162,15 @@ def write_torchscript(out: pathlib.Path) -> None:
     code("deep_blocks", b"    layer = self.layer\n",
          b"".join(b" " * (4 + k) + b"if True:\n" for k in range(5000)) + b" " * 5004 + b"pass\n    layer = self.layer\n")
     rewrite(out / "large_dtype.pt", out / "unknown_dtype.pt", in_member("code/__torch__.py", b"dtype=6", b"dtype=996"))
+    def lines(name, old, new):
+        """The table of source lines, which is read when an error is described."""
+        change = in_member("code/__torch__.py.debug_pkl", old, new)
+        broken = in_member("code/__torch__.py", b"torch.add(_0, shift)", b"torch.add(_0, nothing)")
+        rewrite(good, out / f"{name}.pt", lambda member, old_content: change(member, broken(member, old_content)))
+
+    lines("lines_of_no_table", b"FORMAT_WITH", b"FORMAT_THAT")
+    lines("lines_outside", b"K*K4\x87", b"K*M\xff\xff\x87")
+    lines("good_lines", b"FORMAT_WITH", b"FORMAT_WITH")
     write_pickles(good, out)
 
 
@@ -356,6 +365,21 @@ def write_data(out: pathlib.Path) -> None:
     with h5py.File(out / "link_inside.h5", "w") as file:
         file["measured"], file["targets"] = x, y
         file["inputs"] = h5py.SoftLink("/measured")
+    with h5py.File(out / "short_compact.h5", "w") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.COMPACT)
+        space = h5py.h5s.create_simple((4, 3))
+        h5py.h5d.create(file.id, b"inputs", h5py.h5t.NATIVE_FLOAT, space, creation).write(space, space, x)
+        file["targets"] = y
+    content = bytearray((out / "short_compact.h5").read_bytes())
+    layout = content.index(b"\x03\x00\x30\x00")  # version 3, compact, 48 bytes
+    for name, size in {"short_compact": 8, "empty_compact": 0}.items():
+        content[layout + 2] = size
+        (out / f"{name}.h5").write_bytes(content)
+    content = bytearray((out / "other_file.h5").read_bytes())
+    # The B-tree of the root group, in the superblock and in the group's own header.
+    tree = content.index(b"TREE").to_bytes(8, "little")
+    (out / "no_tree.h5").write_bytes(content.replace(tree, b"\xff" * 8))
     with h5py.File(out / "odd_names.h5", "w") as file:
         file["inputs\n\x1b[31m"] = x
     with h5py.File(out / "compressed.h5", "w") as file:
