@@ -327,7 +327,7 @@ void retake_space(const std::filesystem::path& path, std::uint64_t bytes) {
 
 StoredLayout read_layout(const std::filesystem::path& path) {
   try {
-    const auto file = hdf5::File::open_to_read(path);
+    const auto file = hdf5::File::open_untrusted(path);
     if (file.text_attribute("/", "format") != format_name || !file.has("/hessian")) {
       throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
     }
