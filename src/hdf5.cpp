@@ -578,8 +578,8 @@ std::optional<double> File::number_attribute(const std::string& object, const st
 
 void File::close() {
   const SilentErrors silent;
-  // Closing writes what is left to write. A flush before it would sync a parallel file, and where that failed on one rank
-  // the others would wait for it in closing.
+  // Closing writes what is left to write. A flush before it would sync a parallel file, and where that failed on one
+  // rank the others would wait for it in closing.
   check(H5Fclose(file_.release()), "close '", path_.string(), "'");
 }
 

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -247,9 +248,7 @@ std::string quoted(const std::string& argument) {
   return result + "'";
 }
 
-}  // namespace
-
-Options parse_options(int argc, const char* const* argv) {
+Options parsed(int argc, const char* const* argv) {
   const auto all = described_options();
   po::variables_map given;
   try {
@@ -268,6 +267,18 @@ Options parse_options(int argc, const char* const* argv) {
   check_consistency(options);
   options.command_line = command_line_of(argc, argv);
   return options;
+}
+
+}  // namespace
+
+// Messages quote what was given, which may be a file of any bytes.
+Options parse_options(int argc, const char* const* argv) {
+  try {
+    return parsed(argc, argv);
+  } catch (const InputError& error) {
+    constexpr std::size_t longest = 2000;
+    throw InputError(printable(error.what(), longest));
+  }
 }
 
 std::string command_line_of(int argc, const char* const* argv) {
