@@ -19,7 +19,7 @@ constexpr std::int64_t buffer_bytes = 16 << 20;
 // The largest write in one call that all versions of Open MPI and HDF5 do right, with room to spare.
 constexpr std::int64_t largest_write = 512 << 20;
 // All ranks meet at least this often, so that an error or a stop on one of them is known to all.
-constexpr double seconds_between_writes = 5;
+constexpr double seconds_between_writes = 1;
 // From the last block to the end of the process.
 constexpr double seconds_to_leave = 1;
 

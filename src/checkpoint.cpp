@@ -9,7 +9,7 @@ namespace {
 
 // A checkpoint may take this share of the time; before the first one, it is taken to last this long.
 constexpr double share_of_time = 0.02;
-constexpr std::chrono::duration<double> expected_cost{0.02};
+constexpr std::chrono::duration<double> expected_cost{0.01};
 
 // Blocks and their records as numbers that can be joined across ranks.
 constexpr std::size_t numbers_per_block = 3;

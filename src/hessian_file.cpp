@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <string_view>
 #include <system_error>
 
 #include "hessian_mpi/checksum.hpp"
@@ -232,6 +233,20 @@ void expect_shape(const hdf5::File& file, const std::string& name, const std::ve
   throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' has another shape than it should"));
 }
 
+// A file from elsewhere may lead into others, or have less than its shapes say.
+void expect_own_datasets(const hdf5::File& file) {
+  for (const auto* name :
+       {"/hessian", "/gradient", "/parameters/name", "/parameters/shape", "/parameters/ndim", "/parameters/value",
+        "/blocks/begin", "/blocks/end", "/blocks/checksum", "/blocks/largest", "/blocks/mark"}) {
+    const bool elsewhere = file.linked_file(name).has_value();
+    const auto stored = file.stored_bytes(name);
+    const auto needed = file.needed_bytes(name);
+    const bool rows_of_parts = std::string_view(name) == "/hessian" && !stored;
+    if (!elsewhere && (rows_of_parts || (stored && stored >= needed.value_or(0)))) continue;
+    throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' is not where it should be"));
+  }
+}
+
 MatrixShape read_shape(const hdf5::File& file) {
   const auto shape = file.shape("/hessian");
   const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
@@ -335,6 +350,7 @@ StoredLayout read_layout(const std::filesystem::path& path) {
       throw InputError(text("'", path.string(), "' has format version ", version.value_or(0), ", this program has ",
                             format_version));
     }
+    expect_own_datasets(file);
     StoredLayout stored;
     stored.matrix = read_shape(file);
     stored.index = read_index(file, stored.matrix.columns);

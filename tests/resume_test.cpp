@@ -1,6 +1,7 @@
 #include "hessian_mpi/resume.hpp"
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include <fstream>
 #include <functional>
@@ -130,6 +131,17 @@ TEST_F(Resume, RefusesWhatIsNoFileOfItsKind) {
   std::filesystem::remove(path());
   hdf5::File::create(path()).close();
   expect_input_error([&] { resume_from(path(), Job().layout()); }, {path(), "not a file of hessian_mpi"});
+}
+
+TEST_F(Resume, FollowsNoLinkIntoAnotherFile) {
+  create({});
+  const auto other = path().parent_path() / "other.h5";
+  std::filesystem::copy_file(path(), other);
+  const hid_t file = H5Fopen(path().c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  H5Ldelete(file, "/gradient", H5P_DEFAULT);
+  H5Lcreate_external(other.c_str(), "/gradient", file, "/gradient", H5P_DEFAULT, H5P_DEFAULT);
+  H5Fclose(file);
+  expect_input_error([&] { resume_from(path(), Job().layout()); }, {path(), "damaged", "/gradient"});
 }
 
 TEST_F(Resume, RefusesATruncatedFile) {

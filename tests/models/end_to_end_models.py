@@ -645,7 +645,7 @@ def write_usage_files(folder: pathlib.Path) -> None:
     write_data(folder, [torch.randn(4, 1)], torch.randn(4, 1), "one_parameter_data")
 
     write_both(mlp(30, 40, 5), (torch.randn(4, 30),), folder / "slow")  # 1,445 rows of milliseconds: time to interrupt
-    write_data(folder, [torch.randn(3000, 30)], classes(3000, 5), "slow_data")
+    write_data(folder, [torch.randn(9000, 30)], classes(9000, 5), "slow_data")
 
     write_data(folder, [x], y[:4], "unequal")
     write_data(folder, [x], y.float(), "float_classes")
