@@ -185,6 +185,7 @@ std::filesystem::path seen_from(const std::filesystem::path& path, const std::fi
 void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layout, const std::vector<PartFile>& parts,
                     const std::vector<StoredBlock>& blocks) {
   std::vector<hdf5::RowsElsewhere> elsewhere;
+  elsewhere.reserve(parts.size());
   for (const auto& part : parts) {
     elsewhere.push_back({seen_from(path, part.path), static_cast<std::uint64_t>(part.rows.begin),
                          static_cast<std::uint64_t>(part.rows.end)});

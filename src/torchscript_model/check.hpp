@@ -13,8 +13,8 @@ namespace hessian_mpi {
 /// bear, and without methods that run while the file is read.
 void check_source(const std::string& member, std::string_view source);
 
-/// The pickle of a member such as "code/__torch__.py.debug_pkl": for every place in the code a range of the text that it
-/// was made from. LibTorch reads it when it describes an error, where whatever is wrong with it ends the program.
+/// The pickle of a member such as "code/__torch__.py.debug_pkl": for every place in the code a range of the text that
+/// it was made from. LibTorch reads it when it describes an error, where whatever is wrong with it ends the program.
 void check_source_lines(const std::string& member, std::string_view pickle);
 
 /// All functions that the file brings along call only operators on tensors, with constants that these know.
