@@ -5,7 +5,6 @@
 #include <array>
 #include <bit>
 #include <cerrno>
-#include <system_error>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
@@ -16,10 +15,6 @@ namespace {
 constexpr const char* checksum_dataset = "/blocks/checksum";
 constexpr const char* largest_dataset = "/blocks/largest";
 constexpr const char* mark_dataset = "/blocks/mark";
-
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
 
 // What stands in the file for a block whose record is believed; 0 for one that is not on the disk.
 std::uint64_t mark_of(const Rows& rows, const BlockRecord& record) {
@@ -99,8 +94,8 @@ std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
   return blocks;
 }
 
-std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid) {
-  const auto blocks = read_blocks(hdf5::File::open_to_read(path));
+std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, const BlockGrid& grid,
+                                    const std::filesystem::path& path) {
   std::vector<BlockRecord> records;
   for (std::int64_t b = 0; b < grid.count() && b < static_cast<std::int64_t>(blocks.size()); ++b) {
     const auto& block = blocks[static_cast<std::size_t>(b)];
@@ -112,6 +107,10 @@ std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, c
                           " where there are ", grid.count(), " now, the same up to block ", records.size()));
   }
   return records;
+}
+
+std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid) {
+  return records_of(read_blocks(hdf5::File::open_to_read(path)), grid, path);
 }
 
 BlockMarks::BlockMarks(const std::filesystem::path& path, const BlockGrid& grid)

@@ -6,15 +6,14 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/writeback.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -22,7 +21,7 @@ namespace {
 constexpr std::uint64_t page = 4096;
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
-  throw RunError(text("'", path.string(), "' could not be ", what, ": ", std::generic_category().message(errno)));
+  throw RunError(text("'", path.string(), "' could not be ", what, ": ", reason(errno)));
 }
 
 // An open file descriptor and the name for messages.
@@ -161,7 +160,6 @@ Changes changes_made_by(const std::function<void(const std::filesystem::path&)>&
 }
 
 // --- the log: numbers of 8 bytes, pages, and the XXH3 of all before it
-// ------------------------------------------------
 
 constexpr std::uint64_t log_format = 0x31474f4c4f444552;  // "REDOLOG1"
 

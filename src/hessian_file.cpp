@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <string_view>
-#include <system_error>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/edit_at_once.hpp"
@@ -26,10 +25,6 @@ constexpr std::int64_t format_version = 1;
 constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
-
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
 
 std::string human(std::uint64_t bytes) {
   std::array<char, 32> number{};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "hessian_mpi/checks.hpp"
@@ -65,29 +66,28 @@ std::vector<std::string> expect_same_job(const std::vector<Part>& parts) {
   return warnings;
 }
 
+// An attribute of each part that has it.
+std::vector<double> figures(const std::vector<Part>& parts, const std::string& name) {
+  std::vector<double> found;
+  for (const auto& part : parts) {
+    if (const auto* number = find_attribute<double>(part.stored.attributes, name)) found.push_back(*number);
+  }
+  return found;
+}
+
 // NaN counts as a figure that was not taken.
 double worst(const std::vector<Part>& parts, const std::string& name) {
   double largest = 0;
-  for (const auto& part : parts) {
-    for (const auto& [key, value] : part.stored.attributes) {
-      const auto* number = std::get_if<double>(&value);
-      if (key != name || number == nullptr) continue;
-      if (std::isnan(*number)) return *number;
-      largest = std::max(largest, *number);
-    }
+  for (const double figure : figures(parts, name)) {
+    if (std::isnan(figure)) return figure;
+    largest = std::max(largest, figure);
   }
   return largest;
 }
 
 double sum(const std::vector<Part>& parts, const std::string& name) {
-  double total = 0;
-  for (const auto& part : parts) {
-    for (const auto& [key, value] : part.stored.attributes) {
-      const auto* number = std::get_if<double>(&value);
-      if (key == name && number != nullptr) total += *number;
-    }
-  }
-  return total;
+  const auto found = figures(parts, name);
+  return std::accumulate(found.begin(), found.end(), 0.0);
 }
 
 // Those of the first part, but for figures of the whole.

@@ -35,8 +35,9 @@ bool is_control(std::string_view sequence) {
 std::string printable(std::string_view text_of_file, std::size_t limit) {
   std::string shown;
   while (!text_of_file.empty()) {
-    const std::size_t length = std::max<std::size_t>(1, sequence_length(text_of_file));
-    const bool valid = sequence_length(text_of_file) > 0;
+    const std::size_t found = sequence_length(text_of_file);
+    const bool valid = found > 0;
+    const std::size_t length = valid ? found : 1;
     const std::string_view sequence = text_of_file.substr(0, length);
     if (shown.size() + length > limit) return shown + "...";
     if (!valid) {

@@ -27,12 +27,10 @@ std::string text_of_rows(const MatrixShape& matrix) {
 
 std::optional<int> threads_of_file(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) return std::nullopt;
-  for (const auto& [name, value] : read_to_resume(path).attributes) {
-    const auto* threads = std::get_if<std::int64_t>(&value);
-    if (name != "threads" || threads == nullptr) continue;
-    if (*threads >= 1 && *threads <= std::numeric_limits<int>::max()) return static_cast<int>(*threads);
-  }
-  return std::nullopt;
+  const auto stored = read_to_resume(path);
+  const auto* threads = find_attribute<std::int64_t>(stored.attributes, "threads");
+  if (threads == nullptr || *threads < 1 || *threads > std::numeric_limits<int>::max()) return std::nullopt;
+  return static_cast<int>(*threads);
 }
 
 Resumed resume_from(const std::filesystem::path& path, const HessianLayout& layout) {
@@ -46,7 +44,7 @@ Resumed resume_from(const std::filesystem::path& path, const HessianLayout& layo
     throw InputError(text("'", path.string(), "' is of another job: ", text_of_differences(comparison.differences),
                           ". Give the options that it was begun with, or another --output"));
   }
-  return {read_block_records(path, layout.matrix.grid), stored.complete, comparison.warnings};
+  return {records_of(stored.blocks, layout.matrix.grid, path), stored.complete, comparison.warnings};
 }
 
 }  // namespace hessian_mpi

@@ -10,13 +10,10 @@
 #include "hessian_mpi/error.hpp"
 
 namespace hessian_mpi {
-namespace {
 
 std::string reason(int error) {
   return std::generic_category().message(error);
 }
-
-}  // namespace
 
 Descriptor::Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
 

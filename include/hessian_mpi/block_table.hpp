@@ -33,7 +33,11 @@ void write_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks);
 /// Reads the table. on_disk says what was so at the end of the file's last run. Throws InputError where it is damaged.
 std::vector<StoredBlock> read_blocks(const hdf5::File& file);
 
-/// The records of the blocks of a grid. Throws InputError where the file's blocks are others.
+/// The records of blocks that were read from the file. Throws InputError where they are not those of the grid.
+std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, const BlockGrid& grid,
+                                    const std::filesystem::path& path);
+
+/// The same, read from the file.
 std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, const BlockGrid& grid);
 
 /// Marks blocks as being on the disk, by writing into datasets whose space the file has had from the beginning: no

@@ -20,6 +20,15 @@ namespace hessian_mpi {
 /// Attributes of the root group, by name.
 using Attributes = std::vector<std::pair<std::string, std::variant<std::string, std::int64_t, double>>>;
 
+/// The value of that name and kind; null where there is none.
+template <class Value>
+const Value* find_attribute(const Attributes& attributes, const std::string& name) {
+  for (const auto& [key, value] : attributes) {
+    if (key == name) return std::get_if<Value>(&value);
+  }
+  return nullptr;
+}
+
 /// What a new file is to hold, all but the rows.
 struct HessianLayout {
   const ParameterIndex& index;

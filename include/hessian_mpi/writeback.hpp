@@ -3,9 +3,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 namespace hessian_mpi {
+
+/// The operating system's words for an errno: "No space left on device".
+std::string reason(int error);
 
 /// A POSIX file descriptor for reading and writing an existing file, closed on destruction.
 class Descriptor {
