@@ -1,5 +1,6 @@
 #include "hessian_mpi/communicator.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <limits>
@@ -133,6 +134,34 @@ std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& 
                        communicator_),
         "MPI_Allgatherv");
   return joined;
+}
+
+void Communicator::complete(char* bytes, const std::vector<std::int64_t>& begins) const {
+  constexpr std::int64_t most = 256 << 20;  // of one message: counts are of type int
+  for (int source = 0; source < size_; ++source) {
+    const auto end = begins[static_cast<std::size_t>(source) + 1];
+    for (auto at = begins[static_cast<std::size_t>(source)]; at < end; at += most) {
+      check(MPI_Bcast(bytes + at, static_cast<int>(std::min(most, end - at)), MPI_CHAR, source, communicator_),
+            "MPI_Bcast");
+    }
+  }
+}
+
+std::vector<char> Communicator::exchange(const std::vector<char>& bytes, const std::vector<int>& counts) const {
+  std::vector<int> incoming(counts.size());
+  check(MPI_Alltoall(counts.data(), 1, MPI_INT, incoming.data(), 1, MPI_INT, communicator_), "MPI_Alltoall");
+  const auto begins = [](const std::vector<int>& sizes) {
+    std::vector<int> offsets(sizes.size());
+    std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), 0);
+    return offsets;
+  };
+  const auto from = begins(counts);
+  const auto to = begins(incoming);
+  std::vector<char> received(static_cast<std::size_t>(to.back() + incoming.back()));
+  check(MPI_Alltoallv(bytes.data(), counts.data(), from.data(), MPI_CHAR, received.data(), incoming.data(), to.data(),
+                      MPI_CHAR, communicator_),
+        "MPI_Alltoallv");
+  return received;
 }
 
 std::string Communicator::from_root(std::string value) const {

@@ -72,6 +72,12 @@ class Communicator {
   std::vector<std::int64_t> max(std::vector<std::int64_t> values) const;
   /// Collective. The vectors of all ranks, joined in the order of ranks, on all ranks.
   std::vector<std::uint64_t> join(const std::vector<std::uint64_t>& values) const;
+  /// Collective. Completes an array of which every rank holds a piece, on all ranks. begins: where the piece of each
+  /// rank begins, in bytes, and at last where the array ends; the same on all ranks. As large as memory has room for.
+  void complete(char* bytes, const std::vector<std::int64_t>& begins) const;
+  /// Collective. Hands to each rank bytes of its own, counts[r] of them to rank r, in order; returns what the others
+  /// handed to this one, in the order of ranks. At most 1 GiB in all from a rank, and to a rank.
+  std::vector<char> exchange(const std::vector<char>& bytes, const std::vector<int>& counts) const;
   /// Collective. Root's string, on all ranks.
   std::string from_root(std::string value) const;
 

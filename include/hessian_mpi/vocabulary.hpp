@@ -15,6 +15,9 @@ enum class Reduction { mean, sum };
 /// A floating-point type of parameters, derivatives or stored numbers.
 enum class Precision { float32, float64 };
 
+/// How rows are made: row by row, factored by layer, or whichever takes fewer operations.
+enum class Method { automatic, rows, layers };
+
 /// Which blocks are read back from the file and compared with their checksums.
 enum class Verify { none, sample, all };
 

@@ -1,0 +1,236 @@
+#include "tile.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+// Each function is compiled for several kinds of processors; which one is used is decided when the program runs.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HESSIAN_MPI_KINDS_OF_PROCESSORS 1
+#endif
+
+namespace hessian_mpi {
+namespace {
+
+#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
+
+// What a kind of processor computes with: bytes of a vector, rows of a tile whose sums fit into the registers.
+template <int bytes, int rows>
+struct Registers {
+  static constexpr int vector_bytes = bytes;
+  static constexpr int tile_rows = rows;
+};
+
+template <class R, class Number>
+struct VectorOf {
+  using Type [[gnu::vector_size(R::vector_bytes)]] = Number;
+  // As it lies in memory, wherever that begins.
+  using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
+};
+
+template <class R, int rows, class Number, class Out>
+HESSIAN_MPI_INLINE void tile(const Number* left, std::int64_t left_stride, const Number* right, std::int64_t inner,
+                             std::int64_t columns, Out* out, std::int64_t out_stride) {
+  using Vector = typename VectorOf<R, Number>::Type;
+  using InMemory = typename VectorOf<R, Number>::InMemory;
+  constexpr auto width = Strips<Number>::width;
+  constexpr int vectors = 64 / R::vector_bytes;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  Vector sums[rows][vectors] = {};
+  for (std::int64_t k = 0; k < inner; ++k) {
+    Vector b[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(right + k * width + v * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const Number a = left[k * left_stride + i];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[i][v] += a * b[v];
+    }
+  }
+  if constexpr (std::is_same_v<Number, Out>) {
+    if (columns == width) {
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) *reinterpret_cast<InMemory*>(out + i * out_stride + v * lanes) = sums[i][v];
+      }
+      return;
+    }
+  }
+  Number finished[rows][width];
+  static_assert(sizeof(finished) == sizeof(sums));
+  std::memcpy(finished, sums, sizeof(sums));
+  for (int i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) out[i * out_stride + j] = static_cast<Out>(finished[i][j]);
+  }
+}
+
+// The last rows, fewer than a tile has.
+template <class R, int rows, class Number, class Out>
+HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, const Number* left, std::int64_t left_stride,
+                                  const Number* right, std::int64_t inner, std::int64_t columns, Out* out,
+                                  std::int64_t out_stride) {
+  if constexpr (rows > 0) {
+    if (wanted == rows) {
+      tile<R, rows>(left, left_stride, right, inner, columns, out, out_stride);
+    } else {
+      last_tile<R, rows - 1>(wanted, left, left_stride, right, inner, columns, out, out_stride);
+    }
+  }
+}
+
+template <class R, class Number, class Out>
+HESSIAN_MPI_INLINE void multiply_with(const Number* left, std::int64_t left_stride, std::int64_t rows,
+                                      const Strips<Number>& right, Out* out, std::int64_t out_stride) {
+  constexpr auto width = Strips<Number>::width;
+  for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
+    const auto here = std::min<std::int64_t>(R::tile_rows, rows - i);
+    for (std::int64_t j = 0; j < right.columns(); j += width) {
+      const auto columns = std::min(width, right.columns() - j);
+      Out* const to = out + i * out_stride + j;
+      if (here == R::tile_rows) {
+        tile<R, R::tile_rows>(left + i, left_stride, right.strip(j / width), right.inner(), columns, to, out_stride);
+      } else {
+        last_tile<R, R::tile_rows - 1>(here, left + i, left_stride, right.strip(j / width), right.inner(), columns, to,
+                                       out_stride);
+      }
+    }
+  }
+}
+
+template <class Number>
+HESSIAN_MPI_INLINE void combine_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                     Number* out) {
+  if (b == nullptr) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = s * a[i];
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = s * a[i] + t * b[i];
+  }
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_strip(Number s, const Number* a, Number t, const Number* b, Number* out) {
+  using InMemory = typename VectorOf<R, Number>::InMemory;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  for (int v = 0; v < 64 / R::vector_bytes; ++v) {
+    const auto first = s * *reinterpret_cast<const InMemory*>(a + v * lanes);
+    *reinterpret_cast<InMemory*>(out + v * lanes) =
+        b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + v * lanes);
+  }
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                            Strips<Number>& out, std::int64_t k, std::int64_t column) {
+  constexpr auto width = Strips<Number>::width;
+  const auto before = std::min(count, (width - column % width) % width);
+  combine_with(before, s, a, t, b, out.at(k, column));
+  std::int64_t i = before;
+  if (i >= count) return;
+  Number* to = out.at(k, column + i);
+  for (; i + width <= count; i += width, to += width * out.inner()) {
+    combine_strip<R>(s, a + i, t, b == nullptr ? nullptr : b + i, to);
+  }
+  combine_with(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
+}
+
+template <class Number>
+HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Number* a, Number* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] += s * a[i];
+}
+
+// NOLINTNEXTLINE(cppcoreguidelines-macro-usage): the same functions for a target, which no template can name
+#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                         \
+  struct Name {                                                                                                       \
+    template <class Number, class Out>                                                                                \
+    target static void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows,                      \
+                                const Strips<Number>& right, Out* out, std::int64_t out_stride) {                     \
+      multiply_with<OwnRegisters>(left, left_stride, rows, right, out, out_stride);                                   \
+    }                                                                                                                 \
+    template <class Number>                                                                                           \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,              \
+                               Number* out) {                                                                         \
+      combine_with(count, s, a, t, b, out);                                                                           \
+    }                                                                                                                 \
+    template <class Number>                                                                                           \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,              \
+                               Strips<Number>& out, std::int64_t k, std::int64_t column) {                            \
+      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                                                         \
+    }                                                                                                                 \
+    template <class Number>                                                                                           \
+    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                       \
+      accumulate_with(count, s, a, out);                                                                              \
+    }                                                                                                                 \
+  }
+
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+using Avx2Registers = Registers<32, 6>;
+using Avx512Registers = Registers<64, 14>;
+HESSIAN_MPI_FUNCTIONS_FOR(Avx2, Avx2Registers, __attribute__((target("avx2,fma"))));
+HESSIAN_MPI_FUNCTIONS_FOR(Avx512, Avx512Registers, __attribute__((target("avx512f,avx2,fma"))));
+#endif
+using AnyRegisters = Registers<16, 3>;
+HESSIAN_MPI_FUNCTIONS_FOR(Any, AnyRegisters, );
+
+// Calls function with the functions for this processor.
+template <class Function>
+void for_this_processor(const Function& function) {
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+  static const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0;
+  if (avx512) return function(Avx512{});
+  if (avx2) return function(Avx2{});
+#endif
+  function(Any{});
+}
+
+}  // namespace
+
+template <class Number, class Out>
+void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows, const Strips<Number>& right, Out* out,
+              std::int64_t out_stride) {
+  for_this_processor([&](auto own) { own.multiply(left, left_stride, rows, right, out, out_stride); });
+}
+
+template <class Number, class Out>
+void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std::int64_t inner, Out* out) {
+  std::vector<Number> sums(static_cast<std::size_t>(rows), Number{0});
+  for (std::int64_t k = 0; k < inner; ++k) accumulate(rows, Number{1}, left + k * left_stride, sums.data());
+  std::transform(sums.begin(), sums.end(), out, [](Number x) { return static_cast<Out>(x); });
+}
+
+template <class Number>
+void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Number* out) {
+  for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out); });
+}
+
+template <class Number>
+void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
+             std::int64_t k, std::int64_t column) {
+  for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
+}
+
+template <class Number>
+void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {
+  for_this_processor([&](auto own) { own.accumulate(count, s, a, out); });
+}
+
+template void multiply(const float*, std::int64_t, std::int64_t, const Strips<float>&, float*, std::int64_t);
+template void multiply(const float*, std::int64_t, std::int64_t, const Strips<float>&, double*, std::int64_t);
+template void multiply(const double*, std::int64_t, std::int64_t, const Strips<double>&, float*, std::int64_t);
+template void multiply(const double*, std::int64_t, std::int64_t, const Strips<double>&, double*, std::int64_t);
+template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
+template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
+template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);
+template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, double*);
+template void combine(std::int64_t, float, const float*, float, const float*, float*);
+template void combine(std::int64_t, double, const double*, double, const double*, double*);
+template void combine(std::int64_t, float, const float*, float, const float*, Strips<float>&, std::int64_t,
+                      std::int64_t);
+template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,
+                      std::int64_t);
+template void accumulate(std::int64_t, float, const float*, float*);
+template void accumulate(std::int64_t, double, const double*, double*);
+
+}  // namespace hessian_mpi
