@@ -199,13 +199,12 @@ std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, s
   return std::clamp<std::int64_t>(std::min(worth, largest_write / bytes), 1, fitting);
 }
 
-Assembled assemble(Engine& engine, const MatrixShape& matrix, std::int64_t blocks_at_once, HessianWriter& writer,
-                   Checkpoint& checkpoint, const StopRequest& stop, const Communicator& communicator,
-                   Progress& progress) {
+Assembled assemble(Engine& engine, const Assignment& assignment, HessianWriter& writer, Checkpoint& checkpoint,
+                   const StopRequest& stop, const Communicator& communicator, Progress& progress) {
   Assembled result;
   auto own = communicator.together([&] {
-    const auto share = share_of_rank(checkpoint.missing(), communicator.rank(), communicator.size());
-    return OwnBlocks(engine, matrix, share, blocks_at_once);
+    const auto share = share_of_rank(assignment.blocks, communicator.rank(), communicator.size());
+    return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once);
   });
   const auto save = [&] {
     const auto start = Clock::now();

@@ -47,10 +47,13 @@ std::set<std::int64_t> blocks_to_check(const std::vector<BlockRecord>& records, 
 }
 
 // Another rank than the one that wrote the block in this run.
-int reader_of(std::int64_t block, const BlockList& written, int ranks) {
-  const auto found = std::lower_bound(written.begin(), written.end(), block);
-  if (found == written.end() || *found != block) return static_cast<int>(block % ranks);
-  return (owner_of(found - written.begin(), static_cast<std::int64_t>(written.size()), ranks) + 1) % ranks;
+int reader_of(std::int64_t block, const std::vector<BlockList>& written, int ranks) {
+  for (const auto& blocks : written) {
+    const auto found = std::lower_bound(blocks.begin(), blocks.end(), block);
+    if (found == blocks.end() || *found != block) continue;
+    return (owner_of(found - blocks.begin(), static_cast<std::int64_t>(blocks.size()), ranks) + 1) % ranks;
+  }
+  return static_cast<int>(block % ranks);
 }
 
 // Largest |H - H^T| between a tile and its mirror image.
@@ -151,7 +154,7 @@ std::vector<double> gradient_at(Problem& problem, const std::vector<double>& the
 }  // namespace
 
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
-                         const std::vector<BlockRecord>& records, const BlockList& written, Verify which,
+                         const std::vector<BlockRecord>& records, const std::vector<BlockList>& written, Verify which,
                          const Communicator& communicator) {
   const auto blocks = blocks_to_check(records, which);
   if (blocks.empty()) return {};

@@ -137,7 +137,8 @@ std::optional<LayerCall> convolution(Arguments arguments, const std::vector<torc
   if (!weight && !bias) return std::nullopt;
   const auto& input = arguments[0].toTensor();
   const auto sizes = arguments[1].toTensor().sizes().vec();
-  if (input.dim() != static_cast<std::int64_t>(sizes.size())) return std::nullopt;  // a single sample, without its dimension
+  if (input.dim() != static_cast<std::int64_t>(sizes.size()))
+    return std::nullopt;  // a single sample, without its dimension
   const std::vector<std::int64_t> kernel(sizes.begin() + 2, sizes.end());
   Convolution geometry;
   geometry.stride = for_dimensions(arguments[3], kernel.size());

@@ -36,7 +36,7 @@ template <class Number>
 struct OutputFactors {
   OutputOfLayer output;
   const std::vector<std::vector<Number>>* second = nullptr;  // S
-  std::vector<std::vector<Number>> derivatives;              // J of each layer by this output: [u][t][elements], or none
+  std::vector<std::vector<Number>> derivatives;  // J of each layer by this output: [u][t][elements], or none
 };
 
 template <class Number>
@@ -101,8 +101,14 @@ void FactoredRows<Number>::append_slabs(std::size_t l) {
   const auto outputs = layer.outputs / layer.groups;
   for (std::int64_t g = 0; layer.weight && g < layer.groups; ++g) {
     const auto group = static_cast<std::size_t>(g);
-    append({l, group, false, entries[*layer.weight].offset + g * outputs * layer.columns, g * outputs, outputs,
-            layer.columns, {}},
+    append({l,
+            group,
+            false,
+            entries[*layer.weight].offset + g * outputs * layer.columns,
+            g * outputs,
+            outputs,
+            layer.columns,
+            {}},
            layer.inputs[group].data());
   }
   if (layer.bias) append({l, 0, true, entries[*layer.bias].offset, 0, layer.outputs, 1, {}}, ones_.data());
@@ -158,9 +164,11 @@ void FactoredRows<Number>::set_output(const OutputOfLayer& output) {
 }
 
 // Rows of one output p: for each y whose z the input of x does not depend on, or for all where x is a bias:
-//   H[(p, q), (r, s)] = sum_k a_x[k, q] * M[k, (r, s)],  M = sum_t S[k, p; t, r] a_y[t, s] + delta_y[t, r] J_y[t, s; k, p]
+//   H[(p, q), (r, s)] = sum_k a_x[k, q] * M[k, (r, s)],  M = sum_t S[k, p; t, r] a_y[t, s] + delta_y[t, r] J_y[t, s; k,
+//   p]
 // and for a y upstream of x, for one row q at a time:
-//   H[(p, q), (r, s)] = sum_k E[k, r] * a_y[k, s],       E = sum_t a_x[t, q] S[t, p; k, r] + delta_x[t, p] J_x[t, q; k, r]
+//   H[(p, q), (r, s)] = sum_k E[k, r] * a_y[k, s],       E = sum_t a_x[t, q] S[t, p; k, r] + delta_x[t, p] J_x[t, q; k,
+//   r]
 template <class Number>
 template <class Out>
 void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const Rows& rows, Out* out) {
@@ -245,8 +253,8 @@ void FactoredRows<Number>::fill_line(const Slab<Number>& y, std::int64_t k, std:
   const auto& derivatives = output_.derivatives[y.layer];
   for (std::int64_t t = 0; t < layer.positions; ++t) {
     const auto place = u * layer.positions + t;
-    accumulate<Number>(count, second[t * layer.outputs + r],
-                       layer.inputs[y.group].data() + place * y.columns + s, line_.data());
+    accumulate<Number>(count, second[t * layer.outputs + r], layer.inputs[y.group].data() + place * y.columns + s,
+                       line_.data());
     if (derivatives.empty()) continue;
     const Number* const of_unit = derivatives.data() + k * layer.elements;
     const Number delta = layer.delta[static_cast<std::size_t>(place * layer.outputs + r)];

@@ -7,10 +7,12 @@
 #include <bit>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <random>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/printable.hpp"
 #include "layer_factors/layer_graph.hpp"
 #include "layer_factors/layer_tensors.hpp"
 
@@ -32,7 +34,8 @@ Tensor random_like(const Tensor& tensor) {
 
 // Runs step for sets of numbers below count, such that for any two of them one set has the first and not the second.
 // step gets a function from numbers (int64) to whether they are in the set.
-void for_separating_sets(std::int64_t count, const std::function<void(const std::function<Tensor(const Tensor&)>&)>& step) {
+void for_separating_sets(std::int64_t count,
+                         const std::function<void(const std::function<Tensor(const Tensor&)>&)>& step) {
   const int bits = std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(count - 1, 0)));
   for (int bit = 0; bit < bits; ++bit) {
     for (const std::int64_t wanted : {0, 1}) {
@@ -161,7 +164,8 @@ Separable separable_calls(const Crossing& crossing, const LayerGraph& graph) {
   for (const auto c : order) {
     const auto fits = [&](const Candidate& candidate) {
       return std::all_of(chosen.begin(), chosen.end(), [&](const Candidate* other) {
-        return candidate.keeps[other->call][other->last ? 1 : 0] && other->keeps[candidate.call][candidate.last ? 1 : 0];
+        return candidate.keeps[other->call][other->last ? 1 : 0] &&
+               other->keeps[candidate.call][candidate.last ? 1 : 0];
       });
     };
     const auto found = std::find_if(candidates[c].begin(), candidates[c].end(), fits);
@@ -246,7 +250,8 @@ Counts counts_of(const Network& network, const Choice& choice, Unit unit) {
 
 // Multiplications of a pass: for what a pass is beside matrix products, as many as a core does in that time.
 constexpr double pass_overhead = 4e6;
-// In the products of a forward: what the passes have been measured to take, and tiles against LibTorch's small products.
+// In the products of a forward: what the passes have been measured to take, and tiles against LibTorch's small
+// products.
 constexpr double plain_row_forwards = 6;
 constexpr double delta_pass_forwards = 4.5;
 constexpr double input_pass_forwards = 2;
@@ -291,17 +296,20 @@ Choice cheapest(const Network& network, Choice choice, Unit unit, std::vector<st
   return choice;
 }
 
-// Leaves out the layers whose factors are largest until all fit into so many bytes.
-Choice fitting(const Network& network, Choice choice, Unit unit, std::uint64_t memory, std::vector<std::string>& why) {
+// Whatever memory there is: the choice must not depend on it, since the last digits of rows depend on the choice.
+constexpr std::uint64_t largest_factors = 8'000'000'000;
+
+// Leaves out the layers whose factors are largest until all are small enough.
+Choice fitting(const Network& network, Choice choice, Unit unit, std::vector<std::string>& why) {
   const auto bytes = [&](const Choice& some) {
     return counts_of(network, some, unit).numbers * bytes_of(network.problem.precision());
   };
-  while (!choice.empty() && bytes(choice) > memory) {
+  while (!choice.empty() && bytes(choice) > largest_factors) {
     const auto largest = *std::min_element(choice.begin(), choice.end(), [&](auto a, auto b) {
       return bytes(without(choice, a)) < bytes(without(choice, b));
     });
     choice = without(choice, largest);
-    why[largest] = "its factors do not fit into --memory";
+    why[largest] = "its factors would take more than 8 GB";
   }
   return choice;
 }
@@ -383,9 +391,8 @@ Choice apart_by_position(const Crossing& crossing, const LayerGraph& graph, Choi
   }
 }
 
-Proposal proposal(const Network& network, Unit unit, Choice choice, std::vector<std::string> why, Method method,
-                  std::uint64_t memory) {
-  choice = fitting(network, std::move(choice), unit, memory, why);
+Proposal proposal(const Network& network, Unit unit, Choice choice, std::vector<std::string> why, Method method) {
+  choice = fitting(network, std::move(choice), unit, why);
   if (method == Method::automatic) choice = cheapest(network, std::move(choice), unit, why);
   const double cost = cost_of(network, counts_of(network, choice, unit));
   return {unit, std::move(choice), std::move(why), cost};
@@ -397,8 +404,7 @@ std::int64_t parameters_in(const Network& network, const Choice& choice) {
   return count;
 }
 
-Proposal best_proposal(const Network& network, const Choice& sound, Method method, std::uint64_t memory,
-                       std::vector<bool>& samples_last) {
+Proposal best_proposal(const Network& network, const Choice& sound, Method method, std::vector<bool>& samples_last) {
   const auto& problem = network.problem;
   const Crossing crossing(network.graph, problem.batch_size());
   const auto separable = separable_calls(crossing, network.graph);
@@ -413,12 +419,12 @@ Proposal best_proposal(const Network& network, const Choice& sound, Method metho
       why[c] = "its samples interact";
     }
   }
-  std::vector<Proposal> proposals{proposal(network, Unit::sample, by_sample, why, method, memory)};
+  std::vector<Proposal> proposals{proposal(network, Unit::sample, by_sample, why, method)};
   auto why_not = why;
   const auto by_position = apart_by_position(crossing, network.graph, by_sample, samples_last, why_not);
-  proposals.push_back(proposal(network, Unit::position, by_position, why_not, method, memory));
+  proposals.push_back(proposal(network, Unit::position, by_position, why_not, method));
   if (problem.samples() % problem.batch_size() == 0) {
-    proposals.push_back(proposal(network, Unit::batch, sound, std::vector<std::string>(crossing.count()), method, memory));
+    proposals.push_back(proposal(network, Unit::batch, sound, std::vector<std::string>(crossing.count()), method));
   }
   const auto better = [&](const Proposal& a, const Proposal& b) {
     // Asked for layers, the user gets as many as there are.
@@ -457,6 +463,8 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
   }
   const auto counts = counts_of(network, choice, proposal.unit);
   plan.plain_rows = counts.plain_rows;
+  plan.factored_rows = network.problem.index().size() - counts.plain_rows;
+  plan.bytes = counts.numbers * bytes_of(network.problem.precision());
   plan.passes = counts.delta_passes + counts.input_passes;
   return plan;
 }
@@ -467,7 +475,7 @@ const char* name_of(Unit unit) {
   return unit == Unit::position ? "position" : unit == Unit::sample ? "sample" : "batch";
 }
 
-LayerPlan plan_layers(const Problem& problem, Method method, std::uint64_t memory) {
+LayerPlan plan_layers(const Problem& problem, Method method) {
   if (method == Method::rows) return all_row_by_row(problem, "--method rows");
   const LayerGraph graph(problem, 0);
   if (!same_in_all_batches(problem, graph.forward())) {
@@ -487,17 +495,42 @@ LayerPlan plan_layers(const Problem& problem, Method method, std::uint64_t memor
     }
   }
   std::vector<bool> samples_last;
-  auto best = best_proposal(network, sound, method, memory, samples_last);
+  auto best = best_proposal(network, sound, method, samples_last);
   for (std::size_t c = 0; c < unsound.size(); ++c) {
     if (!unsound[c].empty()) best.why[c] = unsound[c];
   }
   return plan_of(network, best, samples_last);
 }
 
-std::vector<std::string> ways_of(const LayerPlan& plan) {
-  std::vector<std::string> ways;
-  for (const auto& reason : plan.reasons) ways.push_back(reason.empty() ? "layers" : text("rows: ", reason));
-  return ways;
+std::string lines_of(const LayerPlan& plan, const ParameterIndex& index) {
+  std::string lines;
+  for (std::size_t p = 0; p < plan.reasons.size(); ++p) {
+    lines += text(p == 0 ? "" : "\n", index.entries()[p].name, ": ",
+                  plan.is_factored(p) ? "layers" : text("rows, ", plan.reasons[p]));
+  }
+  return lines;
+}
+
+std::string text_of(const LayerPlan& plan) {
+  if (plan.layers.empty()) return "rows";
+  return text("layers: ", plan.factored_rows, " rows from ", plan.passes, " backward passes, one for each ",
+              name_of(plan.unit), " alike; ", plan.plain_rows, " rows row by row");
+}
+
+std::vector<std::string> text_of_reasons(const LayerPlan& plan, const ParameterIndex& index) {
+  constexpr std::size_t most = 4;
+  std::map<std::string, std::vector<std::string>> names;
+  for (std::size_t p = 0; p < plan.reasons.size(); ++p) {
+    if (!plan.is_factored(p)) names[plan.reasons[p]].push_back(index.entries()[p].name);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [reason, some] : names) {
+    std::string listed;
+    for (std::size_t k = 0; k < std::min(most, some.size()); ++k) listed += (k == 0 ? "" : ", ") + printable(some[k]);
+    if (some.size() > most) listed += text(" and ", some.size() - most, " more");
+    lines.push_back(text(listed, ": ", reason));
+  }
+  return lines;
 }
 
 }  // namespace hessian_mpi

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "hessian_mpi/assemble.hpp"
+#include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/checkpoint.hpp"
 #include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
@@ -19,6 +20,7 @@
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/model.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
@@ -83,11 +85,12 @@ double norm(const std::vector<double>& v) {
   return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
 }
 
-// What is differentiated, and the matrix that comes of it.
+// What is differentiated, the matrix that comes of it, and how.
 struct Job {
   const Options& options;
   const Problem& problem;
   MatrixShape matrix;
+  LayerPlan plan;
 };
 
 // The rows of this job: all, those that --rows names, or a task's part of them.
@@ -113,10 +116,14 @@ Job job_of(const Options& options, const Problem& problem) {
   const auto storage = options.storage.value_or(problem.precision());
   const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
   const auto rows = rows_of_job(options, BlockGrid(n, bytes_of_row));
-  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}};
+  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}, {}};
 }
 
-Announcement announcement(const Job& job, const Engine& engine, int ranks, int threads) {
+Precision accumulation(const Job& job) {
+  return job.options.accumulate.value_or(job.problem.precision());
+}
+
+Announcement announcement(const Job& job, int ranks, int threads) {
   const auto& options = job.options;
   const auto& problem = job.problem;
   return {versions().hessian_mpi,
@@ -128,7 +135,8 @@ Announcement announcement(const Job& job, const Engine& engine, int ranks, int t
           problem.batches(),
           options.loss,
           options.reduction,
-          engine.name(),
+          text_of(job.plan),
+          job.options.method == Method::rows ? std::vector<std::string>() : text_of_reasons(job.plan, problem.index()),
           static_cast<std::int64_t>(problem.index().entries().size()),
           job.matrix,
           problem.precision(),
@@ -165,12 +173,12 @@ LossAndGradient examine(const Job& job, bool resuming, const Communicator& world
 }
 
 // Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
-Resumed open_file(const Job& job, bool resuming, const Engine& engine, const LossAndGradient& point, int threads,
-                  const Communicator& world) {
+Resumed open_file(const Job& job, bool resuming, const LossAndGradient& point, int threads, const Communicator& world) {
   Resumed found;
   world.on_root([&] {
-    const auto attributes =
-        initial_attributes(job.options, job.problem, engine.name(), point.loss, world.size(), threads);
+    const MethodOfRows method{job.plan.layers.empty() ? "rows" : "layers", lines_of(job.plan, job.problem.index()),
+                              accumulation(job)};
+    const auto attributes = initial_attributes(job.options, job.problem, method, point.loss, world.size(), threads);
     const auto theta = job.problem.flat_parameters();
     const HessianLayout layout{job.problem.index(), job.matrix, job.problem.precision(), theta,
                                point.gradient,      attributes};
@@ -224,19 +232,67 @@ void resumably(const Job& job, const Checkpoint& checkpoint, Step&& step) {
   }
 }
 
+Progress progress_of(const Job& job, const std::vector<BlockList>& phases, const Communicator& world) {
+  const auto& grid = job.matrix.grid;
+  std::int64_t missing = 0;
+  std::int64_t own = 0;
+  for (const auto& blocks : phases) {
+    missing += rows_in(grid, blocks);
+    own += rows_in(grid, share_of_rank(blocks, world.rank(), world.size()));
+  }
+  const auto rows = grid.part().count();
+  return {world.is_root() ? job.options.progress : ProgressStyle::none,
+          rows,
+          rows - missing,
+          static_cast<std::uint64_t>(job.matrix.bytes()),
+          own,
+          std::cerr};
+}
+
+BlockList all_blocks(const Job& job) {
+  BlockList blocks(static_cast<std::size_t>(job.matrix.grid.count()));
+  std::iota(blocks.begin(), blocks.end(), std::int64_t{0});
+  return blocks;
+}
+
+LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, const Communicator& world) {
+  return {job.problem, job.plan, job.matrix, blocks, accumulation(job), world};
+}
+
+// Memory of a rank: what a run keeps beside its buffers of rows, and what is left for those.
+struct Memory {
+  std::uint64_t factors = 0;
+  std::int64_t blocks_at_once = 1;
+};
+
+// Throws InputError where --memory is too little.
+Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
+  const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
+  const auto kept = assembly.bytes(job.plan.bytes * wide);
+  const auto rest = all > kept ? all - kept : 0;
+  if (rest < all / 4) {
+    throw InputError(text("--memory of ", all, " bytes is too little for rows factored by layer, which keep ", kept,
+                          " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
+                          "M, take more ranks, or use --method rows"));
+  }
+  return {rest / 2, blocks_in_memory(DoubleBackward(job.problem), job.matrix, rest / 2)};
+}
+
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
-void fill_file(const Job& job, Engine& engine, std::int64_t blocks_at_once, Checkpoint& checkpoint,
+void fill_file(const Job& job, LayeredAssembly& assembly, const Memory& memory, Checkpoint& checkpoint,
                const StopRequest& stop, const Communicator& world, PhaseSeconds& seconds) {
-  const auto missing = checkpoint.missing();
-  const auto rows = job.matrix.grid.part().count();
   Assembled own;
   resumably(job, checkpoint, [&] {
+    Stopwatch preparing;
+    own.stopped = assembly.prepare(job.options.output, checkpoint.records(), stop);
+    own.compute_seconds = preparing.lap();
+    if (own.stopped != 0) return;
     HessianWriter writer(job.options.output, job.matrix, world);
-    Progress progress(world.is_root() ? job.options.progress : ProgressStyle::none, rows,
-                      rows - rows_in(job.matrix.grid, missing), static_cast<std::uint64_t>(job.matrix.bytes()),
-                      rows_in(job.matrix.grid, share_of_rank(missing, world.rank(), world.size())), std::cerr);
+    auto progress = progress_of(job, assembly.phases(), world);
     try {
-      own = assemble(engine, job.matrix, blocks_at_once, writer, checkpoint, stop, world, progress);
+      const auto prepared = own.compute_seconds;
+      own = assembly.assemble(memory.blocks_at_once, memory.factors, writer, checkpoint, stop, progress);
+      own.compute_seconds += prepared;
       Stopwatch closing;
       writer.close();
       own.write_seconds += closing.lap();
@@ -264,9 +320,9 @@ double largest_of(const std::vector<BlockRecord>& records) {
 
 // Collective. What is known of the file's blocks: of a new one nothing, of one that is gone on with what earlier runs
 // have marked, read back first where the user asks for it. Nothing to compute in a file that is complete: no value.
-std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const Engine& engine,
-                                          const LossAndGradient& point, int threads, const Communicator& world) {
-  const auto found = open_file(job, resuming, engine, point, threads, world);
+std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const LossAndGradient& point, int threads,
+                                          const Communicator& world) {
+  const auto found = open_file(job, resuming, point, threads, world);
   std::optional<Checkpoint> checkpoint;
   checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world);
   if (!resuming) return checkpoint;
@@ -283,7 +339,7 @@ std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const E
 }
 
 // Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
-ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const BlockList& written,
+ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::vector<BlockList>& written,
                      const LossAndGradient& point, const StopRequest& stop, const Communicator& world,
                      PhaseSeconds& seconds, Stopwatch& total) {
   const auto& options = job.options;
@@ -298,7 +354,8 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const BlockLi
   seconds.all = total.lap();
 
   const bool complete = verdict.failures.empty();
-  const auto resumed = job.matrix.grid.count() - static_cast<std::int64_t>(written.size());
+  auto resumed = job.matrix.grid.count();
+  for (const auto& blocks : written) resumed -= static_cast<std::int64_t>(blocks.size());
   const FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
   resumably(job, checkpoint, [&] {
     world.together([&] {
@@ -331,23 +388,24 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
 
   const Problem problem = world.together([&] { return load_problem(options, options.dtype); });
   use_fast_convolutions(problem);
-  const Job job = world.together([&] { return job_of(options, problem); });
+  Job job = world.together([&] { return job_of(options, problem); });
   seconds.load = phase.lap();
 
   const auto point = examine(job, resuming, world);
   leave_if_asked(job, stop, world);
-  DoubleBackward engine(problem);
-  const auto blocks_at_once = world.together([&] { return blocks_in_memory(engine, job.matrix, resources.memory); });
-  if (world.is_root()) print(std::cout, announcement(job, engine, world.size(), resources.threads));
+  job.plan = world.together([&] { return plan_layers(problem, options.method); });
+  world.together([&] { memory_for(job, assembly_of(job, all_blocks(job), world), resources.memory); });
+  if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
   seconds.gradient = phase.lap();
 
-  auto checkpoint = begin_or_resume(job, resuming, engine, point, resources.threads, world);
+  auto checkpoint = begin_or_resume(job, resuming, point, resources.threads, world);
   if (!checkpoint) return ExitCode::complete;
   seconds.create = phase.lap();
 
-  const auto missing = checkpoint->missing();
-  fill_file(job, engine, blocks_at_once, *checkpoint, stop, world, seconds);
-  return finish_file(job, *checkpoint, missing, point, stop, world, seconds, total);
+  auto assembly = assembly_of(job, checkpoint->missing(), world);
+  const auto memory = world.together([&] { return memory_for(job, assembly, resources.memory); });
+  fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
+  return finish_file(job, *checkpoint, assembly.phases(), point, stop, world, seconds, total);
 }
 
 void print_version(std::ostream& out) {

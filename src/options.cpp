@@ -56,8 +56,9 @@ po::options_description described_options() {
                     "shell patterns of parameter names; rows and columns of the others are left out [*]");
   option("seed", "S", "seed of the embedded example and of random layers [0]");
   option("method", "auto|rows|layers",
-         "rows: one double-backward per row; layers: factored by layer (not available in this version); auto: the "
-         "faster [auto]");
+         "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
+         "fewer operations, layer by layer [auto]");
+  option("accumulate", "float32|float64", "precision of the sums over samples in factored rows [as --dtype]");
   option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
   option(
       "rows", "BEGIN:END|K/M",
@@ -106,11 +107,6 @@ std::int64_t whole_number(const std::string& option, const std::string& word, st
 
 void refuse_what_is_not_available(const po::variables_map& given) {
   if (given["plan"].as<bool>()) throw_not_available("--plan");
-  if (given.count("method") != 0) {
-    const auto method = given["method"].as<std::string>();
-    one_of<int>("method", method, {{"auto", 0}, {"rows", 1}, {"layers", 2}});
-    if (method == "layers") throw_not_available("--method layers");
-  }
   if (given.count("device") != 0) {
     const auto device = given["device"].as<std::string>();
     one_of<int>("device", device, {{"auto", 0}, {"cpu", 1}, {"cuda", 2}});
@@ -172,6 +168,11 @@ Options options_from(const po::variables_map& given) {
   }
   if_given(given, "seed",
            [&](const auto& word) { options.seed = static_cast<std::uint64_t>(whole_number("seed", word, 0)); });
+  if_given(given, "method", [&](const auto& word) {
+    options.method = one_of<Method>("method", word,
+                                    {{"auto", Method::automatic}, {"rows", Method::rows}, {"layers", Method::layers}});
+  });
+  if_given(given, "accumulate", [&](const auto& word) { options.accumulate = one_of("accumulate", word, precisions); });
   if_given(given, "rows", [&](const auto& word) { set_rows(word, options); });
   if_given(given, "time-limit", [&](const auto& word) { options.time_limit = parse_time(word); });
   if_given(given, "threads", [&](const auto& word) {

@@ -44,7 +44,7 @@ std::string timestamp() {
   return buffer.data();
 }
 
-Attributes initial_attributes(const Options& options, const Problem& problem, const std::string& method, double loss,
+Attributes initial_attributes(const Options& options, const Problem& problem, const MethodOfRows& method, double loss,
                               int ranks, int threads) {
   const auto v = versions();
   const double unknown = std::numeric_limits<double>::quiet_NaN();
@@ -65,7 +65,9 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"seed", static_cast<std::int64_t>(options.seed)},
       {"dtype", std::string(name_of(problem.precision()))},
       {"device", std::string("cpu")},
-      {"method", method},
+      {"method", method.method},
+      {"parameter_methods", method.of_parameters},
+      {"accumulate", std::string(name_of(method.accumulate))},
       {"ranks", std::int64_t{ranks}},
       {"threads", std::int64_t{threads}},
       {"command_line", options.command_line},

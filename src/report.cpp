@@ -46,7 +46,9 @@ void print(std::ostream& out, const Announcement& a) {
   line(out, "data", text(a.data, ", ", plural(a.samples, "sample"), " in ", plural(a.batches, "batch", "es")));
   line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));
   line(out, "parameters", text("N = ", a.matrix.columns, " in ", plural(a.parameter_tensors, "tensor")));
-  line(out, "Hessian", text(size_of_matrix(a.matrix), ", by ", a.method));
+  line(out, "Hessian", size_of_matrix(a.matrix));
+  line(out, "method", a.method);
+  for (const auto& some : a.rows_by_row) line(out, "  row by row", some);
   line(out, "output", a.output.string());
   out << std::flush;
 }

@@ -28,13 +28,18 @@ struct Assembled {
 /// differs between ranks but memory. Throws InputError where not even one fits, naming --memory and the least it takes.
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory);
 
-/// Collective over the communicator. Computes, writes and marks the blocks that the checkpoint misses, each rank its
-/// share of them; at most `blocks_at_once` are in memory. Ends early where any rank is asked to stop. Blocks with
-/// numbers that are not finite are not marked. A failure on any rank is thrown on all, as RunError; what was written
-/// before is marked then.
-Assembled assemble(Engine& engine, const MatrixShape& matrix, std::int64_t blocks_at_once, HessianWriter& writer,
-                   Checkpoint& checkpoint, const StopRequest& stop, const Communicator& communicator,
-                   Progress& progress);
+/// Blocks to be made, in order, of which at most so many are in memory on a rank.
+struct Assignment {
+  const MatrixShape& matrix;
+  BlockList blocks;
+  std::int64_t blocks_at_once = 1;
+};
+
+/// Collective over the communicator. Computes, writes and marks the blocks, each rank its share of them. Ends early
+/// where any rank is asked to stop. Blocks with numbers that are not finite are not marked. A failure on any rank is
+/// thrown on all, as RunError; what was written before is marked then.
+Assembled assemble(Engine& engine, const Assignment& assignment, HessianWriter& writer, Checkpoint& checkpoint,
+                   const StopRequest& stop, const Communicator& communicator, Progress& progress);
 
 /// Largest absolute number among `count` finite ones, and whether there is one that is not finite. One pass over bits.
 struct Magnitude {

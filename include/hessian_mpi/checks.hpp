@@ -21,9 +21,10 @@ struct BlockCheck {
 };
 
 /// Collective. Compares marked blocks with their checksums. Each is read by another rank than the one that wrote it,
-/// where there is another. records: one per block, the same on all ranks. written: the blocks of this run.
+/// where there is another. records: one per block, the same on all ranks. written: the blocks of this run, each list
+/// of them in shares of all ranks.
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
-                         const std::vector<BlockRecord>& records, const BlockList& written, Verify which,
+                         const std::vector<BlockRecord>& records, const std::vector<BlockList>& written, Verify which,
                          const Communicator& communicator);
 
 /// Collective. Largest |H - H^T| over tiles at random places, divided by `largest`, the largest |H_ij| of all. Of a

@@ -23,17 +23,17 @@ struct Convolution {
   std::int64_t groups = 1;
 };
 
-/// z = a W^T + b: one call of a layer that is linear in its weight and in its input. a: [..., inputs], z: [..., outputs];
-/// for a convolution a: [samples, channels, ...], z: [samples, outputs, ...].
+/// z = a W^T + b: one call of a layer that is linear in its weight and in its input. a: [..., inputs], z: [...,
+/// outputs]; for a convolution a: [samples, channels, ...], z: [samples, outputs, ...].
 struct LayerCall {
   std::optional<std::size_t> weight;  ///< which of the problem's parameters; none where it is held fixed
   std::optional<std::size_t> bias;
   std::optional<Convolution> convolution;
   std::vector<std::int64_t> weight_sizes;
-  torch::Tensor input;                       ///< a's value
-  torch::Tensor output;                      ///< z's value
-  torch::autograd::Edge input_edge;          ///< a in the graph; no function where it does not depend on parameters
-  torch::autograd::Edge output_edge;         ///< z in the graph
+  torch::Tensor input;                ///< a's value
+  torch::Tensor output;               ///< z's value
+  torch::autograd::Edge input_edge;   ///< a in the graph; no function where it does not depend on parameters
+  torch::autograd::Edge output_edge;  ///< z in the graph
 };
 
 /// A batch run forward.

@@ -5,11 +5,11 @@
 ///   H = sum_k  S_lm[k, p, r] a_l[k, q] a_m[k, s]  +  a_l[k, q] J_ml[k, s, p] delta_m[k, r]
 ///            + delta_l[k, p] J_lm[k, q, r] a_m[k, s]
 ///
-/// S_lm[k, p, r] = d delta_l[k, p] / d z_m[k, r] with z_m taken as an intermediate, J_ml[k, s, p] = d a_m[k, s] / d z_l[k, p]
-/// (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. S takes a double-backward pass for each
-/// output of a layer, J a backward pass for each input, each for all samples at once; the rest is products of matrices
-/// whose inner dimension is the number of samples. This is the product rule, applied to dL/dW = delta^T a and then to
-/// delta and a by the chain rule; for layers seen at several positions of a sample, sums over those are added.
+/// S_lm[k, p, r] = d delta_l[k, p] / d z_m[k, r] with z_m taken as an intermediate, J_ml[k, s, p] = d a_m[k, s] / d
+/// z_l[k, p] (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. S takes a double-backward pass
+/// for each output of a layer, J a backward pass for each input, each for all samples at once; the rest is products of
+/// matrices whose inner dimension is the number of samples. This is the product rule, applied to dL/dW = delta^T a and
+/// then to delta and a by the chain rule; for layers seen at several positions of a sample, sums over those are added.
 
 #include <cstdint>
 #include <functional>

@@ -29,6 +29,8 @@ struct Options {
   std::optional<Precision> dtype;
   std::vector<std::string> parameters = {"*"};
   std::uint64_t seed = 0;
+  Method method = Method::automatic;
+  std::optional<Precision> accumulate;     ///< of sums over samples; as the derivatives where absent
   std::optional<Rows> rows;                ///< all where this and the next are absent
   std::optional<PartOfRows> part_of_rows;  ///< at most one of the two
   std::optional<int> threads;

@@ -1,6 +1,6 @@
 #pragma once
-/// Rows that are made row by row, as columns of all others: H is symmetric. Each such row is made once in the whole job,
-/// on whichever rank, and its numbers go to the ranks whose rows need them.
+/// Rows that are made row by row, as columns of all others: H is symmetric. Each such row is made once in the whole
+/// job, on whichever rank, and its numbers go to the ranks whose rows need them.
 
 #include <cstdint>
 #include <vector>
@@ -12,8 +12,8 @@ namespace hessian_mpi {
 
 class PlainColumns {
  public:
-  /// plain: the rows that are made row by row, in order. wanted: for each rank the rows that are to have them as columns,
-  /// in order; the same on all ranks. rank: this one. Both as runs of neighbours.
+  /// plain: the rows that are made row by row, in order. wanted: for each rank the rows that are to have them as
+  /// columns, in order; the same on all ranks. rank: this one. Both as runs of neighbours.
   PlainColumns(std::vector<Rows> plain, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
 
   /// Not collective. Notes a plain row: N numbers of the storage precision. A row may be noted on several ranks, with

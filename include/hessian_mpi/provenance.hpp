@@ -14,8 +14,15 @@ namespace hessian_mpi {
 /// The present moment as "2026-06-11T09:30:00Z".
 std::string timestamp();
 
+/// How the rows are made: "rows" or "layers", for each parameter in words, and in which precision sums are taken.
+struct MethodOfRows {
+  std::string method;
+  std::string of_parameters;  ///< a line for each
+  Precision accumulate = Precision::float32;
+};
+
 /// Attributes known before the first row. Not collective; reads the model and data files once for their SHA-256.
-Attributes initial_attributes(const Options& options, const Problem& problem, const std::string& method, double loss,
+Attributes initial_attributes(const Options& options, const Problem& problem, const MethodOfRows& method, double loss,
                               int ranks, int threads);
 
 /// The run that brought the file to its end; earlier ones may have computed blocks of it.

@@ -24,7 +24,8 @@ struct Announcement {
   std::int64_t batches = 1;
   std::string loss;
   Reduction reduction = Reduction::mean;
-  std::string method;
+  std::string method;                    ///< how the rows are made
+  std::vector<std::string> rows_by_row;  ///< which parameters are left to plain rows, and why
   std::int64_t parameter_tensors = 0;
   MatrixShape matrix;
   Precision dtype = Precision::float32;

@@ -22,7 +22,7 @@ struct WrittenFile {
   const std::filesystem::path& path;
   const MatrixShape& matrix;
   const std::vector<BlockRecord>& records;  ///< one per block
-  const BlockList& written;                 ///< blocks written by this run
+  const std::vector<BlockList>& written;    ///< blocks written by this run, each list in shares of all ranks
   double largest;                           ///< largest |H_ij|
 };
 

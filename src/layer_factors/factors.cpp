@@ -69,8 +69,18 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
     auto& layer = layers_[l];
     units = units_of(call, own);
     if (batch == 0) {
-      layer = {call.weight, call.bias, positions_of(call, own), outputs_of(call), groups_of(call), weight_columns(call),
-               call.input.numel() / units, {}, {}, {}, plan_.layers[l].upstream, {}};
+      layer = {call.weight,
+               call.bias,
+               positions_of(call, own),
+               outputs_of(call),
+               groups_of(call),
+               weight_columns(call),
+               call.input.numel() / units,
+               {},
+               {},
+               {},
+               plan_.layers[l].upstream,
+               {}};
       layer.inputs.resize(static_cast<std::size_t>(layer.groups));
       layer.input_elements.resize(layer.inputs.size());
     }

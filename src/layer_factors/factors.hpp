@@ -27,12 +27,13 @@ struct LayerData {
   std::int64_t positions = 1;
   std::int64_t outputs = 0;
   std::int64_t groups = 1;
-  std::int64_t columns = 0;   ///< of a row of the weight
-  std::int64_t elements = 0;  ///< of a unit's input
-  std::vector<std::vector<Number>> inputs;                ///< a, for each group: [u][t][columns]
-  std::vector<std::vector<std::int64_t>> input_elements;  ///< for each group, which element that is: [t][columns], or -1
-  std::vector<Number> delta;                              ///< [u][t][outputs]
-  std::vector<std::size_t> upstream;                      ///< layers of the plan
+  std::int64_t columns = 0;                 ///< of a row of the weight
+  std::int64_t elements = 0;                ///< of a unit's input
+  std::vector<std::vector<Number>> inputs;  ///< a, for each group: [u][t][columns]
+  std::vector<std::vector<std::int64_t>>
+      input_elements;                            ///< for each group, which element that is: [t][columns], or -1
+  std::vector<Number> delta;                     ///< [u][t][outputs]
+  std::vector<std::size_t> upstream;             ///< layers of the plan
   std::vector<std::vector<Number>> derivatives;  ///< J, for each of those: [elements][u][t of it][outputs of it]
 };
 
@@ -42,8 +43,8 @@ using OutputOfLayer = std::pair<std::size_t, std::int64_t>;
 template <class Number>
 class Factors {
  public:
-  /// Collective over the communicator, over which the passes for J are split. memory: bytes for S. Problem and plan must
-  /// outlive the factors.
+  /// Collective over the communicator, over which the passes for J are split. memory: bytes for S. Problem and plan
+  /// must outlive the factors.
   Factors(const Problem& problem, const LayerPlan& plan, std::uint64_t memory, const Communicator& communicator);
 
   std::int64_t units() const { return units_; }

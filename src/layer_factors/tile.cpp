@@ -141,27 +141,27 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
 }
 
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage): the same functions for a target, which no template can name
-#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                         \
-  struct Name {                                                                                                       \
-    template <class Number, class Out>                                                                                \
-    target static void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows,                      \
-                                const Strips<Number>& right, Out* out, std::int64_t out_stride) {                     \
-      multiply_with<OwnRegisters>(left, left_stride, rows, right, out, out_stride);                                   \
-    }                                                                                                                 \
-    template <class Number>                                                                                           \
-    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,              \
-                               Number* out) {                                                                         \
-      combine_with(count, s, a, t, b, out);                                                                           \
-    }                                                                                                                 \
-    template <class Number>                                                                                           \
-    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,              \
-                               Strips<Number>& out, std::int64_t k, std::int64_t column) {                            \
-      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                                                         \
-    }                                                                                                                 \
-    template <class Number>                                                                                           \
-    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                       \
-      accumulate_with(count, s, a, out);                                                                              \
-    }                                                                                                                 \
+#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
+  struct Name {                                                                                          \
+    template <class Number, class Out>                                                                   \
+    target static void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows,         \
+                                const Strips<Number>& right, Out* out, std::int64_t out_stride) {        \
+      multiply_with<OwnRegisters>(left, left_stride, rows, right, out, out_stride);                      \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
+                               Number* out) {                                                            \
+      combine_with(count, s, a, t, b, out);                                                              \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
+                               Strips<Number>& out, std::int64_t k, std::int64_t column) {               \
+      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                              \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {          \
+      accumulate_with(count, s, a, out);                                                                 \
+    }                                                                                                    \
   }
 
 #ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS

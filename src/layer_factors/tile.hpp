@@ -34,7 +34,8 @@ class Strips {
   std::vector<Number> numbers_;
 };
 
-/// out[i * out_stride + j] = sum over k of left[k * left_stride + i] * right(k, j), for i < rows and j < right.columns().
+/// out[i * out_stride + j] = sum over k of left[k * left_stride + i] * right(k, j), for i < rows and j <
+/// right.columns().
 template <class Number, class Out>
 void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows, const Strips<Number>& right, Out* out,
               std::int64_t out_stride);
