@@ -200,10 +200,17 @@ class LayerObserver {
   static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
     LayerObserver* observer = current();
     if (observer == nullptr || observer->inside_ || !at::GradMode::is_enabled()) return nullptr;
-    auto call = call_of(function.name(), function.inputs(), observer->parameters_);
-    if (!call) return nullptr;
-    observer->inside_ = true;
-    return std::make_unique<Pending>(std::move(*call));
+    // The interpreter hands over its whole stack, of which the arguments are the end.
+    const auto given = function.inputs();
+    const auto count = std::min(given.size(), function.num_inputs());
+    try {
+      auto call = call_of(function.name(), given.slice(given.size() - count), observer->parameters_);
+      if (!call) return nullptr;
+      observer->inside_ = true;
+      return std::make_unique<Pending>(std::move(*call));
+    } catch (const c10::Error&) {  // called with what no layer is called with
+      return nullptr;
+    }
   }
 
   static void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
@@ -211,8 +218,8 @@ class LayerObserver {
     if (observer == nullptr || context == nullptr) return;
     observer->inside_ = false;
     const auto& outputs = function.outputs();
-    if (outputs.size() != 1 || !outputs.front().isTensor()) return;
-    const auto& output = outputs.front().toTensor();
+    if (outputs.empty() || !outputs.back().isTensor()) return;
+    const auto& output = outputs.back().toTensor();
     if (!output.defined() || !output.requires_grad()) return;
     LayerCall call = std::move(static_cast<Pending*>(context)->call);
     call.output = output.detach();

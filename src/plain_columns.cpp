@@ -39,68 +39,86 @@ PlainColumns::PlainColumns(std::vector<Rows> plain, std::vector<std::vector<Rows
 }
 
 void PlainColumns::note(std::int64_t row, const void* numbers) {
-  noted_rows_.push_back(row);
   const char* const bytes = static_cast<const char*>(numbers);
+  std::vector<char> wanted;
+  wanted.reserve(static_cast<std::size_t>(bytes_noted()));
   for (const auto& runs : wanted_) {
     for (const auto& run : runs) {
-      noted_.insert(noted_.end(), bytes + run.begin * number_bytes_, bytes + run.end * number_bytes_);
+      wanted.insert(wanted.end(), bytes + run.begin * number_bytes_, bytes + run.end * number_bytes_);
     }
+  }
+  noted_rows_.push_back(row);
+  noted_.push_back(std::move(wanted));
+}
+
+void PlainColumns::send(std::size_t begin, std::size_t end, const Communicator& communicator) {
+  std::vector<char> numbers;
+  std::vector<char> names;
+  std::vector<int> counts;
+  std::vector<int> counts_of_names;
+  std::int64_t offset = 0;
+  for (const auto& runs : wanted_) {
+    const auto bytes = count_of(runs) * number_bytes_;
+    for (auto k = begin; k < end; ++k) {
+      numbers.insert(numbers.end(), noted_[k].begin() + offset, noted_[k].begin() + offset + bytes);
+      const auto* const name = reinterpret_cast<const char*>(&noted_rows_[k]);
+      names.insert(names.end(), name, name + sizeof(std::int64_t));
+    }
+    counts.push_back(static_cast<int>(static_cast<std::int64_t>(end - begin) * bytes));
+    counts_of_names.push_back(static_cast<int>((end - begin) * sizeof(std::int64_t)));
+    offset += bytes;
+  }
+  for (auto k = begin; k < end; ++k) noted_[k] = {};
+  const auto received_names = communicator.exchange(names, counts_of_names);
+  const auto received = communicator.exchange(numbers, counts);
+  std::vector<std::int64_t> rows(received_names.size() / sizeof(std::int64_t));
+  std::memcpy(rows.data(), received_names.data(), received_names.size());
+  if (number_bytes_ == sizeof(float)) {
+    keep(rows, reinterpret_cast<const float*>(received.data()));
+  } else {
+    keep(rows, reinterpret_cast<const double*>(received.data()));
   }
 }
 
-// numbers: of a plain row, in the columns that are this rank's rows.
-void PlainColumns::keep(std::int64_t row, const char* numbers) {
-  const auto column = place_of(row, plain_);
+// numbers: of some plain rows, in the columns that are this rank's rows.
+template <class Number>
+void PlainColumns::keep(const std::vector<std::int64_t>& rows, const Number* numbers) {
+  constexpr std::int64_t at_once = 64 / sizeof(Number);  // a line of the cache
   const auto own = count_of(wanted_[rank_]);
-  for (std::int64_t i = 0; i < own; ++i) {
-    std::memcpy(kept_.data() + (i * plain_count_ + column) * number_bytes_, numbers + i * number_bytes_,
-                static_cast<std::size_t>(number_bytes_));
+  std::vector<std::int64_t> columns;
+  for (const auto row : rows) {
+    columns.push_back(place_of(row, plain_));
+    found_[static_cast<std::size_t>(columns.back())] = true;
+  }
+  auto* const kept = reinterpret_cast<Number*>(kept_.data());
+  for (std::int64_t begin = 0; begin < own; begin += at_once) {
+    const auto end = std::min(own, begin + at_once);
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      const Number* const from = numbers + static_cast<std::int64_t>(k) * own;
+      for (auto i = begin; i < end; ++i) kept[i * plain_count_ + columns[k]] = from[i];
+    }
   }
 }
 
 void PlainColumns::exchange(const Communicator& communicator) {
-  const auto ranks = wanted_.size();
-  std::int64_t largest = 1;
-  for (const auto& runs : wanted_) largest = std::max(largest, count_of(runs) * static_cast<std::int64_t>(ranks));
-  const auto at_once = std::max<std::int64_t>(1, most_exchanged / (std::max(largest, wanted_count_) * number_bytes_));
-  communicator.together([&] { kept_.resize(static_cast<std::size_t>(count_of(wanted_[rank_]) * bytes_kept())); });
+  const auto ranks = static_cast<std::int64_t>(wanted_.size());
+  std::int64_t largest = wanted_count_;
+  for (const auto& runs : wanted_) largest = std::max(largest, count_of(runs) * ranks);
+  const auto at_once = std::max<std::int64_t>(1, most_exchanged / (std::max<std::int64_t>(largest, 1) * number_bytes_));
+  communicator.together([&] {
+    kept_.resize(static_cast<std::size_t>(count_of(wanted_[rank_]) * bytes_kept()));
+    found_.assign(static_cast<std::size_t>(plain_count_), false);
+  });
   const auto noted = static_cast<std::int64_t>(noted_rows_.size());
-  std::vector<bool> found(static_cast<std::size_t>(plain_count_), false);
   const auto rounds = (communicator.max(noted) + at_once - 1) / at_once;
   for (std::int64_t round = 0; round < rounds; ++round) {
     const auto begin = std::min(noted, round * at_once);
-    const auto end = std::min(noted, begin + at_once);
-    std::vector<char> numbers;
-    std::vector<char> names;
-    std::vector<int> counts;
-    std::vector<int> counts_of_names;
-    std::int64_t offset = 0;
-    for (const auto& runs : wanted_) {
-      const auto bytes = count_of(runs) * number_bytes_;
-      for (auto k = begin; k < end; ++k) {
-        const char* const from = noted_.data() + k * bytes_noted() + offset;
-        numbers.insert(numbers.end(), from, from + bytes);
-        const auto* const name = reinterpret_cast<const char*>(&noted_rows_[static_cast<std::size_t>(k)]);
-        names.insert(names.end(), name, name + sizeof(std::int64_t));
-      }
-      counts.push_back(static_cast<int>((end - begin) * bytes));
-      counts_of_names.push_back(static_cast<int>((end - begin) * static_cast<std::int64_t>(sizeof(std::int64_t))));
-      offset += bytes;
-    }
-    const auto rows = communicator.exchange(names, counts_of_names);
-    const auto columns = communicator.exchange(numbers, counts);
-    const auto own_bytes = count_of(wanted_[rank_]) * number_bytes_;
-    for (std::size_t k = 0; k < rows.size() / sizeof(std::int64_t); ++k) {
-      std::int64_t row = 0;
-      std::memcpy(&row, rows.data() + k * sizeof(row), sizeof(row));
-      keep(row, columns.data() + static_cast<std::int64_t>(k) * own_bytes);
-      found[static_cast<std::size_t>(place_of(row, plain_))] = true;
-    }
+    send(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(noted, begin + at_once)), communicator);
   }
   noted_rows_ = {};
   noted_ = {};
   communicator.together([&] {
-    if (std::find(found.begin(), found.end(), false) != found.end()) {
+    if (std::find(found_.begin(), found_.end(), false) != found_.end()) {
       throw RunError("a row that others need as a column was made on no rank");
     }
   });

@@ -128,13 +128,12 @@ TEST(Options, ChooseChecksAndDisplay) {
 }
 
 TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
-  for (const auto* method : {"auto", "rows"}) EXPECT_NO_THROW(parsed({"--method", method}));
+  for (const auto* method : {"auto", "rows", "layers"}) EXPECT_NO_THROW(parsed({"--method", method}));
   for (const auto* device : {"auto", "cpu"}) EXPECT_NO_THROW(parsed({"--device", device}));
 }
 
 TEST(Options, RefuseWhatIsNotAvailableYet) {
   expect_refused({"--plan"}, {"--plan", "not available in this version"});
-  expect_refused({"--method", "layers"}, {"--method layers", "not available in this version"});
   expect_refused({"--device", "cuda"}, {"--device cuda", "not available in this version"});
 }
 
@@ -164,7 +163,7 @@ TEST(Options, RefuseWordsThatAreNoneOfTheChoices) {
   expect_refused({"--storage", "double"}, {"--storage", "'double'", "float32", "float64"});
   expect_refused({"--verify", "some"}, {"--verify", "'some'", "sample", "all", "none"});
   expect_refused({"--progress", "loud"}, {"--progress", "'loud'", "auto", "bar", "plain", "none"});
-  expect_refused({"--method", "magic"}, {"--method", "'magic'", "auto", "rows"});
+  expect_refused({"--method", "magic"}, {"--method", "'magic'", "auto", "rows", "layers"});
   expect_refused({"--device", "tpu"}, {"--device", "'tpu'", "auto", "cpu"});
 }
 

@@ -32,7 +32,10 @@ class PlainColumns {
   std::int64_t bytes_kept() const { return plain_count_ * number_bytes_; }
 
  private:
-  void keep(std::int64_t row, const char* numbers);
+  // Collective. The noted rows from one to another.
+  void send(std::size_t begin, std::size_t end, const Communicator& communicator);
+  template <class Number>
+  void keep(const std::vector<std::int64_t>& rows, const Number* numbers);
 
   std::vector<Rows> plain_;
   std::vector<std::vector<Rows>> wanted_;
@@ -41,8 +44,9 @@ class PlainColumns {
   std::int64_t plain_count_;
   std::int64_t wanted_count_;  // of all ranks
   std::vector<std::int64_t> noted_rows_;
-  std::vector<char> noted_;  // for each noted row the numbers that each rank wants
-  std::vector<char> kept_;   // for each own row its numbers in all plain columns
+  std::vector<std::vector<char>> noted_;  // for each noted row the numbers that each rank wants
+  std::vector<char> kept_;                // for each own row its numbers in all plain columns
+  std::vector<bool> found_;               // of all plain rows, those that are kept
 };
 
 /// How many rows some runs have, and the place of a row of them.

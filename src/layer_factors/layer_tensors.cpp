@@ -33,17 +33,16 @@ Tensor rows_from_samples(const Tensor& by_sample, const LayerOrder& order) {
   return (order.samples_last ? by_sample.transpose(0, 1) : by_sample).reshape({-1, features});
 }
 
-// [units, positions, features] from [samples, positions, features].
-Tensor into_units(const Tensor& by_sample, Unit unit) {
-  switch (unit) {
-    case Unit::position:
-      return by_sample.reshape({-1, 1, by_sample.size(2)});
-    case Unit::batch:
-      return by_sample.reshape({1, -1, by_sample.size(2)});
-    case Unit::sample:
-      break;
-  }
-  return by_sample;
+// [units, positions, features] from [rows, features], and back. The rows of a batch need not belong to samples.
+Tensor by_unit(const Tensor& rows, const LayerOrder& order) {
+  if (order.unit == Unit::batch) return rows.unsqueeze(0);
+  const Tensor samples = by_sample(rows, order);
+  return order.unit == Unit::sample ? samples : samples.reshape({-1, 1, rows.size(1)});
+}
+
+Tensor rows_from_units(const Tensor& ordered, const LayerOrder& order) {
+  if (order.unit == Unit::batch) return ordered.squeeze(0);
+  return rows_from_samples(ordered.reshape({order.samples, -1, ordered.size(2)}), order);
 }
 
 // Patches [samples, positions, groups, columns] of a convolution's input [samples, channels, ...].
@@ -117,12 +116,11 @@ bool is_pointwise(const LayerCall& call) {
 }
 
 Tensor output_by_unit(const Tensor& z, const LayerCall& call, const LayerOrder& order) {
-  return into_units(by_sample(rows_of_tensor(z, call), order), order.unit);
+  return by_unit(rows_of_tensor(z, call), order);
 }
 
 Tensor output_from_units(const Tensor& ordered, const LayerCall& call, const LayerOrder& order) {
-  const Tensor samples = ordered.reshape({order.samples, -1, ordered.size(2)});
-  return tensor_from_rows(rows_from_samples(samples, order), call.output, call);
+  return tensor_from_rows(rows_from_units(ordered, order), call.output, call);
 }
 
 Tensor input_by_unit(const Tensor& a, const LayerCall& call, const LayerOrder& order) {
@@ -130,20 +128,22 @@ Tensor input_by_unit(const Tensor& a, const LayerCall& call, const LayerOrder& o
   if (call.convolution && order.unit != Unit::position) {
     return order.unit == Unit::sample ? a.reshape({order.samples, -1}) : a.reshape({1, -1});
   }
-  const Tensor units = into_units(by_sample(rows_of_tensor(a, call), order), order.unit);
+  const Tensor units = by_unit(rows_of_tensor(a, call), order);
   return units.reshape({units.size(0), -1});
 }
 
 Tensor input_from_units(const Tensor& ordered, const LayerCall& call, const LayerOrder& order) {
   if (call.convolution && order.unit != Unit::position) return ordered.reshape(call.input.sizes()).contiguous();
   const auto features = call.convolution ? call.input.size(1) : call.input.size(-1);
-  const Tensor samples = ordered.reshape({order.samples, -1, features});
-  return tensor_from_rows(rows_from_samples(samples, order), call.input, call);
+  const Tensor places = ordered.reshape({ordered.size(0), -1, features});
+  return tensor_from_rows(rows_from_units(places, order), call.input, call);
 }
 
 Tensor input_patches(const LayerCall& call, std::int64_t group, const LayerOrder& order) {
-  if (!call.convolution) return into_units(by_sample(rows_of_tensor(call.input, call), order), order.unit);
-  return into_units(patches(call.input, call).select(2, group), order.unit);
+  if (!call.convolution) return by_unit(rows_of_tensor(call.input, call), order);
+  const Tensor seen = patches(call.input, call).select(2, group);
+  if (order.unit == Unit::sample) return seen;
+  return seen.reshape({order.unit == Unit::batch ? 1 : -1, order.unit == Unit::batch ? -1 : 1, seen.size(2)});
 }
 
 Tensor patch_elements(const LayerCall& call, std::int64_t group, const LayerOrder& order) {

@@ -26,8 +26,12 @@ using Clock = std::chrono::steady_clock;
 
 Words slow_job(const Words& options = {}) {
   const auto usage = models() / "usage";
-  return Words{"--model", usage / "slow.pt", "--data", usage / "slow_data.h5", "--output", "result.h5", "--threads",
-               "1",       "--check",         "2"} +
+  return Words{"--model",   usage / "slow.pt",
+               "--data",    usage / "slow_data.h5",
+               "--output",  "result.h5",
+               "--threads", "1",
+               "--check",   "2",
+               "--method",  "rows"} +
          options;
 }
 

@@ -1,0 +1,168 @@
+// The program with --method layers, on networks of tests/models/random_architectures.py: against --method rows, against
+// PyTorch, and against itself on other numbers of ranks. All of these networks are in tests/layer_factors_test.cpp.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "program.hpp"
+#include "stored_file.hpp"
+
+namespace end_to_end {
+namespace {
+
+constexpr int networks = 12;
+constexpr int most_ranks = 4;
+
+struct Network {
+  std::string line;  ///< of the file `cases`: its name, then what it is about
+  Words arguments;
+  std::filesystem::path reference;
+};
+
+// Spread over the file, whose lines go from theme to theme.
+Network network(int number) {
+  const auto folder = models() / "random";
+  const auto lines = lines_of(content_of(folder / "cases"));
+  const auto& line = lines.at(static_cast<std::size_t>(number) * lines.size() / networks);
+  const auto own = folder / line.substr(0, line.find(' '));
+  Network found{line, {"--threads", "1", "--check", "2"}, own / "reference.h5"};
+  for (auto word : lines_of(content_of(own / "options"))) {
+    const std::string placeholder = "@CASE@";
+    const auto at = word.find(placeholder);
+    if (at != std::string::npos) word.replace(at, placeholder.size(), own.string());
+    found.arguments.push_back(word);
+  }
+  return found;
+}
+
+// Runs the program into a file of the folder, and returns that.
+std::filesystem::path hessian_of(const Network& network, const std::string& method, const std::string& dtype, int ranks,
+                                 const Folder& folder) {
+  auto output = folder / (method + "_" + dtype + "_" + std::to_string(ranks) + ".h5");
+  const auto arguments = network.arguments + Words{"--method", method, "--dtype", dtype, "--output", output};
+  const auto finished = run_program(ranks, arguments, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+  if (finished.exit_code == 0) {
+    const StoredFile file(output);
+    EXPECT_EQ(file.attribute_text("/", "method"), method);
+    EXPECT_EQ(file.attribute_integer("/", "ranks"), ranks);
+  }
+  return output;
+}
+
+// Largest difference over the largest number of the reference; NaN and infinity count as infinity.
+double relative_difference(const std::filesystem::path& file, const std::filesystem::path& reference) {
+  const auto found = StoredFile(file).numbers("/hessian");
+  const auto expected = StoredFile(reference).numbers("/hessian");
+  if (found.size() != expected.size()) return INFINITY;
+  double worst = 0;
+  double largest = 0;
+  for (std::size_t k = 0; k < expected.size(); ++k) {
+    const double difference = std::abs(found[k] - expected[k]);
+    worst = std::isfinite(difference) ? std::max(worst, difference) : INFINITY;
+    largest = std::max(largest, std::abs(expected[k]));
+  }
+  return largest == 0 ? worst : worst / largest;
+}
+
+class Layers : public testing::TestWithParam<int> {};
+
+TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
+  const auto chosen = network(GetParam());
+  SCOPED_TRACE(chosen.line);
+  const Folder folder;
+  const int ranks = 1 + GetParam() % most_ranks;
+  const int others = 1 + (GetParam() + 2) % most_ranks;
+
+  const auto rows = hessian_of(chosen, "rows", "float64", 1, folder);
+  const auto layers = hessian_of(chosen, "layers", "float64", ranks, folder);
+  const auto elsewhere = hessian_of(chosen, "layers", "float64", others, folder);
+  const auto coarse_rows = hessian_of(chosen, "rows", "float32", 1, folder);
+  const auto coarse_layers = hessian_of(chosen, "layers", "float32", ranks, folder);
+  if (HasFailure()) return;
+
+  EXPECT_LE(relative_difference(layers, chosen.reference), 1e-10);
+  EXPECT_LE(relative_difference(layers, rows), 1e-10);
+  EXPECT_LE(relative_difference(coarse_layers, coarse_rows), 1e-5);
+  // The network's own rounding, which rows in float32 have as well.
+  EXPECT_LE(relative_difference(coarse_layers, rows), 1e-4);
+  EXPECT_TRUE(StoredFile(layers).bytes("/hessian") == StoredFile(elsewhere).bytes("/hessian"))
+      << "on " << ranks << " and on " << others << " ranks";
+}
+
+// The network of the example, smaller: its convolution is made row by row, its linear layer is factored.
+Words question(const std::string& method, const std::string& output, const Words& options = {}) {
+  const auto folder = models() / "question";
+  return Words{"--model", folder / "model.pt", "--data", folder / "data.h5", "--method",
+               method,    "--output",          output,   "--threads",        "1"} +
+         options;
+}
+
+void damage(const std::filesystem::path& path, const std::vector<std::uint64_t>& rows) {
+  const auto row_bytes = StoredFile(path).bytes("/hessian").size() / StoredFile(path).shape("/hessian")[0];
+  const auto offset = StoredFile(path).offset("/hessian");
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  for (const auto row : rows) {
+    file.seekp(static_cast<std::streamoff>(offset + row * row_bytes));
+    file.write("damage!!", 8);
+  }
+}
+
+class QuestionByLayers : public testing::TestWithParam<const char*> {};
+
+TEST_P(QuestionByLayers, GoesOnToTheSameBytesOnAnyRanksWithAnyMemory) {
+  const Folder folder;
+  ASSERT_EQ(run_program(2, question(GetParam(), "whole.h5"), folder.path()).exit_code, 0);
+  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
+  const auto small = run_program(3, question(GetParam(), "small.h5", {"--memory", "8M"}), folder.path());
+  ASSERT_EQ(small.exit_code, 0) << small.errors;
+  EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole);
+  // Rows of the convolution, of the linear layer, and the last one.
+  for (const auto& rows : {std::vector<std::uint64_t>{0, 5, 40, 200, 474}, std::vector<std::uint64_t>{300, 301, 310}}) {
+    damage(folder / "small.h5", rows);
+    const auto mended =
+        run_program(4, question(GetParam(), "small.h5", {"--resume", "--verify", "all"}), folder.path());
+    ASSERT_EQ(mended.exit_code, 0) << mended.errors;
+    EXPECT_NE(mended.errors.find("computed again"), std::string::npos) << mended.errors;
+    EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole) << "row " << rows.front() << " and others";
+  }
+}
+
+TEST_P(QuestionByLayers, IsMadeInPartsToTheSameBytes) {
+  const Folder folder;
+  ASSERT_EQ(run_program(1, question(GetParam(), "whole.h5"), folder.path()).exit_code, 0);
+  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
+  const auto row_bytes = whole.size() / 475;
+  for (const auto& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 30}, {30, 31}, {35, 203}, {470, 475}}) {
+    const auto name = std::to_string(begin) + ".h5";
+    const auto rows = std::to_string(begin) + ":" + std::to_string(end);
+    const auto finished = run_program(2, question(GetParam(), name, {"--rows", rows}), folder.path());
+    ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+    EXPECT_TRUE(StoredFile(folder / name).bytes("/hessian") ==
+                whole.substr(begin * row_bytes, (end - begin) * row_bytes))
+        << rows;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, QuestionByLayers, testing::Values("layers", "auto"));
+
+TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
+  const Folder folder;
+  const auto finished = run_program(1, question("auto", "result.h5"), folder.path());
+  ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_NE(finished.output.find("backward passes"), std::string::npos) << finished.output;
+  EXPECT_NE(finished.output.find("row by row takes fewer operations"), std::string::npos) << finished.output;
+  const auto methods = StoredFile(folder / "result.h5").attribute_text("/", "parameter_methods");
+  EXPECT_NE(methods.find(": layers"), std::string::npos) << methods;
+  EXPECT_NE(methods.find(": rows, row by row takes fewer operations"), std::string::npos) << methods;
+}
+
+INSTANTIATE_TEST_SUITE_P(Random, Layers, testing::Range(0, networks));
+
+}  // namespace
+}  // namespace end_to_end

@@ -1,0 +1,267 @@
+// Rows factored by layer against rows made one by one, and both against PyTorch, on the networks of
+// tests/models/random_architectures.py: in this process, without a file and without ranks.
+
+#include "hessian_mpi/layer_factors.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/data.hpp"
+#include "hessian_mpi/double_backward.hpp"
+#include "hessian_mpi/engine.hpp"
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/layer_plan.hpp"
+#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/plain_columns.hpp"
+#include "hessian_mpi/problem.hpp"
+
+namespace hessian_mpi {
+
+namespace {
+
+// Rows of all parameters of the plan, or of the others.
+std::vector<Rows> rows_where(const LayerPlan& plan, const ParameterIndex& index, bool factored) {
+  std::vector<Rows> runs;
+  for (std::size_t p = 0; p < index.entries().size(); ++p) {
+    const auto& entry = index.entries()[p];
+    if (plan.is_factored(p) == factored) runs.push_back({entry.offset, entry.offset + entry.size});
+  }
+  return runs;
+}
+
+// All layers that can be factored are. The engine can be asked for any row; the problem must outlive it.
+class AllLayers final : public Engine {
+ public:
+  explicit AllLayers(const Problem& problem)
+      : problem_(problem), plan_(plan_layers(problem, Method::layers)), world_(Communicator::world()) {}
+  std::string name() const override { return "layers"; }
+  std::int64_t rows_at_once() const override { return 1; }
+  std::uint64_t bytes_per_row() const override { return 0; }
+  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
+    if (!factors_) prepare(storage);
+    factors_->compute(rows, storage, out, advance);
+  }
+  const LayerPlan& plan() const { return plan_; }
+
+ private:
+  void prepare(Precision storage) {
+    const auto plain = rows_where(plan_, problem_.index(), false);
+    const auto factored = rows_where(plan_, problem_.index(), true);
+    columns_.emplace(plain, std::vector<std::vector<Rows>>{factored}, 0, storage);
+    DoubleBackward row_by_row(problem_);
+    std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
+    for (const auto& run : plain) {
+      for (auto i = run.begin; i < run.end; ++i) {
+        row_by_row.compute({i, i + 1}, storage, row.data(), [](double) {});
+        columns_->note(i, row.data());
+      }
+    }
+    columns_->exchange(world_);
+    factors_.emplace(problem_, plan_, factored, *columns_, problem_.precision(), std::uint64_t{1} << 30, world_);
+  }
+
+  const Problem& problem_;
+  LayerPlan plan_;
+  Communicator world_;
+  std::optional<PlainColumns> columns_;
+  std::optional<LayerFactors> factors_;
+};
+
+std::unique_ptr<AllLayers> make_layers_engine(const Problem& problem) {
+  return std::make_unique<AllLayers>(problem);
+}
+
+// Largest difference over the largest number of what is compared with, in a way of deriving and in PyTorch's.
+constexpr double tolerance_in_float64 = 1e-10;
+constexpr double tolerance_in_float32 = 1e-5;
+// Of either way in float32 against float64: that is the rounding of the network itself, and both ways may have it.
+constexpr double rounding_of_float32 = 1e-4;
+
+std::filesystem::path folder_of_networks() {
+  return std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "random";
+}
+
+std::vector<std::string> lines_of(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+// A network: its folder, and what it is about.
+struct Network {
+  std::string name;
+  std::string about;
+  friend std::ostream& operator<<(std::ostream& out, const Network& network) {
+    return out << network.name << ' ' << network.about;
+  }
+};
+
+std::vector<Network> networks() {
+  std::vector<Network> found;
+  for (const auto& line : lines_of(folder_of_networks() / "cases")) {
+    const auto end = line.find(' ');
+    found.push_back({line.substr(0, end), line.substr(end + 1)});
+  }
+  return found;
+}
+
+// What the program would be told, but for the dtype.
+Options options_of(const Network& network) {
+  const auto folder = folder_of_networks() / network.name;
+  std::vector<std::string> words{"hessian_mpi"};
+  for (auto word : lines_of(folder / "options")) {
+    const std::string placeholder = "@CASE@";
+    const auto at = word.find(placeholder);
+    if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
+    words.push_back(word);
+  }
+  std::vector<const char*> arguments;
+  arguments.reserve(words.size());
+  for (const auto& word : words) arguments.push_back(word.c_str());
+  return parse_options(static_cast<int>(arguments.size()), arguments.data());
+}
+
+// As the program does it, but that one process has one problem after the other: what the last one chose is undone.
+Problem load(const Network& network, Precision precision) {
+  const auto options = options_of(network);
+  at::set_num_threads(1);
+  at::globalContext().setUserEnabledMkldnn(true);
+  use_differentiable_kernels();
+  const ProblemSettings settings{options.loss, options.reduction,  options.mode, options.batch_size,
+                                 precision,    options.parameters, options.seed};
+  Problem problem(load_model(options.model.value()), load_data(options.data.value()), settings);
+  use_fast_convolutions(problem);
+  probe_second_derivatives(problem);
+  return problem;
+}
+
+// Rows of a matrix, in the precision that they were computed in.
+template <class Number>
+using Numbers = std::vector<Number>;
+
+template <class Number>
+constexpr Precision precision_of = sizeof(Number) == sizeof(float) ? Precision::float32 : Precision::float64;
+
+template <class Number>
+Numbers<Number> rows_of(Engine& engine, const Rows& rows, std::int64_t columns) {
+  // NaN: what is not written shows.
+  Numbers<Number> numbers(static_cast<std::size_t>(rows.count() * columns), std::numeric_limits<Number>::quiet_NaN());
+  double advanced = 0;
+  engine.compute(rows, precision_of<Number>, numbers.data(), [&](double done) { advanced += done; });
+  EXPECT_NEAR(advanced, static_cast<double>(rows.count()), 1e-6);
+  return numbers;
+}
+
+template <class Number>
+Numbers<Number> all_rows(Engine& engine, const Problem& problem) {
+  const auto n = problem.index().size();
+  return rows_of<Number>(engine, {0, n}, n);
+}
+
+std::vector<double> reference(const Network& network) {
+  const auto file = hdf5::File::open_to_read(folder_of_networks() / network.name / "reference.h5");
+  const auto shape = file.shape("/hessian");
+  std::vector<double> numbers(shape[0] * shape[1]);
+  file.read("/hessian", hdf5::Type::float64, numbers.data());
+  return numbers;
+}
+
+// Where the worst difference is, for the reader of a failure.
+template <class Number, class Other>
+void expect_alike(const Numbers<Number>& found, const Numbers<Other>& expected, double tolerance,
+                  const ParameterIndex& index, const char* what) {
+  ASSERT_EQ(found.size(), expected.size()) << what;
+  double largest = 0;
+  double worst = 0;
+  std::size_t place = 0;
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    const double difference = std::abs(static_cast<double>(found[k]) - static_cast<double>(expected[k]));
+    largest = std::max(largest, std::abs(static_cast<double>(expected[k])));
+    if (difference <= worst) continue;  // false for NaN
+    worst = std::isfinite(difference) ? difference : std::numeric_limits<double>::infinity();
+    place = k;
+  }
+  const double scale = largest == 0 ? 1 : largest;
+  const auto n = index.size();
+  const auto at = static_cast<std::int64_t>(place);
+  EXPECT_LE(worst / scale, tolerance) << what << ", at " << index.describe(at / n) << ", " << index.describe(at % n)
+                                      << ": " << found[place] << " instead of " << expected[place]
+                                      << ", the largest being " << largest;
+}
+
+// On other ranks, an engine is asked for other rows.
+template <class Number>
+void expect_same_bytes_in_pieces(const Problem& problem, const Numbers<Number>& whole) {
+  const auto n = problem.index().size();
+  const auto engine = make_layers_engine(problem);
+  for (auto end = n; end > 0;) {  // last to first, of 1, 2, 4, ... rows
+    const auto begin = std::max<std::int64_t>(0, end - (n - end + 1));
+    const auto piece = rows_of<Number>(*engine, {begin, end}, n);
+    EXPECT_EQ(std::memcmp(piece.data(), whole.data() + begin * n, piece.size() * sizeof(Number)), 0)
+        << "rows " << begin << " to " << end - 1;
+    end = begin;
+  }
+}
+
+class RandomNetwork : public testing::TestWithParam<Network> {};
+
+TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
+  const auto& network = GetParam();
+  const bool in_pieces = std::stoi(network.name) % 4 == 0;
+
+  const auto wide = load(network, Precision::float64);
+  DoubleBackward wide_engine(wide);
+  const auto by_rows = all_rows<double>(wide_engine, wide);
+  const auto by_layers = all_rows<double>(*make_layers_engine(wide), wide);
+  const auto expected = reference(network);
+  expect_alike(by_rows, expected, tolerance_in_float64, wide.index(), "rows against PyTorch");
+  expect_alike(by_layers, expected, tolerance_in_float64, wide.index(), "layers against PyTorch");
+  expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");
+  if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
+
+  const auto narrow = load(network, Precision::float32);
+  DoubleBackward narrow_engine(narrow);
+  const auto coarse_by_rows = all_rows<float>(narrow_engine, narrow);
+  const auto coarse_by_layers = all_rows<float>(*make_layers_engine(narrow), narrow);
+  expect_alike(coarse_by_layers, coarse_by_rows, tolerance_in_float32, narrow.index(), "layers against rows, float32");
+  expect_alike(coarse_by_layers, by_rows, rounding_of_float32, narrow.index(), "layers in float32 against float64");
+  expect_alike(coarse_by_rows, by_rows, rounding_of_float32, narrow.index(), "rows in float32 against float64");
+  if (in_pieces) expect_same_bytes_in_pieces(narrow, coarse_by_layers);
+}
+
+const auto name_of_test = [](const testing::TestParamInfo<Network>& info) {
+  auto name = info.param.name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  return name;
+};
+// Without the files there is nothing to instantiate, and the test below says so.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RandomNetwork);
+INSTANTIATE_TEST_SUITE_P(Networks, RandomNetwork, testing::ValuesIn(networks()), name_of_test);
+
+TEST(RandomNetworks, AreTwoHundredDifferentOnes) {
+  std::set<std::string> different;
+  for (const auto& network : networks()) different.insert(network.about);
+  EXPECT_GE(different.size(), 200U) << "made by tests/models/random_architectures.py";
+}
+
+}  // namespace
+}  // namespace hessian_mpi
