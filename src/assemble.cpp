@@ -10,6 +10,7 @@
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/worker.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -38,14 +39,33 @@ std::int64_t blocks_worth_a_call(const Engine& engine, const BlockGrid& grid) {
 }
 
 // Largest absolute value as bits: for finite numbers the order of the bits without the sign is that of the values, and
-// everything that is not finite lies above.
+// everything that is not finite lies above. Signed, since older processors compare no unsigned vectors.
 template <class Bits, class Number>
-Magnitude magnitude(const Number* numbers, std::int64_t count) {
-  constexpr Bits without_sign = std::numeric_limits<Bits>::max() >> 1;
-  constexpr Bits infinity = std::bit_cast<Bits>(std::numeric_limits<Number>::infinity());
+inline __attribute__((always_inline)) Bits largest_bits(const Number* numbers, std::int64_t count) {
+  constexpr Bits without_sign = std::numeric_limits<Bits>::max();
   Bits largest = 0;
   for (std::int64_t k = 0; k < count; ++k) largest = std::max(largest, std::bit_cast<Bits>(numbers[k]) & without_sign);
-  if (largest < infinity) return {static_cast<double>(std::bit_cast<Number>(largest)), true};
+  return largest;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define HESSIAN_MPI_ALSO_FOR_AVX2 __attribute__((target_clones("avx2", "default")))
+#else
+#define HESSIAN_MPI_ALSO_FOR_AVX2
+#endif
+HESSIAN_MPI_ALSO_FOR_AVX2 std::int32_t largest_bits_of(const float* numbers, std::int64_t count) {
+  return largest_bits<std::int32_t>(numbers, count);
+}
+HESSIAN_MPI_ALSO_FOR_AVX2 std::int64_t largest_bits_of(const double* numbers, std::int64_t count) {
+  return largest_bits<std::int64_t>(numbers, count);
+}
+
+template <class Number>
+Magnitude magnitude(const Number* numbers, std::int64_t count) {
+  const auto largest = largest_bits_of(numbers, count);
+  if (largest < std::bit_cast<decltype(largest_bits_of(numbers, count))>(std::numeric_limits<Number>::infinity())) {
+    return {static_cast<double>(std::bit_cast<Number>(largest)), true};
+  }
   Magnitude result{0, false};
   for (std::int64_t k = 0; k < count; ++k) {
     if (std::isfinite(numbers[k])) result.largest = std::max(result.largest, std::abs(static_cast<double>(numbers[k])));
@@ -58,7 +78,16 @@ Magnitude magnitude_of_row(const char* row, const MatrixShape& matrix) {
                                               : magnitude_of(reinterpret_cast<const double*>(row), matrix.columns);
 }
 
-// What a rank does between the meetings of all ranks.
+// Some neighbouring blocks in memory.
+struct Piece {
+  std::unique_ptr<char[]> numbers;
+  Blocks blocks;
+  std::vector<BlockRecord> records;  // not on_disk where a number is not finite
+  double seconds = 0;                // computing
+  std::vector<std::int64_t> nonfinite_rows;
+};
+
+// What a rank does between the meetings of all ranks: one piece is computed while the other is written.
 class OwnBlocks {
  public:
   OwnBlocks(Engine& engine, const MatrixShape& matrix, BlockList blocks, std::int64_t blocks_at_once)
@@ -69,130 +98,214 @@ class OwnBlocks {
         most_(blocks_at_once) {
     const auto size = std::min(most_, static_cast<std::int64_t>(blocks_.size())) * bytes_of_block(matrix);
     // Not filled: pages are touched first by the rows themselves.
-    buffer_ = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(size));
+    for (auto* piece : {&computed_, &next_}) {
+      piece->numbers = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(size));
+    }
   }
 
-  std::int64_t left() const { return static_cast<std::int64_t>(blocks_.size() - done_); }
-  // As many blocks as take so many seconds, and no fewer than are worth a call.
+  /// Blocks that have not been computed.
+  std::int64_t left() const { return static_cast<std::int64_t>(blocks_.size() - begun_); }
+  /// As many blocks as take so many seconds, and no fewer than are worth a call.
   std::int64_t blocks_for(double seconds) const;
   double seconds_for_least() const { return pace_ * static_cast<double>(std::min(step_, most_)); }
 
-  // Computes so many blocks, fewer at a gap or where there is a reason to stop.
-  void compute(std::int64_t count, const StopRequest& stop, Progress& progress, Assembled& result);
-  Rows computed() const { return rows_of(matrix_.grid, computed_); }
-  const char* numbers() const { return buffer_.get(); }
-  // The computed blocks have been written, which took some time.
+  /// Computes so many blocks, fewer at a gap or where there is a reason to stop. On another thread than all else.
+  void compute(std::int64_t count, const StopRequest& stop, Progress& progress);
+  /// What was computed is what is to be written now.
+  void advance(Assembled& result);
+
+  bool has_computed() const { return computed_.blocks.count() > 0; }
+  Rows computed() const { return rows_of(matrix_.grid, computed_.blocks); }
+  const char* numbers() const { return computed_.numbers.get(); }
+  /// The computed blocks have been written, which took some time.
   void hand_over(double seconds, Checkpoint& checkpoint);
 
  private:
-  void look_at(const Rows& rows, const char* bytes, Assembled& result);
+  void look_at(const Rows& rows, const char* bytes);
 
   Engine& engine_;
   const MatrixShape& matrix_;
   BlockList blocks_;
   std::int64_t step_;
   std::int64_t most_;
-  std::unique_ptr<char[]> buffer_;
-  std::size_t done_ = 0;
-  Blocks computed_;
-  std::vector<BlockRecord> records_;  // of the computed blocks; not on_disk where a number is not finite
-  double computing_ = 0;              // seconds for the computed blocks
-  double in_all_ = 0;                 // seconds for all blocks so far, with their writing
-  double pace_ = 0;                   // seconds for a block, of all or of the last ones: whichever is more
+  Piece computed_;
+  Piece next_;
+  std::size_t begun_ = 0;    // blocks that are computed or being computed
+  std::size_t written_ = 0;  // blocks that have been handed over
+  double in_all_ = 0;        // seconds for all of these, with their writing
+  double pace_ = 0;          // seconds for a block, of all or of the last ones: whichever is more
 };
 
 std::int64_t OwnBlocks::blocks_for(double seconds) const {
   if (left() == 0) return most_;
   const auto least = std::min(step_, most_);
-  if (done_ == 0) return least;
+  if (written_ == 0) return least;
   const double fitting = seconds / std::max(pace_, 1e-9);
   return std::clamp(fitting < static_cast<double>(most_) ? static_cast<std::int64_t>(fitting) : most_, least, most_);
 }
 
 // Looks at the rows of one block once, while they are in the cache.
-void OwnBlocks::look_at(const Rows& rows, const char* bytes, Assembled& result) {
+void OwnBlocks::look_at(const Rows& rows, const char* bytes) {
   BlockRecord record{xxh3(bytes, static_cast<std::size_t>(rows.count() * matrix_.bytes_of_row())), 0, true};
   for (std::int64_t i = rows.begin; i < rows.end; ++i) {
     const auto row = magnitude_of_row(bytes + (i - rows.begin) * matrix_.bytes_of_row(), matrix_);
     record.largest = std::max(record.largest, row.largest);
     if (row.finite) continue;
-    result.nonfinite_rows.push_back(i);
+    next_.nonfinite_rows.push_back(i);
     record.on_disk = false;
   }
-  records_.push_back(record);
+  next_.records.push_back(record);
 }
 
-void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress, Assembled& result) {
+void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress) {
   const auto start = Clock::now();
-  const auto wanted = neighbours_from(blocks_, done_, count);
+  const auto wanted = neighbours_from(blocks_, begun_, count);
   const auto first_row = rows_of(matrix_.grid, wanted).begin;
-  computed_ = {wanted.begin, wanted.begin};
-  records_.clear();
-  while (computed_.end < wanted.end && stop.reason() == 0) {
-    const Blocks asked{computed_.end, std::min(computed_.end + step_, wanted.end)};
+  next_.blocks = {wanted.begin, wanted.begin};
+  next_.records.clear();
+  next_.nonfinite_rows.clear();
+  while (next_.blocks.end < wanted.end && stop.reason() == 0) {
+    const Blocks asked{next_.blocks.end, std::min(next_.blocks.end + step_, wanted.end)};
     const Rows rows = rows_of(matrix_.grid, asked);
-    const auto place = [&](std::int64_t row) { return buffer_.get() + (row - first_row) * matrix_.bytes_of_row(); };
+    const auto place = [&](std::int64_t row) {
+      return next_.numbers.get() + (row - first_row) * matrix_.bytes_of_row();
+    };
     engine_.compute(rows, matrix_.storage, place(rows.begin), [&](double done) { progress.advance(done); });
-    for (auto b = asked.begin; b < asked.end; ++b) {
-      look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin), result);
-    }
-    computed_.end = asked.end;
+    for (auto b = asked.begin; b < asked.end; ++b) look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin));
+    next_.blocks.end = asked.end;
   }
-  computing_ = seconds_since(start);
-  result.compute_seconds += computing_;
+  next_.seconds = seconds_since(start);
+}
+
+void OwnBlocks::advance(Assembled& result) {
+  begun_ += static_cast<std::size_t>(next_.blocks.count());
+  result.compute_seconds += next_.seconds;
+  result.nonfinite_rows.insert(result.nonfinite_rows.end(), next_.nonfinite_rows.begin(), next_.nonfinite_rows.end());
+  std::swap(computed_, next_);
+  next_.blocks = {};
 }
 
 void OwnBlocks::hand_over(double seconds, Checkpoint& checkpoint) {
-  for (std::size_t k = 0; k < records_.size(); ++k) {
-    if (records_[k].on_disk) checkpoint.add(computed_.begin + static_cast<std::int64_t>(k), records_[k]);
+  const auto& blocks = computed_.blocks;
+  for (std::size_t k = 0; k < computed_.records.size(); ++k) {
+    if (computed_.records[k].on_disk) checkpoint.add(blocks.begin + static_cast<std::int64_t>(k), computed_.records[k]);
   }
-  done_ += static_cast<std::size_t>(computed_.count());
-  in_all_ += computing_ + seconds;
-  if (computed_.count() == 0) return;
-  pace_ =
-      std::max(in_all_ / static_cast<double>(done_), (computing_ + seconds) / static_cast<double>(computed_.count()));
+  written_ += static_cast<std::size_t>(blocks.count());
+  const double both = computed_.seconds + seconds;
+  in_all_ += both;
+  if (blocks.count() > 0) {
+    pace_ = std::max(in_all_ / static_cast<double>(written_), both / static_cast<double>(blocks.count()));
+  }
+  computed_.blocks = {};
+  computed_.records.clear();
 }
 
-// Computes on all ranks; where that fails on one, what was written before is marked and the file closed, if that still
-// works.
-void compute_together(OwnBlocks& own, std::int64_t count, const StopRequest& stop, Progress& progress,
-                      HessianWriter& writer, Checkpoint& checkpoint, const Communicator& communicator,
-                      Assembled& result) {
+// One rank's part in the assembly, and what all ranks do together.
+class Assembly {
+ public:
+  Assembly(OwnBlocks& own, HessianWriter& writer, Checkpoint& checkpoint, const StopRequest& stop,
+           const Communicator& communicator, Progress& progress)
+      : own_(own),
+        writer_(writer),
+        checkpoint_(checkpoint),
+        stop_(stop),
+        communicator_(communicator),
+        progress_(progress) {}
+
+  Assembled run();
+
+ private:
+  void save();
+  void write();
+  void compute_and_write(std::int64_t count);
+
+  OwnBlocks& own_;
+  HessianWriter& writer_;
+  Checkpoint& checkpoint_;
+  const StopRequest& stop_;
+  const Communicator& communicator_;
+  Progress& progress_;
+  Assembled result_;
+  Worker worker_;
+};
+
+void Assembly::save() {
+  const auto start = Clock::now();
+  checkpoint_.take(writer_);
+  result_.checkpoint_seconds += seconds_since(start);
+  result_.write_seconds += seconds_since(start);
+}
+
+void Assembly::write() {
+  const auto start = Clock::now();
+  writer_.write(own_.computed(), own_.numbers());
+  const double writing = seconds_since(start);
+  own_.hand_over(writing, checkpoint_);
+  result_.write_seconds += writing;
+}
+
+// Computes on all ranks, and meanwhile writes what was computed before. Where computing fails on one, what was written
+// is marked and the file closed, if that still works.
+void Assembly::compute_and_write(std::int64_t count) {
+  auto computing = worker_.begin([&] { own_.compute(count, stop_, progress_); });
   try {
-    communicator.together([&] {
+    write();
+  } catch (...) {
+    computing.wait();
+    throw;
+  }
+  try {
+    communicator_.together([&] {
       try {
-        own.compute(count, stop, progress, result);
+        computing.get();
       } catch (const Error& error) {  // whatever it was, it is not the input any more
         throw RunError(error.what());
       }
     });
   } catch (const AgreedError&) {
     try {
-      checkpoint.take(writer);
-      writer.close();
+      checkpoint_.take(writer_);
+      writer_.close();
     } catch (const AgreedError&) {  // the first error is the one to tell
     }
     throw;
   }
+  own_.advance(result_);
+}
+
+Assembled Assembly::run() {
+  while (true) {
+    const double after = 2 * checkpoint_.seconds() + seconds_to_leave;
+    const auto wanted = own_.blocks_for(std::min(seconds_between_writes, stop_.seconds_left() - after));
+    const auto reason = stop_.reason(own_.seconds_for_least() + after);
+    const auto agreed = communicator_.max({own_.left(), reason, checkpoint_.is_due(), -wanted});
+    result_.stopped = agreed[0] == 0 ? 0 : static_cast<int>(agreed[1]);
+    if (agreed[0] == 0 || result_.stopped != 0) break;
+    if (agreed[2] != 0) save();
+    compute_and_write(-agreed[3]);
+  }
+  write();
+  save();
+  return std::move(result_);
 }
 
 }  // namespace
 
 Magnitude magnitude_of(const float* numbers, std::int64_t count) {
-  return magnitude<std::uint32_t>(numbers, count);
+  return magnitude(numbers, count);
 }
 Magnitude magnitude_of(const double* numbers, std::int64_t count) {
-  return magnitude<std::uint64_t>(numbers, count);
+  return magnitude(numbers, count);
 }
 
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory) {
   const auto block = static_cast<std::uint64_t>(bytes_of_block(matrix));
   const auto beside = engine.bytes_per_row() * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
-  const auto fitting = static_cast<std::int64_t>(memory / (block + beside));
+  const auto fitting = static_cast<std::int64_t>(memory / (2 * block + beside));  // one is computed, one is written
   if (fitting < 1) {
     throw InputError(text("--memory of ", memory,
-                          " bytes is less than one block of rows takes on a rank: give at least ",
-                          (block + beside + (1 << 20) - 1) >> 20, "M"));
+                          " bytes is less than two blocks of rows take on a rank: give at least ",
+                          (2 * block + beside + (1 << 20) - 1) >> 20, "M"));
   }
   const auto bytes = static_cast<std::int64_t>(block);
   const auto worth = std::max(buffer_bytes / bytes, blocks_worth_a_call(engine, matrix.grid));
@@ -201,35 +314,11 @@ std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, s
 
 Assembled assemble(Engine& engine, const Assignment& assignment, HessianWriter& writer, Checkpoint& checkpoint,
                    const StopRequest& stop, const Communicator& communicator, Progress& progress) {
-  Assembled result;
   auto own = communicator.together([&] {
     const auto share = share_of_rank(assignment.blocks, communicator.rank(), communicator.size());
     return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once);
   });
-  const auto save = [&] {
-    const auto start = Clock::now();
-    checkpoint.take(writer);
-    result.checkpoint_seconds += seconds_since(start);
-    result.write_seconds += seconds_since(start);
-  };
-  while (true) {
-    const double after = 2 * checkpoint.seconds() + seconds_to_leave;
-    const auto wanted = own.blocks_for(std::min(seconds_between_writes, stop.seconds_left() - after));
-    const auto reason = stop.reason(own.seconds_for_least() + after);
-    const auto agreed = communicator.max({own.left(), reason, checkpoint.is_due(), -wanted});
-    if (agreed[0] == 0) break;
-    result.stopped = static_cast<int>(agreed[1]);
-    if (result.stopped != 0) break;
-    if (agreed[2] != 0) save();
-    compute_together(own, -agreed[3], stop, progress, writer, checkpoint, communicator, result);
-    const auto computed = Clock::now();
-    writer.write(own.computed(), own.numbers());
-    const double writing = seconds_since(computed);
-    own.hand_over(writing, checkpoint);
-    result.write_seconds += writing;
-  }
-  save();
-  return result;
+  return Assembly(own, writer, checkpoint, stop, communicator, progress).run();
 }
 
 }  // namespace hessian_mpi

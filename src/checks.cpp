@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -20,9 +21,9 @@ namespace {
 
 constexpr std::int64_t fewest_sampled_blocks = 64;
 constexpr std::int64_t sampled_share = 64;  // one block in so many
-// Each row of a tile is a read of its own: many small tiles see more parameters for the same time.
-constexpr int sampled_tiles = 96;
-constexpr std::int64_t tile_side = 32;
+// Rows whose numbers in each other's columns are compared: whole rows are read faster than many small pieces.
+constexpr std::size_t fewest_rows_for_symmetry = 64;
+constexpr std::size_t most_rows_for_symmetry = 256;
 constexpr std::uint64_t sampling_seed = 20260611;
 
 // The same numbers on every rank and in every run: a check that fails can be looked at again.
@@ -56,34 +57,29 @@ int reader_of(std::int64_t block, const std::vector<BlockList>& written, int ran
   return static_cast<int>(block % ranks);
 }
 
-// Largest |H - H^T| between a tile and its mirror image.
-double asymmetry(const HessianReader& reader, std::uint64_t row, std::uint64_t column, std::uint64_t side) {
-  const auto tile = reader.tile({row, column, side, side});
-  const auto mirror = reader.tile({column, row, side, side});
+// The numbers that some rows, in order, have in the columns of `rows`: one read for each row.
+std::vector<double> crossings(const HessianReader& reader, const std::vector<std::int64_t>& some,
+                              const std::vector<std::int64_t>& rows) {
+  const auto first = static_cast<std::uint64_t>(rows.front());
+  const auto width = static_cast<std::uint64_t>(rows.back() - rows.front() + 1);
+  std::vector<double> numbers;
+  for (const auto i : some) {
+    const auto row = reader.tile({static_cast<std::uint64_t>(i), first, 1, width});
+    for (const auto j : rows) numbers.push_back(row[static_cast<std::size_t>(j - rows.front())]);
+  }
+  return numbers;
+}
+
+// Largest |H_ij - H_ji| of a square matrix; infinite where one is not a number.
+double asymmetry(const std::vector<double>& square, std::size_t side) {
   double worst = 0;
-  for (std::uint64_t i = 0; i < side; ++i) {
-    for (std::uint64_t j = 0; j < side; ++j) {
-      const double difference = std::abs(tile[i * side + j] - mirror[j * side + i]);
+  for (std::size_t i = 0; i < side; ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      const double difference = std::abs(square[i * side + j] - square[j * side + i]);
       worst = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(worst, difference);
     }
   }
   return worst;
-}
-
-// Largest |H - H^T| over this rank's share of tiles at random places.
-double sampled_asymmetry(const std::filesystem::path& file, const Rows& part, int rank, int ranks) {
-  const HessianReader reader(file);
-  const auto side = std::min(tile_side, part.count());
-  auto random = generator();
-  std::uniform_int_distribution<std::int64_t> any(part.begin, part.end - side);
-  double found = 0;
-  for (int t = 0; t < sampled_tiles; ++t) {
-    const auto row = static_cast<std::uint64_t>(any(random));
-    const auto column = static_cast<std::uint64_t>(any(random));
-    if (t % ranks != rank) continue;
-    found = std::max(found, asymmetry(reader, row, column, static_cast<std::uint64_t>(side)));
-  }
-  return found;
 }
 
 // Row i, from one element selected out of the concatenated gradient.
@@ -176,15 +172,39 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
   return result;
 }
 
-double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
+std::vector<std::int64_t> sample_for_symmetry(const ParameterIndex& index, const Rows& part) {
+  std::vector<Rows> present;
+  for (const auto& entry : index.entries()) {
+    const Rows rows{std::max(entry.offset, part.begin), std::min(entry.offset + entry.size, part.end)};
+    if (rows.count() > 0) present.push_back(rows);
+  }
+  if (present.size() > most_rows_for_symmetry) return sample_rows(part, static_cast<int>(most_rows_for_symmetry));
+  const auto of_each = std::max<std::size_t>(1, fewest_rows_for_symmetry / present.size());
+  std::vector<std::int64_t> sample;
+  for (const auto& rows : present) {
+    for (const auto row : sample_rows(rows, static_cast<int>(of_each))) sample.push_back(row);
+  }
+  return sample;
+}
+
+double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest,
                       const Communicator& communicator) {
-  const double worst = communicator.max(
-      communicator.together([&] { return sampled_asymmetry(file, part, communicator.rank(), communicator.size()); }));
+  const auto own = communicator.together([&] {
+    const auto numbers =
+        crossings(HessianReader(file), share_of_rank(rows, communicator.rank(), communicator.size()), rows);
+    std::vector<std::uint64_t> bits(numbers.size());
+    std::transform(numbers.begin(), numbers.end(), bits.begin(),
+                   [](double x) { return std::bit_cast<std::uint64_t>(x); });
+    return bits;
+  });
+  std::vector<double> square;
+  for (const auto bits : communicator.join(own)) square.push_back(std::bit_cast<double>(bits));
+  const double worst = asymmetry(square, rows.size());
   return largest > 0 ? worst / largest : worst;
 }
 
-double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest) {
-  const double worst = sampled_asymmetry(file, part, 0, 1);
+double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest) {
+  const double worst = asymmetry(crossings(HessianReader(file), rows, rows), rows.size());
   return largest > 0 ? worst / largest : worst;
 }
 

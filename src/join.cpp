@@ -131,15 +131,16 @@ Joined join_parts(const JoinOptions& options) {
   std::vector<PartFile> files;
   for (const auto& part : parts) files.push_back({part.path, part.rows(), part.stored.blocks});
   const double tolerance = tolerances_of(std::min(first.dtype, matrix.storage)).symmetry;
-  create_joined_file(options.output, {first.index, matrix, first.dtype, first.value, first.gradient, attributes}, files,
-                     options.copy, options.overwrite, [&](const std::filesystem::path& file) {
-                       joined.symmetry_error = symmetry_error(file, {0, n}, largest_of(parts));
-                       if (!(joined.symmetry_error <= tolerance)) {
-                         throw RunError(text("the joined matrix is not symmetric (", joined.symmetry_error,
-                                             " is above ", tolerance, "): a part is damaged, or of another job"));
-                       }
-                       return Attributes{{"symmetry_error", joined.symmetry_error}};
-                     });
+  create_joined_file(
+      options.output, {first.index, matrix, first.dtype, first.value, first.gradient, attributes}, files, options.copy,
+      options.overwrite, [&](const std::filesystem::path& file) {
+        joined.symmetry_error = symmetry_error(file, sample_for_symmetry(first.index, {0, n}), largest_of(parts));
+        if (!(joined.symmetry_error <= tolerance)) {
+          throw RunError(text("the joined matrix is not symmetric (", joined.symmetry_error, " is above ", tolerance,
+                              "): a part is damaged, or of another job"));
+        }
+        return Attributes{{"symmetry_error", joined.symmetry_error}};
+      });
   joined.rows = n;
   joined.bytes = static_cast<std::uint64_t>(matrix.bytes());
   return joined;

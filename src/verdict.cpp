@@ -56,7 +56,8 @@ Verdict check_file(const WrittenFile& file, const Problem& problem, const std::f
   }
   const Rows& part = file.matrix.grid.part();
   const auto sample = sample_rows(part, rows);
-  figures.symmetry_error = symmetry_error(file.path, part, file.largest, communicator);
+  figures.symmetry_error =
+      symmetry_error(file.path, sample_for_symmetry(problem.index(), part), file.largest, communicator);
   between_checks();
   figures.row_error = row_error(file.path, problem, sample, file.largest, communicator);
   between_checks();

@@ -113,9 +113,27 @@ TEST(VerifyBlocks, ASampleIsAPartOfTheBlocks) {
 TEST(SymmetryError, IsZeroForASymmetricMatrixAndTheDifferenceForAnother) {
   const auto world = Communicator::world();
   const MatrixFile file(world, 60, symmetric_numbers(60));
-  EXPECT_EQ(symmetry_error(file.path(), {0, 60}, 1.0, world), 0);
+  EXPECT_EQ(symmetry_error(file.path(), {2, 3, 17, 50}, 1.0, world), 0);
   file.damage(3, 50, std::cos(53.0) + 0.5);
-  EXPECT_NEAR(symmetry_error(file.path(), {0, 60}, 2.0, world), 0.25, 1e-12);
+  EXPECT_NEAR(symmetry_error(file.path(), {2, 3, 17, 50}, 2.0, world), 0.25, 1e-12);
+  EXPECT_NEAR(symmetry_error(file.path(), {3, 50}, 2.0), 0.25, 1e-12);
+  EXPECT_EQ(symmetry_error(file.path(), {2, 3, 17}, 1.0, world), 0);
+  EXPECT_EQ(symmetry_error(file.path(), {3}, 1.0, world), 0);
+}
+
+TEST(SampleForSymmetry, HasRowsOfEveryParameterOfThePart) {
+  ParameterIndex index;
+  index.append("weight", {1000});
+  index.append("bias", {3});
+  index.append("nothing", {0});
+  index.append("scale", {});
+  const auto rows = sample_for_symmetry(index, {0, 1004});
+  EXPECT_TRUE(std::is_sorted(rows.begin(), rows.end()));
+  EXPECT_EQ(std::count_if(rows.begin(), rows.end(), [](auto row) { return row < 1000; }), 21);
+  EXPECT_EQ((std::vector<std::int64_t>(rows.end() - 4, rows.end())),
+            (std::vector<std::int64_t>{1000, 1001, 1002, 1003}));
+  EXPECT_EQ(sample_for_symmetry(index, {990, 1001}).size(), 11U);
+  EXPECT_EQ(sample_for_symmetry(index, {1003, 1004}), (std::vector<std::int64_t>{1003}));
 }
 
 TEST(SampleRows, AreDifferentRowsInOrder) {

@@ -51,7 +51,8 @@ TEST(Announcement, TellsWhatTheRunIsGoingToDo) {
   EXPECT_EQ(line_of(told, "data"), "batch.h5, 1000 samples in 8 batches");
   EXPECT_EQ(line_of(told, "loss"), "cross_entropy, sum, derived in float64");
   EXPECT_EQ(line_of(told, "parameters"), "N = 23365 in 4 tensors");
-  EXPECT_EQ(line_of(told, "Hessian"), "23365 x 23365 float32, 2.18 GB, by rows");
+  EXPECT_EQ(line_of(told, "Hessian"), "23365 x 23365 float32, 2.18 GB");
+  EXPECT_EQ(line_of(told, "method"), "rows");
   EXPECT_EQ(line_of(told, "output"), "out/hessian.h5");
   EXPECT_EQ(told.back(), '\n');
 }
@@ -123,7 +124,7 @@ TEST(Summary, TellsWhatEarlierRunsHaveDone) {
 TEST(Announcement, TellsWhichPartOfTheRowsItIs) {
   auto part = announcement();
   part.matrix.grid = BlockGrid(23365, 23365 * 4, {100, 200});
-  EXPECT_EQ(line_of(printed(part), "Hessian"), "rows 100:200 of 23365 x 23365 float32, 9.35 MB, by rows");
+  EXPECT_EQ(line_of(printed(part), "Hessian"), "rows 100:200 of 23365 x 23365 float32, 9.35 MB");
 }
 
 TEST(Summary, TellsWhichChecksWereNotMade) {

@@ -27,12 +27,15 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
                          const std::vector<BlockRecord>& records, const std::vector<BlockList>& written, Verify which,
                          const Communicator& communicator);
 
-/// Collective. Largest |H - H^T| over tiles at random places, divided by `largest`, the largest |H_ij| of all. Of a
-/// part, only the square of its own rows and columns has both.
-double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest,
+/// Rows drawn at random, in order, some from every parameter that the part of the matrix holds: 64 or more where there
+/// are as many. The same for the same arguments.
+std::vector<std::int64_t> sample_for_symmetry(const ParameterIndex& index, const Rows& part);
+
+/// Collective. Largest |H_ij - H_ji| for i and j of the rows, divided by `largest`, the largest |H_ij| of all.
+double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest,
                       const Communicator& communicator);
 /// Not collective: the same by one process.
-double symmetry_error(const std::filesystem::path& file, const Rows& part, double largest);
+double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest);
 
 /// `count` different rows drawn at random from `rows`, in order; the same for the same arguments.
 std::vector<std::int64_t> sample_rows(const Rows& rows, int count);
