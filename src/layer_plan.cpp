@@ -60,6 +60,10 @@ class Crossing {
   bool has_samples(std::size_t c) const {
     return rows(c) % samples_ == 0 && (!graph_.call(c).convolution || graph_.call(c).output.size(0) == samples_);
   }
+  /// Whether derivatives stay with each sample in all calls, all with their samples first: mostly so, and soon told.
+  bool all_keep_samples() const;
+  /// Whether they stay with each position of each sample among these calls, in the order given.
+  bool all_keep_positions(const std::vector<std::size_t>& calls, const std::vector<bool>& samples_last) const;
   /// Whether derivatives of one call's delta and input, with its samples last or first, stay with each sample in all
   /// other calls: for each call and each of its two orders.
   std::vector<std::array<bool, 2>> keeps_samples(std::size_t c, bool samples_last) const;
@@ -71,35 +75,74 @@ class Crossing {
  private:
   std::int64_t rows(std::size_t c) const { return graph_.call(c).output.numel() / outputs_of(graph_.call(c)); }
   LayerOrder order(bool samples_last) const { return {Unit::sample, samples_, samples_last}; }
-  // Derivatives, from some rows of a call's delta and of its input, by all outputs; rows_of: which of so many rows.
-  void for_reached(std::size_t c, const std::function<Tensor(std::int64_t)>& rows_of,
-                   const std::function<void(std::size_t, const Tensor&)>& look) const;
+  using RowsOf = std::function<Tensor(std::size_t call, std::int64_t rows)>;
+  using Look = std::function<void(std::size_t call, const Tensor& reached)>;
+  // Derivatives, from some rows of the deltas and inputs of calls, by all outputs; rows_of: which of a call's so many
+  // rows.
+  void for_reached(const std::vector<std::size_t>& calls, const RowsOf& rows_of, const Look& look) const;
 
   const LayerGraph& graph_;
   std::int64_t samples_;
   std::vector<std::size_t> all_;
 };
 
-void Crossing::for_reached(std::size_t c, const std::function<Tensor(std::int64_t)>& rows_of,
-                           const std::function<void(std::size_t, const Tensor&)>& look) const {
-  const auto& call = graph_.call(c);
-  const auto masked = [&](const Tensor& rows) {
-    return random_like(rows) * rows_of(rows.size(0)).unsqueeze(1).to(rows.scalar_type());
+void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& rows_of, const Look& look) const {
+  const auto masked = [&](const Tensor& rows, std::size_t c) {
+    return random_like(rows) * rows_of(c, rows.size(0)).unsqueeze(1).to(rows.scalar_type());
   };
-  const auto look_at_all = [&](const std::vector<Tensor>& found) {
-    for (std::size_t m = 0; m < found.size(); ++m) {
-      if (found[m].defined()) look(m, (output_rows(found[m], graph_.call(m)) != 0).any(1));
-    }
-  };
-  look_at_all(graph_.second_derivatives(c, output_from_rows(masked(output_rows(call.output, call)), call), all_));
-  look_at_all(graph_.input_derivatives(c, input_from_rows(masked(input_rows(call.input, call)), call), all_));
+  std::vector<Tensor> of_delta;
+  std::vector<Tensor> of_input;
+  for (const auto c : calls) {
+    const auto& call = graph_.call(c);
+    of_delta.push_back(output_from_rows(masked(output_rows(call.output, call), c), call));
+    of_input.push_back(input_from_rows(masked(input_rows(call.input, call), c), call));
+  }
+  const auto found = graph_.derivatives_of(calls, of_delta, of_input, all_);
+  for (std::size_t m = 0; m < found.size(); ++m) {
+    if (found[m].defined()) look(m, (output_rows(found[m], graph_.call(m)) != 0).any(1));
+  }
+}
+
+bool Crossing::all_keep_samples() const {
+  for (std::size_t c = 0; c < count(); ++c) {
+    if (!has_samples(c)) return false;
+  }
+  bool keep = true;
+  for_separating_sets(samples_, [&](const auto& contains) {
+    if (!keep) return;
+    const auto rows_of = [&](std::size_t, std::int64_t n) { return contains(sample_of_rows(n, order(false))); };
+    for_reached(all_, rows_of, [&](std::size_t, const Tensor& reached) {
+      keep = keep && !has_any(reached & ~contains(sample_of_rows(reached.size(0), order(false))));
+    });
+  });
+  return keep;
+}
+
+bool Crossing::all_keep_positions(const std::vector<std::size_t>& calls, const std::vector<bool>& samples_last) const {
+  if (calls.empty()) return true;
+  const auto positions = rows(calls.front()) / samples_;
+  for (const auto c : calls) {
+    if (rows(c) != rows(calls.front())) return false;
+  }
+  bool keep = true;
+  for_separating_sets(positions, [&](const auto& contains) {
+    if (!keep) return;
+    const auto rows_of = [&](std::size_t c, std::int64_t n) {
+      return contains(position_of_rows(n, order(samples_last[c])));
+    };
+    for_reached(calls, rows_of, [&](std::size_t m, const Tensor& reached) {
+      if (std::find(calls.begin(), calls.end(), m) == calls.end()) return;
+      keep = keep && !has_any(reached & ~contains(position_of_rows(reached.size(0), order(samples_last[m]))));
+    });
+  });
+  return keep;
 }
 
 std::vector<std::array<bool, 2>> Crossing::keeps_samples(std::size_t c, bool samples_last) const {
   std::vector<std::array<bool, 2>> keeps(count(), {true, true});
   for_separating_sets(samples_, [&](const auto& contains) {
-    const auto rows_of = [&](std::int64_t n) { return contains(sample_of_rows(n, order(samples_last))); };
-    for_reached(c, rows_of, [&](std::size_t m, const Tensor& reached) {
+    const auto rows_of = [&](std::size_t, std::int64_t n) { return contains(sample_of_rows(n, order(samples_last))); };
+    for_reached({c}, rows_of, [&](std::size_t m, const Tensor& reached) {
       for (const bool last : {false, true}) {
         const bool countable = has_samples(m) && (!last || !graph_.call(m).convolution);
         if (countable && !has_any(reached & ~contains(sample_of_rows(reached.size(0), order(last))))) continue;
@@ -115,8 +158,10 @@ std::vector<bool> Crossing::keeps_positions(std::size_t c, const std::vector<boo
   const auto positions = rows(c) / samples_;
   for (std::size_t m = 0; m < count(); ++m) keeps[m] = rows(m) == rows(c);
   for_separating_sets(positions, [&](const auto& contains) {
-    const auto rows_of = [&](std::int64_t n) { return contains(position_of_rows(n, order(samples_last[c]))); };
-    for_reached(c, rows_of, [&](std::size_t m, const Tensor& reached) {
+    const auto rows_of = [&](std::size_t, std::int64_t n) {
+      return contains(position_of_rows(n, order(samples_last[c])));
+    };
+    for_reached({c}, rows_of, [&](std::size_t m, const Tensor& reached) {
       if (!keeps[m]) return;
       const auto own = contains(position_of_rows(reached.size(0), order(samples_last[m])));
       keeps[m] = !has_any(reached & ~own);
@@ -147,6 +192,11 @@ Separable separable_calls(const Crossing& crossing, const LayerGraph& graph) {
     bool last;
     std::vector<std::array<bool, 2>> keeps;
   };
+  if (crossing.all_keep_samples()) {
+    Separable all{{}, std::vector<bool>(crossing.count(), false)};
+    for (std::size_t c = 0; c < crossing.count(); ++c) all.calls.push_back(c);
+    return all;
+  }
   std::vector<std::vector<Candidate>> candidates(crossing.count());
   for (std::size_t c = 0; c < crossing.count(); ++c) {
     if (!crossing.has_samples(c)) continue;
@@ -371,6 +421,7 @@ Choice apart_by_position(const Crossing& crossing, const LayerGraph& graph, Choi
     if (!is_pointwise(graph.call(c))) why[c] = "it sees several positions at once";
     return !is_pointwise(graph.call(c));
   });
+  if (crossing.all_keep_positions(choice, samples_last)) return choice;
   std::vector<std::vector<bool>> keeps(crossing.count());
   for (const auto c : choice) keeps[c] = crossing.keeps_positions(c, samples_last);
   while (true) {

@@ -33,8 +33,7 @@ PlainColumns::PlainColumns(std::vector<Rows> plain, std::vector<std::vector<Rows
       wanted_(std::move(wanted)),
       rank_(static_cast<std::size_t>(rank)),
       number_bytes_(static_cast<std::int64_t>(bytes_of(storage))),
-      plain_count_(count_of(plain_)),
-      wanted_count_(0) {
+      plain_count_(count_of(plain_)) {
   for (const auto& runs : wanted_) wanted_count_ += count_of(runs);
 }
 

@@ -12,22 +12,11 @@ namespace {
 
 // Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
 // ranks.
-constexpr std::array deciding_attributes{"model_sha256",
-                                         "data_sha256",
-                                         "loss",
-                                         "loss_sha256",
-                                         "reduction",
-                                         "mode",
-                                         "batch_size",
-                                         "samples",
-                                         "seed",
-                                         "dtype",
-                                         "threads",
-                                         "device",
-                                         "method",
-                                         "parameter_methods",
-                                         "accumulate",
-                                         "hessian_mpi_version",
+constexpr std::array deciding_attributes{"model_sha256",    "data_sha256", "loss",
+                                         "loss_sha256",     "reduction",   "mode",
+                                         "batch_size",      "samples",     "seed",
+                                         "dtype",           "threads",     "device",
+                                         "method",          "accumulate",  "hessian_mpi_version",
                                          "libtorch_version"};
 
 using Value = Attributes::value_type::second_type;
@@ -111,6 +100,11 @@ JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& seco
   compare_attributes(first.attributes, second.attributes, comparison);
   comparison.add_if_different("storage", name_of(first.matrix.storage), name_of(second.matrix.storage));
   compare_parameters(first.index, second.index, comparison);
+  if (comparison.result.differences.empty()) {
+    // Of the same parameters; which way each took follows from all else, but for the program's version.
+    comparison.add_if_different("parameter_methods", text_of(find(first.attributes, "parameter_methods")),
+                                text_of(find(second.attributes, "parameter_methods")));
+  }
   if (comparison.result.differences.empty()) compare_points(first, second, comparison.result);
   return comparison.result;
 }

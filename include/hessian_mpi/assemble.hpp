@@ -1,6 +1,7 @@
 #pragma once
 /// Assembles the matrix: every rank has its engine compute its blocks, a buffer at a time, and all ranks write the
-/// buffers collectively into the file, while the next ones are computed on a thread beside. Where rows are born, looked at, given a checksum, handed over and marked.
+/// buffers collectively into the file, while the next ones are computed on a thread beside. Where rows are born, looked
+/// at, given a checksum, handed over and marked.
 
 #include <cstdint>
 #include <vector>
@@ -18,10 +19,10 @@ namespace hessian_mpi {
 /// What a rank knows of its rows when they are written.
 struct Assembled {
   std::vector<std::int64_t> nonfinite_rows;  ///< rows of this rank with a number that is NaN or infinite
-  double compute_seconds = 0;     ///< partly at the same time as writing
-  double write_seconds = 0;       ///< writing and checkpoints
-  double checkpoint_seconds = 0;  ///< checkpoints alone
-  int stopped = 0;                ///< the reason (StopRequest) why some blocks were not computed; the same on all ranks
+  double compute_seconds = 0;                ///< partly at the same time as writing
+  double write_seconds = 0;                  ///< writing and checkpoints
+  double checkpoint_seconds = 0;             ///< checkpoints alone
+  int stopped = 0;  ///< the reason (StopRequest) why some blocks were not computed; the same on all ranks
 };
 
 /// Blocks that fit into `memory` bytes: at most so many are computed before they are written. Depends on nothing that

@@ -42,7 +42,7 @@ class PlainColumns {
   std::size_t rank_;
   std::int64_t number_bytes_;
   std::int64_t plain_count_;
-  std::int64_t wanted_count_;  // of all ranks
+  std::int64_t wanted_count_ = 0;  // of all ranks
   std::vector<std::int64_t> noted_rows_;
   std::vector<std::vector<char>> noted_;  // for each noted row the numbers that each rank wants
   std::vector<char> kept_;                // for each own row its numbers in all plain columns

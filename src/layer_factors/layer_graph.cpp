@@ -4,14 +4,24 @@
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <utility>
+
 namespace hessian_mpi {
 namespace {
 
+// Zeros that LibTorch keeps without their memory, of a sign's derivative, say, are no dependence.
+torch::Tensor undefined_where_zero(torch::Tensor tensor) {
+  return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
+}
+
 // By edges, not by tensors: an operation in place may have given a tensor another place in the graph since.
-std::vector<torch::Tensor> backward(const torch::autograd::Edge& root, const torch::Tensor& cotangent,
+std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
+                                    const std::vector<torch::Tensor>& cotangents,
                                     const torch::autograd::edge_list& outputs, bool create_graph) {
-  return torch::autograd::Engine::get_default_engine().execute({root}, {cotangent}, /*keep_graph=*/true, create_graph,
-                                                               /*accumulate_grad=*/false, outputs);
+  auto found = torch::autograd::Engine::get_default_engine().execute(roots, cotangents, /*keep_graph=*/true,
+                                                                     create_graph, /*accumulate_grad=*/false, outputs);
+  for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
+  return found;
 }
 
 }  // namespace
@@ -24,7 +34,7 @@ LayerGraph::LayerGraph(const Problem& problem, std::int64_t batch) : forward_(ca
   }
   std::vector<torch::Tensor> found(outputs.size());
   if (forward_.loss.requires_grad()) {
-    found = backward(torch::autograd::impl::gradient_edge(forward_.loss), at::ones_like(forward_.loss), outputs,
+    found = backward({torch::autograd::impl::gradient_edge(forward_.loss)}, {at::ones_like(forward_.loss)}, outputs,
                      /*create_graph=*/true);
   }
   const auto calls = static_cast<std::ptrdiff_t>(forward_.calls.size());
@@ -38,27 +48,49 @@ torch::Tensor LayerGraph::delta(std::size_t c) const {
   return delta_[c].defined() ? delta_[c].detach() : at::zeros_like(call(c).output);
 }
 
-std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::Edge& root, const torch::Tensor& cotangent,
+// A leaf is a parameter: it depends on no z, and its place in the graph is where its gradient would be added up.
+bool LayerGraph::delta_depends(std::size_t c) const {
+  return delta_[c].defined() && delta_[c].requires_grad() && !delta_[c].is_leaf();
+}
+
+std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::edge_list& roots,
+                                                   const std::vector<torch::Tensor>& cotangents,
                                                    const std::vector<std::size_t>& targets) const {
+  if (roots.empty() || targets.empty()) return std::vector<torch::Tensor>(targets.size());
   torch::autograd::edge_list outputs;
   for (const auto m : targets) outputs.push_back(call(m).output_edge);
-  if (outputs.empty()) return {};
-  return backward(root, cotangent, outputs, /*create_graph=*/false);
+  return backward(roots, cotangents, outputs, /*create_graph=*/false);
 }
 
 std::vector<torch::Tensor> LayerGraph::second_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                           const std::vector<std::size_t>& targets) const {
-  // A leaf is a parameter: it depends on no z, and its place in the graph is where its gradient would be added up.
-  if (!delta_[c].defined() || !delta_[c].requires_grad() || delta_[c].is_leaf()) {
-    return std::vector<torch::Tensor>(targets.size());
-  }
-  return derivatives(torch::autograd::impl::gradient_edge(delta_[c]), cotangent, targets);
+  if (!delta_depends(c)) return std::vector<torch::Tensor>(targets.size());
+  return derivatives({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, targets);
 }
 
 std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                          const std::vector<std::size_t>& targets) const {
   if (!call(c).input_edge.is_valid()) return std::vector<torch::Tensor>(targets.size());
-  return derivatives(call(c).input_edge, cotangent, targets);
+  return derivatives({call(c).input_edge}, {cotangent}, targets);
+}
+
+std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::size_t>& calls,
+                                                      const std::vector<torch::Tensor>& of_delta,
+                                                      const std::vector<torch::Tensor>& of_input,
+                                                      const std::vector<std::size_t>& targets) const {
+  torch::autograd::edge_list roots;
+  std::vector<torch::Tensor> cotangents;
+  for (std::size_t k = 0; k < calls.size(); ++k) {
+    if (delta_depends(calls[k])) {
+      roots.push_back(torch::autograd::impl::gradient_edge(delta_[calls[k]]));
+      cotangents.push_back(of_delta[k]);
+    }
+    if (call(calls[k]).input_edge.is_valid()) {
+      roots.push_back(call(calls[k]).input_edge);
+      cotangents.push_back(of_input[k]);
+    }
+  }
+  return derivatives(roots, cotangents, targets);
 }
 
 }  // namespace hessian_mpi

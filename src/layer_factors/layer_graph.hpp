@@ -33,9 +33,16 @@ class LayerGraph {
   /// d(cotangent . a_c) / dz_m for the calls m; undefined where there is no dependence. cotangent: a_c's shape.
   std::vector<torch::Tensor> input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                const std::vector<std::size_t>& targets) const;
+  /// The sum of both, for several calls c at once, each with cotangents of its own.
+  std::vector<torch::Tensor> derivatives_of(const std::vector<std::size_t>& calls,
+                                            const std::vector<torch::Tensor>& of_delta,
+                                            const std::vector<torch::Tensor>& of_input,
+                                            const std::vector<std::size_t>& targets) const;
 
  private:
-  std::vector<torch::Tensor> derivatives(const torch::autograd::Edge& root, const torch::Tensor& cotangent,
+  bool delta_depends(std::size_t c) const;
+  std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
+                                         const std::vector<torch::Tensor>& cotangents,
                                          const std::vector<std::size_t>& targets) const;
 
   CapturedForward forward_;

@@ -140,7 +140,8 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
   for (std::int64_t i = 0; i < count; ++i) out[i] += s * a[i];
 }
 
-// NOLINTNEXTLINE(cppcoreguidelines-macro-usage): the same functions for a target, which no template can name
+// The same functions for a target, which no template can name.
+// NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
 #define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
   struct Name {                                                                                          \
     template <class Number, class Out>                                                                   \
@@ -163,6 +164,7 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
       accumulate_with(count, s, a, out);                                                                 \
     }                                                                                                    \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 #ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
 using Avx2Registers = Registers<32, 6>;

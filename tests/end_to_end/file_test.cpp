@@ -224,7 +224,7 @@ TEST_F(SameBytes, InMinibatchesOnOneToFourRanks) {
 
 TEST_F(SameBytes, WithAnyMemory) {
   const auto expected = Result(1, "question").bytes();
-  for (const auto* memory : {"1M", "64K", "1G"}) expect_from(2, "question", {"--memory", memory}, expected);
+  for (const auto* memory : {"1M", "256K", "1G"}) expect_from(2, "question", {"--memory", memory}, expected);
 }
 
 TEST_F(SameBytes, On64Ranks) {
