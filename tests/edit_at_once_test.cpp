@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <iterator>
@@ -90,7 +91,9 @@ TEST_F(EditAtOnce, LeavesTheFileAsItWasWhereTheEditFails) {
 // A child is killed at some moment of the edit: what is there afterwards, recovered, is all of it or nothing.
 TEST_F(EditAtOnce, IsWholeOrNothingWheneverTheProcessIsKilled) {
   std::mt19937 random(1);
-  std::uniform_int_distribution<int> microseconds(0, 3000);
+  std::uniform_real_distribution<double> part(0, 1);
+  // Half of the kills are to come before the edit counts, and half after, however long edits take here.
+  std::chrono::duration<double> latest = std::chrono::milliseconds(3);
   int untouched = 0;
   int edited = 0;
   for (int k = 0; k < 200; ++k) {
@@ -100,12 +103,14 @@ TEST_F(EditAtOnce, IsWholeOrNothingWheneverTheProcessIsKilled) {
       edit();
       _exit(0);
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(microseconds(random)));
+    std::this_thread::sleep_for(part(random) * latest);
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     recover_edit(path());
     ASSERT_TRUE(content() == before || content() == after) << "kill " << k;
-    ++(content() == before ? untouched : edited);
+    const bool came_early = content() == before;
+    ++(came_early ? untouched : edited);
+    latest *= came_early ? 1.25 : 0.8;
     ASSERT_EQ(files(), 1U);
   }
   EXPECT_GT(untouched, 0);

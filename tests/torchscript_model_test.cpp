@@ -423,6 +423,13 @@ TEST(HostileModel, PrintsNothing) {
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
 }
 
+TEST(HostileModel, IsNotShownByWarnings) {
+  run_torchscript_unoptimised();
+  testing::internal::CaptureStderr();
+  load_model(hostile / "warns.pt")->forward({torch::ones({2, 3})});
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST(HostileModel, HoldsWhatItsCodeSays) {
   expect_refused("text_for_numbers.pt", {"'sizes' of Reshapes", "code says", "List[str]"});
   expect_refused("number_for_a_flag.pt", {"a Int as the attribute 'training' of Reshapes", "code says bool"});

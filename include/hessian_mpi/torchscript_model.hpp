@@ -35,7 +35,8 @@ std::unique_ptr<TorchScriptModel> load_torchscript(const std::filesystem::path& 
 
 /// Turns the TorchScript optimiser and profiler off for the process, all its threads: from the second call on, compiled
 /// code has other (and sometimes wrong) second derivatives. Called before any scripted module is loaded: a method
-/// keeps the executor of its first call. What a module prints is dropped.
+/// keeps the executor of its first call. What a module prints is dropped, and so is what LibTorch warns of on the
+/// calling thread.
 void run_torchscript_unoptimised();
 
 }  // namespace hessian_mpi

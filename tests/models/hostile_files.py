@@ -156,6 +156,8 @@ def write_torchscript(out: pathlib.Path) -> None:
     # The code says one thing of an attribute, the pickle holds another.
     code("text_for_numbers", b"sizes : List[int]", b"sizes : List[str]", b"torch.add(_2, sizes)", b"[-1, 2, 1]")
     pickle("number_for_a_flag", b"trainingq\n\x88", b"trainingq\nK\x01")
+    # LibTorch warns of the list and shows the lines around it.
+    code("warns", b"    sizes = self.sizes\n", b"    mixed = [7, True]  # \x1b[31m\n    sizes = self.sizes\n")
     code("deep_code", b"[-1]", b"[" + b"(" * 100000 + b"1" + b")" * 100000 + b"]")
     code("long_sum", b"[-1]", b"[1" + b" + 1" * 100000 + b"]")
     code("many_signs", b"[-1]", b"[" + b"-" * 100001 + b"1]")
