@@ -564,8 +564,11 @@ std::string lines_of(const LayerPlan& plan, const ParameterIndex& index) {
 
 std::string text_of(const LayerPlan& plan) {
   if (plan.layers.empty()) return "rows";
-  return text("layers: ", plan.factored_rows, " rows from ", plan.passes, " backward passes, one for each ",
-              name_of(plan.unit), " alike; ", plan.plain_rows, " rows row by row");
+  const auto* served = plan.unit == Unit::position ? "all positions of all samples at once"
+                       : plan.unit == Unit::sample ? "all samples at once"
+                                                   : "a position of one sample";
+  return text("layers: ", plan.factored_rows, " rows from ", plan.passes, " backward passes, each for ", served, "; ",
+              plan.plain_rows, " rows row by row");
 }
 
 std::vector<std::string> text_of_reasons(const LayerPlan& plan, const ParameterIndex& index) {

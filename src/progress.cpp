@@ -46,9 +46,9 @@ std::string figures(const ProgressState& state) {
   const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
   const std::string left =
       state.fraction > 0 ? text_of_seconds(state.seconds / state.fraction * (1 - state.fraction)) + " left" : "";
-  return formatted("%3.0f %%  %.0f / %lld rows  %.4g rows/s  %s / %s  %s", 100 * share, std::floor(rows),
-                   static_cast<long long>(state.rows), rate, text_of_bytes(bytes).c_str(),
-                   text_of_bytes(state.bytes).c_str(), left.c_str());
+  return formatted("%3.0f %%  %.0f / %lld rows  %s rows/s  %s / %s  %s", 100 * share, std::floor(rows),
+                   static_cast<long long>(state.rows), formatted(rate < 100 ? "%.3g" : "%.0f", rate).c_str(),
+                   text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
 }
 
 // mpirun reads the ranks' stderr through a pipe; whether its own goes to a terminal is what counts.

@@ -71,7 +71,8 @@ void print(std::ostream& out, const Summary& s) {
             "), checks ", number(t.checks, 3), "; in all ", number(t.all, 3)));
   const auto made = static_cast<double>(s.matrix.grid.part().count()) *
                     (1 - static_cast<double>(s.blocks_resumed) / static_cast<double>(s.matrix.grid.count()));
-  line(out, "rows a second", number(t.rows > 0 ? made / t.rows : 0, 4));
+  const double rate = t.rows > 0 ? made / t.rows : 0;
+  line(out, "rows a second", rate < 100 ? number(rate, 3) : text(std::llround(rate)));
   line(out, "memory", text(text_of_bytes(s.peak_memory), " on the largest rank"));
   out << std::flush;
 }
