@@ -274,16 +274,18 @@ TEST_P(NotAvailable, IsSaidRatherThanIgnored) {
   expect_refused(good_job() + GetParam(), {GetParam().front(), "not available in this version"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable,
-                         testing::Values(Words{"--plan"}, Words{"--method", "layers"}, Words{"--device", "cuda"}));
+INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable, testing::Values(Words{"--plan"}, Words{"--device", "cuda"}));
 
 TEST(Options, ThoseThatAreAvailableAreTaken) {
-  const Folder folder;
-  const auto finished = run_program(2,
-                                    good_job() + Words{"--method", "rows", "--device", "cpu", "--seed", "3", "--check",
-                                                       "0", "--verify", "all", "--progress", "bar", "--memory", "0.5G"},
-                                    folder.path());
-  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  for (const auto& way : {Words{"--method", "rows"}, Words{"--method", "layers", "--accumulate", "float64"}}) {
+    const Folder folder;
+    const auto finished = run_program(2,
+                                      good_job() + way +
+                                          Words{"--device", "cpu", "--seed", "3", "--check", "0", "--verify", "all",
+                                                "--progress", "bar", "--memory", "0.5G"},
+                                      folder.path());
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  }
 }
 
 // --- configuration file
