@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -10,6 +9,7 @@
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/stopwatch.hpp"
 #include "hessian_mpi/worker.hpp"
 
 namespace hessian_mpi {
@@ -23,12 +23,6 @@ constexpr std::int64_t largest_write = 512 << 20;
 constexpr double seconds_between_writes = 1;
 // From the last block to the end of the process.
 constexpr double seconds_to_leave = 1;
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::int64_t bytes_of_block(const MatrixShape& matrix) {
   return matrix.grid.rows_per_block() * matrix.bytes_of_row();
@@ -114,7 +108,6 @@ class OwnBlocks {
   /// What was computed is what is to be written now.
   void advance(Assembled& result);
 
-  bool has_computed() const { return computed_.blocks.count() > 0; }
   Rows computed() const { return rows_of(matrix_.grid, computed_.blocks); }
   const char* numbers() const { return computed_.numbers.get(); }
   /// The computed blocks have been written, which took some time.
@@ -158,7 +151,7 @@ void OwnBlocks::look_at(const Rows& rows, const char* bytes) {
 }
 
 void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress) {
-  const auto start = Clock::now();
+  const Stopwatch watch;
   const auto wanted = neighbours_from(blocks_, begun_, count);
   const auto first_row = rows_of(matrix_.grid, wanted).begin;
   next_.blocks = {wanted.begin, wanted.begin};
@@ -174,7 +167,7 @@ void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& p
     for (auto b = asked.begin; b < asked.end; ++b) look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin));
     next_.blocks.end = asked.end;
   }
-  next_.seconds = seconds_since(start);
+  next_.seconds = watch.seconds();
 }
 
 void OwnBlocks::advance(Assembled& result) {
@@ -230,16 +223,16 @@ class Assembly {
 };
 
 void Assembly::save() {
-  const auto start = Clock::now();
+  const Stopwatch watch;
   checkpoint_.take(writer_);
-  result_.checkpoint_seconds += seconds_since(start);
-  result_.write_seconds += seconds_since(start);
+  result_.checkpoint_seconds += watch.seconds();
+  result_.write_seconds += watch.seconds();
 }
 
 void Assembly::write() {
-  const auto start = Clock::now();
+  const Stopwatch watch;
   writer_.write(own_.computed(), own_.numbers());
-  const double writing = seconds_since(start);
+  const double writing = watch.seconds();
   own_.hand_over(writing, checkpoint_);
   result_.write_seconds += writing;
 }

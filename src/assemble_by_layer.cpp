@@ -1,44 +1,19 @@
 #include "hessian_mpi/assemble_by_layer.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/layer_factors.hpp"
+#include "hessian_mpi/stopwatch.hpp"
 
 namespace hessian_mpi {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-void append(const Rows& rows, std::vector<Rows>& runs) {
-  if (rows.count() <= 0) return;
-  if (!runs.empty() && runs.back().end == rows.begin) {
-    runs.back().end = rows.end;
-  } else {
-    runs.push_back(rows);
-  }
-}
-
-// Rows of the parameters that are factored, or of those that are not.
-std::vector<Rows> rows_where(const Problem& problem, const LayerPlan& plan, bool factored) {
-  std::vector<Rows> runs;
-  const auto& entries = problem.index().entries();
-  for (std::size_t p = 0; p < entries.size(); ++p) {
-    if (plan.is_factored(p) == factored) append({entries[p].offset, entries[p].offset + entries[p].size}, runs);
-  }
-  return runs;
-}
-
 std::vector<Rows> common(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
   std::vector<Rows> both;
   for (const auto& run : runs) {
-    for (const auto& other : others) append({std::max(run.begin, other.begin), std::min(run.end, other.end)}, both);
+    for (const auto& other : others) append_run({std::max(run.begin, other.begin), std::min(run.end, other.end)}, both);
   }
   return both;
 }
@@ -49,17 +24,17 @@ std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>
     auto begin = run.begin;
     for (const auto& other : others) {
       if (other.end <= begin || other.begin >= run.end) continue;
-      append({begin, other.begin}, left);
+      append_run({begin, other.begin}, left);
       begin = std::max(begin, other.end);
     }
-    append({begin, run.end}, left);
+    append_run({begin, run.end}, left);
   }
   return left;
 }
 
 std::vector<Rows> rows_of(const BlockGrid& grid, const BlockList& blocks) {
   std::vector<Rows> runs;
-  for (const auto b : blocks) append(grid.block(b), runs);
+  for (const auto b : blocks) append_run(grid.block(b), runs);
   return runs;
 }
 
@@ -93,16 +68,6 @@ class NotingEngine final : public Engine {
   std::int64_t bytes_of_row_;
 };
 
-std::int64_t block_of(const BlockGrid& grid, std::int64_t row) {
-  std::int64_t first = 0;
-  std::int64_t last = grid.count();
-  while (first < last) {
-    const auto middle = first + (last - first) / 2;
-    grid.block(middle).end <= row ? first = middle + 1 : last = middle;
-  }
-  return first;
-}
-
 }  // namespace
 
 LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix,
@@ -113,9 +78,9 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
       accumulate_(accumulate),
       communicator_(communicator),
       phases_(2),
-      plain_(rows_where(problem, plan, false)),
+      plain_(rows_of(plan, problem.index(), false)),
       row_by_row_(problem) {
-  const auto factored = rows_where(problem, plan, true);
+  const auto factored = rows_of(plan, problem.index(), true);
   for (const auto b : missing) {
     phases_[common({matrix.grid.block(b)}, factored).empty() ? 0 : 1].push_back(b);
   }
@@ -141,27 +106,41 @@ int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vecto
                              const StopRequest& stop) {
   if (!factors_needed()) return 0;
   const auto mine = share_of(loose_, communicator_.rank(), communicator_.size());
-  std::size_t done = 0;
-  const auto take_in = [&](std::int64_t row, std::vector<char>& numbers) {
-    const Rows one{row, row + 1};
+  std::optional<HessianReader> reader;
+  const auto is_in_file = [&](std::int64_t row) {
     const Rows& part = matrix_.grid.part();
-    const bool inside = row >= part.begin && row < part.end;
-    if (inside && records[static_cast<std::size_t>(block_of(matrix_.grid, row))].on_disk) {
-      numbers = HessianReader(file).bytes(one, matrix_);
-    } else {
-      numbers.resize(static_cast<std::size_t>(matrix_.bytes_of_row()));
-      row_by_row_.compute(one, matrix_.storage, numbers.data(), [](double) {});
-    }
-    columns_->note(row, numbers.data());
+    if (row < part.begin || row >= part.end) return false;
+    return records[static_cast<std::size_t>(matrix_.grid.block_of(row))].on_disk;
   };
+  // Neighbours that come from the same source, as many as are worth a call.
+  const auto take_in = [&](std::size_t first) {
+    const bool in_file = is_in_file(mine[first]);
+    Rows rows{mine[first], mine[first] + 1};
+    for (auto k = first + 1; k < mine.size() && mine[k] == rows.end && is_in_file(mine[k]) == in_file; ++k) {
+      if (rows.count() == row_by_row_.rows_at_once()) break;
+      ++rows.end;
+    }
+    std::vector<char> numbers;
+    if (in_file) {
+      if (!reader) reader.emplace(file);
+      numbers = reader->bytes(rows, matrix_);
+    } else {
+      numbers.resize(static_cast<std::size_t>(rows.count() * matrix_.bytes_of_row()));
+      row_by_row_.compute(rows, matrix_.storage, numbers.data(), [](double) {});
+    }
+    for (auto row = rows.begin; row < rows.end; ++row) {
+      columns_->note(row, numbers.data() + (row - rows.begin) * matrix_.bytes_of_row());
+    }
+    return static_cast<std::size_t>(rows.count());
+  };
+  std::size_t done = 0;
   while (true) {
     const auto left = static_cast<std::int64_t>(mine.size() - done);
     const auto agreed = communicator_.max({left, std::int64_t{stop.reason()}});
     if (agreed[0] == 0 || agreed[1] != 0) return static_cast<int>(agreed[1]);
     communicator_.together([&] {
-      const auto start = Clock::now();
-      std::vector<char> numbers;
-      while (done < mine.size() && seconds_since(start) < 1) take_in(mine[done++], numbers);
+      const Stopwatch watch;
+      while (done < mine.size() && watch.seconds() < 1) done += take_in(done);
     });
   }
 }
@@ -179,10 +158,10 @@ Assembled LayeredAssembly::assemble(std::int64_t blocks_at_once, std::uint64_t m
                                    communicator_, progress);
     if (result.stopped != 0) return result;
   }
-  const auto start = Clock::now();
+  const Stopwatch watch;
   columns_->exchange(communicator_);
-  LayerFactors factors(problem_, plan_, own_, *columns_, accumulate_, memory, communicator_);
-  result.compute_seconds += seconds_since(start);
+  LayerFactors factors(problem_, plan_, own_, *columns_, row_by_row_, accumulate_, memory, communicator_);
+  result.compute_seconds += watch.seconds();
   auto rest = hessian_mpi::assemble(factors, {matrix_, phases_[1], blocks_at_once}, writer, checkpoint, stop,
                                     communicator_, progress);
   rest.compute_seconds += result.compute_seconds;

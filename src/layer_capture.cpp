@@ -21,28 +21,27 @@ using Arguments = c10::ArrayRef<c10::IValue>;
 
 // --- The arguments of an operator ------------------------------------------------------------------------------------
 
-std::optional<std::size_t> parameter_of(const torch::Tensor& tensor, const std::vector<torch::Tensor>& parameters) {
-  const auto found =
-      std::find_if(parameters.begin(), parameters.end(), [&](const auto& p) { return p.is_same(tensor); });
+template <class Predicate>
+std::optional<std::size_t> parameter_where(const std::vector<torch::Tensor>& parameters, const Predicate& predicate) {
+  const auto found = std::find_if(parameters.begin(), parameters.end(), predicate);
   if (found == parameters.end()) return std::nullopt;
   return static_cast<std::size_t>(found - parameters.begin());
 }
 
 std::optional<std::size_t> parameter_of(const c10::IValue& value, const std::vector<torch::Tensor>& parameters) {
-  return value.isTensor() && value.toTensor().defined() ? parameter_of(value.toTensor(), parameters) : std::nullopt;
+  if (!value.isTensor()) return std::nullopt;
+  return parameter_where(parameters, [&](const torch::Tensor& p) { return p.is_same(value.toTensor()); });
 }
 
 // The parameter [outputs, inputs] whose transpose a factor of a product is.
 std::optional<std::size_t> transposed_parameter_of(const torch::Tensor& tensor,
                                                    const std::vector<torch::Tensor>& parameters) {
   if (tensor.dim() != 2) return std::nullopt;
-  const auto found = std::find_if(parameters.begin(), parameters.end(), [&](const torch::Tensor& p) {
+  return parameter_where(parameters, [&](const torch::Tensor& p) {
     return p.dim() == 2 && tensor.data_ptr() == p.data_ptr() && tensor.size(0) == p.size(1) &&
            tensor.size(1) == p.size(0) && tensor.stride(0) == p.stride(1) && tensor.stride(1) == p.stride(0) &&
            !tensor.is_same(p);
   });
-  if (found == parameters.end()) return std::nullopt;
-  return static_cast<std::size_t>(found - parameters.begin());
 }
 
 bool is_one(const c10::IValue& value) {

@@ -1,11 +1,9 @@
 #include "hessian_mpi/layer_factors.hpp"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 #include <variant>
 
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "layer_factors/factors.hpp"
 #include "layer_factors/tile.hpp"
@@ -43,8 +41,8 @@ template <class Number>
 class FactoredRows {
  public:
   FactoredRows(const Problem& problem, const LayerPlan& plan, const std::vector<Rows>& own, const PlainColumns& columns,
-               std::uint64_t memory, const Communicator& communicator)
-      : problem_(problem), columns_(columns), factors_(problem, plan, memory, communicator) {
+               Engine& row_by_row, std::uint64_t memory, const Communicator& communicator)
+      : problem_(problem), columns_(columns), row_by_row_(row_by_row), factors_(problem, plan, memory, communicator) {
     communicator.together([&] {
       for (std::size_t l = 0; l < factors_.size(); ++l) append_slabs(l);
       std::sort(slabs_.begin(), slabs_.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
@@ -75,6 +73,7 @@ class FactoredRows {
 
   const Problem& problem_;
   const PlainColumns& columns_;
+  Engine& row_by_row_;  // for rows of no factored layer
   Factors<Number> factors_;
   std::vector<Slab<Number>> slabs_;
   OutputFactors<Number> output_;
@@ -82,7 +81,6 @@ class FactoredRows {
   std::vector<Number> line_;
   std::vector<Number> row_factor_;  // [u][t of y][outputs of y]
   std::vector<Number> ones_;
-  std::optional<DoubleBackward> row_by_row_;  // for rows of no factored layer
 };
 
 template <class Number>
@@ -327,8 +325,7 @@ void FactoredRows<Number>::compute(const Rows& rows, Precision storage, Out* out
     Rows some{row, row + 1};
     if (slab == nullptr) {
       while (some.end < rows.end && slab_of(some.end) == nullptr) ++some.end;
-      if (!row_by_row_) row_by_row_.emplace(problem_);
-      row_by_row_->compute(some, storage, to, advance);
+      row_by_row_.compute(some, storage, to, advance);
     } else {
       const auto end_of_output = row - (row - slab->offset) % slab->columns + slab->columns;
       some.end = std::min(rows.end, end_of_output);
@@ -345,40 +342,34 @@ void FactoredRows<Number>::compute(const Rows& rows, Precision storage, Out* out
 class LayerFactors::Assembly {
  public:
   template <class... Arguments>
-  explicit Assembly(Precision accumulate, const Arguments&... arguments) {
-    if (accumulate == Precision::float32) {
-      rows_.template emplace<FactoredRows<float>>(arguments...);
-    } else {
-      rows_.template emplace<FactoredRows<double>>(arguments...);
-    }
-  }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
-    std::visit(
-        [&](auto& some) {
-          if constexpr (!std::is_same_v<std::decay_t<decltype(some)>, std::monostate>) {
-            if (storage == Precision::float32) {
-              some.compute(rows, storage, static_cast<float*>(out), advance);
-            } else {
-              some.compute(rows, storage, static_cast<double*>(out), advance);
-            }
-          }
-        },
-        rows_);
+  explicit Assembly(Precision accumulate, Arguments&... arguments)
+      : rows_(accumulate == Precision::float32 ? Either(std::in_place_type<FactoredRows<float>>, arguments...)
+                                               : Either(std::in_place_type<FactoredRows<double>>, arguments...)) {}
+
+  template <class Out>
+  void compute(const Rows& rows, Precision storage, Out* out, const std::function<void(double)>& advance) {
+    std::visit([&](auto& some) { some.compute(rows, storage, out, advance); }, rows_);
   }
 
  private:
-  std::variant<std::monostate, FactoredRows<float>, FactoredRows<double>> rows_;
+  using Either = std::variant<FactoredRows<float>, FactoredRows<double>>;
+  Either rows_;
 };
 
 LayerFactors::LayerFactors(const Problem& problem, const LayerPlan& plan, const std::vector<Rows>& own,
-                           const PlainColumns& columns, Precision accumulate, std::uint64_t memory,
+                           const PlainColumns& columns, Engine& row_by_row, Precision accumulate, std::uint64_t memory,
                            const Communicator& communicator)
-    : assembly_(std::make_unique<Assembly>(accumulate, problem, plan, own, columns, memory, communicator)) {}
+    : assembly_(std::make_unique<Assembly>(accumulate, problem, plan, own, columns, row_by_row, memory, communicator)) {
+}
 
 LayerFactors::~LayerFactors() = default;
 
 void LayerFactors::compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
-  assembly_->compute(rows, storage, out, advance);
+  if (storage == Precision::float32) {
+    assembly_->compute(rows, storage, static_cast<float*>(out), advance);
+  } else {
+    assembly_->compute(rows, storage, static_cast<double*>(out), advance);
+  }
 }
 
 }  // namespace hessian_mpi

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/printable.hpp"
 #include "layer_factors/layer_graph.hpp"
 #include "layer_factors/layer_tensors.hpp"
@@ -77,29 +78,29 @@ class Crossing {
   LayerOrder order(bool samples_last) const { return {Unit::sample, samples_, samples_last}; }
   using RowsOf = std::function<Tensor(std::size_t call, std::int64_t rows)>;
   using Look = std::function<void(std::size_t call, const Tensor& reached)>;
-  // Derivatives, from some rows of the deltas and inputs of calls, by all outputs; rows_of: which of a call's so many
+  // Derivatives, from some rows of the deltas and inputs of calls, by all outputs; which_rows: of a call's so many
   // rows.
-  void for_reached(const std::vector<std::size_t>& calls, const RowsOf& rows_of, const Look& look) const;
+  void for_reached(const std::vector<std::size_t>& calls, const RowsOf& which_rows, const Look& look) const;
 
   const LayerGraph& graph_;
   std::int64_t samples_;
   std::vector<std::size_t> all_;
 };
 
-void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& rows_of, const Look& look) const {
+void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& which_rows, const Look& look) const {
   const auto masked = [&](const Tensor& rows, std::size_t c) {
-    return random_like(rows) * rows_of(c, rows.size(0)).unsqueeze(1).to(rows.scalar_type());
+    return random_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.scalar_type());
   };
   std::vector<Tensor> of_delta;
   std::vector<Tensor> of_input;
   for (const auto c : calls) {
     const auto& call = graph_.call(c);
-    of_delta.push_back(output_from_rows(masked(output_rows(call.output, call), c), call));
-    of_input.push_back(input_from_rows(masked(input_rows(call.input, call), c), call));
+    of_delta.push_back(output_from_rows(masked(rows_of(call.output, call), c), call));
+    of_input.push_back(input_from_rows(masked(rows_of(call.input, call), c), call));
   }
   const auto found = graph_.derivatives_of(calls, of_delta, of_input, all_);
   for (std::size_t m = 0; m < found.size(); ++m) {
-    if (found[m].defined()) look(m, (output_rows(found[m], graph_.call(m)) != 0).any(1));
+    if (found[m].defined()) look(m, (rows_of(found[m], graph_.call(m)) != 0).any(1));
   }
 }
 
@@ -110,8 +111,8 @@ bool Crossing::all_keep_samples() const {
   bool keep = true;
   for_separating_sets(samples_, [&](const auto& contains) {
     if (!keep) return;
-    const auto rows_of = [&](std::size_t, std::int64_t n) { return contains(sample_of_rows(n, order(false))); };
-    for_reached(all_, rows_of, [&](std::size_t, const Tensor& reached) {
+    const auto which_rows = [&](std::size_t, std::int64_t n) { return contains(sample_of_rows(n, order(false))); };
+    for_reached(all_, which_rows, [&](std::size_t, const Tensor& reached) {
       keep = keep && !has_any(reached & ~contains(sample_of_rows(reached.size(0), order(false))));
     });
   });
@@ -127,10 +128,10 @@ bool Crossing::all_keep_positions(const std::vector<std::size_t>& calls, const s
   bool keep = true;
   for_separating_sets(positions, [&](const auto& contains) {
     if (!keep) return;
-    const auto rows_of = [&](std::size_t c, std::int64_t n) {
+    const auto which_rows = [&](std::size_t c, std::int64_t n) {
       return contains(position_of_rows(n, order(samples_last[c])));
     };
-    for_reached(calls, rows_of, [&](std::size_t m, const Tensor& reached) {
+    for_reached(calls, which_rows, [&](std::size_t m, const Tensor& reached) {
       if (std::find(calls.begin(), calls.end(), m) == calls.end()) return;
       keep = keep && !has_any(reached & ~contains(position_of_rows(reached.size(0), order(samples_last[m]))));
     });
@@ -141,8 +142,10 @@ bool Crossing::all_keep_positions(const std::vector<std::size_t>& calls, const s
 std::vector<std::array<bool, 2>> Crossing::keeps_samples(std::size_t c, bool samples_last) const {
   std::vector<std::array<bool, 2>> keeps(count(), {true, true});
   for_separating_sets(samples_, [&](const auto& contains) {
-    const auto rows_of = [&](std::size_t, std::int64_t n) { return contains(sample_of_rows(n, order(samples_last))); };
-    for_reached({c}, rows_of, [&](std::size_t m, const Tensor& reached) {
+    const auto which_rows = [&](std::size_t, std::int64_t n) {
+      return contains(sample_of_rows(n, order(samples_last)));
+    };
+    for_reached({c}, which_rows, [&](std::size_t m, const Tensor& reached) {
       for (const bool last : {false, true}) {
         const bool countable = has_samples(m) && (!last || !graph_.call(m).convolution);
         if (countable && !has_any(reached & ~contains(sample_of_rows(reached.size(0), order(last))))) continue;
@@ -158,10 +161,10 @@ std::vector<bool> Crossing::keeps_positions(std::size_t c, const std::vector<boo
   const auto positions = rows(c) / samples_;
   for (std::size_t m = 0; m < count(); ++m) keeps[m] = rows(m) == rows(c);
   for_separating_sets(positions, [&](const auto& contains) {
-    const auto rows_of = [&](std::size_t, std::int64_t n) {
+    const auto which_rows = [&](std::size_t, std::int64_t n) {
       return contains(position_of_rows(n, order(samples_last[c])));
     };
-    for_reached({c}, rows_of, [&](std::size_t m, const Tensor& reached) {
+    for_reached({c}, which_rows, [&](std::size_t m, const Tensor& reached) {
       if (!keeps[m]) return;
       const auto own = contains(position_of_rows(reached.size(0), order(samples_last[m])));
       keeps[m] = !has_any(reached & ~own);
@@ -455,9 +458,9 @@ std::int64_t parameters_in(const Network& network, const Choice& choice) {
   return count;
 }
 
-Proposal best_proposal(const Network& network, const Choice& sound, Method method, std::vector<bool>& samples_last) {
+Proposal best_proposal(const Network& network, const Crossing& crossing, const Choice& sound, Method method,
+                       std::vector<bool>& samples_last) {
   const auto& problem = network.problem;
-  const Crossing crossing(network.graph, problem.batch_size());
   const auto separable = separable_calls(crossing, network.graph);
   samples_last = separable.samples_last;
   std::vector<std::string> why(crossing.count());
@@ -522,10 +525,6 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
 
 }  // namespace
 
-const char* name_of(Unit unit) {
-  return unit == Unit::position ? "position" : unit == Unit::sample ? "sample" : "batch";
-}
-
 LayerPlan plan_layers(const Problem& problem, Method method) {
   if (method == Method::rows) return all_row_by_row(problem, "--method rows");
   const LayerGraph graph(problem, 0);
@@ -546,11 +545,20 @@ LayerPlan plan_layers(const Problem& problem, Method method) {
     }
   }
   std::vector<bool> samples_last;
-  auto best = best_proposal(network, sound, method, samples_last);
+  auto best = best_proposal(network, crossing, sound, method, samples_last);
   for (std::size_t c = 0; c < unsound.size(); ++c) {
     if (!unsound[c].empty()) best.why[c] = unsound[c];
   }
   return plan_of(network, best, samples_last);
+}
+
+std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, bool factored) {
+  std::vector<Rows> runs;
+  for (std::size_t p = 0; p < index.entries().size(); ++p) {
+    const auto& entry = index.entries()[p];
+    if (plan.is_factored(p) == factored) append_run({entry.offset, entry.offset + entry.size}, runs);
+  }
+  return runs;
 }
 
 std::string lines_of(const LayerPlan& plan, const ParameterIndex& index) {

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <numeric>
@@ -15,7 +14,6 @@
 #include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/data.hpp"
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
@@ -32,23 +30,12 @@
 #include "hessian_mpi/resources.hpp"
 #include "hessian_mpi/resume.hpp"
 #include "hessian_mpi/stop.hpp"
+#include "hessian_mpi/stopwatch.hpp"
 #include "hessian_mpi/verdict.hpp"
 #include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
 namespace {
-
-// Seconds since construction or the last lap.
-class Stopwatch {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 void warn(const Communicator& world, const std::string& message) {
   if (world.is_root()) std::cerr << "hessian_mpi: warning: " << message << '\n';
@@ -275,7 +262,7 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
                           " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
                           "M, take more ranks, or use --method rows"));
   }
-  return {rest / 2, blocks_in_memory(DoubleBackward(job.problem), job.matrix, rest / 2)};
+  return {rest / 2, blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2)};
 }
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.

@@ -8,12 +8,20 @@ namespace {
 constexpr std::int64_t target_block_bytes = 4 << 20;
 constexpr std::int64_t target_block_count = 1024;
 
-// Share k of so many things in so many shares.
+}  // namespace
+
 Blocks share(std::int64_t count, std::int64_t k, std::int64_t shares) {
   return {count * k / shares, count * (k + 1) / shares};
 }
 
-}  // namespace
+void append_run(const Rows& rows, std::vector<Rows>& runs) {
+  if (rows.count() <= 0) return;
+  if (!runs.empty() && runs.back().end == rows.begin) {
+    runs.back().end = rows.end;
+  } else {
+    runs.push_back(rows);
+  }
+}
 
 BlockGrid::BlockGrid(std::int64_t rows, std::int64_t bytes_per_row) : BlockGrid(rows, bytes_per_row, {0, rows}) {}
 

@@ -36,21 +36,14 @@ namespace hessian_mpi {
 
 namespace {
 
-// Rows of all parameters of the plan, or of the others.
-std::vector<Rows> rows_where(const LayerPlan& plan, const ParameterIndex& index, bool factored) {
-  std::vector<Rows> runs;
-  for (std::size_t p = 0; p < index.entries().size(); ++p) {
-    const auto& entry = index.entries()[p];
-    if (plan.is_factored(p) == factored) runs.push_back({entry.offset, entry.offset + entry.size});
-  }
-  return runs;
-}
-
 // All layers that can be factored are. The engine can be asked for any row; the problem must outlive it.
 class AllLayers final : public Engine {
  public:
   explicit AllLayers(const Problem& problem)
-      : problem_(problem), plan_(plan_layers(problem, Method::layers)), world_(Communicator::world()) {}
+      : problem_(problem),
+        plan_(plan_layers(problem, Method::layers)),
+        world_(Communicator::world()),
+        row_by_row_(problem) {}
   std::string name() const override { return "layers"; }
   std::int64_t rows_at_once() const override { return 1; }
   std::uint64_t bytes_per_row() const override { return 0; }
@@ -62,24 +55,25 @@ class AllLayers final : public Engine {
 
  private:
   void prepare(Precision storage) {
-    const auto plain = rows_where(plan_, problem_.index(), false);
-    const auto factored = rows_where(plan_, problem_.index(), true);
+    const auto plain = rows_of(plan_, problem_.index(), false);
+    const auto factored = rows_of(plan_, problem_.index(), true);
     columns_.emplace(plain, std::vector<std::vector<Rows>>{factored}, 0, storage);
-    DoubleBackward row_by_row(problem_);
     std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
     for (const auto& run : plain) {
       for (auto i = run.begin; i < run.end; ++i) {
-        row_by_row.compute({i, i + 1}, storage, row.data(), [](double) {});
+        row_by_row_.compute({i, i + 1}, storage, row.data(), [](double) {});
         columns_->note(i, row.data());
       }
     }
     columns_->exchange(world_);
-    factors_.emplace(problem_, plan_, factored, *columns_, problem_.precision(), std::uint64_t{1} << 30, world_);
+    factors_.emplace(problem_, plan_, factored, *columns_, row_by_row_, problem_.precision(), std::uint64_t{1} << 30,
+                     world_);
   }
 
   const Problem& problem_;
   LayerPlan plan_;
   Communicator world_;
+  DoubleBackward row_by_row_;
   std::optional<PlainColumns> columns_;
   std::optional<LayerFactors> factors_;
 };

@@ -49,6 +49,11 @@ std::map<std::string, std::string> reasons_of(const Problem& problem, Method met
 const Shapes two_layers{{"w", {4, 3}}, {"b", {4}}, {"v", {2, 4}}};
 constexpr const char* ends = "    return torch.mean(torch.pow(z, 3))\n";
 
+// Two layers, and what is done to y between them.
+std::string two_layers_around(const std::string& between) {
+  return "    y = torch.linear(x, self.w, self.b)\n    " + between + "\n    z = torch.linear(y, self.v)\n" + ends;
+}
+
 // Networks of one function in several forms.
 class Form : public testing::TestWithParam<const char*> {};
 
@@ -92,26 +97,15 @@ TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
 }
 
 TEST(LayerPlan, FindsWhatSecondDerivativesCross) {
-  const auto apart = problem_of(
-      two_layers, "    z = torch.linear(torch.tanh(torch.linear(x, self.w, self.b)), self.v)\n" + std::string(ends),
-      {5, 6, 3});
+  const auto apart = problem_of(two_layers, two_layers_around("y = torch.tanh(y)"), {5, 6, 3});
   EXPECT_EQ(plan_layers(apart, Method::automatic).unit, Unit::position);
 
   const auto mixed =
-      problem_of(two_layers,
-                 "    y = torch.tanh(torch.linear(x, self.w, self.b))\n    y = y * torch.mean(y, 1, True)\n"
-                 "    z = torch.linear(y, self.v)\n" +
-                     std::string(ends),
-                 {5, 6, 3});
+      problem_of(two_layers, two_layers_around("y = torch.tanh(y)\n    y = y * torch.mean(y, 1, True)"), {5, 6, 3});
   EXPECT_EQ(plan_layers(mixed, Method::layers).unit, Unit::sample);
 
   // As batch normalisation does in train mode.
-  const auto crossing =
-      problem_of(two_layers,
-                 "    y = torch.linear(x, self.w, self.b)\n    y = torch.tanh(y - torch.mean(y, 0, True))\n"
-                 "    z = torch.linear(y, self.v)\n" +
-                     std::string(ends),
-                 {5, 3});
+  const auto crossing = problem_of(two_layers, two_layers_around("y = torch.tanh(y - torch.mean(y, 0, True))"), {5, 3});
   EXPECT_EQ(plan_layers(crossing, Method::layers).unit, Unit::batch);
   EXPECT_EQ(reasons_of(crossing)["w"], "");
 }

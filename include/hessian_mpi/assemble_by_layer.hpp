@@ -23,6 +23,9 @@ class LayeredAssembly {
   /// Blocks that are made row by row, then those that hold factored rows.
   const std::vector<BlockList>& phases() const { return phases_; }
 
+  /// What makes the plain rows.
+  const Engine& row_by_row() const { return row_by_row_; }
+
   /// Bytes that this takes on a rank, beside the buffers of rows.
   std::uint64_t bytes(std::uint64_t factors) const;
 

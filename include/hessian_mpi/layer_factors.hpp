@@ -30,9 +30,10 @@ class LayerFactors final : public Engine {
   /// Collective over the communicator: the passes for J are split over its ranks. plan: the same on all ranks. own: the
   /// rows that this rank is going to ask for, in order. columns: what rows made row by row have in those, exchanged
   /// before the first row is asked for. accumulate: of the sums over samples. memory: bytes for S; more of its passes
-  /// are made again where it is small. Problem and columns must outlive the engine.
+  /// are made again where it is small. row_by_row: makes rows of no factored layer, if asked for. Problem, columns and
+  /// row_by_row must outlive the engine.
   LayerFactors(const Problem& problem, const LayerPlan& plan, const std::vector<Rows>& own, const PlainColumns& columns,
-               Precision accumulate, std::uint64_t memory, const Communicator& communicator);
+               Engine& row_by_row, Precision accumulate, std::uint64_t memory, const Communicator& communicator);
   ~LayerFactors() override;
   LayerFactors(const LayerFactors&) = delete;
   LayerFactors& operator=(const LayerFactors&) = delete;

@@ -16,7 +16,6 @@ namespace hessian_mpi {
 /// What second derivatives do not cross, so that one backward pass serves all of them at once: a position of a sample,
 /// a sample, or only the batch.
 enum class Unit { position, sample, batch };
-const char* name_of(Unit unit);
 
 /// A call whose parameters' rows are made from its factors.
 struct FactoredLayer {
@@ -42,6 +41,9 @@ struct LayerPlan {
 /// without factors larger than the matrix is worth. Method::automatic: those where it saves operations. Runs the model
 /// a few times, and tests with some backward passes what second derivatives cross.
 LayerPlan plan_layers(const Problem& problem, Method method);
+
+/// The rows of the parameters that are factored, or of those that are not, as runs of neighbours.
+std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, bool factored);
 
 /// The plan for people and for the file: a line for each parameter, "fc.weight: layers" or "fc.bias: rows, why".
 std::string lines_of(const LayerPlan& plan, const ParameterIndex& index);

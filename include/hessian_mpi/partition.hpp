@@ -26,6 +26,8 @@ class BlockGrid {
   std::int64_t count() const;
   /// Rows of block b in [0, count()).
   Rows block(std::int64_t b) const;
+  /// The block of a row of the part.
+  std::int64_t block_of(std::int64_t row) const { return row / rows_per_block_ - part_.begin / rows_per_block_; }
 
  private:
   std::int64_t rows_;
@@ -55,6 +57,12 @@ struct Blocks {
 
 /// The rows of some blocks.
 Rows rows_of(const BlockGrid& grid, const Blocks& blocks);
+
+/// Share k of so many things in so many shares, which differ by one at most: from begin to end, counted as blocks are.
+Blocks share(std::int64_t count, std::int64_t k, std::int64_t shares);
+
+/// Adds rows that come after all runs to a list of runs of neighbours; none where there are none.
+void append_run(const Rows& rows, std::vector<Rows>& runs);
 
 /// Some blocks of a grid, in ascending order, not necessarily neighbours.
 using BlockList = std::vector<std::int64_t>;

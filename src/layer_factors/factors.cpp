@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/partition.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -20,11 +20,6 @@ void append(const Tensor& tensor, std::vector<Number>& numbers) {
   const Tensor dense = tensor.to(dtype<Number>).contiguous();
   const auto* begin = dense.const_data_ptr<Number>();
   numbers.insert(numbers.end(), begin, begin + dense.numel());
-}
-
-// Where a rank's share of so many things begins.
-std::int64_t share_begin(std::int64_t count, int rank, int ranks) {
-  return count * rank / ranks;
 }
 
 }  // namespace
@@ -109,9 +104,8 @@ void Factors<Number>::make_derivatives(const Communicator& communicator) {
     for (std::int64_t b = 0; b < problem_.batches(); ++b) {
       for (std::size_t l = 0; l < layers_.size(); ++l) {
         if (layers_[l].upstream.empty()) continue;
-        const auto begin = share_begin(layers_[l].elements, communicator.rank(), communicator.size());
-        const auto end = share_begin(layers_[l].elements, communicator.rank() + 1, communicator.size());
-        for (auto e = begin; e < end; ++e) make_derivatives(l, e, b);
+        const auto own = share(layers_[l].elements, communicator.rank(), communicator.size());
+        for (auto e = own.begin; e < own.end; ++e) make_derivatives(l, e, b);
       }
     }
   });
@@ -120,7 +114,7 @@ void Factors<Number>::make_derivatives(const Communicator& communicator) {
       const auto bytes = static_cast<std::int64_t>(derivatives.size() * sizeof(Number)) / layer.elements;
       std::vector<std::int64_t> begins;
       for (int r = 0; r <= communicator.size(); ++r) {
-        begins.push_back(share_begin(layer.elements, r, communicator.size()) * bytes);
+        begins.push_back(share(layer.elements, r, communicator.size()).begin * bytes);
       }
       communicator.complete(reinterpret_cast<char*>(derivatives.data()), begins);
     }

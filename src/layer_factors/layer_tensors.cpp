@@ -11,12 +11,6 @@ namespace {
 
 using torch::Tensor;
 
-// [rows, features] from a tensor with its features last, or, of a convolution, after the samples.
-Tensor rows_of_tensor(const Tensor& tensor, const LayerCall& call) {
-  if (!call.convolution) return tensor.reshape({-1, tensor.size(-1)});
-  return tensor.flatten(2).transpose(1, 2).reshape({-1, tensor.size(1)});
-}
-
 Tensor tensor_from_rows(const Tensor& rows, const Tensor& like, const LayerCall& call) {
   if (!call.convolution) return rows.reshape(like.sizes()).contiguous();
   return rows.reshape({like.size(0), -1, like.size(1)}).transpose(1, 2).reshape(like.sizes()).contiguous();
@@ -116,7 +110,7 @@ bool is_pointwise(const LayerCall& call) {
 }
 
 Tensor output_by_unit(const Tensor& z, const LayerCall& call, const LayerOrder& order) {
-  return by_unit(rows_of_tensor(z, call), order);
+  return by_unit(rows_of(z, call), order);
 }
 
 Tensor output_from_units(const Tensor& ordered, const LayerCall& call, const LayerOrder& order) {
@@ -128,7 +122,7 @@ Tensor input_by_unit(const Tensor& a, const LayerCall& call, const LayerOrder& o
   if (call.convolution && order.unit != Unit::position) {
     return order.unit == Unit::sample ? a.reshape({order.samples, -1}) : a.reshape({1, -1});
   }
-  const Tensor units = by_unit(rows_of_tensor(a, call), order);
+  const Tensor units = by_unit(rows_of(a, call), order);
   return units.reshape({units.size(0), -1});
 }
 
@@ -140,7 +134,7 @@ Tensor input_from_units(const Tensor& ordered, const LayerCall& call, const Laye
 }
 
 Tensor input_patches(const LayerCall& call, std::int64_t group, const LayerOrder& order) {
-  if (!call.convolution) return by_unit(rows_of_tensor(call.input, call), order);
+  if (!call.convolution) return by_unit(rows_of(call.input, call), order);
   const Tensor seen = patches(call.input, call).select(2, group);
   if (order.unit == Unit::sample) return seen;
   return seen.reshape({order.unit == Unit::batch ? 1 : -1, order.unit == Unit::batch ? -1 : 1, seen.size(2)});
@@ -170,12 +164,11 @@ Tensor position_of_rows(std::int64_t rows, const LayerOrder& order) {
   return order.samples_last ? row.floor_divide(order.samples) : row.remainder(rows / order.samples);
 }
 
-Tensor output_rows(const Tensor& z, const LayerCall& call) {
-  return rows_of_tensor(z, call);
+Tensor rows_of(const Tensor& z_or_a, const LayerCall& call) {
+  if (!call.convolution) return z_or_a.reshape({-1, z_or_a.size(-1)});
+  return z_or_a.flatten(2).transpose(1, 2).reshape({-1, z_or_a.size(1)});  // features come after the samples
 }
-Tensor input_rows(const Tensor& a, const LayerCall& call) {
-  return rows_of_tensor(a, call);
-}
+
 Tensor output_from_rows(const Tensor& rows, const LayerCall& call) {
   return tensor_from_rows(rows, call.output, call);
 }

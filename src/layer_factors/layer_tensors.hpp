@@ -46,9 +46,8 @@ torch::Tensor patch_elements(const LayerCall& call, std::int64_t group, const La
 /// out: int64 [rows]. rows: a multiple of the number of samples.
 torch::Tensor sample_of_rows(std::int64_t rows, const LayerOrder& order);
 torch::Tensor position_of_rows(std::int64_t rows, const LayerOrder& order);
-/// z or a as [rows, features], rows as they lie in memory.
-torch::Tensor output_rows(const torch::Tensor& z, const LayerCall& call);
-torch::Tensor input_rows(const torch::Tensor& a, const LayerCall& call);
+/// z or a as [rows, features], rows as they lie in memory; and back.
+torch::Tensor rows_of(const torch::Tensor& z_or_a, const LayerCall& call);
 torch::Tensor output_from_rows(const torch::Tensor& rows, const LayerCall& call);
 torch::Tensor input_from_rows(const torch::Tensor& rows, const LayerCall& call);
 
