@@ -1,8 +1,11 @@
 #include "hessian_mpi/assemble_by_layer.hpp"
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <utility>
 
+#include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/stopwatch.hpp"
@@ -16,6 +19,22 @@ std::vector<Rows> common(const std::vector<Rows>& runs, const std::vector<Rows>&
     for (const auto& other : others) append_run({std::max(run.begin, other.begin), std::min(run.end, other.end)}, both);
   }
   return both;
+}
+
+// Runs that may overlap, in order and each row once.
+std::vector<Rows> united(std::vector<Rows> runs) {
+  std::sort(runs.begin(), runs.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
+  std::vector<Rows> joined;
+  for (const auto& run : runs) {
+    const auto begin = joined.empty() ? run.begin : std::max(run.begin, joined.back().end);
+    append_run({begin, std::max(begin, run.end)}, joined);
+  }
+  return joined;
+}
+
+std::vector<Rows> united(std::vector<Rows> runs, const std::vector<Rows>& others) {
+  runs.insert(runs.end(), others.begin(), others.end());
+  return united(std::move(runs));
 }
 
 std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
@@ -38,37 +57,93 @@ std::vector<Rows> rows_of(const BlockGrid& grid, const BlockList& blocks) {
   return runs;
 }
 
-// The share of a rank of some rows, as single rows.
-std::vector<std::int64_t> share_of(const std::vector<Rows>& runs, int rank, int ranks) {
+std::vector<std::int64_t> single_rows(const std::vector<Rows>& runs) {
   std::vector<std::int64_t> all;
   for (const auto& run : runs) {
     for (auto row = run.begin; row < run.end; ++row) all.push_back(row);
   }
-  return share_of_rank(all, rank, ranks);
+  return all;
+}
+
+// Rows from one place of some runs to another.
+std::vector<Rows> between(const std::vector<Rows>& runs, const Blocks& places) {
+  std::vector<Rows> found;
+  std::int64_t before = 0;
+  for (const auto& run : runs) {
+    append_run({run.begin + std::clamp<std::int64_t>(places.begin - before, 0, run.count()),
+                run.begin + std::clamp<std::int64_t>(places.end - before, 0, run.count())},
+               found);
+    before += run.count();
+  }
+  return found;
+}
+
+std::vector<Rows> share_of(const std::vector<Rows>& runs, int rank, int ranks) {
+  return between(runs, share(count_of(runs), rank, ranks));
+}
+
+// Neighbours among rows from a place on, at most so many.
+Rows neighbours(const std::vector<std::int64_t>& rows, std::size_t place, std::int64_t most) {
+  Rows found{rows[place], rows[place] + 1};
+  for (auto k = place + 1; k < rows.size() && rows[k] == found.end && found.count() < most; ++k) ++found.end;
+  return found;
 }
 
 /// Makes rows by another engine and notes each of them as a column.
 class NotingEngine final : public Engine {
  public:
-  NotingEngine(Engine& engine, PlainColumns& columns, const MatrixShape& matrix)
-      : engine_(engine), columns_(columns), bytes_of_row_(matrix.bytes_of_row()) {}
+  NotingEngine(Engine& engine, std::vector<EarlierColumns*> columns, const MatrixShape& matrix)
+      : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row() const override { return engine_.bytes_per_row(); }
   void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
     engine_.compute(rows, storage, out, advance);
     for (auto row = rows.begin; row < rows.end; ++row) {
-      columns_.note(row, static_cast<const char*>(out) + (row - rows.begin) * bytes_of_row_);
+      for (auto* columns : columns_)
+        columns->note(row, static_cast<const char*>(out) + (row - rows.begin) * bytes_of_row_);
     }
   }
 
  private:
   Engine& engine_;
-  PlainColumns& columns_;
+  std::vector<EarlierColumns*> columns_;
   std::int64_t bytes_of_row_;
 };
 
+void add(const Assembled& some, Assembled& all) {
+  all.compute_seconds += some.compute_seconds;
+  all.write_seconds += some.write_seconds;
+  all.checkpoint_seconds += some.checkpoint_seconds;
+  all.nonfinite_rows.insert(all.nonfinite_rows.end(), some.nonfinite_rows.begin(), some.nonfinite_rows.end());
+  all.stopped = some.stopped;
+}
+
 }  // namespace
+
+/// Whole rows that have been made before they are asked for.
+class LayeredAssembly::KeptRows final : public Engine {
+ public:
+  explicit KeptRows(std::int64_t bytes_of_row) : bytes_of_row_(bytes_of_row) {}
+  std::string name() const override { return "kept"; }
+  std::int64_t rows_at_once() const override { return 1; }
+  std::uint64_t bytes_per_row() const override { return 0; }
+  void keep(std::int64_t row, const char* numbers) { rows_[row].assign(numbers, numbers + bytes_of_row_); }
+  void compute(const Rows& rows, Precision /*storage*/, void* out,
+               const std::function<void(double)>& advance) override {
+    for (auto row = rows.begin; row < rows.end; ++row) {
+      const auto found = rows_.find(row);
+      if (found == rows_.end()) throw RunError(text("row ", row, " was not made in its step"));
+      std::memcpy(static_cast<char*>(out) + (row - rows.begin) * bytes_of_row_, found->second.data(),
+                  found->second.size());
+    }
+    advance(static_cast<double>(rows.count()));
+  }
+
+ private:
+  std::int64_t bytes_of_row_;
+  std::map<std::int64_t, std::vector<char>> rows_;
+};
 
 LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix,
                                  const BlockList& missing, Precision accumulate, const Communicator& communicator)
@@ -77,98 +152,183 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
       matrix_(matrix),
       accumulate_(accumulate),
       communicator_(communicator),
-      phases_(2),
-      plain_(rows_of(plan, problem.index(), false)),
-      row_by_row_(problem) {
-  const auto factored = rows_of(plan, problem.index(), true);
+      phases_(plan.stages.size() + 1),
+      steps_(phases_.size()),
+      row_by_row_(problem),
+      kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
+  for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
   for (const auto b : missing) {
-    phases_[common({matrix.grid.block(b)}, factored).empty() ? 0 : 1].push_back(b);
+    auto s = steps_.size() - 1;
+    while (s > 0 && common({matrix.grid.block(b)}, steps_[s].rows).empty()) --s;
+    phases_[s].push_back(b);
   }
-  if (!factors_needed()) return;
-  loose_ = without(plain_, rows_of(matrix.grid, phases_[0]));
-  std::vector<std::vector<Rows>> wanted;
-  for (int rank = 0; rank < communicator.size(); ++rank) {
-    const auto share = share_of_rank(phases_[1], rank, communicator.size());
-    wanted.push_back(common(rows_of(matrix.grid, share), factored));
+  for (auto s = steps_.size(); s-- > 0;) find_rows(s, missing);
+  std::vector<Rows> earlier;
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    if (s > 0 && steps_[s].active) {
+      steps_[s].columns.emplace(earlier, steps_[s].own, communicator.rank(), matrix.storage);
+    }
+    earlier = united(std::move(earlier), steps_[s].rows);
   }
-  own_ = wanted[static_cast<std::size_t>(communicator.rank())];
-  columns_.emplace(plain_, std::move(wanted), communicator.rank(), matrix.storage);
+}
+
+LayeredAssembly::~LayeredAssembly() = default;
+LayeredAssembly::LayeredAssembly(LayeredAssembly&&) noexcept = default;
+
+// What the ranks make of a step's rows. Those of later steps are known.
+void LayeredAssembly::find_rows(std::size_t s, const BlockList& missing) {
+  auto& step = steps_[s];
+  for (auto later = s + 1; later < steps_.size(); ++later) step.is_column = step.is_column || steps_[later].active;
+  const auto ranks = communicator_.size();
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto phase = common(rows_of(matrix_.grid, share_of_rank(phases_[s], rank, ranks)), step.rows);
+    std::vector<Rows> kept;
+    for (auto later = s + 1; later < steps_.size(); ++later) {
+      const auto blocks = rows_of(matrix_.grid, share_of_rank(phases_[later], rank, ranks));
+      kept = united(std::move(kept), common(blocks, step.rows));
+    }
+    step.own.push_back(united(phase, kept));
+    if (rank == communicator_.rank()) step.kept = std::move(kept);
+  }
+  if (step.is_column) {
+    BlockList on_disk;
+    for (std::int64_t b = 0; b < matrix_.grid.count(); ++b) {
+      if (!std::binary_search(missing.begin(), missing.end(), b)) on_disk.push_back(b);
+    }
+    step.loose = without(step.rows, united(rows_of(matrix_.grid, missing), rows_of(matrix_.grid, on_disk)));
+  }
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto share = share_of(step.loose, rank, ranks);
+    auto& own = step.own[static_cast<std::size_t>(rank)];
+    own = united(std::move(own), share);
+    step.active = step.active || !own.empty();
+    if (rank == communicator_.rank()) step.beside = united(step.kept, share);
+  }
+}
+
+std::vector<EarlierColumns*> LayeredAssembly::columns_after(std::size_t s) {
+  std::vector<EarlierColumns*> columns;
+  for (auto later = s + 1; later < steps_.size(); ++later) {
+    if (steps_[later].columns) columns.push_back(&*steps_[later].columns);
+  }
+  return columns;
 }
 
 std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
-  if (!factors_needed()) return 0;
-  const auto noted = (count_of(plain_) + communicator_.size() - 1) / communicator_.size() * columns_->bytes_noted();
-  const auto kept = count_of(own_) * columns_->bytes_kept();
-  return static_cast<std::uint64_t>(noted + kept) + factors;
+  std::int64_t kept = 0;
+  std::int64_t earlier = 0;
+  bool any = false;
+  for (const auto& step : steps_) {
+    if (step.columns) {
+      any = true;
+      const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
+      const auto own = count_of(step.own[static_cast<std::size_t>(communicator_.rank())]);
+      kept += noted + own * step.columns->bytes_kept();
+    }
+    earlier += count_of(step.rows);
+    kept += count_of(step.kept) * matrix_.bytes_of_row();
+  }
+  return any ? static_cast<std::uint64_t>(kept) + factors : 0;
 }
 
-int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<BlockRecord>& records,
-                             const StopRequest& stop) {
-  if (!factors_needed()) return 0;
-  const auto mine = share_of(loose_, communicator_.rank(), communicator_.size());
-  std::optional<HessianReader> reader;
-  const auto is_in_file = [&](std::int64_t row) {
-    const Rows& part = matrix_.grid.part();
-    if (row < part.begin || row >= part.end) return false;
-    return records[static_cast<std::size_t>(matrix_.grid.block_of(row))].on_disk;
-  };
-  // Neighbours that come from the same source, as many as are worth a call.
-  const auto take_in = [&](std::size_t first) {
-    const bool in_file = is_in_file(mine[first]);
-    Rows rows{mine[first], mine[first] + 1};
-    for (auto k = first + 1; k < mine.size() && mine[k] == rows.end && is_in_file(mine[k]) == in_file; ++k) {
-      if (rows.count() == row_by_row_.rows_at_once()) break;
-      ++rows.end;
-    }
-    std::vector<char> numbers;
-    if (in_file) {
-      if (!reader) reader.emplace(file);
-      numbers = reader->bytes(rows, matrix_);
-    } else {
-      numbers.resize(static_cast<std::size_t>(rows.count() * matrix_.bytes_of_row()));
-      row_by_row_.compute(rows, matrix_.storage, numbers.data(), [](double) {});
-    }
-    for (auto row = rows.begin; row < rows.end; ++row) {
-      columns_->note(row, numbers.data() + (row - rows.begin) * matrix_.bytes_of_row());
-    }
-    return static_cast<std::size_t>(rows.count());
-  };
+// Collective. Calls take, which says how many things it has done from a place on, on all ranks until all are done.
+// Looks every second whether a rank is asked to stop, and returns the reason.
+int LayeredAssembly::together_until_done(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
+                                         const StopRequest& stop) const {
   std::size_t done = 0;
   while (true) {
-    const auto left = static_cast<std::int64_t>(mine.size() - done);
+    const auto left = static_cast<std::int64_t>(count - done);
     const auto agreed = communicator_.max({left, std::int64_t{stop.reason()}});
     if (agreed[0] == 0 || agreed[1] != 0) return static_cast<int>(agreed[1]);
     communicator_.together([&] {
       const Stopwatch watch;
-      while (done < mine.size() && watch.seconds() < 1) done += take_in(done);
+      while (done < count && watch.seconds() < 1) done += take(done);
     });
   }
 }
 
+// Collective. Makes rows beside those of the phase: for later steps' columns, and for blocks that those complete.
+int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, Engine& engine,
+                             const StopRequest& stop) {
+  NotingEngine noting(engine, columns_after(s), matrix_);
+  std::vector<char> numbers;
+  const auto take = [&](std::size_t place) {
+    const Rows some = neighbours(rows, place, engine.rows_at_once());
+    numbers.resize(static_cast<std::size_t>(some.count() * matrix_.bytes_of_row()));
+    noting.compute(some, matrix_.storage, numbers.data(), [](double) {});
+    for (const auto& run : common({some}, steps_[s].kept)) {
+      for (auto row = run.begin; row < run.end; ++row) {
+        kept_->keep(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
+      }
+    }
+    return static_cast<std::size_t>(some.count());
+  };
+  return together_until_done(rows.size(), take, stop);
+}
+
+// Collective. Notes the rows of a step that the file has.
+int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vector<BlockRecord>& records,
+                               std::size_t s, const StopRequest& stop) {
+  BlockList blocks;
+  for (std::size_t b = 0; b < records.size(); ++b) {
+    if (records[b].on_disk) blocks.push_back(static_cast<std::int64_t>(b));
+  }
+  const auto there = common(rows_of(matrix_.grid, blocks), steps_[s].rows);
+  const auto mine = single_rows(share_of(there, communicator_.rank(), communicator_.size()));
+  std::optional<HessianReader> reader;
+  const auto take = [&](std::size_t place) {
+    const Rows some = neighbours(mine, place, matrix_.grid.rows_per_block());
+    if (!reader) reader.emplace(file);
+    const auto numbers = reader->bytes(some, matrix_);
+    for (auto* columns : columns_after(s)) {
+      for (auto row = some.begin; row < some.end; ++row) {
+        columns->note(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
+      }
+    }
+    return static_cast<std::size_t>(some.count());
+  };
+  return together_until_done(mine.size(), take, stop);
+}
+
+int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<BlockRecord>& records,
+                             const StopRequest& stop) {
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    if (!steps_[s].is_column) continue;
+    if (const int reason = read_back(file, records, s, stop); reason != 0) return reason;
+  }
+  return take_in(0, single_rows(steps_[0].beside), row_by_row_, stop);
+}
+
 Assembled LayeredAssembly::assemble(std::int64_t blocks_at_once, std::uint64_t memory, HessianWriter& writer,
                                     Checkpoint& checkpoint, const StopRequest& stop, Progress& progress) {
-  if (!factors_needed()) {
-    return hessian_mpi::assemble(row_by_row_, {matrix_, phases_[0], blocks_at_once}, writer, checkpoint, stop,
-                                 communicator_, progress);
-  }
   Assembled result;
-  if (!phases_[0].empty()) {
-    NotingEngine noting(row_by_row_, *columns_, matrix_);
-    result = hessian_mpi::assemble(noting, {matrix_, phases_[0], blocks_at_once}, writer, checkpoint, stop,
-                                   communicator_, progress);
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    auto& step = steps_[s];
+    if (!step.active) continue;
+    const Stopwatch preparing;
+    std::optional<LayerFactors> factors;
+    if (s > 0) {
+      step.columns->exchange(communicator_);
+      const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
+      factors.emplace(problem_, plan_.stages[s - 1], own, *step.columns, *kept_, accumulate_, memory, communicator_);
+    }
+    Engine& engine = factors ? static_cast<Engine&>(*factors) : row_by_row_;
+    result.compute_seconds += preparing.seconds();
+    if (!phases_[s].empty()) {
+      NotingEngine noting(engine, columns_after(s), matrix_);
+      add(hessian_mpi::assemble(noting, {matrix_, phases_[s], blocks_at_once}, writer, checkpoint, stop, communicator_,
+                                progress),
+          result);
+      if (result.stopped != 0) return result;
+    }
+    if (s == 0) continue;  // prepare() has made what is beside
+    const Stopwatch beside;
+    result.stopped = take_in(s, single_rows(step.beside), engine, stop);
+    result.compute_seconds += beside.seconds();
     if (result.stopped != 0) return result;
+    step.columns.reset();
   }
-  const Stopwatch watch;
-  columns_->exchange(communicator_);
-  LayerFactors factors(problem_, plan_, own_, *columns_, row_by_row_, accumulate_, memory, communicator_);
-  result.compute_seconds += watch.seconds();
-  auto rest = hessian_mpi::assemble(factors, {matrix_, phases_[1], blocks_at_once}, writer, checkpoint, stop,
-                                    communicator_, progress);
-  rest.compute_seconds += result.compute_seconds;
-  rest.write_seconds += result.write_seconds;
-  rest.checkpoint_seconds += result.checkpoint_seconds;
-  rest.nonfinite_rows.insert(rest.nonfinite_rows.begin(), result.nonfinite_rows.begin(), result.nonfinite_rows.end());
-  return rest;
+  return result;
 }
 
 }  // namespace hessian_mpi

@@ -329,6 +329,17 @@ Data Data::batch(std::int64_t begin, std::int64_t end) const {
   return part;
 }
 
+Data Data::repeated(std::int64_t copies) const {
+  if (copies == 1) return *this;
+  const auto repeat = [copies](const Tensor& tensor) {
+    return torch::cat(std::vector<Tensor>(static_cast<std::size_t>(copies), tensor));
+  };
+  Data result;
+  for (const auto& input : inputs) result.inputs.push_back(repeat(input));
+  if (targets) result.targets = repeat(*targets);
+  return result;
+}
+
 Data Data::converted(torch::Dtype dtype) const {
   const auto convert = [dtype](const Tensor& tensor) { return tensor.is_floating_point() ? tensor.to(dtype) : tensor; };
   Data result;

@@ -36,12 +36,23 @@ std::optional<std::size_t> parameter_of(const c10::IValue& value, const std::vec
 // The parameter [outputs, inputs] whose transpose a factor of a product is.
 std::optional<std::size_t> transposed_parameter_of(const torch::Tensor& tensor,
                                                    const std::vector<torch::Tensor>& parameters) {
-  if (tensor.dim() != 2) return std::nullopt;
   return parameter_where(parameters, [&](const torch::Tensor& p) {
     return p.dim() == 2 && tensor.data_ptr() == p.data_ptr() && tensor.size(0) == p.size(1) &&
            tensor.size(1) == p.size(0) && tensor.stride(0) == p.stride(1) && tensor.stride(1) == p.stride(0) &&
            !tensor.is_same(p);
   });
+}
+
+/// The weight in a product input x factor.
+struct WeightOfProduct {
+  std::optional<std::size_t> parameter;
+  bool by_input = false;
+};
+
+WeightOfProduct weight_of_product(const torch::Tensor& factor, const std::vector<torch::Tensor>& parameters) {
+  if (factor.dim() != 2) return {};
+  if (const auto as_it_is = parameter_of(factor, parameters)) return {as_it_is, true};
+  return {transposed_parameter_of(factor, parameters), false};
 }
 
 bool is_one(const c10::IValue& value) {
@@ -75,28 +86,55 @@ std::optional<LayerCall> linear(Arguments arguments, const std::vector<torch::Te
   return call;
 }
 
-// (bias, input, transposed weight, beta, alpha)
+// (bias, input, factor, beta, alpha)
 std::optional<LayerCall> addmm(Arguments arguments, const std::vector<torch::Tensor>& parameters) {
   if (arguments.size() < 5 || !is_one(arguments[3]) || !is_one(arguments[4])) return std::nullopt;
   const auto& factor = arguments[2].toTensor();
-  const auto weight = transposed_parameter_of(factor, parameters);
+  const auto weight = weight_of_product(factor, parameters);
   auto bias = parameter_of(arguments[0], parameters);
   if (bias && (parameters[*bias].dim() != 1 || parameters[*bias].size(0) != factor.size(1))) bias = std::nullopt;
-  if (!weight && !bias) return std::nullopt;
+  if (!weight.parameter && !bias) return std::nullopt;
   LayerCall call = call_with_input(arguments[1].toTensor(), {factor.size(1), factor.size(0)});
-  call.weight = weight;
+  call.weight = weight.parameter;
+  call.by_input = weight.by_input;
   call.bias = bias;
   return call;
 }
 
-// (input, transposed weight)
+// (input, factor)
 std::optional<LayerCall> product(Arguments arguments, const std::vector<torch::Tensor>& parameters) {
   if (arguments.size() < 2 || arguments[0].toTensor().dim() < 2) return std::nullopt;
   const auto& factor = arguments[1].toTensor();
-  const auto weight = transposed_parameter_of(factor, parameters);
-  if (!weight) return std::nullopt;
+  const auto weight = weight_of_product(factor, parameters);
+  if (!weight.parameter) return std::nullopt;
   LayerCall call = call_with_input(arguments[0].toTensor(), {factor.size(1), factor.size(0)});
+  call.weight = weight.parameter;
+  call.by_input = weight.by_input;
+  return call;
+}
+
+// What an embedding multiplies its weight with: a one at each index, but at that of padding, which has no gradient.
+torch::Tensor one_at_each(const torch::Tensor& indices, std::int64_t padding, const torch::Tensor& weight) {
+  auto sizes = indices.sizes().vec();
+  sizes.push_back(weight.size(0));
+  torch::Tensor ones = at::zeros(sizes, weight.options().requires_grad(false));
+  const torch::Tensor places = indices.detach().to(at::kLong).unsqueeze(-1);
+  ones.scatter_(-1, places, (places != padding).to(ones.scalar_type()));
+  return ones;
+}
+
+// (weight, indices, padding index, scaled by frequency, sparse)
+std::optional<LayerCall> embedding(Arguments arguments, const std::vector<torch::Tensor>& parameters) {
+  constexpr std::int64_t largest = 1 << 26;  // numbers
+  if (arguments.size() < 5 || arguments[3].toBool() || arguments[4].toBool()) return std::nullopt;
+  const auto weight = parameter_of(arguments[0], parameters);
+  if (!weight) return std::nullopt;
+  const auto& table = arguments[0].toTensor();
+  const auto& indices = arguments[1].toTensor();
+  if (table.dim() != 2 || indices.numel() * table.size(0) > largest) return std::nullopt;
+  LayerCall call = call_with_input(one_at_each(indices, arguments[2].toInt(), table), {table.size(1), table.size(0)});
   call.weight = weight;
+  call.by_input = call.embedding = true;
   return call;
 }
 
@@ -156,6 +194,7 @@ std::optional<LayerCall> call_of(std::string_view name, Arguments arguments,
   if (name == "aten::linear") return linear(arguments, parameters);
   if (name == "aten::addmm") return addmm(arguments, parameters);
   if (name == "aten::mm" || name == "aten::matmul") return product(arguments, parameters);
+  if (name == "aten::embedding") return embedding(arguments, parameters);
   if (name == "aten::conv1d" || name == "aten::conv2d" || name == "aten::conv3d" || name == "aten::convolution" ||
       name == "aten::_convolution") {
     return convolution(arguments, parameters);
@@ -286,12 +325,13 @@ void keep_if_alone(std::optional<std::size_t>& parameter, const LayerCall& call,
 
 }  // namespace
 
-CapturedForward capture_layers(const Problem& problem, std::int64_t batch) {
+CapturedForward capture_layers(const Problem& problem, std::int64_t batch, std::int64_t copies) {
   CapturedForward result;
-  result.reasons.assign(problem.parameters().size(), "it is no weight or bias of a linear layer or a convolution");
+  result.reasons.assign(problem.parameters().size(),
+                        "it is no weight or bias of a linear layer, a convolution or an embedding");
   {
     LayerObserver observer(problem.parameters());
-    result.loss = problem.loss(batch);
+    result.loss = problem.loss(batch, copies);
     result.calls = observer.take();
   }
   const auto givers = givers_in(result.loss);

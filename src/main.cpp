@@ -163,7 +163,7 @@ LossAndGradient examine(const Job& job, bool resuming, const Communicator& world
 Resumed open_file(const Job& job, bool resuming, const LossAndGradient& point, int threads, const Communicator& world) {
   Resumed found;
   world.on_root([&] {
-    const MethodOfRows method{job.plan.layers.empty() ? "rows" : "layers", lines_of(job.plan, job.problem.index()),
+    const MethodOfRows method{job.plan.stages.empty() ? "rows" : "layers", lines_of(job.plan, job.problem.index()),
                               accumulation(job)};
     const auto attributes = initial_attributes(job.options, job.problem, method, point.loss, world.size(), threads);
     const auto theta = job.problem.flat_parameters();
@@ -250,6 +250,7 @@ LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, const Commu
 struct Memory {
   std::uint64_t factors = 0;
   std::int64_t blocks_at_once = 1;
+  std::uint64_t lacking = 0;  // for factors to be made once
 };
 
 // Throws InputError where --memory is too little.
@@ -262,7 +263,17 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
                           " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
                           "M, take more ranks, or use --method rows"));
   }
-  return {rest / 2, blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2)};
+  const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
+  return {rest / 2, blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2),
+          wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0};
+}
+
+void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Communicator& world) {
+  if (lacking == 0) return;
+  warn(world,
+       text("--memory is too little to keep all factors of the layers: they are made again for each range of rows, "
+            "which takes longer; with ",
+            ((memory + lacking) >> 20) + 1, "M they would be made once"));
 }
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
@@ -381,7 +392,10 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   const auto point = examine(job, resuming, world);
   leave_if_asked(job, stop, world);
   job.plan = world.together([&] { return plan_layers(problem, options.method); });
-  world.together([&] { memory_for(job, assembly_of(job, all_blocks(job), world), resources.memory); });
+  const auto expected =
+      world.together([&] { return memory_for(job, assembly_of(job, all_blocks(job), world), resources.memory); });
+  warn_of_little_memory(static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(expected.lacking))),
+                        resources.memory, world);
   if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
   seconds.gradient = phase.lap();
 

@@ -223,10 +223,10 @@ bool Problem::convolves_single_channels() const {
   return found;
 }
 
-LossTerm Problem::term(std::int64_t b) const {
+LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   const Rows samples{b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
   return on_batch(*this, samples, infinities_, [&] {
-    const Data batch = data_.batch(samples.begin, samples.end);
+    const Data batch = data_.batch(samples.begin, samples.end).repeated(copies);
     std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
     if (model_computes_loss_ && batch.targets) arguments.emplace_back(*batch.targets);
     // The same masks in every forward of a batch, on every rank and in every check.
@@ -235,16 +235,16 @@ LossTerm Problem::term(std::int64_t b) const {
   });
 }
 
-double Problem::weight_of(const LossTerm& term) const {
+double Problem::weight_of(const LossTerm& term, std::int64_t copies) const {
   if (reduction_ == Reduction::sum) return term.multiplicity;
-  const double count = count_.value_or(term.count);
+  const double count = count_.value_or(term.count / static_cast<double>(copies));
   if (count == 0) throw InputError("no target takes part in the mean: all are ignored (index -100)");
   return term.multiplicity / count;
 }
 
-torch::Tensor Problem::loss(std::int64_t b) const {
-  const LossTerm share = term(b);
-  const double weight = weight_of(share);
+torch::Tensor Problem::loss(std::int64_t b, std::int64_t copies) const {
+  const LossTerm share = term(b, copies);
+  const double weight = weight_of(share, copies);
   return weight == 1 ? share.value : share.value * weight;
 }
 

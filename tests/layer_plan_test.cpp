@@ -46,6 +46,13 @@ std::map<std::string, std::string> reasons_of(const Problem& problem, Method met
   return reasons;
 }
 
+// Of each stage.
+std::vector<Unit> units_of(const Problem& problem) {
+  std::vector<Unit> units;
+  for (const auto& stage : plan_layers(problem, Method::layers).stages) units.push_back(stage.unit);
+  return units;
+}
+
 const Shapes two_layers{{"w", {4, 3}}, {"b", {4}}, {"v", {2, 4}}};
 constexpr const char* ends = "    return torch.mean(torch.pow(z, 3))\n";
 
@@ -88,7 +95,7 @@ TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
 
   const auto normalised =
       problem_of({{"w", {3, 3}}}, "    z = torch.linear(x, self.w / torch.norm(self.w))\n" + std::string(ends), {5, 3});
-  EXPECT_EQ(reasons_of(normalised)["w"], "it is no weight or bias of a linear layer or a convolution");
+  EXPECT_EQ(reasons_of(normalised)["w"], "it is no weight or bias of a linear layer, a convolution or an embedding");
 
   const auto unused =
       problem_of({{"w", {3, 3}}, {"v", {2, 2}}}, "    z = torch.linear(x, self.w)\n" + std::string(ends), {5, 3});
@@ -98,15 +105,15 @@ TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
 
 TEST(LayerPlan, FindsWhatSecondDerivativesCross) {
   const auto apart = problem_of(two_layers, two_layers_around("y = torch.tanh(y)"), {5, 6, 3});
-  EXPECT_EQ(plan_layers(apart, Method::automatic).unit, Unit::position);
+  EXPECT_EQ(units_of(apart), std::vector<Unit>{Unit::position});
 
   const auto mixed =
       problem_of(two_layers, two_layers_around("y = torch.tanh(y)\n    y = y * torch.mean(y, 1, True)"), {5, 6, 3});
-  EXPECT_EQ(plan_layers(mixed, Method::layers).unit, Unit::sample);
+  EXPECT_EQ(units_of(mixed), (std::vector<Unit>{Unit::sample, Unit::position}));  // w, then v
 
   // As batch normalisation does in train mode.
   const auto crossing = problem_of(two_layers, two_layers_around("y = torch.tanh(y - torch.mean(y, 0, True))"), {5, 3});
-  EXPECT_EQ(plan_layers(crossing, Method::layers).unit, Unit::batch);
+  EXPECT_EQ(units_of(crossing), (std::vector<Unit>{Unit::batch, Unit::position}));
   EXPECT_EQ(reasons_of(crossing)["w"], "");
 }
 
@@ -114,15 +121,14 @@ TEST(LayerPlan, LeavesLayersToPlainRowsWhereThoseAreFewer) {
   auto example = make_example(0);
   const Problem problem(std::move(example.model), example.data, {});
   const auto plan = plan_layers(problem, Method::automatic);
-  EXPECT_EQ(plan.plain_rows, 320);
-  EXPECT_EQ(plan.factored_rows, 23045);
-  EXPECT_EQ(plan.passes, 5);
+  EXPECT_EQ(plan.rows, (std::vector<std::int64_t>{320, 23045}));
+  EXPECT_EQ(plan.passes, std::vector<std::int64_t>{5});
   EXPECT_EQ(lines_of(plan, problem.index()),
             "c1.weight: rows, row by row takes fewer operations\nc1.bias: rows, row by row takes fewer operations\n"
             "f2.weight: layers\nf2.bias: layers");
   const auto all = plan_layers(problem, Method::layers);
-  EXPECT_EQ(all.plain_rows, 0);
-  EXPECT_EQ(plan_layers(problem, Method::rows).plain_rows, 23365);
+  EXPECT_EQ(all.rows.front(), 0);
+  EXPECT_EQ(plan_layers(problem, Method::rows).rows, std::vector<std::int64_t>{23365});
 }
 
 }  // namespace

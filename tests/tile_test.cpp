@@ -43,7 +43,8 @@ void expect_product(const Size& size, double tolerance) {
   const auto right = random_numbers<Number>(inner * columns);
   const auto stride = columns + 3;
   std::vector<Out> out(static_cast<std::size_t>(rows * stride), Out{77});
-  multiply(left.data(), rows, rows, strips_of(right, inner, columns), out.data(), stride);
+  const auto strips = strips_of(right, inner, columns);
+  multiply(Product<Number>{left.data(), rows, strips.factor()}, rows, out.data(), stride);
   for (std::int64_t i = 0; i < rows; ++i) {
     for (std::int64_t j = 0; j < stride; ++j) {
       double expected = j < columns ? 0 : 77;  // what lies beyond stays as it was
@@ -73,14 +74,38 @@ TEST(Tile, DoesNotDependOnTheRowsAskedForAtOnce) {
   const auto left = random_numbers<float>(inner * rows);
   const auto right = strips_of(random_numbers<float>(inner * columns), inner, columns);
   std::vector<float> whole(rows * columns);
-  multiply(left.data(), rows, rows, right, whole.data(), columns);
+  multiply(Product<float>{left.data(), rows, right.factor()}, rows, whole.data(), columns);
   for (std::int64_t begin = 0; begin < rows; ++begin) {
     for (const std::int64_t count : {1, 2, 5, 6, 7, 19}) {
       if (begin + count > rows) continue;
       std::vector<float> piece(static_cast<std::size_t>(count * columns));
-      multiply(left.data() + begin, rows, count, right, piece.data(), columns);
+      multiply(Product<float>{left.data() + begin, rows, right.factor()}, count, piece.data(), columns);
       ASSERT_EQ(std::memcmp(piece.data(), whole.data() + begin * columns, piece.size() * sizeof(float)), 0)
           << count << " rows from " << begin;
+    }
+  }
+}
+
+TEST(Tile, AddsUpSeveralProductsOfFactorsThatLieInRowsToo) {
+  const std::int64_t rows = 9;
+  const std::int64_t columns = 37;
+  const std::int64_t step = 41;
+  const auto left = random_numbers<double>(5 * rows);
+  const auto right = random_numbers<double>(5 * step + Strips<double>::width);
+  const auto more_left = random_numbers<double>(3 * rows);
+  const auto more_right = random_numbers<double>(3 * columns);
+  const auto strips = strips_of(more_right, 3, columns);
+  const std::vector<Product<double>> products{{left.data(), rows, rows_as_factor(right.data(), step, 5, columns)},
+                                              {more_left.data(), rows, strips.factor()}};
+  std::vector<double> out(rows * columns);
+  multiply(std::span<const Product<double>>(products), rows, out.data(), columns);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      double expected = 0;
+      const auto at = [](const auto& numbers, std::int64_t k) { return numbers[static_cast<std::size_t>(k)]; };
+      for (std::int64_t k = 0; k < 5; ++k) expected += at(left, k * rows + i) * at(right, k * step + j);
+      for (std::int64_t k = 0; k < 3; ++k) expected += at(more_left, k * rows + i) * at(more_right, k * columns + j);
+      ASSERT_NEAR(at(out, i * columns + j), expected, 1e-13) << i << ' ' << j;
     }
   }
 }

@@ -1,15 +1,17 @@
 #pragma once
-/// The order of work where rows are factored by layer: first the blocks that are made row by row, whose rows are
-/// columns of all others, then the others. Each phase is split over all ranks.
+/// The order of work where rows are factored by layer: the plan's steps, each with the rows of earlier ones as columns.
+/// Each step is split over all ranks.
 
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "hessian_mpi/assemble.hpp"
 #include "hessian_mpi/double_backward.hpp"
+#include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/plain_columns.hpp"
 #include "hessian_mpi/problem.hpp"
 
 namespace hessian_mpi {
@@ -19,28 +21,48 @@ class LayeredAssembly {
   /// Not collective; the same on all ranks. missing: the blocks to be made. Problem and plan must outlive the object.
   LayeredAssembly(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, const BlockList& missing,
                   Precision accumulate, const Communicator& communicator);
+  ~LayeredAssembly();
+  LayeredAssembly(LayeredAssembly&&) noexcept;
 
-  /// Blocks that are made row by row, then those that hold factored rows.
+  /// For each step the blocks that it completes: those with rows of it, and of no later step.
   const std::vector<BlockList>& phases() const { return phases_; }
 
-  /// What makes the plain rows.
+  /// What makes the rows of the first step.
   const Engine& row_by_row() const { return row_by_row_; }
 
   /// Bytes that this takes on a rank, beside the buffers of rows.
   std::uint64_t bytes(std::uint64_t factors) const;
 
-  /// Collective. Takes in the rows that others need as columns and that the phases do not make: reads those that the
-  /// file has, marked as on_disk, and makes the others. Before the file is opened for writing. Returns the reason where
-  /// it was asked to stop.
+  /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
+  /// and makes those of the first step that its phase does not make. Before the file is opened for writing. Returns the
+  /// reason where it was asked to stop.
   int prepare(const std::filesystem::path& file, const std::vector<BlockRecord>& records, const StopRequest& stop);
 
-  /// Collective, after prepare(). As hessian_mpi::assemble(), for both phases. memory: bytes for factors that can be
+  /// Collective, after prepare(). As hessian_mpi::assemble(), for all phases. memory: bytes for factors that can be
   /// made again.
   Assembled assemble(std::int64_t blocks_at_once, std::uint64_t memory, HessianWriter& writer, Checkpoint& checkpoint,
                      const StopRequest& stop, Progress& progress);
 
  private:
-  bool factors_needed() const { return !phases_[1].empty(); }
+  class KeptRows;
+  /// A step, as far as it has something to do.
+  struct Step {
+    std::vector<Rows> rows;                 // that it makes in all
+    std::vector<Rows> loose;                // needed as columns, but neither in the file nor in a missing block
+    std::vector<std::vector<Rows>> own;     // for each rank the rows that it makes
+    std::vector<Rows> kept;                 // of this rank's those in its blocks of later phases
+    std::vector<Rows> beside;               // and all that it makes beside the phase
+    std::optional<EarlierColumns> columns;  // of the steps before
+    bool active = false;                    // some rank makes some of its rows
+    bool is_column = false;                 // later steps need its rows
+  };
+  void find_rows(std::size_t s, const BlockList& missing);
+  std::vector<EarlierColumns*> columns_after(std::size_t s);
+  int take_in(std::size_t s, const std::vector<std::int64_t>& rows, Engine& engine, const StopRequest& stop);
+  int read_back(const std::filesystem::path& file, const std::vector<BlockRecord>& records, std::size_t s,
+                const StopRequest& stop);
+  int together_until_done(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
+                          const StopRequest& stop) const;
 
   const Problem& problem_;
   const LayerPlan& plan_;
@@ -48,11 +70,9 @@ class LayeredAssembly {
   Precision accumulate_;
   const Communicator& communicator_;
   std::vector<BlockList> phases_;
-  std::vector<Rows> plain_;  // rows that are made row by row
-  std::vector<Rows> loose_;  // those of them that phase 0 does not make
-  std::vector<Rows> own_;    // factored rows of this rank
-  std::optional<PlainColumns> columns_;
+  std::vector<Step> steps_;
   DoubleBackward row_by_row_;
+  std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later phases
 };
 
 }  // namespace hessian_mpi

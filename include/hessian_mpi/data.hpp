@@ -20,6 +20,8 @@ struct Data {
 
   /// Samples [begin, end) as views.
   Data batch(std::int64_t begin, std::int64_t end) const;
+  /// All samples so many times, one copy after the other.
+  Data repeated(std::int64_t copies) const;
 
   /// Floating tensors converted to dtype, integer ones as they are.
   Data converted(torch::Dtype dtype) const;

@@ -24,16 +24,19 @@ struct Convolution {
 };
 
 /// z = a W^T + b: one call of a layer that is linear in its weight and in its input. a: [..., inputs], z: [...,
-/// outputs]; for a convolution a: [samples, channels, ...], z: [samples, outputs, ...].
+/// outputs]; for a convolution a: [samples, channels, ...], z: [samples, outputs, ...]. An embedding is such a layer: a
+/// has a one where the index is, and zeros elsewhere.
 struct LayerCall {
   std::optional<std::size_t> weight;  ///< which of the problem's parameters; none where it is held fixed
   std::optional<std::size_t> bias;
   std::optional<Convolution> convolution;
-  std::vector<std::int64_t> weight_sizes;
-  torch::Tensor input;                ///< a's value
-  torch::Tensor output;               ///< z's value
-  torch::autograd::Edge input_edge;   ///< a in the graph; no function where it does not depend on parameters
-  torch::autograd::Edge output_edge;  ///< z in the graph
+  std::vector<std::int64_t> weight_sizes;  ///< outputs first
+  bool by_input = false;                   ///< the parameter is W^T, [inputs, outputs]
+  bool embedding = false;                  ///< no product in the forward
+  torch::Tensor input;                     ///< a's value
+  torch::Tensor output;                    ///< z's value
+  torch::autograd::Edge input_edge;        ///< a in the graph; no function where it does not depend on parameters
+  torch::autograd::Edge output_edge;       ///< z in the graph
 };
 
 /// A batch run forward.
@@ -44,8 +47,8 @@ struct CapturedForward {
   std::vector<std::string> reasons;
 };
 
-/// Not collective. A call has a parameter if that enters the loss there and nowhere else. Throws what Problem::loss
-/// throws.
-CapturedForward capture_layers(const Problem& problem, std::int64_t batch);
+/// Not collective. A call has a parameter if that enters the loss there and nowhere else. copies: as Problem::loss has
+/// them. Throws what Problem::loss throws.
+CapturedForward capture_layers(const Problem& problem, std::int64_t batch, std::int64_t copies = 1);
 
 }  // namespace hessian_mpi

@@ -8,8 +8,9 @@
 /// S_lm[k, p, r] = d delta_l[k, p] / d z_m[k, r] with z_m taken as an intermediate, J_ml[k, s, p] = d a_m[k, s] / d
 /// z_l[k, p] (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. S takes a double-backward pass
 /// for each output of a layer, J a backward pass for each input, each for all samples at once; the rest is products of
-/// matrices whose inner dimension is the number of samples. This is the product rule, applied to dL/dW = delta^T a and
-/// then to delta and a by the chain rule; for layers seen at several positions of a sample, sums over those are added.
+/// matrices whose inner dimension is the number of samples (src/layer_factors/column_panels.hpp, row_sums.hpp). This is
+/// the product rule, applied to dL/dW = delta^T a and then to delta and a by the chain rule; for layers seen at several
+/// positions of a sample, sums over those are added.
 
 #include <cstdint>
 #include <functional>
@@ -18,22 +19,23 @@
 #include <vector>
 
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/engine.hpp"
 #include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/plain_columns.hpp"
 #include "hessian_mpi/problem.hpp"
 
 namespace hessian_mpi {
 
 class LayerFactors final : public Engine {
  public:
-  /// Collective over the communicator: the passes for J are split over its ranks. plan: the same on all ranks. own: the
-  /// rows that this rank is going to ask for, in order. columns: what rows made row by row have in those, exchanged
-  /// before the first row is asked for. accumulate: of the sums over samples. memory: bytes for S; more of its passes
-  /// are made again where it is small. row_by_row: makes rows of no factored layer, if asked for. Problem, columns and
-  /// row_by_row must outlive the engine.
-  LayerFactors(const Problem& problem, const LayerPlan& plan, const std::vector<Rows>& own, const PlainColumns& columns,
-               Engine& row_by_row, Precision accumulate, std::uint64_t memory, const Communicator& communicator);
+  /// Collective over the communicator: the passes for J are split over its ranks. stage: the same on all ranks. own:
+  /// the rows of the stage that this rank is going to ask for, in order. columns: what rows of earlier steps have in
+  /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
+  /// of the sums over samples. memory: bytes for what passes find; more of them are made again where it is small.
+  /// Problem, stage, columns and others must outlive the engine.
+  LayerFactors(const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own,
+               const EarlierColumns& columns, Engine& others, Precision accumulate, std::uint64_t memory,
+               const Communicator& communicator);
   ~LayerFactors() override;
   LayerFactors(const LayerFactors&) = delete;
   LayerFactors& operator=(const LayerFactors&) = delete;

@@ -13,28 +13,38 @@
 
 namespace hessian_mpi {
 
-/// What second derivatives do not cross, so that one backward pass serves all of them at once: a position of a sample,
-/// a sample, or only the batch.
-enum class Unit { position, sample, batch };
+/// What second derivatives do not cross, so that one backward pass serves all of them at once: only the batch, a
+/// sample, or a position of a sample.
+enum class Unit { batch, sample, position };
 
-/// A call whose parameters' rows are made from its factors.
+/// A call in a stage.
 struct FactoredLayer {
   std::size_t call = 0;               ///< in CapturedForward::calls
   bool samples_last = false;          ///< its tensors go position by position, in each all samples
-  std::vector<std::size_t> upstream;  ///< which of the plan's layers its input depends on
+  bool makes_rows = true;             ///< in this stage; else its parameters are columns only
+  std::vector<std::size_t> upstream;  ///< which of the stage's layers its input depends on, as far as that is needed
 };
 
-struct LayerPlan {
+/// Layers whose rows are made from factors with one kind of unit.
+struct LayerStage {
   Unit unit = Unit::sample;
-  std::vector<FactoredLayer> layers;  ///< in the order of execution; none: all rows are made row by row
+  std::vector<FactoredLayer> layers;  ///< in the order of execution
+  std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
+};
+
+/// The steps in which rows are made, each with what was made before as columns: step 0 row by row, step k by stage k -
+/// 1.
+struct LayerPlan {
+  std::vector<LayerStage> stages;  ///< none: all rows are made row by row
+  std::vector<std::size_t> steps;  ///< for each parameter the step that makes its rows
   /// For each parameter why its rows are made row by row; empty where they are factored.
   std::vector<std::string> reasons;
-  std::int64_t plain_rows = 0;  ///< rows made row by row
-  std::int64_t factored_rows = 0;
-  std::int64_t passes = 0;  ///< backward passes for the factors of all others
-  std::uint64_t bytes = 0;  ///< of the factors that a rank keeps, in the precision of derivatives
+  std::vector<std::int64_t> rows;    ///< for each step, how many it makes
+  std::vector<std::int64_t> passes;  ///< for each stage the backward passes for its factors
+  std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
+  std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
 
-  bool is_factored(std::size_t parameter) const { return reasons[parameter].empty(); }
+  bool is_factored(std::size_t parameter) const { return steps[parameter] > 0; }
 };
 
 /// Not collective; the same on all ranks. Method::rows: no layers. Method::layers: all layers that can be factored
@@ -42,12 +52,13 @@ struct LayerPlan {
 /// a few times, and tests with some backward passes what second derivatives cross.
 LayerPlan plan_layers(const Problem& problem, Method method);
 
-/// The rows of the parameters that are factored, or of those that are not, as runs of neighbours.
-std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, bool factored);
+/// The rows that a step makes, as runs of neighbours.
+std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, std::size_t step);
 
 /// The plan for people and for the file: a line for each parameter, "fc.weight: layers" or "fc.bias: rows, why".
 std::string lines_of(const LayerPlan& plan, const ParameterIndex& index);
-/// In one line: "layers: 23045 rows from 5 backward passes, 320 rows row by row", or "rows".
+/// In one line: "layers: 23045 rows from 5 backward passes, each for all samples at once; 320 rows row by row", or
+/// "rows".
 std::string text_of(const LayerPlan& plan);
 /// For each reason the parameters whose rows are made row by row: "c1.weight, c1.bias: row by row takes fewer
 /// operations".

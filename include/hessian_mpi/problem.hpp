@@ -49,7 +49,9 @@ class Problem {
   bool convolves_single_channels() const;
 
   /// The share of batch b in the loss: a scalar connected to the parameters. Not finite or not fitting: InputError.
-  torch::Tensor loss(std::int64_t b) const;
+  /// With copies: the batch is run so many times in one forward, one copy after the other along the first dimension,
+  /// and all their shares are added up.
+  torch::Tensor loss(std::int64_t b, std::int64_t copies = 1) const;
 
   /// Derivatives of a batch's share by each parameter, undefined where it does not depend on one. With create_graph
   /// they can be differentiated again.
@@ -60,8 +62,8 @@ class Problem {
   void set_parameters(const std::vector<double>& theta);
 
  private:
-  LossTerm term(std::int64_t b) const;
-  double weight_of(const LossTerm& term) const;
+  LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
+  double weight_of(const LossTerm& term, std::int64_t copies) const;
   void select_parameters(const ProblemSettings& settings);
 
   std::unique_ptr<Model> model_;

@@ -1,5 +1,5 @@
 #pragma once
-/// The factors of a plan's layers, from backward passes over all batches, as plain arrays. Notation as in
+/// The factors of a stage's layers, from backward passes over all batches, as plain arrays. Notation as in
 /// hessian_mpi/layer_factors.hpp; u counts the units of all batches, t the positions of a layer in a unit. Internal to
 /// the factored engine.
 
@@ -8,14 +8,16 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/problem.hpp"
+#include "input_derivatives.hpp"
 #include "layer_graph.hpp"
-#include "layer_tensors.hpp"
+#include "stage_forward.hpp"
 
 namespace hessian_mpi {
 
@@ -24,63 +26,83 @@ template <class Number>
 struct LayerData {
   std::optional<std::size_t> weight;
   std::optional<std::size_t> bias;
+  bool by_input = false;  ///< the weight is [columns, outputs]
   std::int64_t positions = 1;
   std::int64_t outputs = 0;
   std::int64_t groups = 1;
   std::int64_t columns = 0;                 ///< of a row of the weight
   std::int64_t elements = 0;                ///< of a unit's input
+  bool sees_input_as_it_is = false;         ///< element t * columns + q is what the weight sees at t in column q
   std::vector<std::vector<Number>> inputs;  ///< a, for each group: [u][t][columns]
   std::vector<std::vector<std::int64_t>>
-      input_elements;                            ///< for each group, which element that is: [t][columns], or -1
-  std::vector<Number> delta;                     ///< [u][t][outputs]
-  std::vector<std::size_t> upstream;             ///< layers of the plan
-  std::vector<std::vector<Number>> derivatives;  ///< J, for each of those: [elements][u][t of it][outputs of it]
+      input_elements;                 ///< for each group, which element that is: [t][columns], or -1
+  std::vector<Number> delta;          ///< [u][t][outputs], to be read as rows of a factor
+  std::vector<std::size_t> upstream;  ///< layers of the stage
 };
 
 /// An output of a layer: what a double-backward pass is for.
 using OutputOfLayer = std::pair<std::size_t, std::int64_t>;
 
+/// What all rows of one output have in common, for each layer m of the stage; to be read as rows of a factor.
+template <class Number>
+struct OutputFactors {
+  std::vector<std::vector<Number>> second;       ///< S: [u][t][t of m][outputs of m]
+  std::vector<std::vector<Number>> derivatives;  ///< J of m by this output: [u][t][elements of m], or none
+};
+
 template <class Number>
 class Factors {
  public:
-  /// Collective over the communicator, over which the passes for J are split. memory: bytes for S. Problem and plan
+  /// Collective over the communicator, over which the passes for J are split. memory: bytes for J and for what outputs
+  /// have; what does not fit is made again when it is asked for. Problem and stage
   /// must outlive the factors.
-  Factors(const Problem& problem, const LayerPlan& plan, std::uint64_t memory, const Communicator& communicator);
+  Factors(const Problem& problem, const LayerStage& stage, std::uint64_t memory, const Communicator& communicator);
 
   std::int64_t units() const { return units_; }
   std::size_t size() const { return layers_.size(); }
   const LayerData<Number>& layer(std::size_t l) const { return layers_[l]; }
+  /// Whether rows of the layer are made; else it is for columns.
+  bool makes_rows(std::size_t l) const { return stage().layers[l].makes_rows; }
 
   /// The outputs that will be asked for, in order: where there are several batches, as many passes as fit into memory
   /// are made for each forward.
   void expect(std::vector<OutputOfLayer> outputs) { expected_ = std::move(outputs); }
 
-  /// Not collective. S of an output, for each layer m of the plan: [u][t][t of m][outputs of m]. Valid until the next
-  /// call.
-  const std::vector<std::vector<Number>>& second_derivatives(const OutputOfLayer& output);
+  /// Not collective. J of an element of l's input by all outputs of m, on which it depends: [u][t of m][outputs of m].
+  /// Valid until the next call.
+  const Number* input_derivative(std::size_t l, std::int64_t element, std::size_t m) {
+    return derivatives_->of_element(l, element, m);
+  }
+
+  /// Not collective. For an output of a layer whose rows are made. Valid until the next call.
+  const OutputFactors<Number>& of_output(const OutputOfLayer& output);
 
  private:
-  using Second = std::vector<std::vector<Number>>;
-  LayerOrder order(std::size_t l, std::int64_t batch) const;
+  const LayerStage& stage() const { return forward_.stage(); }
   std::int64_t units_before(std::int64_t batch) const { return unit_begins_[static_cast<std::size_t>(batch)]; }
-  const LayerGraph& graph(std::int64_t batch);
   void read_layers();
   void append_batch(const LayerGraph& graph, std::int64_t batch);
-  void make_derivatives(const Communicator& communicator);
-  void make_derivatives(std::size_t l, std::int64_t element, std::int64_t batch);
-  std::size_t size_of_second(std::size_t l) const;
+  std::size_t numbers_of_output(std::size_t l) const;
+  OutputFactors<Number> prepared(const OutputOfLayer& output);
+  std::int64_t outputs_at_once(std::size_t l) const;
+  OutputOfLayer first_made_with(const OutputOfLayer& output) const;
   std::vector<OutputOfLayer> made_with(const OutputOfLayer& output) const;
-  void add_pass(const OutputOfLayer& output, std::int64_t batch, Second& second);
+  std::vector<OutputOfLayer> made_next(const OutputOfLayer& output) const;
+  struct OutputAt {
+    OutputOfLayer output;
+    std::int64_t position;
+  };
+  void make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch);
+  void make_second_at_once(std::span<const OutputAt> places, std::int64_t batch);
 
-  const Problem& problem_;
-  const LayerPlan& plan_;
+  StageForward forward_;
   std::uint64_t memory_;
   std::vector<LayerData<Number>> layers_;
   std::vector<std::int64_t> unit_begins_;  // of each batch, and the end
   std::int64_t units_ = 0;
+  std::optional<InputDerivatives<Number>> derivatives_;
   std::vector<OutputOfLayer> expected_;
-  std::map<OutputOfLayer, Second> made_;
-  std::optional<std::pair<std::int64_t, LayerGraph>> graph_;  // of the batch that was run last
+  std::map<OutputOfLayer, OutputFactors<Number>> made_;
 };
 
 }  // namespace hessian_mpi

@@ -26,7 +26,8 @@ std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
 
 }  // namespace
 
-LayerGraph::LayerGraph(const Problem& problem, std::int64_t batch) : forward_(capture_layers(problem, batch)) {
+LayerGraph::LayerGraph(const Problem& problem, std::int64_t batch, std::int64_t copies)
+    : forward_(capture_layers(problem, batch, copies)) {
   torch::autograd::edge_list outputs;
   for (const auto& call : forward_.calls) outputs.push_back(call.output_edge);
   for (const auto& parameter : problem.parameters()) {

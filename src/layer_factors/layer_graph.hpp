@@ -15,8 +15,8 @@ namespace hessian_mpi {
 
 class LayerGraph {
  public:
-  /// The problem must outlive the graph.
-  LayerGraph(const Problem& problem, std::int64_t batch);
+  /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them.
+  LayerGraph(const Problem& problem, std::int64_t batch, std::int64_t copies = 1);
 
   const CapturedForward& forward() const { return forward_; }
   const LayerCall& call(std::size_t c) const { return forward_.calls[c]; }

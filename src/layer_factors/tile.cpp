@@ -28,8 +28,9 @@ struct VectorOf {
   using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
 };
 
+// The sums of the products for some rows and a piece of columns, which lie at this distance from their first.
 template <class R, int rows, class Number, class Out>
-HESSIAN_MPI_INLINE void tile(const Number* left, std::int64_t left_stride, const Number* right, std::int64_t inner,
+HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row, std::int64_t piece,
                              std::int64_t columns, Out* out, std::int64_t out_stride) {
   using Vector = typename VectorOf<R, Number>::Type;
   using InMemory = typename VectorOf<R, Number>::InMemory;
@@ -37,15 +38,21 @@ HESSIAN_MPI_INLINE void tile(const Number* left, std::int64_t left_stride, const
   constexpr int vectors = 64 / R::vector_bytes;
   constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
   Vector sums[rows][vectors] = {};
-  for (std::int64_t k = 0; k < inner; ++k) {
-    Vector b[vectors];
+  for (const auto& product : products) {
+    const Number* left = product.left + first_row;
+    const Number* right = product.right.begin + piece * product.right.piece_step;
+    const auto left_stride = product.left_stride;
+    const auto row_step = product.right.row_step;
+    for (std::int64_t k = 0; k < product.right.inner; ++k, left += left_stride, right += row_step) {
+      Vector b[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(right + k * width + v * lanes);
+      for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(right + v * lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      const Number a = left[k * left_stride + i];
+      for (int i = 0; i < rows; ++i) {
+        const Number a = left[i];
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] += a * b[v];
+        for (int v = 0; v < vectors; ++v) sums[i][v] += a * b[v];
+      }
     }
   }
   if constexpr (std::is_same_v<Number, Out>) {
@@ -68,32 +75,32 @@ HESSIAN_MPI_INLINE void tile(const Number* left, std::int64_t left_stride, const
 
 // The last rows, fewer than a tile has.
 template <class R, int rows, class Number, class Out>
-HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, const Number* left, std::int64_t left_stride,
-                                  const Number* right, std::int64_t inner, std::int64_t columns, Out* out,
+HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, std::span<const Product<Number>> products,
+                                  std::int64_t first_row, std::int64_t piece, std::int64_t columns, Out* out,
                                   std::int64_t out_stride) {
   if constexpr (rows > 0) {
     if (wanted == rows) {
-      tile<R, rows>(left, left_stride, right, inner, columns, out, out_stride);
+      tile<R, rows>(products, first_row, piece, columns, out, out_stride);
     } else {
-      last_tile<R, rows - 1>(wanted, left, left_stride, right, inner, columns, out, out_stride);
+      last_tile<R, rows - 1>(wanted, products, first_row, piece, columns, out, out_stride);
     }
   }
 }
 
 template <class R, class Number, class Out>
-HESSIAN_MPI_INLINE void multiply_with(const Number* left, std::int64_t left_stride, std::int64_t rows,
-                                      const Strips<Number>& right, Out* out, std::int64_t out_stride) {
+HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products, std::int64_t rows, Out* out,
+                                      std::int64_t out_stride) {
   constexpr auto width = Strips<Number>::width;
+  const auto all_columns = products.front().right.columns;
   for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
     const auto here = std::min<std::int64_t>(R::tile_rows, rows - i);
-    for (std::int64_t j = 0; j < right.columns(); j += width) {
-      const auto columns = std::min(width, right.columns() - j);
+    for (std::int64_t j = 0; j < all_columns; j += width) {
+      const auto columns = std::min(width, all_columns - j);
       Out* const to = out + i * out_stride + j;
       if (here == R::tile_rows) {
-        tile<R, R::tile_rows>(left + i, left_stride, right.strip(j / width), right.inner(), columns, to, out_stride);
+        tile<R, R::tile_rows>(products, i, j / width, columns, to, out_stride);
       } else {
-        last_tile<R, R::tile_rows - 1>(here, left + i, left_stride, right.strip(j / width), right.inner(), columns, to,
-                                       out_stride);
+        last_tile<R, R::tile_rows - 1>(here, products, i, j / width, columns, to, out_stride);
       }
     }
   }
@@ -135,6 +142,38 @@ HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const 
   combine_with(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
 }
 
+// As many vectors as a row has, known to the compiler where a row is a strip.
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                    Number* out) {
+  using InMemory = typename VectorOf<R, Number>::InMemory;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto first = s * *reinterpret_cast<const InMemory*>(a + i);
+    *reinterpret_cast<InMemory*>(out + i) =
+        b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + i);
+  }
+  for (; i < count; ++i) out[i] = b == nullptr ? s * a[i] : s * a[i] + t * b[i];
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_rows_with(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,
+                                          const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {
+  constexpr auto width = Strips<Number>::width;
+  for (std::int64_t k = 0; k < rows; ++k, out += out_step) {
+    const Number s = a.scale[k * a.scale_step];
+    const Number t = b.row == nullptr ? Number{0} : b.scale[k * b.scale_step];
+    const Number* const first = a.row + k * a.row_step;
+    const Number* const second = b.row == nullptr ? nullptr : b.row + k * b.row_step;
+    if (count == width) {
+      combine_row<R>(width, s, first, t, second, out);
+    } else {
+      combine_row<R>(count, s, first, t, second, out);
+    }
+  }
+}
+
 template <class Number>
 HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Number* a, Number* out) {
   for (std::int64_t i = 0; i < count; ++i) out[i] += s * a[i];
@@ -145,9 +184,9 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
 #define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
   struct Name {                                                                                          \
     template <class Number, class Out>                                                                   \
-    target static void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows,         \
-                                const Strips<Number>& right, Out* out, std::int64_t out_stride) {        \
-      multiply_with<OwnRegisters>(left, left_stride, rows, right, out, out_stride);                      \
+    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,  \
+                                std::int64_t out_stride) {                                               \
+      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                      \
     }                                                                                                    \
     template <class Number>                                                                              \
     target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
@@ -158,6 +197,11 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
     target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
                                Strips<Number>& out, std::int64_t k, std::int64_t column) {               \
       combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                              \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,       \
+                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {        \
+      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                 \
     }                                                                                                    \
     template <class Number>                                                                              \
     target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {          \
@@ -190,9 +234,8 @@ void for_this_processor(const Function& function) {
 }  // namespace
 
 template <class Number, class Out>
-void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows, const Strips<Number>& right, Out* out,
-              std::int64_t out_stride) {
-  for_this_processor([&](auto own) { own.multiply(left, left_stride, rows, right, out, out_stride); });
+void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride) {
+  for_this_processor([&](auto own) { own.multiply(products, rows, out, out_stride); });
 }
 
 template <class Number, class Out>
@@ -214,14 +257,20 @@ void combine(std::int64_t count, Number s, const Number* a, Number t, const Numb
 }
 
 template <class Number>
+void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
+             Number* out, std::int64_t out_step) {
+  for_this_processor([&](auto own) { own.combine(rows, count, a, b, out, out_step); });
+}
+
+template <class Number>
 void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {
   for_this_processor([&](auto own) { own.accumulate(count, s, a, out); });
 }
 
-template void multiply(const float*, std::int64_t, std::int64_t, const Strips<float>&, float*, std::int64_t);
-template void multiply(const float*, std::int64_t, std::int64_t, const Strips<float>&, double*, std::int64_t);
-template void multiply(const double*, std::int64_t, std::int64_t, const Strips<double>&, float*, std::int64_t);
-template void multiply(const double*, std::int64_t, std::int64_t, const Strips<double>&, double*, std::int64_t);
+template void multiply(std::span<const Product<float>>, std::int64_t, float*, std::int64_t);
+template void multiply(std::span<const Product<float>>, std::int64_t, double*, std::int64_t);
+template void multiply(std::span<const Product<double>>, std::int64_t, float*, std::int64_t);
+template void multiply(std::span<const Product<double>>, std::int64_t, double*, std::int64_t);
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);
@@ -231,6 +280,10 @@ template void combine(std::int64_t, double, const double*, double, const double*
 template void combine(std::int64_t, float, const float*, float, const float*, Strips<float>&, std::int64_t,
                       std::int64_t);
 template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,
+                      std::int64_t);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<float>&, const ScaledRows<float>&, float*,
+                      std::int64_t);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, const ScaledRows<double>&, double*,
                       std::int64_t);
 template void accumulate(std::int64_t, float, const float*, float*);
 template void accumulate(std::int64_t, double, const double*, double*);

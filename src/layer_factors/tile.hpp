@@ -4,9 +4,21 @@
 /// from the first to the last, whatever is computed beside it. Internal to the factored engine.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace hessian_mpi {
+
+/// The right factor of a product, [inner, columns], where it lies: in pieces of 64 bytes of columns, which may be read
+/// whole also where there are fewer columns left.
+template <class Number>
+struct RightFactor {
+  const Number* begin = nullptr;
+  std::int64_t row_step = 0;    ///< from one k to the next
+  std::int64_t piece_step = 0;  ///< from one piece to the next
+  std::int64_t inner = 0;
+  std::int64_t columns = 0;
+};
 
 /// A matrix [inner, columns] in strips of 64 bytes of columns, each strip one piece of memory.
 template <class Number>
@@ -23,10 +35,11 @@ class Strips {
   }
   std::int64_t inner() const { return inner_; }
   std::int64_t columns() const { return columns_; }
-  const Number* strip(std::int64_t s) const { return numbers_.data() + s * inner_ * width; }
+  Number* strip(std::int64_t s) { return numbers_.data() + s * inner_ * width; }
   Number* at(std::int64_t k, std::int64_t column) {
     return numbers_.data() + (column / width * inner_ + k) * width + column % width;
   }
+  RightFactor<Number> factor() const { return {numbers_.data(), width, inner_ * width, inner_, columns_}; }
 
  private:
   std::int64_t inner_ = 0;
@@ -34,11 +47,29 @@ class Strips {
   std::vector<Number> numbers_;
 };
 
-/// out[i * out_stride + j] = sum over k of left[k * left_stride + i] * right(k, j), for i < rows and j <
-/// right.columns().
+/// Rows that lie one after the other, row_step apart. The last one is followed by 64 bytes that may be read.
+template <class Number>
+RightFactor<Number> rows_as_factor(const Number* begin, std::int64_t row_step, std::int64_t inner,
+                                   std::int64_t columns) {
+  return {begin, row_step, Strips<Number>::width, inner, columns};
+}
+
+/// left[k * left_stride + i] times right(k, j), to be summed over k.
+template <class Number>
+struct Product {
+  const Number* left = nullptr;
+  std::int64_t left_stride = 0;
+  RightFactor<Number> right;
+};
+
+/// out[i * out_stride + j] = the products, one after the other, summed over k, for i < rows and j < their columns.
 template <class Number, class Out>
-void multiply(const Number* left, std::int64_t left_stride, std::int64_t rows, const Strips<Number>& right, Out* out,
-              std::int64_t out_stride);
+void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride);
+
+template <class Number, class Out>
+void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::int64_t out_stride) {
+  multiply(std::span(&product, 1), rows, out, out_stride);
+}
 
 /// out[i] = sum over k of left[k * left_stride + i], for i < rows.
 template <class Number, class Out>
@@ -47,6 +78,20 @@ void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std
 /// out[i] = s * a[i] + t * b[i], for i < count; without b: s * a[i].
 template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Number* out);
+
+/// Rows, each times a number of its own: row k is scale[k * scale_step] * row[k * row_step + i].
+template <class Number>
+struct ScaledRows {
+  const Number* scale = nullptr;
+  std::int64_t scale_step = 0;
+  const Number* row = nullptr;
+  std::int64_t row_step = 0;
+};
+
+/// out[k * out_step + i] = row k of a, and where there is one of b, at i, for k < rows and i < count.
+template <class Number>
+void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
+             Number* out, std::int64_t out_step);
 
 /// out[i] += s * a[i], for i < count.
 template <class Number>

@@ -84,7 +84,9 @@ def write(name: str, folder: pathlib.Path) -> None:
     inputs, targets = batch
     folder.mkdir(parents=True, exist_ok=True)
     # In train mode the encoder layer is exported as its operators, not as its fused kernel; it has no dropout.
-    torch.export.save(torch.export.export(model.train(), (inputs,)), folder / "model.pt2")
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model.train(), (inputs,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, folder / "model.pt2")
     with h5py.File(folder / "data.h5", "w") as file:
         file["inputs"], file["targets"] = inputs.numpy(), targets.numpy()
 

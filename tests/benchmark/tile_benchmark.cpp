@@ -38,20 +38,20 @@ std::vector<float> random_numbers(std::int64_t count) {
   return numbers;
 }
 
-struct Product {
+struct Case {
   const char* of;
   std::int64_t inner, rows, panel, columns;
 };
 
 // A large product that stays in the caches: what this processor can multiply.
-constexpr Product peak{"as large as the caches hold", 256, 96, 256, 256};
-constexpr Product products[] = {{"question, 8 samples", 8, 88, 8192, 23365},
-                                {"LeNet, 64 samples", 64, 64, 1024, 61706},
-                                {"MLP 784, 64 samples", 64, 64, 1024, 55050},
-                                {"MLP 64, 128 samples", 128, 64, 512, 8970},
-                                {"transformer, 256 tokens", 256, 32, 256, 13216}};
+constexpr Case peak{"as large as the caches hold", 256, 96, 256, 256};
+constexpr Case cases[] = {{"question, 8 samples", 8, 88, 8192, 23365},
+                          {"LeNet, 64 samples", 64, 64, 1024, 61706},
+                          {"MLP 784, 64 samples", 64, 64, 1024, 55050},
+                          {"MLP 64, 128 samples", 128, 64, 512, 8970},
+                          {"transformer, 256 tokens", 256, 32, 256, 13216}};
 
-void report(const Product& p, double bytes_a_second, double* best) {
+void report(const Case& p, double bytes_a_second, double* best) {
   const auto left = random_numbers(p.inner * p.rows);
   const auto row = random_numbers(p.panel);
   Strips<float> right(p.inner, p.panel);
@@ -63,7 +63,8 @@ void report(const Product& p, double bytes_a_second, double* best) {
   std::vector<float> out(static_cast<std::size_t>(p.rows * p.columns));
   std::int64_t column = 0;
   const auto multiply = [&] {
-    hessian_mpi::multiply(left.data(), p.rows, p.rows, right, out.data() + column, p.columns);
+    hessian_mpi::multiply(hessian_mpi::Product<float>{left.data(), p.rows, right.factor()}, p.rows, out.data() + column,
+                          p.columns);
     column = column + 2 * p.panel <= p.columns ? column + p.panel : 0;
   };
   const double filling = seconds_for(fill);
@@ -87,5 +88,5 @@ int main() {
   std::printf("%-28s %8s %8s %10s %8s %10s\n", "", "GFlop/s", "no fill", "of best", "GB/s", "of memory");
   double best = 0;
   report(peak, bytes_a_second, &best);
-  for (const auto& product : products) report(product, bytes_a_second, &best);
+  for (const auto& one : cases) report(one, bytes_a_second, &best);
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,9 @@ struct Network {
   std::filesystem::path reference;
 };
 
-// Spread over the file, whose lines go from theme to theme.
-Network network(int number) {
+// By its line of the file.
+Network network_of(const std::string& line) {
   const auto folder = models() / "random";
-  const auto lines = lines_of(content_of(folder / "cases"));
-  const auto& line = lines.at(static_cast<std::size_t>(number) * lines.size() / networks);
   const auto own = folder / line.substr(0, line.find(' '));
   Network found{line, {"--threads", "1", "--check", "2"}, own / "reference.h5"};
   for (auto word : lines_of(content_of(own / "options"))) {
@@ -38,6 +37,12 @@ Network network(int number) {
     found.arguments.push_back(word);
   }
   return found;
+}
+
+// Spread over the file, whose lines go from theme to theme.
+Network network(int number) {
+  const auto lines = lines_of(content_of(models() / "random" / "cases"));
+  return network_of(lines.at(static_cast<std::size_t>(number) * lines.size() / networks));
 }
 
 // Runs the program into a file of the folder, and returns that.
@@ -113,35 +118,66 @@ void damage(const std::filesystem::path& path, const std::vector<std::uint64_t>&
   }
 }
 
-class QuestionByLayers : public testing::TestWithParam<const char*> {};
+// A network and a way, whose rows are made in several steps.
+struct Steps {
+  std::string network;
+  std::string method;
+  friend std::ostream& operator<<(std::ostream& out, const Steps& steps) {
+    return out << steps.network << "_" << steps.method;
+  }
+};
 
-TEST_P(QuestionByLayers, GoesOnToTheSameBytesOnAnyRanksWithAnyMemory) {
+// Tokens: a first stage for what attention sees, whose rows are columns of a second one.
+Words tokens(const std::string& method, const std::string& output, const Words& options) {
+  const auto lines = lines_of(content_of(models() / "random" / "cases"));
+  const auto found = std::find_if(lines.begin(), lines.end(), [](const std::string& line) {
+    return line.find(" embedding ") != std::string::npos && line.find(" encoder_layer ") != std::string::npos;
+  });
+  EXPECT_NE(found, lines.end());
+  return network_of(*found).arguments + Words{"--method", method, "--output", output} + options;
+}
+
+class InSteps : public testing::TestWithParam<Steps> {
+ protected:
+  static Words arguments(const std::string& output, const Words& options = {}) {
+    const auto& [network, method] = GetParam();
+    return network == "question" ? question(method, output, options) : tokens(method, output, options);
+  }
+};
+
+TEST_P(InSteps, GoOnToTheSameBytesOnAnyRanksWithAnyMemory) {
   const Folder folder;
-  ASSERT_EQ(run_program(2, question(GetParam(), "whole.h5"), folder.path()).exit_code, 0);
+  ASSERT_EQ(run_program(2, arguments("whole.h5"), folder.path()).exit_code, 0);
   const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto small = run_program(3, question(GetParam(), "small.h5", {"--memory", "8M"}), folder.path());
+  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
+  const auto small = run_program(3, arguments("small.h5", {"--memory", "1M"}), folder.path());
   ASSERT_EQ(small.exit_code, 0) << small.errors;
+  const bool kept = small.errors.find("made again for each range of rows") == std::string::npos;
+  EXPECT_EQ(kept, GetParam().method == "auto") << small.errors;
   EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole);
-  // Rows of the convolution, of the linear layer, and the last one.
-  for (const auto& rows : {std::vector<std::uint64_t>{0, 5, 40, 200, 474}, std::vector<std::uint64_t>{300, 301, 310}}) {
+  std::vector<std::uint64_t> spread;
+  for (std::uint64_t row = 0; row < n; row += n / 7) spread.push_back(row);
+  spread.push_back(n - 1);
+  for (const auto& rows : {spread, {n / 2, n / 2 + 1, n / 2 + 9}}) {
     damage(folder / "small.h5", rows);
-    const auto mended =
-        run_program(4, question(GetParam(), "small.h5", {"--resume", "--verify", "all"}), folder.path());
+    const auto mended = run_program(4, arguments("small.h5", {"--resume", "--verify", "all"}), folder.path());
     ASSERT_EQ(mended.exit_code, 0) << mended.errors;
     EXPECT_NE(mended.errors.find("computed again"), std::string::npos) << mended.errors;
     EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole) << "row " << rows.front() << " and others";
   }
 }
 
-TEST_P(QuestionByLayers, IsMadeInPartsToTheSameBytes) {
+TEST_P(InSteps, AreMadeInPartsToTheSameBytes) {
   const Folder folder;
-  ASSERT_EQ(run_program(1, question(GetParam(), "whole.h5"), folder.path()).exit_code, 0);
+  ASSERT_EQ(run_program(1, arguments("whole.h5"), folder.path()).exit_code, 0);
   const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto row_bytes = whole.size() / 475;
-  for (const auto& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 30}, {30, 31}, {35, 203}, {470, 475}}) {
+  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
+  const auto row_bytes = whole.size() / n;
+  for (const auto& [begin, end] :
+       {std::pair<std::size_t, std::size_t>{0, n / 16}, {n / 16, n / 16 + 1}, {n / 13, n / 2}, {n - 5, n}}) {
     const auto name = std::to_string(begin) + ".h5";
     const auto rows = std::to_string(begin) + ":" + std::to_string(end);
-    const auto finished = run_program(2, question(GetParam(), name, {"--rows", rows}), folder.path());
+    const auto finished = run_program(2, arguments(name, {"--rows", rows}), folder.path());
     ASSERT_EQ(finished.exit_code, 0) << finished.errors;
     EXPECT_TRUE(StoredFile(folder / name).bytes("/hessian") ==
                 whole.substr(begin * row_bytes, (end - begin) * row_bytes))
@@ -149,7 +185,18 @@ TEST_P(QuestionByLayers, IsMadeInPartsToTheSameBytes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, QuestionByLayers, testing::Values("layers", "auto"));
+INSTANTIATE_TEST_SUITE_P(Networks, InSteps,
+                         testing::Values(Steps{"question", "layers"}, Steps{"question", "auto"},
+                                         Steps{"tokens", "layers"}));
+
+TEST(LayersOfTokens, AreMadeInTwoStages) {
+  const Folder folder;
+  const auto finished = run_program(2, tokens("layers", "result.h5", {}), folder.path());
+  ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_NE(finished.output.find("each for all samples at once; "), std::string::npos) << finished.output;
+  EXPECT_NE(finished.output.find("each for all positions of all samples at once; "), std::string::npos)
+      << finished.output;
+}
 
 TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
   const Folder folder;

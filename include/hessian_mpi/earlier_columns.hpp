@@ -1,6 +1,6 @@
 #pragma once
-/// Rows that are made row by row, as columns of all others: H is symmetric. Each such row is made once in the whole
-/// job, on whichever rank, and its numbers go to the ranks whose rows need them.
+/// Rows that were made in earlier steps, as columns of the rows of a later one: H is symmetric. Each such row is made
+/// once in the whole job, on whichever rank, and its numbers go to the ranks whose rows need them.
 
 #include <cstdint>
 #include <vector>
@@ -10,17 +10,17 @@
 
 namespace hessian_mpi {
 
-class PlainColumns {
+class EarlierColumns {
  public:
-  /// plain: the rows that are made row by row, in order. wanted: for each rank the rows that are to have them as
+  /// earlier: the rows that are made earlier, in order. wanted: for each rank the rows that are to have them as
   /// columns, in order; the same on all ranks. rank: this one. Both as runs of neighbours.
-  PlainColumns(std::vector<Rows> plain, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
+  EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
 
-  /// Not collective. Notes a plain row: N numbers of the storage precision. A row may be noted on several ranks, with
-  /// the same numbers.
+  /// Not collective. Notes an earlier row: N numbers of the storage precision. A row may be noted on several ranks,
+  /// with the same numbers.
   void note(std::int64_t row, const void* numbers);
 
-  /// Collective. Brings to each rank what its rows need and forgets what was noted. Every plain row has been noted on
+  /// Collective. Brings to each rank what its rows need and forgets what was noted. Every earlier row has been noted on
   /// some rank; otherwise throws RunError there where it is missed.
   void exchange(const Communicator& communicator);
 
@@ -29,7 +29,7 @@ class PlainColumns {
 
   /// Bytes that note() keeps for a row, and fill() for one.
   std::int64_t bytes_noted() const { return wanted_count_ * number_bytes_; }
-  std::int64_t bytes_kept() const { return plain_count_ * number_bytes_; }
+  std::int64_t bytes_kept() const { return earlier_count_ * number_bytes_; }
 
  private:
   // Collective. The noted rows from one to another.
@@ -37,16 +37,16 @@ class PlainColumns {
   template <class Number>
   void keep(const std::vector<std::int64_t>& rows, const Number* numbers);
 
-  std::vector<Rows> plain_;
+  std::vector<Rows> earlier_;
   std::vector<std::vector<Rows>> wanted_;
   std::size_t rank_;
   std::int64_t number_bytes_;
-  std::int64_t plain_count_;
+  std::int64_t earlier_count_;
   std::int64_t wanted_count_ = 0;  // of all ranks
   std::vector<std::int64_t> noted_rows_;
   std::vector<std::vector<char>> noted_;  // for each noted row the numbers that each rank wants
-  std::vector<char> kept_;                // for each own row its numbers in all plain columns
-  std::vector<bool> found_;               // of all plain rows, those that are kept
+  std::vector<char> kept_;                // for each own row its numbers in all earlier columns
+  std::vector<bool> found_;               // of all earlier rows, those that are kept
 };
 
 /// How many rows some runs have, and the place of a row of them.

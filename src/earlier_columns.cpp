@@ -1,4 +1,4 @@
-#include "hessian_mpi/plain_columns.hpp"
+#include "hessian_mpi/earlier_columns.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -28,16 +28,17 @@ std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs) {
   return before;
 }
 
-PlainColumns::PlainColumns(std::vector<Rows> plain, std::vector<std::vector<Rows>> wanted, int rank, Precision storage)
-    : plain_(std::move(plain)),
+EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank,
+                               Precision storage)
+    : earlier_(std::move(earlier)),
       wanted_(std::move(wanted)),
       rank_(static_cast<std::size_t>(rank)),
       number_bytes_(static_cast<std::int64_t>(bytes_of(storage))),
-      plain_count_(count_of(plain_)) {
+      earlier_count_(count_of(earlier_)) {
   for (const auto& runs : wanted_) wanted_count_ += count_of(runs);
 }
 
-void PlainColumns::note(std::int64_t row, const void* numbers) {
+void EarlierColumns::note(std::int64_t row, const void* numbers) {
   const char* const bytes = static_cast<const char*>(numbers);
   std::vector<char> wanted;
   wanted.reserve(static_cast<std::size_t>(bytes_noted()));
@@ -50,7 +51,7 @@ void PlainColumns::note(std::int64_t row, const void* numbers) {
   noted_.push_back(std::move(wanted));
 }
 
-void PlainColumns::send(std::size_t begin, std::size_t end, const Communicator& communicator) {
+void EarlierColumns::send(std::size_t begin, std::size_t end, const Communicator& communicator) {
   std::vector<char> numbers;
   std::vector<char> names;
   std::vector<int> counts;
@@ -79,14 +80,14 @@ void PlainColumns::send(std::size_t begin, std::size_t end, const Communicator& 
   }
 }
 
-// numbers: of some plain rows, in the columns that are this rank's rows.
+// numbers: of some earlier rows, in the columns that are this rank's rows.
 template <class Number>
-void PlainColumns::keep(const std::vector<std::int64_t>& rows, const Number* numbers) {
+void EarlierColumns::keep(const std::vector<std::int64_t>& rows, const Number* numbers) {
   constexpr std::int64_t at_once = 64 / sizeof(Number);  // a line of the cache
   const auto own = count_of(wanted_[rank_]);
   std::vector<std::int64_t> columns;
   for (const auto row : rows) {
-    columns.push_back(place_of(row, plain_));
+    columns.push_back(place_of(row, earlier_));
     found_[static_cast<std::size_t>(columns.back())] = true;
   }
   auto* const kept = reinterpret_cast<Number*>(kept_.data());
@@ -94,19 +95,19 @@ void PlainColumns::keep(const std::vector<std::int64_t>& rows, const Number* num
     const auto end = std::min(own, begin + at_once);
     for (std::size_t k = 0; k < columns.size(); ++k) {
       const Number* const from = numbers + static_cast<std::int64_t>(k) * own;
-      for (auto i = begin; i < end; ++i) kept[i * plain_count_ + columns[k]] = from[i];
+      for (auto i = begin; i < end; ++i) kept[i * earlier_count_ + columns[k]] = from[i];
     }
   }
 }
 
-void PlainColumns::exchange(const Communicator& communicator) {
+void EarlierColumns::exchange(const Communicator& communicator) {
   const auto ranks = static_cast<std::int64_t>(wanted_.size());
   std::int64_t largest = wanted_count_;
   for (const auto& runs : wanted_) largest = std::max(largest, count_of(runs) * ranks);
   const auto at_once = std::max<std::int64_t>(1, most_exchanged / (std::max<std::int64_t>(largest, 1) * number_bytes_));
   communicator.together([&] {
     kept_.resize(static_cast<std::size_t>(count_of(wanted_[rank_]) * bytes_kept()));
-    found_.assign(static_cast<std::size_t>(plain_count_), false);
+    found_.assign(static_cast<std::size_t>(earlier_count_), false);
   });
   const auto noted = static_cast<std::int64_t>(noted_rows_.size());
   const auto rounds = (communicator.max(noted) + at_once - 1) / at_once;
@@ -123,9 +124,9 @@ void PlainColumns::exchange(const Communicator& communicator) {
   });
 }
 
-void PlainColumns::fill(std::int64_t row, void* numbers) const {
+void EarlierColumns::fill(std::int64_t row, void* numbers) const {
   const char* from = kept_.data() + place_of(row, wanted_[rank_]) * bytes_kept();
-  for (const auto& run : plain_) {
+  for (const auto& run : earlier_) {
     const auto bytes = run.count() * number_bytes_;
     std::memcpy(static_cast<char*>(numbers) + run.begin * number_bytes_, from, static_cast<std::size_t>(bytes));
     from += bytes;

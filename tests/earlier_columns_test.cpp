@@ -1,7 +1,7 @@
 // Plain rows as columns, on any number of ranks: each rank gets the numbers that its rows want, from wherever they were
 // noted.
 
-#include "hessian_mpi/plain_columns.hpp"
+#include "hessian_mpi/earlier_columns.hpp"
 
 #include <gtest/gtest.h>
 
@@ -41,7 +41,7 @@ template <class Number>
 void expect_columns(const std::function<bool(std::int64_t, int, int)>& notes) {
   const auto world = Communicator::world();
   const auto wanted = wanted_by(world.size());
-  PlainColumns columns(plain, wanted, world.rank(), sizeof(Number) == 4 ? Precision::float32 : Precision::float64);
+  EarlierColumns columns(plain, wanted, world.rank(), sizeof(Number) == 4 ? Precision::float32 : Precision::float64);
   for (const auto& run : plain) {
     for (auto i = run.begin; i < run.end; ++i) {
       if (!notes(i, world.rank(), world.size())) continue;
@@ -63,25 +63,25 @@ void expect_columns(const std::function<bool(std::int64_t, int, int)>& notes) {
   }
 }
 
-TEST(PlainColumns, ComeFromTheRankThatHasThem) {
+TEST(EarlierColumns, ComeFromTheRankThatHasThem) {
   expect_columns<float>([](std::int64_t row, int rank, int ranks) { return row % ranks == rank; });
   expect_columns<double>([](std::int64_t row, int rank, int ranks) { return (row / 3) % ranks == rank; });
 }
 
-TEST(PlainColumns, MayBeNotedOnSeveralRanksOrAllOnOne) {
+TEST(EarlierColumns, MayBeNotedOnSeveralRanksOrAllOnOne) {
   expect_columns<float>([](std::int64_t, int, int) { return true; });
   expect_columns<float>([](std::int64_t, int rank, int ranks) { return rank == ranks - 1; });
 }
 
-TEST(PlainColumns, AreMissedWhereNoRankHasNotedThem) {
+TEST(EarlierColumns, AreMissedWhereNoRankHasNotedThem) {
   const auto world = Communicator::world();
-  PlainColumns columns(plain, wanted_by(world.size()), world.rank(), Precision::float64);
+  EarlierColumns columns(plain, wanted_by(world.size()), world.rank(), Precision::float64);
   const std::vector<double> row(n, 1.0);
   for (std::int64_t i = 3; i < 7; ++i) columns.note(i, row.data());
   EXPECT_THROW(columns.exchange(world), AgreedError);
 }
 
-TEST(PlainColumns, FindPlacesInRuns) {
+TEST(EarlierColumns, FindPlacesInRuns) {
   EXPECT_EQ(count_of(plain), 9);
   EXPECT_EQ(place_of(3, plain), 0);
   EXPECT_EQ(place_of(20, plain), 4);

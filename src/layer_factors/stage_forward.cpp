@@ -1,0 +1,20 @@
+#include "stage_forward.hpp"
+
+#include <algorithm>
+
+namespace hessian_mpi {
+
+LayerOrder StageForward::order(std::size_t l, std::int64_t batch, std::int64_t copies) const {
+  const auto samples = std::min(problem_.batch_size(), problem_.samples() - batch * problem_.batch_size());
+  return {stage_.unit, samples * copies, stage_.layers[l].samples_last};
+}
+
+const LayerGraph& StageForward::graph(std::int64_t batch, std::int64_t copies) {
+  if (!run_ || run_->batch != batch || run_->copies != copies) {
+    run_.reset();  // the old graph's memory before the new one's
+    run_.emplace(Run{batch, copies, LayerGraph(problem_, batch, copies)});
+  }
+  return run_->graph;
+}
+
+}  // namespace hessian_mpi

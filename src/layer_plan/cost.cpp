@@ -1,0 +1,188 @@
+#include "cost.hpp"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "../layer_factors/layer_tensors.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+bool contains(const std::vector<std::size_t>& list, std::size_t one) {
+  return std::find(list.begin(), list.end(), one) != list.end();
+}
+
+std::int64_t parameters_in(const Network& network, std::size_t c) {
+  const auto& call = network.graph.call(c);
+  std::int64_t count = 0;
+  for (const auto& parameter : {call.weight, call.bias}) {
+    if (parameter) count += network.problem.parameters()[*parameter].numel();
+  }
+  return count;
+}
+
+/// A layer of a stage in numbers.
+struct Sizes {
+  double rows = 0;       // parameters
+  double positions = 0;  // in a unit
+  double outputs = 0;
+  double elements = 0;  // of a unit's input
+};
+
+// Of rows at one position: one product with what is filled for all rows of an output. Of rows at several: what is
+// summed over those for each row, and then one product, or two where the column's input depends on the row's output.
+double multiplications(const LayerStage& stage, const std::vector<Sizes>& sizes, std::size_t l, double units) {
+  const auto& row = sizes[l];
+  double total = 0;
+  for (std::size_t m = 0; m < sizes.size(); ++m) {
+    const auto& column = sizes[m];
+    const double of_places = units * column.rows * column.positions;
+    const bool downstream = contains(stage.layers[m].upstream, l);
+    const bool upstream = contains(stage.layers[l].upstream, m);
+    if (row.positions == 1 && !upstream) {
+      total += row.rows * units * column.rows + row.outputs * of_places;
+      continue;
+    }
+    const double summed = column.positions * column.outputs * (upstream ? 2 : 1) + (downstream ? column.elements : 0);
+    total += row.rows * (units * row.positions * summed + of_places * (downstream ? 2 : 1));
+  }
+  return total;
+}
+
+// Notes which layers each depends on, where either makes rows.
+void connect(const Network& network, LayerStage& stage) {
+  for (auto& layer : stage.layers) {
+    // A bias alone has no use for what the input depends on.
+    if (!network.graph.call(layer.call).weight) continue;
+    for (std::size_t m = 0; m < stage.layers.size(); ++m) {
+      const auto& other = stage.layers[m];
+      const bool wanted = layer.makes_rows || other.makes_rows;
+      if (wanted && contains(network.upstream[layer.call], other.call)) layer.upstream.push_back(m);
+    }
+  }
+}
+
+// Multiplications of a pass: for what a pass is beside matrix products, as many as a core does in that time.
+constexpr double pass_overhead = 4e6;
+// In the products of a forward: what the passes have been measured to take, and tiles against LibTorch's small
+// products.
+constexpr double plain_row_forwards = 6;
+constexpr double delta_pass_forwards = 4.5;
+constexpr double input_pass_forwards = 2;
+constexpr double tile_multiplication = 0.5;
+
+}  // namespace
+
+Choice without(Choice choice, std::size_t call) {
+  std::erase_if(choice, [=](const Chosen& chosen) { return chosen.call == call; });
+  return choice;
+}
+
+std::int64_t parameters_in(const Network& network, const Choice& choice) {
+  std::int64_t count = 0;
+  for (const auto& chosen : choice) count += parameters_in(network, chosen.call);
+  return count;
+}
+
+std::vector<LayerStage> stages_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last) {
+  const auto turn_of = [&](const Chosen& chosen) {
+    const LayerOrder order{chosen.unit, network.problem.batch_size(), false};
+    return std::pair(chosen.unit, positions_of(network.graph.call(chosen.call), order) == 1);
+  };
+  std::set<std::pair<Unit, bool>> turns;
+  for (const auto& chosen : choice) turns.insert(turn_of(chosen));
+  std::vector<LayerStage> stages;
+  for (const auto& turn : turns) {
+    LayerStage stage{turn.first, {}};
+    for (const auto& chosen : choice) {
+      if (turn_of(chosen) < turn) continue;
+      const bool last = turn.first != Unit::batch && samples_last[chosen.call];
+      stage.layers.push_back({chosen.call, last, turn_of(chosen) == turn, {}});
+    }
+    connect(network, stage);
+    stages.push_back(std::move(stage));
+  }
+  return stages;
+}
+
+Counts counts_of(const Network& network, const LayerStage& stage) {
+  const LayerOrder order{stage.unit, network.problem.batch_size(), false};
+  const auto batches = network.problem.batches();
+  Counts counts;
+  std::vector<Sizes> sizes;
+  std::int64_t units = 1;
+  for (const auto& layer : stage.layers) {
+    const auto& call = network.graph.call(layer.call);
+    units = units_of(call, order);
+    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)),
+                     static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
+                     static_cast<double>(call.input.numel() / units)});
+  }
+  const auto all_units = static_cast<double>(units * batches);
+  double inputs = 0;
+  double derivatives = 0;
+  double outputs = 0;
+  for (std::size_t l = 0; l < sizes.size(); ++l) {
+    const auto& layer = stage.layers[l];
+    const auto& call = network.graph.call(layer.call);
+    inputs += all_units * sizes[l].positions * static_cast<double>(weight_columns(call) * groups_of(call));
+    if (!layer.upstream.empty()) counts.input_passes += static_cast<std::int64_t>(sizes[l].elements);
+    for (const auto m : layer.upstream) {
+      derivatives += all_units * sizes[l].elements * sizes[m].positions * sizes[m].outputs;
+    }
+    if (!layer.makes_rows) continue;
+    counts.plain_rows -= static_cast<std::int64_t>(sizes[l].rows);
+    counts.delta_passes += static_cast<std::int64_t>(sizes[l].outputs * sizes[l].positions);
+    counts.assembly += multiplications(stage, sizes, l, all_units);
+    if (!call.by_input) continue;
+    // Neighbouring rows are of different outputs, whose passes are all kept.
+    double width = 0;
+    for (std::size_t m = 0; m < sizes.size(); ++m) {
+      width += sizes[m].positions * sizes[m].outputs + (contains(stage.layers[m].upstream, l) ? sizes[m].elements : 0);
+    }
+    outputs += all_units * sizes[l].outputs * sizes[l].positions * width;
+  }
+  counts.inputs = static_cast<std::uint64_t>(inputs);
+  counts.derivatives = static_cast<std::uint64_t>(derivatives);
+  counts.outputs = static_cast<std::uint64_t>(outputs);
+  return counts;
+}
+
+Counts counts_of(const Network& network, const Choice& choice) {
+  Counts all;
+  all.plain_rows = network.problem.index().size();
+  const std::vector<bool> any_order(network.graph.forward().calls.size(), false);
+  for (const auto& stage : stages_of(network, choice, any_order)) {
+    const auto counts = counts_of(network, stage);
+    all.plain_rows += counts.plain_rows;
+    all.delta_passes += counts.delta_passes;
+    all.input_passes += counts.input_passes;
+    all.assembly += counts.assembly;
+    if (counts.numbers() <= all.numbers()) continue;  // one stage after the other
+    all.inputs = counts.inputs;
+    all.derivatives = counts.derivatives;
+    all.outputs = counts.outputs;
+  }
+  return all;
+}
+
+double multiplications_of_forward(const Network& network) {
+  double forward = 0;
+  for (const auto& call : network.graph.forward().calls) {
+    const auto products = call.embedding ? 1 : weight_columns(call);
+    forward += static_cast<double>(call.output.numel() * products);
+  }
+  return forward;
+}
+
+double cost_of(const Network& network, const Counts& counts) {
+  const double forward = multiplications_of_forward(network) * static_cast<double>(network.problem.batches());
+  const auto passes = [&](std::int64_t count, double forwards) {
+    return static_cast<double>(count) * (forwards * forward + pass_overhead);
+  };
+  return passes(counts.plain_rows, plain_row_forwards) + passes(counts.delta_passes, delta_pass_forwards) +
+         passes(counts.input_passes, input_pass_forwards) + tile_multiplication * counts.assembly;
+}
+
+}  // namespace hessian_mpi

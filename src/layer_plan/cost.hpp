@@ -1,0 +1,58 @@
+#pragma once
+/// What a choice of factored layers takes: passes, multiplications and memory, counted, never timed. Internal to the
+/// plan of layers.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../layer_factors/layer_graph.hpp"
+#include "hessian_mpi/layer_plan.hpp"
+#include "hessian_mpi/problem.hpp"
+
+namespace hessian_mpi {
+
+/// The layers of a network and what is known of them, to weigh one choice of factored layers against another.
+struct Network {
+  const Problem& problem;
+  const LayerGraph& graph;
+  std::vector<std::vector<std::size_t>> upstream;  ///< of each call, all calls
+};
+
+/// A call that is to be factored, and what its derivatives do not cross.
+struct Chosen {
+  std::size_t call = 0;
+  Unit unit = Unit::sample;
+};
+/// In order of execution.
+using Choice = std::vector<Chosen>;
+
+Choice without(Choice choice, std::size_t call);
+
+/// The stages of a choice, in the order that they are made in: what crosses more, and what has several positions in a
+/// unit, comes first, since in the columns of such layers rows take more. Layers that are made later are in earlier
+/// stages too, as columns.
+std::vector<LayerStage> stages_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last);
+
+struct Counts {
+  std::int64_t plain_rows = 0;
+  std::int64_t delta_passes = 0;
+  std::int64_t input_passes = 0;
+  double assembly = 0;            ///< multiplications to make the factored rows
+  std::uint64_t inputs = 0;       ///< numbers in memory: what the layers see,
+  std::uint64_t derivatives = 0;  ///< J,
+  std::uint64_t outputs = 0;      ///< what outputs have, of layers whose neighbouring rows are of different ones
+  std::uint64_t numbers() const { return inputs + derivatives + outputs; }
+};
+Counts counts_of(const Network& network, const LayerStage& stage);
+Counts counts_of(const Network& network, const Choice& choice);
+
+/// Of a batch, in the layers that the graph knows.
+double multiplications_of_forward(const Network& network);
+
+/// In multiplications.
+double cost_of(const Network& network, const Counts& counts);
+
+std::int64_t parameters_in(const Network& network, const Choice& choice);
+
+}  // namespace hessian_mpi
