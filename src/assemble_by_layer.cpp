@@ -299,8 +299,8 @@ int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vecto
   return take_in(0, single_rows(steps_[0].beside), row_by_row_, stop);
 }
 
-Assembled LayeredAssembly::assemble(std::int64_t blocks_at_once, std::uint64_t memory, HessianWriter& writer,
-                                    Checkpoint& checkpoint, const StopRequest& stop, Progress& progress) {
+Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
+                                    const StopRequest& stop) {
   Assembled result;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     auto& step = steps_[s];
@@ -316,9 +316,7 @@ Assembled LayeredAssembly::assemble(std::int64_t blocks_at_once, std::uint64_t m
     result.compute_seconds += preparing.seconds();
     if (!phases_[s].empty()) {
       NotingEngine noting(engine, columns_after(s), matrix_);
-      add(hessian_mpi::assemble(noting, {matrix_, phases_[s], blocks_at_once}, writer, checkpoint, stop, communicator_,
-                                progress),
-          result);
+      add(assemble_blocks(noting, phases_[s]), result);
       if (result.stopped != 0) return result;
     }
     if (s == 0) continue;  // prepare() has made what is beside

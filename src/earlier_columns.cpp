@@ -9,7 +9,7 @@
 namespace hessian_mpi {
 namespace {
 
-constexpr std::int64_t most_exchanged = 256 << 20;  // bytes from and to a rank at once
+constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once: buffers that are used again
 
 }  // namespace
 
@@ -56,6 +56,7 @@ void EarlierColumns::send(std::size_t begin, std::size_t end, const Communicator
   std::vector<char> names;
   std::vector<int> counts;
   std::vector<int> counts_of_names;
+  numbers.reserve((end - begin) * static_cast<std::size_t>(bytes_noted()));
   std::int64_t offset = 0;
   for (const auto& runs : wanted_) {
     const auto bytes = count_of(runs) * number_bytes_;

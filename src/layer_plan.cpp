@@ -69,7 +69,7 @@ Choice cheapest(const Network& network, Choice choice, std::vector<std::string>&
   while (!choice.empty()) {
     std::size_t best = choice.front().call;
     double least = cost;
-    for (const auto& [c, unit] : choice) {
+    for (const auto& [c, unit, bias] : choice) {
       const double other = cost_of(network, counts_of(network, without(choice, c)));
       if (other < least) {
         least = other;
@@ -139,7 +139,9 @@ Proposal best_proposal(const Network& network, const std::vector<Unit>& units, c
       if (units[c] == Unit::batch && !batch_too) {
         why[c] = "its samples interact";
       } else {
-        choice.push_back({c, std::min(units[c], last)});
+        Chosen chosen{c, std::min(units[c], last)};
+        chosen.bias = method == Method::layers || !is_cheaper_without_bias(network, chosen);
+        choice.push_back(chosen);
       }
     }
     return proposal(network, std::move(choice), std::move(why), method);
@@ -180,9 +182,11 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
   for (std::size_t s = 0; s < plan.stages.size(); ++s) {
     for (const auto& layer : plan.stages[s].layers) {
       if (!layer.makes_rows) continue;
-      for (const auto& parameter : {calls[layer.call].weight, calls[layer.call].bias}) {
-        if (parameter) plan.steps[*parameter] = s + 1;
-      }
+      const auto& call = calls[layer.call];
+      if (call.weight) plan.steps[*call.weight] = s + 1;
+      if (call.bias && layer.has_bias) plan.steps[*call.bias] = s + 1;
+      if (call.bias && !layer.has_bias)
+        plan.reasons[*call.bias] = "its few rows take less than passes for each position";
     }
     plan.stages[s].copies = copies_for(network, plan.stages[s]);
     const auto counts = counts_of(network, plan.stages[s]);

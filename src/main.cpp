@@ -289,7 +289,10 @@ void fill_file(const Job& job, LayeredAssembly& assembly, const Memory& memory, 
     auto progress = progress_of(job, assembly.phases(), world);
     try {
       const auto prepared = own.compute_seconds;
-      own = assembly.assemble(memory.blocks_at_once, memory.factors, writer, checkpoint, stop, progress);
+      const auto assemble_blocks = [&](Engine& engine, const BlockList& blocks) {
+        return assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world, progress);
+      };
+      own = assembly.assemble(assemble_blocks, memory.factors, stop);
       own.compute_seconds += prepared;
       Stopwatch closing;
       writer.close();

@@ -38,10 +38,10 @@ class LayeredAssembly {
   /// reason where it was asked to stop.
   int prepare(const std::filesystem::path& file, const std::vector<BlockRecord>& records, const StopRequest& stop);
 
-  /// Collective, after prepare(). As hessian_mpi::assemble(), for all phases. memory: bytes for factors that can be
-  /// made again.
-  Assembled assemble(std::int64_t blocks_at_once, std::uint64_t memory, HessianWriter& writer, Checkpoint& checkpoint,
-                     const StopRequest& stop, Progress& progress);
+  /// Collective, after prepare(). Has each phase's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
+  /// with the engine of their step. memory: bytes for factors that can be made again.
+  using AssembleBlocks = std::function<Assembled(Engine& engine, const BlockList& blocks)>;
+  Assembled assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory, const StopRequest& stop);
 
  private:
   class KeptRows;

@@ -22,6 +22,7 @@ struct FactoredLayer {
   std::size_t call = 0;               ///< in CapturedForward::calls
   bool samples_last = false;          ///< its tensors go position by position, in each all samples
   bool makes_rows = true;             ///< in this stage; else its parameters are columns only
+  bool has_bias = true;               ///< else that is made row by row
   std::vector<std::size_t> upstream;  ///< which of the stage's layers its input depends on, as far as that is needed
 };
 

@@ -56,7 +56,7 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
     units = units_of(call, own);
     if (batch == 0) {
       layer = {call.weight,
-               call.bias,
+               stage().layers[l].has_bias ? call.bias : std::nullopt,
                call.by_input,
                positions_of(call, own),
                outputs_of(call),

@@ -13,13 +13,15 @@ bool contains(const std::vector<std::size_t>& list, std::size_t one) {
   return std::find(list.begin(), list.end(), one) != list.end();
 }
 
-std::int64_t parameters_in(const Network& network, std::size_t c) {
+std::int64_t parameters_in(const Network& network, std::size_t c, bool with_bias) {
   const auto& call = network.graph.call(c);
-  std::int64_t count = 0;
-  for (const auto& parameter : {call.weight, call.bias}) {
-    if (parameter) count += network.problem.parameters()[*parameter].numel();
-  }
-  return count;
+  const auto& parameters = network.problem.parameters();
+  return (call.weight ? parameters[*call.weight].numel() : 0) +
+         (call.bias && with_bias ? parameters[*call.bias].numel() : 0);
+}
+
+std::int64_t positions_of(const Network& network, const Chosen& chosen) {
+  return positions_of(network.graph.call(chosen.call), {chosen.unit, network.problem.batch_size(), false});
 }
 
 /// A layer of a stage in numbers.
@@ -81,15 +83,17 @@ Choice without(Choice choice, std::size_t call) {
 
 std::int64_t parameters_in(const Network& network, const Choice& choice) {
   std::int64_t count = 0;
-  for (const auto& chosen : choice) count += parameters_in(network, chosen.call);
+  for (const auto& chosen : choice) count += parameters_in(network, chosen.call, chosen.bias);
   return count;
 }
 
+bool is_cheaper_without_bias(const Network& network, const Chosen& chosen) {
+  const auto& call = network.graph.call(chosen.call);
+  return call.weight && call.bias && positions_of(network, chosen) > 1;
+}
+
 std::vector<LayerStage> stages_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last) {
-  const auto turn_of = [&](const Chosen& chosen) {
-    const LayerOrder order{chosen.unit, network.problem.batch_size(), false};
-    return std::pair(chosen.unit, positions_of(network.graph.call(chosen.call), order) == 1);
-  };
+  const auto turn_of = [&](const Chosen& chosen) { return std::pair(chosen.unit, positions_of(network, chosen) == 1); };
   std::set<std::pair<Unit, bool>> turns;
   for (const auto& chosen : choice) turns.insert(turn_of(chosen));
   std::vector<LayerStage> stages;
@@ -98,7 +102,7 @@ std::vector<LayerStage> stages_of(const Network& network, const Choice& choice, 
     for (const auto& chosen : choice) {
       if (turn_of(chosen) < turn) continue;
       const bool last = turn.first != Unit::batch && samples_last[chosen.call];
-      stage.layers.push_back({chosen.call, last, turn_of(chosen) == turn, {}});
+      stage.layers.push_back({chosen.call, last, turn_of(chosen) == turn, chosen.bias, {}});
     }
     connect(network, stage);
     stages.push_back(std::move(stage));
@@ -115,7 +119,7 @@ Counts counts_of(const Network& network, const LayerStage& stage) {
   for (const auto& layer : stage.layers) {
     const auto& call = network.graph.call(layer.call);
     units = units_of(call, order);
-    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)),
+    sizes.push_back({static_cast<double>(parameters_in(network, layer.call, layer.has_bias)),
                      static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
                      static_cast<double>(call.input.numel() / units)});
   }

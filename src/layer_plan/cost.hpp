@@ -23,6 +23,7 @@ struct Network {
 struct Chosen {
   std::size_t call = 0;
   Unit unit = Unit::sample;
+  bool bias = true;  ///< its bias too, where it has one
 };
 /// In order of execution.
 using Choice = std::vector<Chosen>;
@@ -54,5 +55,9 @@ double multiplications_of_forward(const Network& network);
 double cost_of(const Network& network, const Counts& counts);
 
 std::int64_t parameters_in(const Network& network, const Choice& choice);
+
+/// Whether a bias takes less as plain rows: the passes for an output of several positions are worth it for a weight's
+/// rows, but not for a single one, where another rank has those.
+bool is_cheaper_without_bias(const Network& network, const Chosen& chosen);
 
 }  // namespace hessian_mpi

@@ -1,0 +1,151 @@
+// The rows of a Hessian, computed and thrown away: seconds of computing alone, without a file, by the way that the
+// program takes. On one rank also those of one rank of many, as if the others were there.
+//   mpirun -n 2 --bind-to core compute_benchmark [options of hessian_mpi]
+//   compute_benchmark --as 3:64 [options of hessian_mpi]
+// Prints a line of JSON.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/assemble_by_layer.hpp"
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/data.hpp"
+#include "hessian_mpi/double_backward.hpp"
+#include "hessian_mpi/earlier_columns.hpp"
+#include "hessian_mpi/example.hpp"
+#include "hessian_mpi/layer_factors.hpp"
+#include "hessian_mpi/layer_plan.hpp"
+#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/node.hpp"
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/stopwatch.hpp"
+
+namespace {
+
+using namespace hessian_mpi;
+
+constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
+constexpr std::int64_t bytes_at_once = 16 << 20;  // as the program's buffers
+
+Problem load(const Options& options) {
+  const ProblemSettings settings{options.loss,  options.reduction,  options.mode, options.batch_size,
+                                 options.dtype, options.parameters, options.seed};
+  if (options.model) return {load_model(*options.model), load_data(options.data.value()), settings};
+  auto example = make_example(options.seed);
+  return {std::move(example.model), example.data, settings};
+}
+
+MatrixShape matrix_of(const Problem& problem) {
+  const auto n = problem.index().size();
+  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(problem.precision()))), n, problem.precision()};
+}
+
+BlockList all_blocks(const BlockGrid& grid) {
+  BlockList blocks;
+  for (std::int64_t b = 0; b < grid.count(); ++b) blocks.push_back(b);
+  return blocks;
+}
+
+// The rows of some blocks into a buffer that is used again.
+void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix) {
+  static std::vector<char> buffer(2 * bytes_at_once);
+  const auto most = std::max<std::int64_t>(1, bytes_at_once / (matrix.grid.rows_per_block() * matrix.bytes_of_row()));
+  for (std::size_t place = 0; place < blocks.size();) {
+    const auto some = neighbours_from(blocks, place, most);
+    const auto rows = rows_of(matrix.grid, some);
+    buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(rows.count() * matrix.bytes_of_row())));
+    engine.compute(rows, matrix.storage, buffer.data(), [](double) {});
+    place += static_cast<std::size_t>(some.count());
+  }
+}
+
+// All rows, by all ranks.
+nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Communicator& world) {
+  const auto matrix = matrix_of(problem);
+  const StopRequest never;
+  Stopwatch watch;
+  LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), world);
+  assembly.prepare("", std::vector<BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
+  const auto compute_share = [&](Engine& engine, const BlockList& blocks) {
+    world.together([&] { compute(engine, share_of_rank(blocks, world.rank(), world.size()), matrix); });
+    return Assembled();
+  };
+  assembly.assemble(compute_share, factor_memory, never);
+  const auto own = static_cast<std::int64_t>(watch.lap() * 1e6);
+  return {{"seconds", static_cast<double>(world.max(own)) / 1e6}};
+}
+
+// What one rank of many does in each step. Its columns are zeros, and the passes that ranks share are all made here,
+// so that its own time is that without most of them.
+nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int rank, int ranks,
+                           const Communicator& world) {
+  const auto matrix = matrix_of(problem);
+  const LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), world);
+  DoubleBackward row_by_row(problem);
+  nlohmann::json steps = nlohmann::json::array();
+  std::vector<Rows> earlier;
+  for (std::size_t s = 0; s < assembly.phases().size(); ++s) {
+    const auto share = share_of_rank(assembly.phases()[s], rank, ranks);
+    std::vector<Rows> own;
+    for (const auto b : share) append_run(matrix.grid.block(b), own);
+    Stopwatch watch;
+    double shared = 0;
+    if (s == 0) {
+      compute(row_by_row, share, matrix);
+    } else {
+      EarlierColumns columns(earlier, {own}, 0, matrix.storage);
+      const std::vector<char> zeros(static_cast<std::size_t>(matrix.bytes_of_row()));
+      for (const auto& run : earlier) {
+        for (auto row = run.begin; row < run.end; ++row) columns.note(row, zeros.data());
+      }
+      columns.exchange(world);
+      watch.lap();
+      LayerFactors factors(problem, plan.stages[s - 1], own, columns, row_by_row, problem.precision(), factor_memory,
+                           world);
+      shared = watch.lap();
+      compute(factors, share, matrix);
+    }
+    steps.push_back({{"own", watch.lap()}, {"shared", shared}});
+    auto rows = rows_of(plan, problem.index(), s);
+    earlier.insert(earlier.end(), rows.begin(), rows.end());
+    std::sort(earlier.begin(), earlier.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
+  }
+  return {{"rank", rank}, {"ranks", ranks}, {"steps", steps}};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const MpiSession mpi(argc, argv);
+  const auto world = Communicator::world();
+  std::vector<char*> arguments(argv, argv + argc);
+  int rank = 0;
+  int ranks = 0;
+  if (argc > 2 && std::string(argv[1]) == "--as") {
+    const std::string as = argv[2];
+    rank = std::atoi(as.c_str());
+    ranks = std::atoi(as.substr(as.find(':') + 1).c_str());
+    arguments.erase(arguments.begin() + 1, arguments.begin() + 3);
+  }
+  const auto options = parse_options(static_cast<int>(arguments.size()), arguments.data());
+  at::set_num_threads(1);
+  keep_freed_memory();
+  use_differentiable_kernels();
+  Stopwatch watch;
+  const Problem problem = load(options);
+  use_fast_convolutions(problem);
+  probe_second_derivatives(problem);
+  const double loading = watch.lap();
+  const auto plan = plan_layers(problem, options.method);
+  const double planning = watch.lap();
+  auto line = ranks == 0 ? whole(problem, plan, world) : one_of_many(problem, plan, rank, ranks, world);
+  line.update({{"N", problem.index().size()}, {"loading", loading}, {"planning", planning}, {"plan", text_of(plan)}});
+  if (world.is_root()) std::cout << line << std::endl;
+}
