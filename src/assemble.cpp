@@ -308,7 +308,7 @@ std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, s
 Assembled assemble(Engine& engine, const Assignment& assignment, HessianWriter& writer, Checkpoint& checkpoint,
                    const StopRequest& stop, const Communicator& communicator, Progress& progress) {
   auto own = communicator.together([&] {
-    const auto share = share_of_rank(assignment.blocks, communicator.rank(), communicator.size());
+    const auto share = assignment.blocks.of_rank(communicator.rank());
     return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once);
   });
   return Assembly(own, writer, checkpoint, stop, communicator, progress).run();

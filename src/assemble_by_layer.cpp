@@ -157,11 +157,7 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
       row_by_row_(problem),
       kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
   for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
-  for (const auto b : missing) {
-    auto s = steps_.size() - 1;
-    while (s > 0 && common({matrix.grid.block(b)}, steps_[s].rows).empty()) --s;
-    phases_[s].push_back(b);
-  }
+  share_blocks(missing);
   for (auto s = steps_.size(); s-- > 0;) find_rows(s, missing);
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
@@ -175,16 +171,31 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
 LayeredAssembly::~LayeredAssembly() = default;
 LayeredAssembly::LayeredAssembly(LayeredAssembly&&) noexcept = default;
 
+void LayeredAssembly::share_blocks(const BlockList& missing) {
+  std::vector<BlockList> blocks(steps_.size());
+  std::vector<std::vector<double>> costs(steps_.size());
+  for (const auto b : missing) {
+    const auto rows = matrix_.grid.block(b);
+    auto s = steps_.size() - 1;
+    while (s > 0 && common({rows}, steps_[s].rows).empty()) --s;
+    blocks[s].push_back(b);
+    costs[s].push_back(cost_of(plan_, problem_.index(), rows));
+  }
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    phases_[s] = shared_by_cost(std::move(blocks[s]), costs[s], communicator_.size());
+  }
+}
+
 // What the ranks make of a step's rows. Those of later steps are known.
 void LayeredAssembly::find_rows(std::size_t s, const BlockList& missing) {
   auto& step = steps_[s];
   for (auto later = s + 1; later < steps_.size(); ++later) step.is_column = step.is_column || steps_[later].active;
   const auto ranks = communicator_.size();
   for (int rank = 0; rank < ranks; ++rank) {
-    const auto phase = common(rows_of(matrix_.grid, share_of_rank(phases_[s], rank, ranks)), step.rows);
+    const auto phase = common(rows_of(matrix_.grid, phases_[s].of_rank(rank)), step.rows);
     std::vector<Rows> kept;
     for (auto later = s + 1; later < steps_.size(); ++later) {
-      const auto blocks = rows_of(matrix_.grid, share_of_rank(phases_[later], rank, ranks));
+      const auto blocks = rows_of(matrix_.grid, phases_[later].of_rank(rank));
       kept = united(std::move(kept), common(blocks, step.rows));
     }
     step.own.push_back(united(phase, kept));
@@ -314,7 +325,7 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     }
     Engine& engine = factors ? static_cast<Engine&>(*factors) : row_by_row_;
     result.compute_seconds += preparing.seconds();
-    if (!phases_[s].empty()) {
+    if (!phases_[s].blocks.empty()) {
       NotingEngine noting(engine, columns_after(s), matrix_);
       add(assemble_blocks(noting, phases_[s]), result);
       if (result.stopped != 0) return result;

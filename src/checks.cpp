@@ -48,11 +48,12 @@ std::set<std::int64_t> blocks_to_check(const std::vector<BlockRecord>& records, 
 }
 
 // Another rank than the one that wrote the block in this run.
-int reader_of(std::int64_t block, const std::vector<BlockList>& written, int ranks) {
-  for (const auto& blocks : written) {
+int reader_of(std::int64_t block, const std::vector<SharedBlocks>& written, int ranks) {
+  for (const auto& shared : written) {
+    const auto& blocks = shared.blocks;
     const auto found = std::lower_bound(blocks.begin(), blocks.end(), block);
     if (found == blocks.end() || *found != block) continue;
-    return (owner_of(found - blocks.begin(), static_cast<std::int64_t>(blocks.size()), ranks) + 1) % ranks;
+    return (shared.owner(static_cast<std::size_t>(found - blocks.begin())) + 1) % ranks;
   }
   return static_cast<int>(block % ranks);
 }
@@ -150,8 +151,8 @@ std::vector<double> gradient_at(Problem& problem, const std::vector<double>& the
 }  // namespace
 
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
-                         const std::vector<BlockRecord>& records, const std::vector<BlockList>& written, Verify which,
-                         const Communicator& communicator) {
+                         const std::vector<BlockRecord>& records, const std::vector<SharedBlocks>& written,
+                         Verify which, const Communicator& communicator) {
   const auto blocks = blocks_to_check(records, which);
   if (blocks.empty()) return {};
   const auto damaged = communicator.together([&] {

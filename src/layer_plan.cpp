@@ -166,6 +166,7 @@ LayerPlan all_row_by_row(const Problem& problem, const std::string& reason) {
   plan.reasons.assign(problem.parameters().size(), reason);
   plan.steps.assign(problem.parameters().size(), 0);
   plan.rows = {problem.index().size()};
+  plan.row_costs.assign(problem.parameters().size(), 1);
   return plan;
 }
 
@@ -174,6 +175,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
   LayerPlan plan = all_row_by_row(network.problem, "");
   plan.reasons = network.graph.forward().reasons;
   plan.stages = stages_of(network, proposal.choice, samples_last);
+  plan.row_costs.assign(plan.steps.size(), cost_of_plain_row(network));
   for (std::size_t c = 0; c < calls.size(); ++c) {
     for (const auto& parameter : {calls[c].weight, calls[c].bias}) {
       if (parameter) plan.reasons[*parameter] = proposal.why[c];
@@ -189,6 +191,10 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
         plan.reasons[*call.bias] = "its few rows take less than passes for each position";
     }
     plan.stages[s].copies = copies_for(network, plan.stages[s]);
+    const auto costs = costs_of_rows(network, plan.stages[s]);
+    for (std::size_t p = 0; p < plan.steps.size(); ++p) {
+      if (plan.steps[p] == s + 1) plan.row_costs[p] = costs.at(p);
+    }
     const auto counts = counts_of(network, plan.stages[s]);
     plan.rows.push_back(-counts.plain_rows);
     plan.rows.front() += counts.plain_rows;
@@ -236,6 +242,18 @@ std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, st
     if (plan.steps[p] == step) append_run({entry.offset, entry.offset + entry.size}, runs);
   }
   return runs;
+}
+
+double cost_of(const LayerPlan& plan, const ParameterIndex& index, const Rows& rows) {
+  double cost = 0;
+  for (auto row = rows.begin; row < rows.end;) {
+    const auto parameter = index.locate(row).parameter;
+    const auto& entry = index.entries()[parameter];
+    const auto end = std::min(rows.end, entry.offset + entry.size);
+    cost += static_cast<double>(end - row) * plan.row_costs[parameter];
+    row = end;
+  }
+  return cost;
 }
 
 std::string lines_of(const LayerPlan& plan, const ParameterIndex& index) {

@@ -219,13 +219,13 @@ void resumably(const Job& job, const Checkpoint& checkpoint, Step&& step) {
   }
 }
 
-Progress progress_of(const Job& job, const std::vector<BlockList>& phases, const Communicator& world) {
+Progress progress_of(const Job& job, const std::vector<SharedBlocks>& phases, const Communicator& world) {
   const auto& grid = job.matrix.grid;
   std::int64_t missing = 0;
   std::int64_t own = 0;
-  for (const auto& blocks : phases) {
-    missing += rows_in(grid, blocks);
-    own += rows_in(grid, share_of_rank(blocks, world.rank(), world.size()));
+  for (const auto& phase : phases) {
+    missing += rows_in(grid, phase.blocks);
+    own += rows_in(grid, phase.of_rank(world.rank()));
   }
   const auto rows = grid.part().count();
   return {world.is_root() ? job.options.progress : ProgressStyle::none,
@@ -289,7 +289,7 @@ void fill_file(const Job& job, LayeredAssembly& assembly, const Memory& memory, 
     auto progress = progress_of(job, assembly.phases(), world);
     try {
       const auto prepared = own.compute_seconds;
-      const auto assemble_blocks = [&](Engine& engine, const BlockList& blocks) {
+      const auto assemble_blocks = [&](Engine& engine, const SharedBlocks& blocks) {
         return assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world, progress);
       };
       own = assembly.assemble(assemble_blocks, memory.factors, stop);
@@ -340,7 +340,7 @@ std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const L
 }
 
 // Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
-ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::vector<BlockList>& written,
+ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::vector<SharedBlocks>& written,
                      const LossAndGradient& point, const StopRequest& stop, const Communicator& world,
                      PhaseSeconds& seconds, Stopwatch& total) {
   const auto& options = job.options;
@@ -356,7 +356,7 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
 
   const bool complete = verdict.failures.empty();
   auto resumed = job.matrix.grid.count();
-  for (const auto& blocks : written) resumed -= static_cast<std::int64_t>(blocks.size());
+  for (const auto& shared : written) resumed -= static_cast<std::int64_t>(shared.blocks.size());
   const FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
   resumably(job, checkpoint, [&] {
     world.together([&] {

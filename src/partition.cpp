@@ -1,6 +1,8 @@
 #include "hessian_mpi/partition.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace hessian_mpi {
 namespace {
@@ -54,9 +56,37 @@ BlockList share_of_rank(const BlockList& blocks, int rank, int ranks) {
   return {blocks.begin() + own.begin, blocks.begin() + own.end};
 }
 
-int owner_of(std::int64_t position, std::int64_t count, int ranks) {
-  // The inverse of floor(count * rank / ranks): the last rank whose share begins at or before the position.
-  return static_cast<int>(((position + 1) * ranks - 1) / count);
+BlockList SharedBlocks::of_rank(int rank) const {
+  const auto r = static_cast<std::size_t>(rank);
+  const auto begin = static_cast<std::ptrdiff_t>(r == 0 ? 0 : ends[r - 1]);
+  return {blocks.begin() + begin, blocks.begin() + static_cast<std::ptrdiff_t>(ends[r])};
+}
+
+int SharedBlocks::owner(std::size_t position) const {
+  return static_cast<int>(std::upper_bound(ends.begin(), ends.end(), position) - ends.begin());
+}
+
+SharedBlocks shared_evenly(BlockList blocks, int ranks) {
+  const auto count = static_cast<std::int64_t>(blocks.size());
+  SharedBlocks shared{std::move(blocks), {}};
+  for (int rank = 0; rank < ranks; ++rank) {
+    shared.ends.push_back(static_cast<std::size_t>(share(count, rank, ranks).end));
+  }
+  return shared;
+}
+
+SharedBlocks shared_by_cost(BlockList blocks, const std::vector<double>& costs, int ranks) {
+  const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
+  SharedBlocks shared{std::move(blocks), {}};
+  std::size_t position = 0;
+  double before = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    // A block belongs to the rank in whose part of the cost its middle lies.
+    const double end = rank + 1 == ranks ? 2 * all : all * (rank + 1) / ranks;
+    while (position < costs.size() && before + costs[position] / 2 < end) before += costs[position++];
+    shared.ends.push_back(position);
+  }
+  return shared;
 }
 
 Blocks neighbours_from(const BlockList& blocks, std::size_t position, std::int64_t most) {

@@ -67,8 +67,8 @@ class Assembly {
     std::ostringstream silent;
     Progress progress(ProgressStyle::none, n, 0, 0, 1, silent);
     const StopRequest stop;
-    auto own =
-        assemble(engine, {matrix, checkpoint.missing(), blocks_at_once}, writer, checkpoint, stop, world_, progress);
+    auto own = assemble(engine, {matrix, shared_evenly(checkpoint.missing(), world_.size()), blocks_at_once}, writer,
+                        checkpoint, stop, world_, progress);
     writer.close();
     records = checkpoint.records();
     return own;

@@ -96,7 +96,8 @@ TEST(VerifyBlocks, PassesOverBlocksThatAreNotOnTheDisk) {
   MatrixFile file(world, 60, symmetric_numbers(60));
   file.damage(41, 7, 3.0);
   file.records[41].on_disk = false;
-  const auto check = verify_blocks(file.path(), file.matrix, file.records, {{0, 1, 2}}, Verify::all, world);
+  const auto check = verify_blocks(file.path(), file.matrix, file.records, {shared_evenly({0, 1, 2}, world.size())},
+                                   Verify::all, world);
   EXPECT_EQ(check.checked, 59);
   EXPECT_TRUE(check.damaged.empty());
 }

@@ -134,16 +134,40 @@ TEST(Shares, AreEmptyWhereRanksOutnumberBlocks) {
 
 TEST(Shares, AreOfTheRankThatOwnsTheirPositions) {
   for (const auto count : list_lengths) {
-    const auto blocks = list_of(count);
     for (const int ranks : rank_counts()) {
-      std::int64_t position = 0;
+      const auto shared = shared_evenly(list_of(count), ranks);
+      std::size_t position = 0;
       for (int rank = 0; rank < ranks; ++rank) {
-        for (std::size_t k = 0; k < share_of_rank(blocks, rank, ranks).size(); ++k) {
-          ASSERT_EQ(owner_of(position++, count, ranks), rank) << count << " blocks, " << ranks << " ranks";
+        EXPECT_EQ(shared.of_rank(rank), share_of_rank(shared.blocks, rank, ranks));
+        for (std::size_t k = 0; k < shared.of_rank(rank).size(); ++k) {
+          ASSERT_EQ(shared.owner(position++), rank) << count << " blocks, " << ranks << " ranks";
         }
       }
     }
   }
+}
+
+TEST(Shares, ByCostHaveAllBlocksOnceAndNoMoreThanOneBlockTooMuch) {
+  for (const auto count : list_lengths) {
+    std::vector<double> costs;
+    for (std::int64_t k = 0; k < count; ++k) costs.push_back(k < count / 3 ? 10 : 1 + static_cast<double>(k % 2));
+    const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
+    for (const int ranks : rank_counts()) {
+      const auto shared = shared_by_cost(list_of(count), costs, ranks);
+      BlockList joined;
+      for (int rank = 0; rank < ranks; ++rank) {
+        double cost = 0;
+        const auto begin = joined.size();
+        const auto share = shared.of_rank(rank);
+        joined.insert(joined.end(), share.begin(), share.end());
+        for (auto k = begin; k < joined.size(); ++k) cost += costs[k];
+        ASSERT_LE(cost, all / ranks + 10) << count << " blocks, rank " << rank << " of " << ranks;
+      }
+      ASSERT_EQ(joined, shared.blocks);
+    }
+  }
+  EXPECT_EQ(shared_by_cost({1, 2, 3, 4}, {3, 1, 1, 1}, 2).of_rank(0), BlockList{1});
+  EXPECT_TRUE(shared_by_cost({}, {}, 3).of_rank(2).empty());
 }
 
 TEST(Neighbours, AreOnePieceUpToAGap) {

@@ -29,10 +29,10 @@ struct Assembled {
 /// differs between ranks but memory. Throws InputError where not even one fits, naming --memory and the least it takes.
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory);
 
-/// Blocks to be made, in order, of which at most so many are in memory on a rank.
+/// Blocks to be made, of which at most so many are in memory on a rank.
 struct Assignment {
   const MatrixShape& matrix;
-  BlockList blocks;
+  SharedBlocks blocks;
   std::int64_t blocks_at_once = 1;
 };
 

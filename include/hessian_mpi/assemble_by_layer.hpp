@@ -24,8 +24,9 @@ class LayeredAssembly {
   ~LayeredAssembly();
   LayeredAssembly(LayeredAssembly&&) noexcept;
 
-  /// For each step the blocks that it completes: those with rows of it, and of no later step.
-  const std::vector<BlockList>& phases() const { return phases_; }
+  /// For each step the blocks that it completes, those with rows of it and of no later step, shared by what their rows
+  /// cost.
+  const std::vector<SharedBlocks>& phases() const { return phases_; }
 
   /// What makes the rows of the first step.
   const Engine& row_by_row() const { return row_by_row_; }
@@ -40,7 +41,7 @@ class LayeredAssembly {
 
   /// Collective, after prepare(). Has each phase's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
   /// with the engine of their step. memory: bytes for factors that can be made again.
-  using AssembleBlocks = std::function<Assembled(Engine& engine, const BlockList& blocks)>;
+  using AssembleBlocks = std::function<Assembled(Engine& engine, const SharedBlocks& blocks)>;
   Assembled assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory, const StopRequest& stop);
 
  private:
@@ -56,6 +57,7 @@ class LayeredAssembly {
     bool active = false;                    // some rank makes some of its rows
     bool is_column = false;                 // later steps need its rows
   };
+  void share_blocks(const BlockList& missing);
   void find_rows(std::size_t s, const BlockList& missing);
   std::vector<EarlierColumns*> columns_after(std::size_t s);
   int take_in(std::size_t s, const std::vector<std::int64_t>& rows, Engine& engine, const StopRequest& stop);
@@ -69,7 +71,7 @@ class LayeredAssembly {
   MatrixShape matrix_;
   Precision accumulate_;
   const Communicator& communicator_;
-  std::vector<BlockList> phases_;
+  std::vector<SharedBlocks> phases_;
   std::vector<Step> steps_;
   DoubleBackward row_by_row_;
   std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later phases

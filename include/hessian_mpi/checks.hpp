@@ -21,11 +21,11 @@ struct BlockCheck {
 };
 
 /// Collective. Compares marked blocks with their checksums. Each is read by another rank than the one that wrote it,
-/// where there is another. records: one per block, the same on all ranks. written: the blocks of this run, each list
-/// of them in shares of all ranks.
+/// where there is another. records: one per block, the same on all ranks. written: the blocks of this
+/// run, as they were shared.
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
-                         const std::vector<BlockRecord>& records, const std::vector<BlockList>& written, Verify which,
-                         const Communicator& communicator);
+                         const std::vector<BlockRecord>& records, const std::vector<SharedBlocks>& written,
+                         Verify which, const Communicator& communicator);
 
 /// Rows drawn at random, in order, some from every parameter that the part of the matrix holds: 64 or more where there
 /// are as many. The same for the same arguments.

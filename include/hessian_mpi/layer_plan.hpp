@@ -40,6 +40,7 @@ struct LayerPlan {
   std::vector<std::size_t> steps;  ///< for each parameter the step that makes its rows
   /// For each parameter why its rows are made row by row; empty where they are factored.
   std::vector<std::string> reasons;
+  std::vector<double> row_costs;     ///< for each parameter what one of its rows takes, in multiplications
   std::vector<std::int64_t> rows;    ///< for each step, how many it makes
   std::vector<std::int64_t> passes;  ///< for each stage the backward passes for its factors
   std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
@@ -55,6 +56,9 @@ LayerPlan plan_layers(const Problem& problem, Method method);
 
 /// The rows that a step makes, as runs of neighbours.
 std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, std::size_t step);
+
+/// What some rows take, in multiplications.
+double cost_of(const LayerPlan& plan, const ParameterIndex& index, const Rows& rows);
 
 /// The plan for people and for the file: a line for each parameter, "fc.weight: layers" or "fc.bias: rows, why".
 std::string lines_of(const LayerPlan& plan, const ParameterIndex& index);

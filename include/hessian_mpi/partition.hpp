@@ -71,8 +71,20 @@ using BlockList = std::vector<std::int64_t>;
 /// none where there are more ranks than blocks.
 BlockList share_of_rank(const BlockList& blocks, int rank, int ranks);
 
-/// The rank whose share holds the block at this position of a list of so many.
-int owner_of(std::int64_t position, std::int64_t count, int ranks);
+/// Blocks in ascending order, in contiguous shares, one for each rank in the order of ranks; some may be empty.
+struct SharedBlocks {
+  BlockList blocks;
+  std::vector<std::size_t> ends;  ///< of the ranks' shares, as positions in the list
+
+  BlockList of_rank(int rank) const;
+  /// The rank whose share holds the block at this position of the list.
+  int owner(std::size_t position) const;
+};
+
+/// In shares as share_of_rank() has them.
+SharedBlocks shared_evenly(BlockList blocks, int ranks);
+/// In shares of equal cost, as far as whole blocks allow it. costs: of each of the blocks, positive.
+SharedBlocks shared_by_cost(BlockList blocks, const std::vector<double>& costs, int ranks);
 
 /// The blocks from this position of the list on, at most so many, that are neighbours: one piece of the matrix. None at
 /// the list's end.

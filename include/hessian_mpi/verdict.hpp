@@ -21,9 +21,9 @@ struct Verdict {
 struct WrittenFile {
   const std::filesystem::path& path;
   const MatrixShape& matrix;
-  const std::vector<BlockRecord>& records;  ///< one per block
-  const std::vector<BlockList>& written;    ///< blocks written by this run, each list in shares of all ranks
-  double largest;                           ///< largest |H_ij|
+  const std::vector<BlockRecord>& records;   ///< one per block
+  const std::vector<SharedBlocks>& written;  ///< blocks of this run, as they were shared
+  double largest;                            ///< largest |H_ij|
 };
 
 /// Collective. rows: how many are derived again; 0 turns off all but the reading back of blocks. float64_twin makes the

@@ -32,6 +32,25 @@ struct Sizes {
   double elements = 0;  // of a unit's input
 };
 
+std::vector<Sizes> sizes_of(const Network& network, const LayerStage& stage) {
+  const LayerOrder order{stage.unit, network.problem.batch_size(), false};
+  std::vector<Sizes> sizes;
+  for (const auto& layer : stage.layers) {
+    const auto& call = network.graph.call(layer.call);
+    sizes.push_back({static_cast<double>(parameters_in(network, layer.call, layer.has_bias)),
+                     static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
+                     static_cast<double>(call.input.numel() / units_of(call, order))});
+  }
+  return sizes;
+}
+
+// Of all batches; the same for all layers of a stage.
+double units_of(const Network& network, const LayerStage& stage) {
+  const LayerOrder order{stage.unit, network.problem.batch_size(), false};
+  return static_cast<double>(units_of(network.graph.call(stage.layers.front().call), order) *
+                             network.problem.batches());
+}
+
 // Of rows at one position: one product with what is filled for all rows of an output. Of rows at several: what is
 // summed over those for each row, and then one product, or two where the column's input depends on the row's output.
 double multiplications(const LayerStage& stage, const std::vector<Sizes>& sizes, std::size_t l, double units) {
@@ -73,6 +92,17 @@ constexpr double plain_row_forwards = 6;
 constexpr double delta_pass_forwards = 4.5;
 constexpr double input_pass_forwards = 2;
 constexpr double tile_multiplication = 0.5;
+// For each number of a row: to look at it, to write it.
+constexpr double written_number = 50;
+
+double cost_of_passes(const Network& network, double count, double forwards) {
+  const double forward = multiplications_of_forward(network) * static_cast<double>(network.problem.batches());
+  return count * (forwards * forward + pass_overhead);
+}
+
+double cost_of_writing_row(const Network& network) {
+  return written_number * static_cast<double>(network.problem.index().size());
+}
 
 }  // namespace
 
@@ -111,19 +141,9 @@ std::vector<LayerStage> stages_of(const Network& network, const Choice& choice, 
 }
 
 Counts counts_of(const Network& network, const LayerStage& stage) {
-  const LayerOrder order{stage.unit, network.problem.batch_size(), false};
-  const auto batches = network.problem.batches();
   Counts counts;
-  std::vector<Sizes> sizes;
-  std::int64_t units = 1;
-  for (const auto& layer : stage.layers) {
-    const auto& call = network.graph.call(layer.call);
-    units = units_of(call, order);
-    sizes.push_back({static_cast<double>(parameters_in(network, layer.call, layer.has_bias)),
-                     static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
-                     static_cast<double>(call.input.numel() / units)});
-  }
-  const auto all_units = static_cast<double>(units * batches);
+  const auto sizes = sizes_of(network, stage);
+  const auto all_units = units_of(network, stage);
   double inputs = 0;
   double derivatives = 0;
   double outputs = 0;
@@ -181,12 +201,33 @@ double multiplications_of_forward(const Network& network) {
 }
 
 double cost_of(const Network& network, const Counts& counts) {
-  const double forward = multiplications_of_forward(network) * static_cast<double>(network.problem.batches());
-  const auto passes = [&](std::int64_t count, double forwards) {
-    return static_cast<double>(count) * (forwards * forward + pass_overhead);
-  };
-  return passes(counts.plain_rows, plain_row_forwards) + passes(counts.delta_passes, delta_pass_forwards) +
-         passes(counts.input_passes, input_pass_forwards) + tile_multiplication * counts.assembly;
+  return cost_of_passes(network, static_cast<double>(counts.plain_rows), plain_row_forwards) +
+         cost_of_passes(network, static_cast<double>(counts.delta_passes), delta_pass_forwards) +
+         cost_of_passes(network, static_cast<double>(counts.input_passes), input_pass_forwards) +
+         tile_multiplication * counts.assembly;
+}
+
+double cost_of_plain_row(const Network& network) {
+  return cost_of_passes(network, 1, plain_row_forwards) + cost_of_writing_row(network);
+}
+
+std::map<std::size_t, double> costs_of_rows(const Network& network, const LayerStage& stage) {
+  std::map<std::size_t, double> costs;
+  const auto sizes = sizes_of(network, stage);
+  for (std::size_t l = 0; l < sizes.size(); ++l) {
+    if (!stage.layers[l].makes_rows) continue;
+    const auto& call = network.graph.call(stage.layers[l].call);
+    const double passes = sizes[l].outputs * sizes[l].positions / static_cast<double>(stage.copies);
+    const double of_passes =
+        passes * (delta_pass_forwards * static_cast<double>(stage.copies * network.problem.batches()) *
+                      multiplications_of_forward(network) +
+                  pass_overhead);
+    const double of_products = tile_multiplication * multiplications(stage, sizes, l, units_of(network, stage));
+    const double cost = (of_passes + of_products) / sizes[l].rows + cost_of_writing_row(network);
+    if (call.weight) costs[*call.weight] = cost;
+    if (call.bias && stage.layers[l].has_bias) costs[*call.bias] = cost;
+  }
+  return costs;
 }
 
 }  // namespace hessian_mpi

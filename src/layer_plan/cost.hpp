@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "../layer_factors/layer_graph.hpp"
@@ -53,6 +54,11 @@ double multiplications_of_forward(const Network& network);
 
 /// In multiplications.
 double cost_of(const Network& network, const Counts& counts);
+
+/// What a single row takes, in multiplications, until it is written: a plain one, and for each parameter whose rows a
+/// stage makes one of those, with its part of the passes.
+double cost_of_plain_row(const Network& network);
+std::map<std::size_t, double> costs_of_rows(const Network& network, const LayerStage& stage);
 
 std::int64_t parameters_in(const Network& network, const Choice& choice);
 

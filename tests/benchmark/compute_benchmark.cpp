@@ -73,8 +73,8 @@ nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Commun
   Stopwatch watch;
   LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), world);
   assembly.prepare("", std::vector<BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
-  const auto compute_share = [&](Engine& engine, const BlockList& blocks) {
-    world.together([&] { compute(engine, share_of_rank(blocks, world.rank(), world.size()), matrix); });
+  const auto compute_share = [&](Engine& engine, const SharedBlocks& blocks) {
+    world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });
     return Assembled();
   };
   assembly.assemble(compute_share, factor_memory, never);
@@ -92,7 +92,10 @@ nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int ra
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < assembly.phases().size(); ++s) {
-    const auto share = share_of_rank(assembly.phases()[s], rank, ranks);
+    const auto& blocks = assembly.phases()[s].blocks;
+    std::vector<double> costs;
+    for (const auto b : blocks) costs.push_back(cost_of(plan, problem.index(), matrix.grid.block(b)));
+    const auto share = shared_by_cost(blocks, costs, ranks).of_rank(rank);
     std::vector<Rows> own;
     for (const auto b : share) append_run(matrix.grid.block(b), own);
     Stopwatch watch;
