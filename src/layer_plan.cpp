@@ -167,6 +167,7 @@ LayerPlan all_row_by_row(const Problem& problem, const std::string& reason) {
   plan.steps.assign(problem.parameters().size(), 0);
   plan.rows = {problem.index().size()};
   plan.row_costs.assign(problem.parameters().size(), 1);
+  plan.rows_together.assign(problem.parameters().size(), 1);
   return plan;
 }
 
@@ -192,8 +193,11 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
     }
     plan.stages[s].copies = copies_for(network, plan.stages[s]);
     const auto costs = costs_of_rows(network, plan.stages[s]);
+    const auto together = rows_together(network, plan.stages[s]);
     for (std::size_t p = 0; p < plan.steps.size(); ++p) {
-      if (plan.steps[p] == s + 1) plan.row_costs[p] = costs.at(p);
+      if (plan.steps[p] != s + 1) continue;
+      plan.row_costs[p] = costs.at(p);
+      plan.rows_together[p] = together.at(p);
     }
     const auto counts = counts_of(network, plan.stages[s]);
     plan.rows.push_back(-counts.plain_rows);

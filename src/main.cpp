@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iostream>
 #include <numeric>
+#include <sstream>
 #include <utility>
 
 #include "hessian_mpi/assemble.hpp"
@@ -15,6 +16,7 @@
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/data.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/estimate.hpp"
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
@@ -23,6 +25,7 @@
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/progress.hpp"
 #include "hessian_mpi/provenance.hpp"
@@ -149,7 +152,7 @@ Options with_threads_of_file(Options options, const Communicator& world) {
 LossAndGradient examine(const Job& job, bool resuming, const Communicator& world) {
   world.on_root([&] {
     const auto bytes = static_cast<std::uint64_t>(job.matrix.bytes());
-    if (!resuming) check_room_for(job.options.output, bytes, job.options.overwrite);
+    if (!resuming && !job.options.plan) check_room_for(job.options.output, bytes, job.options.overwrite);
   });
   return world.together([&] {
     if (probe_second_derivatives(job.problem) == Probe::right_without_onednn) {
@@ -274,6 +277,30 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Co
        text("--memory is too little to keep all factors of the layers: they are made again for each range of rows, "
             "which takes longer; with ",
             ((memory + lacking) >> 20) + 1, "M they would be made once"));
+}
+
+// Collective. What the job takes, for the user of --plan.
+void print_plan(const Job& job, const LayeredAssembly& assembly, const Memory& memory, int threads,
+                const PhaseSeconds& seconds, const Communicator& world) {
+  const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
+  const auto figures = estimate(job.problem, job.plan, job.matrix, accumulation(job), memory.factors, folder, world);
+  const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
+  const auto factors = std::min(memory.factors, 2 * job.plan.bytes_if_there * wide);
+  const auto block = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block() * job.matrix.bytes_of_row());
+  const auto buffers = static_cast<std::uint64_t>(memory.blocks_at_once) *
+                       (2 * block + assembly.row_by_row().bytes_per_row() *
+                                        static_cast<std::uint64_t>(job.matrix.grid.rows_per_block()));
+  const auto kept = assembly.bytes(job.plan.bytes * wide);
+  const auto most = peak_memory() + kept + factors + buffers;
+  const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
+  if (!world.is_root()) return;
+  // Checks derive the gradient again, in float64 too, and some rows.
+  const double serial = seconds.load + 3 * seconds.gradient + job.options.check_rows * figures.plain_row;
+  std::vector<std::string> ways;
+  std::istringstream lines(lines_of(job.plan, job.problem.index()));
+  for (std::string line; std::getline(lines, line);) ways.push_back(printable(line));
+  print(std::cout, Forecast{figures, serial, memory_of_rank, world.size(), threads,
+                            options_of_job(job.options.command_line), ways});
 }
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
@@ -401,6 +428,10 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
                         resources.memory, world);
   if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
   seconds.gradient = phase.lap();
+  if (options.plan) {
+    print_plan(job, assembly_of(job, all_blocks(job), world), expected, resources.threads, seconds, world);
+    return ExitCode::complete;
+  }
 
   auto checkpoint = begin_or_resume(job, resuming, point, resources.threads, world);
   if (!checkpoint) return ExitCode::complete;

@@ -70,7 +70,8 @@ po::options_description described_options() {
          "what a rank may use for its buffers, such as 512M or 2G [a quarter of free memory / ranks on the node]");
   option("time-limit", "TIME",
          "stop cleanly, resumable, before this much wall time: 3600, 30:00, 1:00:00, 2-12:00:00 [none]");
-  flag("plan", "print what the job will take, write nothing (not available in this version)");
+  flag("plan",
+       "print what the job will take on this and other numbers of ranks, measured on some of its rows; write nothing");
   option("output,o", "FILE", "the file to write [hessian.h5]");
   option("storage", "float32|float64", "dtype on disk [as --dtype]");
   flag("resume", "go on with the unfinished file of the same job, or begin it where there is none");
@@ -106,7 +107,6 @@ std::int64_t whole_number(const std::string& option, const std::string& word, st
 }
 
 void refuse_what_is_not_available(const po::variables_map& given) {
-  if (given["plan"].as<bool>()) throw_not_available("--plan");
   if (given.count("device") != 0) {
     const auto device = given["device"].as<std::string>();
     one_of<int>("device", device, {{"auto", 0}, {"cpu", 1}, {"cuda", 2}});
@@ -203,6 +203,7 @@ Options options_from(const po::variables_map& given) {
                                               {"plain", ProgressStyle::plain},
                                               {"none", ProgressStyle::none}});
   });
+  options.plan = given["plan"].as<bool>();
   options.resume = given["resume"].as<bool>();
   options.overwrite = given["overwrite"].as<bool>();
   return options;
@@ -298,6 +299,17 @@ std::string command_line_to_resume(const std::string& command_line) {
     result += (result.empty() ? "" : " ") + word;
   }
   return resumes ? result : result + " --resume";
+}
+
+std::string options_of_job(const std::string& command_line) {
+  std::istringstream in(command_line);
+  std::string result;
+  std::string program;
+  std::getline(in, program, ' ');
+  for (std::string word; std::getline(in, word, ' ');) {
+    if (word != "--plan") result += " " + word;
+  }
+  return result;
 }
 
 void print_help(std::ostream& out) {

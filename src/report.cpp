@@ -53,6 +53,42 @@ void print(std::ostream& out, const Announcement& a) {
   out << std::flush;
 }
 
+double seconds_of_job(const Forecast& f, int ranks) {
+  // What is written goes through the memory of the ranks that compute.
+  constexpr double copied_a_second = 3e9;
+  const double copying = static_cast<double>(f.estimate.bytes) / copied_a_second / ranks;
+  return f.serial + std::max(f.estimate.computing(ranks) + copying, f.estimate.writing());
+}
+
+void print(std::ostream& out, const Forecast& f) {
+  constexpr int most_ranks = 1024;
+  out << "plan: nothing is written\n";
+  for (const auto& way : f.ways) line(out, "rows", way);
+  line(out, "memory", text("at most ", text_of_bytes(f.memory), " a rank"));
+  if (f.estimate.plain_row > 0) line(out, "plain row", text(number(1e3 * f.estimate.plain_row, 3), " ms, measured"));
+  line(out, "computing",
+       text(text_of_seconds(f.estimate.computing(1)), " on one rank, ", text_of_seconds(f.estimate.computing(f.ranks)),
+            " on ", f.ranks));
+  line(out, "writing",
+       text(text_of_bytes(f.estimate.bytes), " at ",
+            text_of_bytes(static_cast<std::uint64_t>(f.estimate.bytes_a_second)),
+            "/s, measured: ", text_of_seconds(f.estimate.writing())));
+  line(out, "whole job", text(text_of_seconds(seconds_of_job(f, f.ranks)), " on ", plural(f.ranks, "rank")));
+  int worth = f.ranks;
+  for (int ranks = 1; ranks <= most_ranks; ranks *= 4) {
+    line(out, text("  on ", plural(ranks, "rank")), text_of_seconds(seconds_of_job(f, ranks)));
+    if (seconds_of_job(f, ranks) < 0.7 * seconds_of_job(f, worth)) worth = ranks;
+  }
+  const auto seconds = std::llround(2 * seconds_of_job(f, worth)) + 300;  // twice, and what a start may take
+  std::ostringstream time;
+  time << std::setfill('0') << std::setw(2) << seconds / 3600 << ':' << std::setw(2) << seconds / 60 % 60 << ":00";
+  line(out, "on Slurm",
+       text("sbatch --ntasks=", worth, " --cpus-per-task=", f.threads,
+            " --mem-per-cpu=", (f.memory / static_cast<std::uint64_t>(f.threads) >> 20) + 1, "M --time=", time.str(),
+            " slurm/one_node.sbatch", f.options));
+  out << std::flush;
+}
+
 void print(std::ostream& out, const Summary& s) {
   out << s.output.string() << (s.complete ? ": complete\n" : ": NOT complete\n");
   line(out, "Hessian", size_of_matrix(s.matrix));

@@ -125,6 +125,13 @@ TEST(Options, ChooseChecksAndDisplay) {
   EXPECT_EQ(parsed({"--progress", "plain"}).progress, ProgressStyle::plain);
   EXPECT_EQ(parsed({"--progress", "none"}).progress, ProgressStyle::none);
   EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
+  EXPECT_TRUE(parsed({"--plan"}).plan);
+  EXPECT_FALSE(parsed({}).plan);
+}
+
+TEST(Options, OfAJobAreThoseOfItsCommandLineWithoutThePlan) {
+  EXPECT_EQ(options_of_job("hessian_mpi --model net.pt --plan --dtype float64"), " --model net.pt --dtype float64");
+  EXPECT_EQ(options_of_job("hessian_mpi --plan"), "");
 }
 
 TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
@@ -133,7 +140,6 @@ TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
 }
 
 TEST(Options, RefuseWhatIsNotAvailableYet) {
-  expect_refused({"--plan"}, {"--plan", "not available in this version"});
   expect_refused({"--device", "cuda"}, {"--device cuda", "not available in this version"});
 }
 
@@ -252,8 +258,8 @@ TEST(ConfigFiles, AreNamedWhereTheyAreWrong) {
 TEST(ConfigFiles, AreCheckedLikeTheCommandLine) {
   const ConfigFile wrong("dtype = float16\n");
   expect_refused({"--config", wrong.path()}, {"--dtype", "'float16'"});
-  const ConfigFile later("plan = true\n");
-  expect_refused({"--config", later.path()}, {"--plan", "not available in this version"});
+  const ConfigFile later("device = cuda\n");
+  expect_refused({"--config", later.path()}, {"--device cuda", "not available in this version"});
 }
 
 TEST(ParseBytes, CountsInPowersOf1024) {

@@ -40,9 +40,10 @@ struct LayerPlan {
   std::vector<std::size_t> steps;  ///< for each parameter the step that makes its rows
   /// For each parameter why its rows are made row by row; empty where they are factored.
   std::vector<std::string> reasons;
-  std::vector<double> row_costs;     ///< for each parameter what one of its rows takes, in multiplications
-  std::vector<std::int64_t> rows;    ///< for each step, how many it makes
-  std::vector<std::int64_t> passes;  ///< for each stage the backward passes for its factors
+  std::vector<double> row_costs;            ///< for each parameter what one of its rows takes, in multiplications
+  std::vector<std::int64_t> rows_together;  ///< for each parameter neighbouring rows that come of the same passes
+  std::vector<std::int64_t> rows;           ///< for each step, how many it makes
+  std::vector<std::int64_t> passes;         ///< for each stage the backward passes for its factors
   std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
   std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
 

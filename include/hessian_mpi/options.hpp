@@ -38,6 +38,7 @@ struct Options {
   std::filesystem::path output = "hessian.h5";
   std::optional<Precision> storage;
   std::optional<double> time_limit;  ///< seconds
+  bool plan = false;                 ///< say what the job will take, and write nothing
   bool resume = false;
   bool overwrite = false;
   int check_rows = 8;
@@ -54,6 +55,9 @@ Options parse_options(int argc, const char* const* argv);
 
 /// The arguments as one line that a shell reads as it was typed.
 std::string command_line_of(int argc, const char* const* argv);
+
+/// The options of a command line, without --plan, each with a space before it.
+std::string options_of_job(const std::string& command_line);
 
 /// The command line that goes on with a job begun by this one.
 std::string command_line_to_resume(const std::string& command_line);

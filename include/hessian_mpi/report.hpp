@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/estimate.hpp"
 #include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/vocabulary.hpp"
@@ -32,6 +33,20 @@ struct Announcement {
   std::filesystem::path output;
 };
 void print(std::ostream& out, const Announcement& announcement);
+
+/// What the job will take, before any of it is done.
+struct Forecast {
+  Estimate estimate;
+  double serial = 0;         ///< seconds that every rank spends before and after the rows
+  std::uint64_t memory = 0;  ///< bytes of a rank, at most
+  int ranks = 1;
+  int threads = 1;
+  std::string options;            ///< of the job, each with a space before it
+  std::vector<std::string> ways;  ///< for each parameter how its rows are made
+};
+void print(std::ostream& out, const Forecast& forecast);
+/// Seconds of the whole job on so many ranks.
+double seconds_of_job(const Forecast& forecast, int ranks);
 
 /// Wall seconds of the phases of a run, on the slowest rank.
 struct PhaseSeconds {

@@ -230,4 +230,18 @@ std::map<std::size_t, double> costs_of_rows(const Network& network, const LayerS
   return costs;
 }
 
+std::map<std::size_t, std::int64_t> rows_together(const Network& network, const LayerStage& stage) {
+  std::map<std::size_t, std::int64_t> together;
+  const LayerOrder order{stage.unit, network.problem.batch_size(), false};
+  for (const auto& layer : stage.layers) {
+    if (!layer.makes_rows) continue;
+    const auto& call = network.graph.call(layer.call);
+    const auto outputs = std::max<std::int64_t>(1, stage.copies / positions_of(call, order));
+    const auto columns = weight_columns(call);
+    if (call.weight) together[*call.weight] = call.by_input ? outputs_of(call) : outputs * columns;
+    if (call.bias && layer.has_bias) together[*call.bias] = outputs;
+  }
+  return together;
+}
+
 }  // namespace hessian_mpi

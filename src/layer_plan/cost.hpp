@@ -60,6 +60,9 @@ double cost_of(const Network& network, const Counts& counts);
 double cost_of_plain_row(const Network& network);
 std::map<std::size_t, double> costs_of_rows(const Network& network, const LayerStage& stage);
 
+/// For each parameter whose rows a stage makes, how many neighbours come of the same passes.
+std::map<std::size_t, std::int64_t> rows_together(const Network& network, const LayerStage& stage);
+
 std::int64_t parameters_in(const Network& network, const Choice& choice);
 
 /// Whether a bias takes less as plain rows: the passes for an output of several positions are worth it for a weight's

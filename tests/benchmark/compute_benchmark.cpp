@@ -115,8 +115,10 @@ nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int ra
       shared = watch.lap();
       compute(factors, share, matrix);
     }
-    steps.push_back({{"own", watch.lap()}, {"shared", shared}});
+    const double seconds = watch.lap();
     auto rows = rows_of(plan, problem.index(), s);
+    const auto columns = count_of(earlier) * count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
+    steps.push_back({{"own", seconds}, {"shared", shared}, {"bytes_of_columns", columns}});
     earlier.insert(earlier.end(), rows.begin(), rows.end());
     std::sort(earlier.begin(), earlier.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
   }

@@ -34,7 +34,7 @@ def simulate(build: pathlib.Path, name: str, folder: pathlib.Path, network: floa
         mean = sum(sum(s["steps"][k]["own"] for s in slices) / len(slices) for k in steps)
         shared = sum(slices[0]["steps"][k]["shared"] for k in steps) / ranks
         size = slices[0]["N"] ** 2 * 4 / 1e9
-        columns = size / 4 / ranks / network  # at most: half of the rows are columns of the other half
+        columns = sum(slices[0]["steps"][k]["bytes_of_columns"] for k in steps) / 1e9 / ranks / network
         plan = slices[0]["planning"]
         computing = slowest + shared + columns
         first = first or computing

@@ -274,7 +274,22 @@ TEST_P(NotAvailable, IsSaidRatherThanIgnored) {
   expect_refused(good_job() + GetParam(), {GetParam().front(), "not available in this version"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable, testing::Values(Words{"--plan"}, Words{"--device", "cuda"}));
+INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable, testing::Values(Words{"--device", "cuda"}));
+
+TEST(Plan, SaysWhatTheJobTakesAndLeavesNothingBehind) {
+  const Folder folder;
+  const auto planned = run_program(2, good_job() + Words{"--plan", "--method", "layers"}, folder.path());
+  ASSERT_EQ(planned.exit_code, 0) << planned.errors;
+  for (const auto* word : {"plan: nothing is written", "at most", "whole job", "on 64 ranks",
+                           "sbatch --ntasks=", "slurm/one_node.sbatch --model", ": layers"}) {
+    EXPECT_NE(planned.output.find(word), std::string::npos) << word << " is not in\n" << planned.output;
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  // An output that is there already is no obstacle, and stays as it is.
+  std::ofstream(folder / "hessian.h5") << "mine";
+  EXPECT_EQ(run_program(1, good_job() + Words{"--plan"}, folder.path()).exit_code, 0);
+  EXPECT_EQ(content_of(folder / "hessian.h5"), "mine");
+}
 
 TEST(Options, ThoseThatAreAvailableAreTaken) {
   for (const auto& way : {Words{"--method", "rows"}, Words{"--method", "layers", "--accumulate", "float64"}}) {

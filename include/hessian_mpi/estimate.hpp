@@ -1,0 +1,39 @@
+#pragma once
+/// What a job is going to take, told from a sample of its rows, which are computed and thrown away, and from a file
+/// that is written beside the output and never gets a name.
+
+#include <cstdint>
+#include <filesystem>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+class Problem;
+struct LayerPlan;
+
+/// Seconds of the parts of a job, and how they shrink with ranks.
+struct Estimate {
+  double plain_row = 0;         ///< one row by double-backward; 0 where there is none
+  double rows = 0;              ///< of computing all rows of the job on one rank
+  double shared = 0;            ///< of the passes that ranks share, on one rank
+  double bytes_a_second = 0;    ///< that these ranks write together
+  std::uint64_t bytes = 0;      ///< of the job's rows
+  double columns_a_second = 0;  ///< bytes of rows of one step, as columns of the next, that a rank takes in
+  std::uint64_t columns = 0;    ///< bytes of those, on all ranks
+
+  /// Of computing, on so many ranks with a core for each of their threads.
+  double computing(int ranks) const;
+  /// Of writing, by any number of ranks: the file system is what bounds it.
+  double writing() const;
+};
+
+/// Collective. Takes some seconds. Every rank takes part in what ranks share; root alone computes the sample.
+/// accumulate, memory: as LayerFactors has them. folder: of the output. Throws RunError where the sample cannot be
+/// computed, or a file not written there.
+Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
+                  std::uint64_t memory, const std::filesystem::path& folder, const Communicator& communicator);
+
+}  // namespace hessian_mpi
