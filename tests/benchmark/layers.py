@@ -151,7 +151,7 @@ def plot(medians: dict[str, dict[str, float]], path: pathlib.Path) -> None:
             values.append({"by layers": m["computing, 1"], "row by row": m["rows, 1"], "best of the others": min(peers, default=float("nan"))}[kind])
         places = [i + 0.27 * (k - 1) for i in range(len(values))]
         bars = axes.bar(places, values, 0.25, label=kind, color=colour)
-        axes.bar_label(bars, [f"{value:.3g}" if value == value else "" for value in values], fontsize=8)
+        axes.bar_label(bars, ["" if value != value else f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in values], fontsize=8)
     axes.set_yscale("log")
     axes.margins(y=0.15)
     axes.set_xticks(range(len(medians)), medians)
