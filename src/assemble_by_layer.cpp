@@ -89,6 +89,13 @@ Rows neighbours(const std::vector<std::int64_t>& rows, std::size_t place, std::i
   return found;
 }
 
+void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
+          const std::vector<EarlierColumns*>& columns) {
+  for (auto row = rows.begin; row < rows.end; ++row) {
+    for (auto* some : columns) some->note(row, numbers + (row - rows.begin) * bytes_of_row);
+  }
+}
+
 /// Makes rows by another engine and notes each of them as a column.
 class NotingEngine final : public Engine {
  public:
@@ -99,10 +106,7 @@ class NotingEngine final : public Engine {
   std::uint64_t bytes_per_row() const override { return engine_.bytes_per_row(); }
   void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
     engine_.compute(rows, storage, out, advance);
-    for (auto row = rows.begin; row < rows.end; ++row) {
-      for (auto* columns : columns_)
-        columns->note(row, static_cast<const char*>(out) + (row - rows.begin) * bytes_of_row_);
-    }
+    note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
   }
 
  private:
@@ -158,7 +162,7 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
       kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
   for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
   share_blocks(missing);
-  for (auto s = steps_.size(); s-- > 0;) find_rows(s, missing);
+  for (auto s = steps_.size(); s-- > 0;) find_rows(s);
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     if (s > 0 && steps_[s].active) {
@@ -187,7 +191,7 @@ void LayeredAssembly::share_blocks(const BlockList& missing) {
 }
 
 // What the ranks make of a step's rows. Those of later steps are known.
-void LayeredAssembly::find_rows(std::size_t s, const BlockList& missing) {
+void LayeredAssembly::find_rows(std::size_t s) {
   auto& step = steps_[s];
   for (auto later = s + 1; later < steps_.size(); ++later) step.is_column = step.is_column || steps_[later].active;
   const auto ranks = communicator_.size();
@@ -201,13 +205,7 @@ void LayeredAssembly::find_rows(std::size_t s, const BlockList& missing) {
     step.own.push_back(united(phase, kept));
     if (rank == communicator_.rank()) step.kept = std::move(kept);
   }
-  if (step.is_column) {
-    BlockList on_disk;
-    for (std::int64_t b = 0; b < matrix_.grid.count(); ++b) {
-      if (!std::binary_search(missing.begin(), missing.end(), b)) on_disk.push_back(b);
-    }
-    step.loose = without(step.rows, united(rows_of(matrix_.grid, missing), rows_of(matrix_.grid, on_disk)));
-  }
+  if (step.is_column) step.loose = without(step.rows, {matrix_.grid.part()});
   for (int rank = 0; rank < ranks; ++rank) {
     const auto share = share_of(step.loose, rank, ranks);
     auto& own = step.own[static_cast<std::size_t>(rank)];
@@ -291,11 +289,7 @@ int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vec
     const Rows some = neighbours(mine, place, matrix_.grid.rows_per_block());
     if (!reader) reader.emplace(file);
     const auto numbers = reader->bytes(some, matrix_);
-    for (auto* columns : columns_after(s)) {
-      for (auto row = some.begin; row < some.end; ++row) {
-        columns->note(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
-      }
-    }
+    note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
     return static_cast<std::size_t>(some.count());
   };
   return together_until_done(mine.size(), take, stop);

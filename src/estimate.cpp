@@ -82,12 +82,6 @@ double seconds_of_parameter(Engine& engine, const ParameterEntry& entry, std::in
   return first + steady * static_cast<double>(left);
 }
 
-std::vector<Rows> joined(std::vector<Rows> runs, const std::vector<Rows>& others) {
-  runs.insert(runs.end(), others.begin(), others.end());
-  std::sort(runs.begin(), runs.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
-  return runs;
-}
-
 /// Engines of a plan's steps, whose columns of other steps are zeros.
 class SampledSteps {
  public:
@@ -157,13 +151,12 @@ Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixSha
   sum.bytes = static_cast<std::uint64_t>(matrix.bytes());
   SampledSteps steps(problem, plan, matrix, accumulate, memory, communicator);
   steps.add_plain(sum);
-  std::vector<Rows> earlier = rows_of(plan, problem.index(), 0);
+  std::int64_t earlier = plan.rows.front();
   sum.columns_a_second = columns_a_second;
   for (std::size_t s = 1; s <= plan.stages.size(); ++s) {
     steps.add_stage(s, sum);
-    const auto own = rows_of(plan, problem.index(), s);
-    sum.columns += static_cast<std::uint64_t>(count_of(earlier) * count_of(own)) * bytes_of(matrix.storage);
-    earlier = joined(std::move(earlier), own);
+    sum.columns += static_cast<std::uint64_t>(earlier * plan.rows[s]) * bytes_of(matrix.storage);
+    earlier += plan.rows[s];
   }
   sum.plain_row = communicator.max(sum.plain_row);
   sum.rows = communicator.max(sum.rows);

@@ -254,6 +254,7 @@ struct Memory {
   std::uint64_t factors = 0;
   std::int64_t blocks_at_once = 1;
   std::uint64_t lacking = 0;  // for factors to be made once
+  std::uint64_t most = 0;     // that all of this takes
 };
 
 // Throws InputError where --memory is too little.
@@ -267,8 +268,13 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
                           "M, take more ranks, or use --method rows"));
   }
   const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
-  return {rest / 2, blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2),
-          wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0};
+  const auto blocks = blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2);
+  const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
+  const auto bytes_of_row = static_cast<std::uint64_t>(job.matrix.bytes_of_row());
+  const auto buffers =
+      static_cast<std::uint64_t>(blocks) * rows * (2 * bytes_of_row + assembly.row_by_row().bytes_per_row());
+  return {rest / 2, blocks, wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0,
+          kept + std::min(rest / 2, 2 * job.plan.bytes_if_there * wide) + buffers};
 }
 
 void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Communicator& world) {
@@ -280,18 +286,11 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Co
 }
 
 // Collective. What the job takes, for the user of --plan.
-void print_plan(const Job& job, const LayeredAssembly& assembly, const Memory& memory, int threads,
-                const PhaseSeconds& seconds, const Communicator& world) {
+void print_plan(const Job& job, const Memory& memory, int threads, const PhaseSeconds& seconds,
+                const Communicator& world) {
   const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
   const auto figures = estimate(job.problem, job.plan, job.matrix, accumulation(job), memory.factors, folder, world);
-  const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto factors = std::min(memory.factors, 2 * job.plan.bytes_if_there * wide);
-  const auto block = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block() * job.matrix.bytes_of_row());
-  const auto buffers = static_cast<std::uint64_t>(memory.blocks_at_once) *
-                       (2 * block + assembly.row_by_row().bytes_per_row() *
-                                        static_cast<std::uint64_t>(job.matrix.grid.rows_per_block()));
-  const auto kept = assembly.bytes(job.plan.bytes * wide);
-  const auto most = peak_memory() + kept + factors + buffers;
+  const auto most = peak_memory() + memory.most;
   const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
   if (!world.is_root()) return;
   // Checks derive the gradient again, in float64 too, and some rows.
@@ -429,7 +428,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
   seconds.gradient = phase.lap();
   if (options.plan) {
-    print_plan(job, assembly_of(job, all_blocks(job), world), expected, resources.threads, seconds, world);
+    print_plan(job, expected, resources.threads, seconds, world);
     return ExitCode::complete;
   }
 

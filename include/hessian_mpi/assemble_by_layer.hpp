@@ -49,7 +49,7 @@ class LayeredAssembly {
   /// A step, as far as it has something to do.
   struct Step {
     std::vector<Rows> rows;                 // that it makes in all
-    std::vector<Rows> loose;                // needed as columns, but neither in the file nor in a missing block
+    std::vector<Rows> loose;                // needed as columns, but outside the part that is to be made
     std::vector<std::vector<Rows>> own;     // for each rank the rows that it makes
     std::vector<Rows> kept;                 // of this rank's those in its blocks of later phases
     std::vector<Rows> beside;               // and all that it makes beside the phase
@@ -58,7 +58,7 @@ class LayeredAssembly {
     bool is_column = false;                 // later steps need its rows
   };
   void share_blocks(const BlockList& missing);
-  void find_rows(std::size_t s, const BlockList& missing);
+  void find_rows(std::size_t s);
   std::vector<EarlierColumns*> columns_after(std::size_t s);
   int take_in(std::size_t s, const std::vector<std::int64_t>& rows, Engine& engine, const StopRequest& stop);
   int read_back(const std::filesystem::path& file, const std::vector<BlockRecord>& records, std::size_t s,

@@ -125,10 +125,7 @@ void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, Out* out) 
         Product<Number>{derivatives, y.columns, rows_as_factor(delta, layer.outputs, places, layer.outputs)}};
     hessian_mpi::multiply(std::span(both).first(products), y.columns, out, layer.outputs);
   } else {
-    seen_strips_.resize(places, y.columns);
-    for (std::int64_t k = 0; derivatives != nullptr && k < places; ++k) {
-      combine<Number>(y.columns, 1, derivatives + k * y.columns, 0, nullptr, seen_strips_, k, 0);
-    }
+    if (derivatives != nullptr) fill_strips(derivatives, places, y.columns, seen_strips_);
     const std::array<Product<Number>, 2> both{Product<Number>{second, layer.outputs, y.strips.factor()},
                                               Product<Number>{delta, layer.outputs, seen_strips_.factor()}};
     hessian_mpi::multiply(std::span(both).first(products), y.outputs, out, y.columns);

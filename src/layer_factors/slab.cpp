@@ -4,18 +4,6 @@
 #include <utility>
 
 namespace hessian_mpi {
-namespace {
-
-template <class Number>
-Strips<Number> strips_of(const Number* numbers, std::int64_t inner, std::int64_t columns) {
-  Strips<Number> strips(inner, columns);
-  for (std::int64_t k = 0; k < inner; ++k) {
-    combine<Number>(columns, 1, numbers + k * columns, 0, nullptr, strips, k, 0);
-  }
-  return strips;
-}
-
-}  // namespace
 
 template <class Number>
 std::vector<RowsOfOutput> outputs_in(const Slab<Number>& slab, const Rows& rows) {
@@ -59,7 +47,7 @@ std::vector<Slab<Number>> slabs_of(const Factors<Number>& factors, const Paramet
                         layer.columns,
                         layer.inputs[group].data(),
                         {}};
-      if (!layer.by_input) slab.strips = strips_of(slab.inputs, factors.units() * layer.positions, layer.columns);
+      if (!layer.by_input) fill_strips(slab.inputs, factors.units() * layer.positions, layer.columns, slab.strips);
       slabs.push_back(std::move(slab));
     }
     if (layer.bias) {

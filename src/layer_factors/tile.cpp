@@ -106,42 +106,6 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
   }
 }
 
-template <class Number>
-HESSIAN_MPI_INLINE void combine_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
-                                     Number* out) {
-  if (b == nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) out[i] = s * a[i];
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) out[i] = s * a[i] + t * b[i];
-  }
-}
-
-template <class R, class Number>
-HESSIAN_MPI_INLINE void combine_strip(Number s, const Number* a, Number t, const Number* b, Number* out) {
-  using InMemory = typename VectorOf<R, Number>::InMemory;
-  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
-  for (int v = 0; v < 64 / R::vector_bytes; ++v) {
-    const auto first = s * *reinterpret_cast<const InMemory*>(a + v * lanes);
-    *reinterpret_cast<InMemory*>(out + v * lanes) =
-        b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + v * lanes);
-  }
-}
-
-template <class R, class Number>
-HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
-                                            Strips<Number>& out, std::int64_t k, std::int64_t column) {
-  constexpr auto width = Strips<Number>::width;
-  const auto before = std::min(count, (width - column % width) % width);
-  combine_with(before, s, a, t, b, out.at(k, column));
-  std::int64_t i = before;
-  if (i >= count) return;
-  Number* to = out.at(k, column + i);
-  for (; i + width <= count; i += width, to += width * out.inner()) {
-    combine_strip<R>(s, a + i, t, b == nullptr ? nullptr : b + i, to);
-  }
-  combine_with(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
-}
-
 // As many vectors as a row has, known to the compiler where a row is a strip.
 template <class R, class Number>
 HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
@@ -155,6 +119,21 @@ HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* 
         b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + i);
   }
   for (; i < count; ++i) out[i] = b == nullptr ? s * a[i] : s * a[i] + t * b[i];
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                            Strips<Number>& out, std::int64_t k, std::int64_t column) {
+  constexpr auto width = Strips<Number>::width;
+  const auto before = std::min(count, (width - column % width) % width);
+  combine_row<R>(before, s, a, t, b, out.at(k, column));
+  std::int64_t i = before;
+  if (i >= count) return;
+  Number* to = out.at(k, column + i);
+  for (; i + width <= count; i += width, to += width * out.inner()) {
+    combine_row<R>(width, s, a + i, t, b == nullptr ? nullptr : b + i, to);
+  }
+  combine_row<R>(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
 }
 
 template <class R, class Number>
@@ -187,11 +166,6 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
     target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,  \
                                 std::int64_t out_stride) {                                               \
       multiply_with<OwnRegisters>(products, rows, out, out_stride);                                      \
-    }                                                                                                    \
-    template <class Number>                                                                              \
-    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
-                               Number* out) {                                                            \
-      combine_with(count, s, a, t, b, out);                                                              \
     }                                                                                                    \
     template <class Number>                                                                              \
     target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
@@ -246,11 +220,6 @@ void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std
 }
 
 template <class Number>
-void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Number* out) {
-  for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out); });
-}
-
-template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
              std::int64_t k, std::int64_t column) {
   for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
@@ -275,8 +244,6 @@ template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, flo
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, double*);
-template void combine(std::int64_t, float, const float*, float, const float*, float*);
-template void combine(std::int64_t, double, const double*, double, const double*, double*);
 template void combine(std::int64_t, float, const float*, float, const float*, Strips<float>&, std::int64_t,
                       std::int64_t);
 template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,

@@ -75,10 +75,6 @@ void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::
 template <class Number, class Out>
 void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std::int64_t inner, Out* out);
 
-/// out[i] = s * a[i] + t * b[i], for i < count; without b: s * a[i].
-template <class Number>
-void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Number* out);
-
 /// Rows, each times a number of its own: row k is scale[k * scale_step] * row[k * row_step + i].
 template <class Number>
 struct ScaledRows {
@@ -97,9 +93,18 @@ void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,
 template <class Number>
 void accumulate(std::int64_t count, Number s, const Number* a, Number* out);
 
-/// The same as combine(), into row k of strips from a column on.
+/// s * a[i] + t * b[i], for i < count, into row k of strips from a column on; without b: s * a[i].
 template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
              std::int64_t k, std::int64_t column);
+
+/// Numbers [inner, columns] that lie one row after the other, as strips.
+template <class Number>
+void fill_strips(const Number* numbers, std::int64_t inner, std::int64_t columns, Strips<Number>& strips) {
+  strips.resize(inner, columns);
+  for (std::int64_t k = 0; k < inner; ++k) {
+    combine<Number>(columns, 1, numbers + k * columns, 0, nullptr, strips, k, 0);
+  }
+}
 
 }  // namespace hessian_mpi

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "../layer_factors/layer_graph.hpp"
@@ -123,7 +124,7 @@ std::int64_t copies_for(const Network& network, const LayerStage& stage) {
   const auto copies = std::min(most_copies, worth);
   if (copies < 2) return 1;
   try {
-    for (const auto batch : {std::int64_t{0}, problem.batches() - 1}) {
+    for (const auto batch : std::set<std::int64_t>{0, problem.batches() - 1}) {
       if (!Comparison(problem, batch, copies, stage).alike()) return 1;
     }
     return copies;
