@@ -354,7 +354,7 @@ TEST_F(Configuration, BadValueIsNamed) {
 }
 
 TEST_F(Configuration, OptionThatIsNotAvailableIsRefusedThereToo) {
-  expect_refused({"--config", write(good() + "plan = true\n")}, {"plan", "not available in this version"});
+  expect_refused({"--config", write(good() + "device = cuda\n")}, {"device", "not available in this version"});
 }
 
 // --- help
