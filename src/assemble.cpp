@@ -278,7 +278,7 @@ Assembled Assembly::run() {
     compute_and_write(-agreed[3]);
   }
   write();
-  save();
+  if (communicator_.max(std::int64_t{checkpoint_.is_due()}) != 0) save();
   return std::move(result_);
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -19,8 +20,10 @@
 namespace hessian_mpi {
 namespace {
 
-constexpr std::int64_t fewest_sampled_blocks = 64;
+constexpr std::int64_t fewest_sampled_blocks = 32;
 constexpr std::int64_t sampled_share = 64;  // one block in so many
+// The disk reads so many at once, while they are looked at one by one.
+constexpr std::size_t blocks_announced = 16;
 // Rows whose numbers in each other's columns are compared: whole rows are read faster than many small pieces.
 constexpr std::size_t fewest_rows_for_symmetry = 64;
 constexpr std::size_t most_rows_for_symmetry = 256;
@@ -155,11 +158,17 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
                          Verify which, const Communicator& communicator) {
   const auto blocks = blocks_to_check(records, which);
   if (blocks.empty()) return {};
+  std::vector<std::int64_t> own;
+  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(own),
+               [&](std::int64_t b) { return reader_of(b, written, communicator.size()) == communicator.rank(); });
   const auto damaged = communicator.together([&] {
     const HessianReader reader(file);
     std::vector<std::uint64_t> found;
-    for (const auto b : blocks) {
-      if (reader_of(b, written, communicator.size()) != communicator.rank()) continue;
+    for (std::size_t k = 0, announced = 0; k < own.size(); ++k) {
+      for (; announced < std::min(k + blocks_announced, own.size()); ++announced) {
+        reader.announce(matrix.grid.block(own[announced]), matrix);
+      }
+      const auto b = own[k];
       const auto bytes = reader.bytes(matrix.grid.block(b), matrix);
       if (xxh3(bytes.data(), bytes.size()) != records[static_cast<std::size_t>(b)].checksum) {
         found.push_back(static_cast<std::uint64_t>(b));

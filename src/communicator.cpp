@@ -6,7 +6,6 @@
 #include <limits>
 #include <new>
 #include <numeric>
-#include <thread>
 
 namespace hessian_mpi {
 namespace {
@@ -33,24 +32,17 @@ std::string broadcast(std::string value, int source, MPI_Comm communicator) {
   return value;
 }
 
-// The first number of Slurm's "2(x3),1": tasks of this step on its first node. 0 where Slurm did not start us.
-long tasks_on_node_by_slurm() {
-  const char* tasks = std::getenv("SLURM_STEP_TASKS_PER_NODE");
-  return tasks == nullptr ? 0 : std::strtol(tasks, nullptr, 10);
-}
-
-// Waiting ranks spin. mpirun turns that off where ranks outnumber cores; under srun nobody does, and a second of
-// collectives takes minutes.
-void yield_where_oversubscribed() {
-  if (tasks_on_node_by_slurm() > static_cast<long>(std::thread::hardware_concurrency())) {
-    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-  }
+// Ranks that wait spin, by default. Here each has a thread that computes meanwhile, on the same core where the launcher
+// binds a rank to one; and where ranks outnumber cores, as srun lets them, a second of collectives would take minutes.
+void yield_when_idle() {
+  constexpr int keep_what_the_user_set = 0;
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_what_the_user_set);
 }
 
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) {
-  yield_where_oversubscribed();
+  yield_when_idle();
   int provided = 0;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
 }

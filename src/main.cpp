@@ -321,8 +321,11 @@ void fill_file(const Job& job, LayeredAssembly& assembly, const Memory& memory, 
       own = assembly.assemble(assemble_blocks, memory.factors, stop);
       own.compute_seconds += prepared;
       Stopwatch closing;
+      checkpoint.take(writer);
+      const double saving = closing.lap();
+      own.checkpoint_seconds += saving;
       writer.close();
-      own.write_seconds += closing.lap();
+      own.write_seconds += saving + closing.lap();
     } catch (const AgreedError& error) {
       if (!writer.is_open()) throw;
       throw AgreedError(error.code(), error.what(), AgreedError::Afterwards::abort);

@@ -69,6 +69,7 @@ class Assembly {
     const StopRequest stop;
     auto own = assemble(engine, {matrix, shared_evenly(checkpoint.missing(), world_.size()), blocks_at_once}, writer,
                         checkpoint, stop, world_, progress);
+    checkpoint.take(writer);
     writer.close();
     records = checkpoint.records();
     return own;

@@ -36,9 +36,10 @@ struct Assignment {
   std::int64_t blocks_at_once = 1;
 };
 
-/// Collective over the communicator. Computes, writes and marks the blocks, each rank its share of them. Ends early
-/// where any rank is asked to stop. Blocks with numbers that are not finite are not marked. A failure on any rank is
-/// thrown on all, as RunError; what was written before is marked then.
+/// Collective over the communicator. Computes and writes the blocks, each rank its share of them, and marks them as
+/// often as checkpoints are due: the last ones are left to the caller's next checkpoint. Ends early where any rank is
+/// asked to stop. Blocks with numbers that are not finite are not marked. A failure on any rank is thrown on all, as
+/// RunError; what was written before is marked then.
 Assembled assemble(Engine& engine, const Assignment& assignment, HessianWriter& writer, Checkpoint& checkpoint,
                    const StopRequest& stop, const Communicator& communicator, Progress& progress);
 
