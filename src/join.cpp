@@ -85,6 +85,18 @@ double worst(const std::vector<Part>& parts, const std::string& name) {
   return largest;
 }
 
+// The name of the worst outcome.
+std::string worst_outcome(const std::vector<Part>& parts, const std::string& name) {
+  auto worst = CheckOutcome::not_made;
+  for (const auto& part : parts) {
+    const auto* found = find_attribute<std::string>(part.stored.attributes, name);
+    for (const auto outcome : {CheckOutcome::passed, CheckOutcome::kinks, CheckOutcome::failed}) {
+      if (found != nullptr && *found == name_of(outcome)) worst = std::max(worst, outcome);
+    }
+  }
+  return name_of(worst);
+}
+
 double sum(const std::vector<Part>& parts, const std::string& name) {
   const auto found = figures(parts, name);
   return std::accumulate(found.begin(), found.end(), 0.0);
@@ -92,10 +104,11 @@ double sum(const std::vector<Part>& parts, const std::string& name) {
 
 // Those of the first part, but for figures of the whole.
 Attributes joined_attributes(const std::vector<Part>& parts, const std::string& command_line) {
-  const Attributes of_whole{{"row_error", worst(parts, "row_error")},
-                            {"difference_error", worst(parts, "difference_error")},
-                            {"wall_seconds", sum(parts, "wall_seconds")},
-                            {"command_line", command_line}};
+  Attributes of_whole{{"wall_seconds", sum(parts, "wall_seconds")}, {"command_line", command_line}};
+  for (const auto* check : {"row", "gradient", "difference"}) {
+    of_whole.emplace_back(text(check, "_error"), worst(parts, text(check, "_error")));
+    of_whole.emplace_back(text(check, "_check"), worst_outcome(parts, text(check, "_check")));
+  }
   auto attributes = parts.front().stored.attributes;
   for (auto& [name, value] : attributes) {
     for (const auto& [key, whole] : of_whole) {
@@ -139,7 +152,9 @@ Joined join_parts(const JoinOptions& options) {
           throw RunError(text("the joined matrix is not symmetric (", joined.symmetry_error, " is above ", tolerance,
                               "): a part is damaged, or of another job"));
         }
-        return Attributes{{"symmetry_error", joined.symmetry_error}};
+        return Attributes{{"symmetry_error", joined.symmetry_error},
+                          {"symmetry_tolerance", tolerance},
+                          {"symmetry_check", std::string(name_of(CheckOutcome::passed))}};
       });
   joined.rows = n;
   joined.bytes = static_cast<std::uint64_t>(matrix.bytes());

@@ -368,6 +368,12 @@ std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const L
   return checkpoint;
 }
 
+std::string text_of_failures(const Verdict& verdict) {
+  std::string listed;
+  for (const auto& failure : verdict.failures) listed += (listed.empty() ? "" : "; ") + failure;
+  return listed;
+}
+
 // Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
 ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::vector<SharedBlocks>& written,
                      const LossAndGradient& point, const StopRequest& stop, const Communicator& world,
@@ -376,7 +382,7 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
   Stopwatch phase;
   const double largest = largest_of(checkpoint.records());
   const auto verdict = check_file(
-      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem,
+      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, point,
       [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
       [&] { leave_if_asked(job, stop, world); }, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
@@ -398,8 +404,8 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
                              verdict.figures, seconds, peak});
   }
   if (complete) return ExitCode::complete;
-  throw AgreedError(ExitCode::failed, text("a check failed: ", verdict.failures.front(), "; '", options.output.string(),
-                                           "' is kept for a look, with complete = 0"));
+  throw AgreedError(ExitCode::failed, text("a check failed: ", text_of_failures(verdict), "; '",
+                                           options.output.string(), "' is kept for a look, with complete = 0"));
 }
 
 ExitCode run(const Options& given, StopRequest& stop, const Communicator& world) {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/error.hpp"
 #include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
@@ -33,6 +34,16 @@ std::string joined(const std::vector<std::string>& words) {
   return result;
 }
 
+// NAME_error, NAME_tolerance and NAME_check for each check.
+void append_checks(const CheckFigures& figures, Attributes& attributes) {
+  for (const auto& [name, figure] : named_figures) {
+    const auto& check = figures.*figure;
+    attributes.emplace_back(text(name, "_error"), check.error);
+    attributes.emplace_back(text(name, "_tolerance"), check.tolerance);
+    attributes.emplace_back(text(name, "_check"), std::string(name_of(check.outcome)));
+  }
+}
+
 }  // namespace
 
 std::string timestamp() {
@@ -48,7 +59,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
                               int ranks, int threads) {
   const auto v = versions();
   const double unknown = std::numeric_limits<double>::quiet_NaN();
-  return {
+  Attributes attributes{
       {"loss_value", loss},
       {"model", name_of_file(options.model)},
       {"model_format", problem.model_format()},
@@ -75,25 +86,23 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"finished", std::string()},
       {"wall_seconds", unknown},
       {"blocks_resumed", std::int64_t{0}},
-      {"symmetry_error", unknown},
-      {"row_error", unknown},
-      {"difference_error", unknown},
       {"hessian_mpi_version", v.hessian_mpi},
       {"libtorch_version", v.libtorch},
       {"mpi_version", v.mpi},
       {"hdf5_version", v.hdf5},
   };
+  append_checks({}, attributes);
+  return attributes;
 }
 
 Attributes final_attributes(const CheckFigures& figures, const FinishingRun& run) {
-  return {{"symmetry_error", figures.symmetry_error},
-          {"row_error", figures.row_error},
-          {"difference_error", figures.difference_error},
-          {"ranks", std::int64_t{run.ranks}},
-          {"command_line", run.command_line},
-          {"blocks_resumed", run.blocks_resumed},
-          {"wall_seconds", run.wall_seconds},
-          {"finished", timestamp()}};
+  Attributes attributes{{"ranks", std::int64_t{run.ranks}},
+                        {"command_line", run.command_line},
+                        {"blocks_resumed", run.blocks_resumed},
+                        {"wall_seconds", run.wall_seconds},
+                        {"finished", timestamp()}};
+  append_checks(figures, attributes);
+  return attributes;
 }
 
 }  // namespace hessian_mpi

@@ -21,8 +21,11 @@ std::string number(double value, int digits) {
   return out.str();
 }
 
-std::string error_figure(double value) {
-  return std::isnan(value) ? "not checked" : number(value, 2);
+std::string text_of_check(const CheckFigure& check) {
+  if (check.outcome == CheckOutcome::not_made) return "not checked";
+  const auto* what =
+      check.outcome == CheckOutcome::kinks ? "kinks at this point, nothing to compare with" : name_of(check.outcome);
+  return text(number(check.error, 2), "  ", what, " (at most ", number(check.tolerance, 2), ')');
 }
 
 std::string plural(std::int64_t count, const std::string& noun, const std::string& ending = "s") {
@@ -97,9 +100,7 @@ void print(std::ostream& out, const Summary& s) {
   line(out, "largest |H|", number(s.largest, 6));
   line(out, "blocks verified", text(s.checks.blocks_checked, " of ", s.checks.blocks));
   if (s.blocks_resumed > 0) line(out, "blocks resumed", text(s.blocks_resumed, ", computed by earlier runs"));
-  line(out, "symmetry error", error_figure(s.checks.symmetry_error));
-  line(out, "row error", error_figure(s.checks.row_error));
-  line(out, "difference error", error_figure(s.checks.difference_error));
+  for (const auto& [name, figure] : named_figures) line(out, text(name, " error"), text_of_check(s.checks.*figure));
   const auto& t = s.seconds;
   line(out, "seconds",
        text("load ", number(t.load, 3), ", gradient ", number(t.gradient, 3), ", create ", number(t.create, 3),

@@ -1,7 +1,9 @@
 #include "hessian_mpi/verdict.hpp"
 
-#include <limits>
+#include <algorithm>
+#include <cmath>
 
+#include "hessian_mpi/differences.hpp"
 #include "hessian_mpi/error.hpp"
 
 namespace hessian_mpi {
@@ -27,50 +29,101 @@ void read_back(const WrittenFile& file, Verify which, const Communicator& commun
                                   "that end here again, try mpirun --mca io romio321)"));
 }
 
-void judge(const Tolerances& tolerances, Verdict& verdict) {
-  const auto fail_above = [&](const char* name, double figure, double tolerance) {
-    if (!(figure <= tolerance)) verdict.failures.push_back(text(name, ' ', figure, " is above ", tolerance));
-  };
-  fail_above("symmetry error", verdict.figures.symmetry_error, tolerances.symmetry);
-  fail_above("row error", verdict.figures.row_error, tolerances.row);
-  if (verdict.figures.difference_error > tolerances.difference) {
-    verdict.warnings.push_back(text("H v and central differences of the gradient differ by ",
-                                    verdict.figures.difference_error, " (above ", tolerances.difference,
-                                    "): kinks (ReLU, max-pool) near this point, or an operation whose derivative is "
-                                    "wrong"));
+CheckFigure judged(double error, double tolerance) {
+  return {error, tolerance, error <= tolerance ? CheckOutcome::passed : CheckOutcome::failed};
+}
+
+// A twin whose loss is another one is another function.
+bool is_same_function(const Problem& twin, double loss) {
+  constexpr double rounding_of_float32 = 1e-3;
+  const double again = evaluate(twin).loss;
+  return std::abs(again - loss) <= rounding_of_float32 * std::max(std::abs(loss), std::abs(again));
+}
+
+// On root.
+DifferenceFigures differences(const std::function<Problem()>& float64_twin, const LossAndGradient& point,
+                              const std::vector<std::int64_t>& rows, const std::vector<std::vector<double>>& products,
+                              const DifferenceTolerances& tolerances, Verdict& verdict) {
+  try {
+    auto twin = float64_twin();
+    if (is_same_function(twin, point.loss)) return check_differences(twin, point, rows, products, tolerances);
+    verdict.warnings.emplace_back(
+        "no difference check: the loss in float64 is another one, as where a network draws random numbers of its own; "
+        "--dtype float64 makes the check");
+  } catch (const InputError& error) {
+    verdict.warnings.push_back(text("no difference check: the network does not run in float64: ", error.what()));
+  }
+  return {};
+}
+
+// Collective. What root found, on all ranks.
+CheckFigure from_root(const CheckFigure& figure, const Communicator& communicator) {
+  const auto outcome = communicator.max(std::int64_t{communicator.is_root() ? static_cast<int>(figure.outcome) : 0});
+  if (outcome == 0) return {};
+  const auto value = [&](double of_root) { return communicator.max(communicator.is_root() ? of_root : 0.0); };
+  return {value(figure.error), value(figure.tolerance), static_cast<CheckOutcome>(outcome)};
+}
+
+std::string text_of_constants(const std::vector<double>& gradient, const ParameterIndex& index) {
+  const auto first = std::find(gradient.begin(), gradient.end(), 0.0) - gradient.begin();
+  return text("the loss changes with some of the parameters whose gradient is exactly zero (the first is ",
+              index.describe(first),
+              "): autograd takes them for constants, as it does with padding_idx of an embedding, and their rows of H "
+              "are zero");
+}
+
+const char* advice(const std::string& name) {
+  if (name == "difference") {
+    return ": H v is not the change of the gradient; an operation of the network has a wrong second derivative, a part "
+           "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
+  }
+  if (name == "gradient") {
+    return ": the gradient is not the slope of the loss; an operation of the network has a wrong derivative, or a part "
+           "is cut off the graph (detach, no_grad)";
+  }
+  return "";
+}
+
+void judge(Verdict& verdict) {
+  for (const auto& [name, figure] : named_figures) {
+    const auto& check = verdict.figures.*figure;
+    if (check.outcome == CheckOutcome::failed) {
+      verdict.failures.push_back(text(name, " error ", check.error, " is above ", check.tolerance, advice(name)));
+    } else if (check.outcome == CheckOutcome::kinks) {
+      verdict.warnings.push_back(text("no ", name,
+                                      " check: this point lies at a kink of the loss (ReLU, max-pool, abs), "
+                                      "whose sides differ by ",
+                                      check.error, "; H is that of the side autograd takes"));
+    }
   }
 }
 
 }  // namespace
 
-Verdict check_file(const WrittenFile& file, const Problem& problem, const std::function<Problem()>& float64_twin,
-                   Verify which, int rows, const std::function<void()>& between_checks,
-                   const Communicator& communicator) {
+Verdict check_file(const WrittenFile& file, const Problem& problem, const LossAndGradient& point,
+                   const std::function<Problem()>& float64_twin, Verify which, int rows,
+                   const std::function<void()>& between_checks, const Communicator& communicator) {
   Verdict verdict;
   auto& figures = verdict.figures;
   read_back(file, which, communicator, verdict);
   between_checks();
-  if (rows == 0) {
-    figures.symmetry_error = figures.row_error = figures.difference_error = std::numeric_limits<double>::quiet_NaN();
-    return verdict;
-  }
+  if (rows == 0) return verdict;
+  const auto tolerances = tolerances_for(problem, file.matrix.storage);
   const Rows& part = file.matrix.grid.part();
-  const auto sample = sample_rows(part, rows);
-  figures.symmetry_error =
-      symmetry_error(file.path, sample_for_symmetry(problem.index(), part), file.largest, communicator);
+  const auto sample = sample_for_symmetry(problem.index(), part);
+  figures.symmetry = judged(symmetry_error(file.path, sample, file.largest, communicator), tolerances.symmetry);
   between_checks();
-  figures.row_error = row_error(file.path, problem, sample, file.largest, communicator);
+  figures.row =
+      judged(row_error(file.path, problem, sample_rows(part, rows), file.largest, communicator), tolerances.row);
   between_checks();
-  figures.difference_error = std::numeric_limits<double>::quiet_NaN();
-  communicator.on_root([&] {
-    try {
-      auto twin = float64_twin();
-      figures.difference_error = difference_error(file.path, twin, sample);
-    } catch (const InputError& error) {
-      verdict.warnings.push_back(text("no difference check: the network does not run in float64: ", error.what()));
-    }
-  });
-  judge(tolerances_for(problem, file.matrix.storage), verdict);
+  const auto along_lines = products(file.path, sample, random_lines(point.gradient), communicator);
+  DifferenceFigures found;
+  communicator.on_root(
+      [&] { found = differences(float64_twin, point, sample, along_lines, tolerances.difference, verdict); });
+  if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
+  figures.gradient = from_root(found.gradient, communicator);
+  figures.difference = from_root(found.hessian, communicator);
+  judge(verdict);
   return verdict;
 }
 

@@ -165,16 +165,18 @@ TEST(RowError, NumbersThatAreNotFiniteAreNoAgreement) {
   EXPECT_FALSE(row_error(file.path(), closed_form_problem(), every_row, 6, world) <= 1);
 }
 
-TEST(DifferenceError, IsSmallForTheHessianAndNotForAnotherMatrix) {
+TEST(Products, AreThoseOfTheFilesRows) {
   const auto world = Communicator::world();
-  const MatrixFile file(world, closed_form_size, closed_form_hessian(0.5, -2.0));
-  auto problem = closed_form_problem();
-  const auto theta = problem.flat_parameters();
-  EXPECT_LE(difference_error(file.path(), problem, every_row), 1e-8);
-  EXPECT_EQ(problem.flat_parameters(), theta);
-  world.wait_for_all();
-  file.damage(5, 0, 0.0);
-  EXPECT_GE(difference_error(file.path(), problem, every_row), 1e-3);
+  const MatrixFile file(world, 60, symmetric_numbers(60));
+  std::vector<double> ones(60, 1.0);
+  std::vector<double> unit(60, 0.0);
+  unit[7] = 2;
+  const auto found = products(file.path(), {3, 20, 59}, {ones, unit}, world);
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[1], (std::vector<double>{2 * std::cos(10.0), 2 * std::cos(27.0), 2 * std::cos(66.0)}));
+  double sum = 0;
+  for (int j = 0; j < 60; ++j) sum += std::cos(20.0 + j);
+  EXPECT_NEAR(found[0][1], sum, 1e-12);
 }
 
 }  // namespace

@@ -75,7 +75,11 @@ Summary summary() {
   s.loss = 1.609437912;
   s.gradient_norm = 0.125;
   s.largest = 12.5;
-  s.checks = {32, 1024, 0, 2.5e-7, 1.5e-3};
+  s.checks.blocks_checked = 32;
+  s.checks.blocks = 1024;
+  s.checks.symmetry = {0, 1e-8, CheckOutcome::passed};
+  s.checks.row = {2.5e-7, 1e-8, CheckOutcome::failed};
+  s.checks.difference = {0.5, 1e-4, CheckOutcome::kinks};
   s.seconds.load = 0.5;
   s.seconds.gradient = 1.25;
   s.seconds.create = 0.01;
@@ -96,9 +100,10 @@ TEST(Summary, TellsWhatTheRunHasDone) {
   EXPECT_EQ(line_of(told, "gradient norm"), "0.125");
   EXPECT_EQ(line_of(told, "largest |H|"), "12.5");
   EXPECT_EQ(line_of(told, "blocks verified"), "32 of 1024");
-  EXPECT_EQ(line_of(told, "symmetry error"), "0");
-  EXPECT_EQ(line_of(told, "row error"), "2.5e-07");
-  EXPECT_EQ(line_of(told, "difference error"), "0.0015");
+  EXPECT_EQ(line_of(told, "symmetry error"), "0  passed (at most 1e-08)");
+  EXPECT_EQ(line_of(told, "row error"), "2.5e-07  failed (at most 1e-08)");
+  EXPECT_EQ(line_of(told, "gradient error"), "not checked");
+  EXPECT_EQ(line_of(told, "difference error"), "0.5  kinks at this point, nothing to compare with (at most 0.0001)");
   EXPECT_EQ(line_of(told, "seconds"),
             "load 0.5, gradient 1.25, create 0.01, rows 8, write 2 (checkpoints 0.25), checks 3; in all 15");
   EXPECT_EQ(line_of(told, "rows a second"), "250");
@@ -129,10 +134,9 @@ TEST(Announcement, TellsWhichPartOfTheRowsItIs) {
 
 TEST(Summary, TellsWhichChecksWereNotMade) {
   auto unchecked = summary();
-  const double nan = std::numeric_limits<double>::quiet_NaN();
-  unchecked.checks = {0, 1024, nan, nan, nan};
+  unchecked.checks = {};
   const auto told = printed(unchecked);
-  for (const auto* figure : {"symmetry error", "row error", "difference error"}) {
+  for (const auto* figure : {"symmetry error", "row error", "gradient error", "difference error"}) {
     EXPECT_EQ(line_of(told, figure), "not checked") << figure;
   }
   EXPECT_EQ(told.find("nan"), std::string::npos) << told;

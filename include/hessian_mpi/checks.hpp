@@ -1,6 +1,6 @@
 #pragma once
 /// Proofs that the file holds the Hessian: what is read back is what was computed, it is symmetric, rows derived again
-/// agree, and so do differences of the gradient. All read the file, not memory.
+/// agree. All read the file, not memory. (differences.hpp has another one.)
 
 #include <cstdint>
 #include <filesystem>
@@ -8,6 +8,7 @@
 
 #include "hessian_mpi/block_table.hpp"
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/differences.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/vocabulary.hpp"
@@ -21,8 +22,8 @@ struct BlockCheck {
 };
 
 /// Collective. Compares marked blocks with their checksums. Each is read by another rank than the one that wrote it,
-/// where there is another. records: one per block, the same on all ranks. written: the blocks of this
-/// run, as they were shared.
+/// where there is another. records: one per block, the same on all ranks. written: the blocks of this run, as they
+/// were shared.
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
                          const std::vector<BlockRecord>& records, const std::vector<SharedBlocks>& written,
                          Verify which, const Communicator& communicator);
@@ -45,16 +46,11 @@ std::vector<std::int64_t> sample_rows(const Rows& rows, int count);
 double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,
                  double largest, const Communicator& communicator);
 
-/// Not collective. Compares (H v)_i for the given rows with (g_i(theta + h v) - g_i(theta - h v)) / 2 h, for a random
-/// unit vector v; the largest difference divided by the largest of either. A problem of float64 precision: its
-/// parameters are moved and put back. Far from small at kinks (ReLU, max-pool) between the two points.
-double difference_error(const std::filesystem::path& file, Problem& problem, const std::vector<std::int64_t>& rows);
-
 /// Above these a run has failed: rounding alone does not reach them.
 struct Tolerances {
   double symmetry;
   double row;
-  double difference;  ///< above it the user is warned: kinks have this effect as well
+  DifferenceTolerances difference;
 };
 /// For numbers computed or stored in this precision, whichever is coarser.
 Tolerances tolerances_of(Precision precision);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/check_figures.hpp"
 #include "hessian_mpi/estimate.hpp"
 #include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/partition.hpp"
@@ -58,15 +59,6 @@ struct PhaseSeconds {
   double checkpoints = 0;
   double checks = 0;
   double all = 0;
-};
-
-/// Figures of the checks; NaN where one was not made.
-struct CheckFigures {
-  std::int64_t blocks_checked = 0;
-  std::int64_t blocks = 0;
-  double symmetry_error = 0;
-  double row_error = 0;
-  double difference_error = 0;
 };
 
 /// What a run has done.

@@ -26,12 +26,12 @@ struct WrittenFile {
   double largest;                            ///< largest |H_ij|
 };
 
-/// Collective. rows: how many are derived again; 0 turns off all but the reading back of blocks. float64_twin makes the
-/// same problem in float64, for differences of the gradient; called on root, may throw InputError where there is none.
-/// between_checks is called on all ranks, to leave by throwing where the job is asked to stop. The same failures on all
-/// ranks; warnings on root.
-Verdict check_file(const WrittenFile& file, const Problem& problem, const std::function<Problem()>& float64_twin,
-                   Verify which, int rows, const std::function<void()>& between_checks,
-                   const Communicator& communicator);
+/// Collective. point: loss and gradient as they stand in the file. rows: how many are derived again; 0 turns off all
+/// but the reading back of blocks. float64_twin makes the same problem in float64, for differences of loss and
+/// gradient; called on root, may throw InputError where there is none. between_checks is called on all ranks, to leave
+/// by throwing where the job is asked to stop. The same failures on all ranks; warnings on root.
+Verdict check_file(const WrittenFile& file, const Problem& problem, const LossAndGradient& point,
+                   const std::function<Problem()>& float64_twin, Verify which, int rows,
+                   const std::function<void()>& between_checks, const Communicator& communicator);
 
 }  // namespace hessian_mpi

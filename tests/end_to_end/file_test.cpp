@@ -109,8 +109,51 @@ TEST(File, RecordsItsChecks) {
     EXPECT_GE(file.attribute_number("/", name), 0) << name;
     EXPECT_LE(file.attribute_number("/", name), 1e-10) << name;
   }
-  EXPECT_GE(file.attribute_number("/", "difference_error"), 0);
-  EXPECT_LE(file.attribute_number("/", "difference_error"), 1e-5);
+  for (const auto* name : {"gradient_error", "difference_error"}) {
+    EXPECT_GE(file.attribute_number("/", name), 0) << name;
+    EXPECT_LE(file.attribute_number("/", name), 1e-5) << name;
+  }
+  for (const std::string name : {"symmetry", "row", "gradient", "difference"}) {
+    EXPECT_GT(file.attribute_number("/", name + "_tolerance"), file.attribute_number("/", name + "_error")) << name;
+    EXPECT_EQ(file.attribute_text("/", name + "_check"), "passed") << name;
+  }
+}
+
+Words job_on_usage_files(const std::string& model) {
+  return {"--model",   models() / "usage" / model,
+          "--data",    models() / "usage" / "data.h5",
+          "--output",  "result.h5",
+          "--threads", "1"};
+}
+
+TEST(File, IsNotCompleteWhereACheckFails) {
+  for (const auto* model : {"cut_off.pt", "cut_off.pt2"}) {
+    const Folder folder;
+    const auto finished = run_program(3, job_on_usage_files(model), folder.path());
+    EXPECT_EQ(finished.exit_code, 1);
+    EXPECT_NE(finished.errors.find("H v is not the change of the gradient"), std::string::npos) << finished.errors;
+    EXPECT_NE(finished.errors.find("complete = 0"), std::string::npos) << finished.errors;
+    const StoredFile file(folder / "result.h5");
+    EXPECT_EQ(file.attribute_integer("/", "complete"), 0);
+    EXPECT_EQ(file.attribute_text("/", "difference_check"), "failed");
+    EXPECT_EQ(file.attribute_text("/", "symmetry_check"), "passed") << "wrong, and symmetric all the same";
+    EXPECT_GT(file.attribute_number("/", "difference_error"), file.attribute_number("/", "difference_tolerance"));
+  }
+}
+
+TEST(File, OfAFailingJobIsCompleteWithoutChecks) {
+  const Result result(2, job_on_usage_files("cut_off.pt") + Words{"--check", "0"});
+  EXPECT_EQ(result.file().attribute_integer("/", "complete"), 1);
+  EXPECT_EQ(result.file().attribute_text("/", "difference_check"), "not made");
+}
+
+TEST(File, AKinkIsNoFailure) {
+  for (const auto* dtype : {"float32", "float64"}) {
+    const Result result(2, job_on_usage_files("at_kink.pt") + Words{"--dtype", dtype});
+    EXPECT_EQ(result.file().attribute_integer("/", "complete"), 1);
+    EXPECT_EQ(result.file().attribute_text("/", "difference_check"), "kinks");
+    EXPECT_NE(result.finished.errors.find("kink"), std::string::npos) << result.finished.errors;
+  }
 }
 
 TEST(File, MatrixIsOnePlainContiguousPiece) {

@@ -624,6 +624,30 @@ class AllFrozen(nn.Module):
         return self.linear(x)
 
 
+class CutOff(nn.Module):
+    """A part is cut off the graph: what autograd derives is not the Hessian."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        return self.second(hidden * hidden.detach())
+
+
+class AtKink(nn.Module):
+    """A hidden unit whose input is exactly zero for a sample of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+        nn.init.zeros_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x - x[:1])))
+
+
 def write_both(model: nn.Module, example: tuple[Tensor, ...], path: pathlib.Path) -> None:
     script(model, example).save(path.with_suffix(".pt"))
     torch.export.save(export(model, example), path.with_suffix(".pt2"))
@@ -640,6 +664,8 @@ def write_usage_files(folder: pathlib.Path) -> None:
     write_both(OnceDifferentiable(), (words,), folder / "once_differentiable")
     write_data(folder, [words], y, "words")
     write_both(Huge(), (x,), folder / "huge")
+    write_both(CutOff(), (x,), folder / "cut_off")
+    write_both(AtKink(), (x,), folder / "at_kink")
     write_both(AllFrozen(), (x,), folder / "all_frozen")
     write_both(nn.Linear(1, 1, bias=False), (torch.randn(2, 1),), folder / "one_parameter")
     write_data(folder, [torch.randn(4, 1)], torch.randn(4, 1), "one_parameter_data")

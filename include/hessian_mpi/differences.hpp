@@ -1,0 +1,62 @@
+#pragma once
+/// First and second derivatives against differences of what they are derivatives of, along lines through the point, in
+/// float64: the one check that shares no derivative with what it checks.
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "hessian_mpi/check_figures.hpp"
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/problem.hpp"
+
+namespace hessian_mpi {
+
+/// A derivative along a line, and its function at three places of the line, step apart.
+struct Difference {
+  double derived;
+  double behind;
+  double here;
+  double ahead;
+};
+
+/// Compares derivatives with central differences. The error is the largest difference divided by the largest of either,
+/// or by scale if that is more. Above the tolerance the outcome is kinks where forward and backward differences
+/// contradict each other as well, at least by a tenth as much; else failed. Numbers that are not finite fail.
+CheckFigure compare(const std::vector<Difference>& differences, double step, double scale, double tolerance);
+
+struct DifferenceFigures {
+  CheckFigure gradient;  ///< the slope of the loss
+  CheckFigure hessian;   ///< H v, in some rows
+  /// The loss depends on parameters whose gradient is exactly zero, as on the row of an embedding that is its
+  /// padding_idx: autograd takes them for constants. The figures are those of the other parameters.
+  bool constants = false;
+};
+
+/// What an error may be at most.
+struct DifferenceTolerances {
+  double gradient;
+  double hessian;
+};
+
+/// Rows of the file times vectors: for each vector, one number a row. Collective: each rank reads its share of the
+/// rows.
+std::vector<std::vector<double>> products(const std::filesystem::path& file, const std::vector<std::int64_t>& rows,
+                                          const std::vector<std::vector<double>>& vectors,
+                                          const Communicator& communicator);
+
+/// Random lines through a point, as unit vectors, the same in every call; and after them the same lines again, without
+/// the parameters whose gradient is exactly zero.
+std::vector<std::vector<double>> random_lines(const std::vector<double>& gradient);
+
+/// Not collective. point: loss and gradient as they stand in the file. rows_times_lines: products() of some rows with
+/// random_lines(). problem: of float64 precision; its parameters are moved and put back. The step is the cube root of
+/// the precision, times the length of theta where that is more than 1: there truncation and rounding of a central
+/// difference balance. Where it meets kinks, steps of a tenth, a hundredth and a thousandth are tried. The lines
+/// without some parameters are gone along where the others fail.
+DifferenceFigures check_differences(Problem& problem, const LossAndGradient& point,
+                                    const std::vector<std::int64_t>& rows,
+                                    const std::vector<std::vector<double>>& rows_times_lines,
+                                    const DifferenceTolerances& tolerances);
+
+}  // namespace hessian_mpi

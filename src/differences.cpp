@@ -1,0 +1,190 @@
+#include "hessian_mpi/differences.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/partition.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+constexpr double precision = std::numeric_limits<double>::epsilon();
+constexpr int lines = 2;
+constexpr int most_steps = 4;
+constexpr double next_step = 0.1;
+// Forward and backward differences of a smooth function differ by what is far below this share of an error.
+constexpr double contradiction = 0.1;
+// Rounding errors in a function's value.
+constexpr double rounding = 16 * precision;
+constexpr std::uint64_t line_seed = 20260611;
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+}
+
+double largest_of(const std::vector<double>& numbers) {
+  double largest = 0;
+  for (const double x : numbers) largest = std::max(largest, std::abs(x));
+  return largest;
+}
+
+std::vector<double> moved(const std::vector<double>& theta, const std::vector<double>& v, double step) {
+  std::vector<double> result(theta);
+  for (std::size_t k = 0; k < theta.size(); ++k) result[k] += step * v[k];
+  return result;
+}
+
+// What differences are taken of, on one line.
+struct Line {
+  LossAndGradient behind;
+  LossAndGradient ahead;
+  double step;
+};
+
+Line line_through(Problem& problem, const std::vector<double>& theta, const std::vector<double>& v, double step) {
+  problem.set_parameters(moved(theta, v, step));
+  auto ahead = evaluate(problem);
+  problem.set_parameters(moved(theta, v, -step));
+  return {evaluate(problem), std::move(ahead), step};
+}
+
+CheckFigure compare_slope(const Line& line, const LossAndGradient& here, double slope, double typical,
+                          double tolerance) {
+  const double noise = rounding * std::abs(here.loss) / line.step;
+  return compare({{slope, line.behind.loss, here.loss, line.ahead.loss}}, line.step,
+                 std::max(typical, noise / tolerance), tolerance);
+}
+
+CheckFigure compare_rows(const Line& line, const LossAndGradient& here, const std::vector<std::int64_t>& rows,
+                         const std::vector<double>& products, double tolerance) {
+  std::vector<Difference> differences;
+  for (std::size_t k = 0; k < rows.size(); ++k) {
+    const auto i = static_cast<std::size_t>(rows[k]);
+    differences.push_back({products[k], line.behind.gradient[i], here.gradient[i], line.ahead.gradient[i]});
+  }
+  const double noise = rounding * largest_of(here.gradient) / line.step;
+  return compare(differences, line.step, noise / tolerance, tolerance);
+}
+
+// The worse of two outcomes, the larger of two errors.
+CheckFigure worse(const CheckFigure& a, const CheckFigure& b) {
+  if (a.outcome == CheckOutcome::not_made) return b;
+  return {std::max(a.error, b.error), a.tolerance, std::max(a.outcome, b.outcome)};
+}
+
+bool passes(const DifferenceFigures& figures) {
+  return figures.gradient.outcome != CheckOutcome::failed && figures.hessian.outcome != CheckOutcome::failed;
+}
+
+// What is compared, and where.
+struct Check {
+  Problem& problem;
+  const LossAndGradient& point;
+  LossAndGradient here;  // the same in float64
+  std::vector<double> theta;
+  const std::vector<std::int64_t>& rows;
+  const DifferenceTolerances& tolerances;
+
+  DifferenceFigures along(const std::vector<double>& v, const std::vector<double>& products) const;
+};
+
+DifferenceFigures Check::along(const std::vector<double>& v, const std::vector<double>& products) const {
+  // A slope along a random line is about so much.
+  const double slope = std::sqrt(dot(point.gradient, point.gradient) / static_cast<double>(point.gradient.size()));
+  const auto unsettled = [](const CheckFigure& figure) { return figure.outcome == CheckOutcome::kinks; };
+  CheckFigure gradient{0, tolerances.gradient, CheckOutcome::kinks};
+  CheckFigure hessian{0, tolerances.hessian, CheckOutcome::kinks};
+  double step = std::cbrt(precision) * std::max(1.0, std::sqrt(dot(theta, theta)));
+  for (int k = 0; k < most_steps && (unsettled(gradient) || unsettled(hessian)); ++k, step *= next_step) {
+    const auto line = line_through(problem, theta, v, step);
+    if (unsettled(gradient)) {
+      gradient = compare_slope(line, here, dot(point.gradient, v), slope, tolerances.gradient);
+    }
+    if (unsettled(hessian)) hessian = compare_rows(line, here, rows, products, tolerances.hessian);
+  }
+  problem.set_parameters(theta);
+  return {gradient, hessian};
+}
+
+}  // namespace
+
+CheckFigure compare(const std::vector<Difference>& differences, double step, double scale, double tolerance) {
+  double worst = 0;
+  double contradicted = 0;  // where it is worst
+  for (const auto& [derived, behind, here, ahead] : differences) {
+    const double central = (ahead - behind) / (2 * step);
+    const double difference = std::abs(derived - central);
+    if (!std::isfinite(difference)) {
+      return {std::numeric_limits<double>::infinity(), tolerance, CheckOutcome::failed};
+    }
+    scale = std::max({scale, std::abs(derived), std::abs(central)});
+    if (difference <= worst) continue;
+    worst = difference;
+    contradicted = std::abs((ahead - here) - (here - behind)) / step;
+  }
+  const double error = worst > 0 ? worst / scale : 0;
+  if (error <= tolerance) return {error, tolerance, CheckOutcome::passed};
+  return {error, tolerance, contradicted >= contradiction * worst ? CheckOutcome::kinks : CheckOutcome::failed};
+}
+
+std::vector<std::vector<double>> products(const std::filesystem::path& file, const std::vector<std::int64_t>& rows,
+                                          const std::vector<std::vector<double>>& vectors,
+                                          const Communicator& communicator) {
+  const auto own = communicator.together([&] {
+    const HessianReader reader(file);
+    std::vector<std::uint64_t> bits;
+    for (const auto i : share_of_rank(rows, communicator.rank(), communicator.size())) {
+      const auto row = reader.tile({static_cast<std::uint64_t>(i), 0, 1, vectors.front().size()});
+      for (const auto& v : vectors) bits.push_back(std::bit_cast<std::uint64_t>(dot(row, v)));
+    }
+    return bits;
+  });
+  const auto all = communicator.join(own);
+  std::vector<std::vector<double>> result(vectors.size());
+  for (std::size_t k = 0; k < all.size(); ++k) result[k % result.size()].push_back(std::bit_cast<double>(all[k]));
+  return result;
+}
+
+std::vector<std::vector<double>> random_lines(const std::vector<double>& gradient) {
+  std::mt19937_64 random(line_seed);
+  std::normal_distribution<double> normal;
+  std::vector<std::vector<double>> vectors(lines, std::vector<double>(gradient.size()));
+  for (auto& v : vectors) {
+    for (auto& x : v) x = normal(random);
+    const double length = std::sqrt(dot(v, v));
+    for (auto& x : v) x /= length;
+  }
+  for (std::size_t d = 0; d < lines; ++d) {
+    auto& v = vectors.emplace_back(vectors[d]);
+    for (std::size_t k = 0; k < v.size(); ++k) v[k] = gradient[k] == 0 ? 0 : v[k];
+  }
+  return vectors;
+}
+
+DifferenceFigures check_differences(Problem& problem, const LossAndGradient& point,
+                                    const std::vector<std::int64_t>& rows,
+                                    const std::vector<std::vector<double>>& rows_times_lines,
+                                    const DifferenceTolerances& tolerances) {
+  const auto vectors = random_lines(point.gradient);
+  const Check check{problem, point, evaluate(problem), problem.flat_parameters(), rows, tolerances};
+  const auto along = [&](std::size_t first) {
+    DifferenceFigures all;
+    for (auto d = first; d < first + lines; ++d) {
+      const auto [gradient, hessian, constants] = check.along(vectors[d], rows_times_lines[d]);
+      all = {worse(all.gradient, gradient), worse(all.hessian, hessian), constants};
+    }
+    return all;
+  };
+  const auto all = along(0);
+  if (passes(all) || vectors[0] == vectors[lines]) return all;
+  auto without_constants = along(lines);
+  without_constants.constants = true;
+  return passes(without_constants) ? without_constants : all;
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,241 @@
+// Derivatives against differences: what agrees, what doesn't, and what a kink is taken for.
+
+#include "hessian_mpi/differences.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <utility>
+
+#include "closed_form_model.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// Places of f on a line through x, for compare().
+Difference differences_of(double derived, const std::function<double(double)>& f, double x, double step) {
+  return {derived, f(x - step), f(x), f(x + step)};
+}
+
+CheckFigure compared(double derived, const std::function<double(double)>& f, double x) {
+  constexpr double step = 1e-5;
+  return compare({differences_of(derived, f, x, step)}, step, 0, 1e-4);
+}
+
+TEST(Compare, AgreesWithTheDerivativeOfASmoothFunction) {
+  const auto sine = [](double x) { return std::sin(x); };
+  EXPECT_EQ(compared(std::cos(0.3), sine, 0.3).outcome, CheckOutcome::passed);
+  EXPECT_LE(compared(std::cos(0.3), sine, 0.3).error, 1e-9);
+}
+
+TEST(Compare, FailsWhereADerivativeIsWrong) {
+  const auto found = compared(
+      0.9 * std::cos(0.3), [](double x) { return std::sin(x); }, 0.3);
+  EXPECT_EQ(found.outcome, CheckOutcome::failed);
+  EXPECT_NEAR(found.error, 0.1, 1e-6);
+  EXPECT_EQ(found.tolerance, 1e-4);
+}
+
+TEST(Compare, TakesAJumpForAKink) {
+  const auto step_function = [](double x) { return x > 0 ? 1.0 + x : x; };
+  EXPECT_EQ(compared(1, step_function, 0).outcome, CheckOutcome::kinks);
+  EXPECT_EQ(compared(1, step_function, 5e-6).outcome, CheckOutcome::kinks) << "within the step, behind";
+  EXPECT_EQ(compared(1, step_function, 1).outcome, CheckOutcome::passed) << "far from it";
+  EXPECT_EQ(compared(
+                1, [](double x) { return std::abs(x); }, 0)
+                .outcome,
+            CheckOutcome::kinks);
+}
+
+TEST(Compare, NumbersThatAreNotFiniteFail) {
+  const auto root = [](double x) { return std::sqrt(x); };
+  EXPECT_EQ(compared(1, root, 0).outcome, CheckOutcome::failed);
+  EXPECT_EQ(compared(
+                std::nan(""), [](double x) { return x; }, 0)
+                .outcome,
+            CheckOutcome::failed);
+}
+
+TEST(Compare, MeasuresByTheLargestNumber) {
+  constexpr double step = 1e-5;
+  const auto line = [](double x) { return 100 * x; };
+  const std::vector<Difference> differences{differences_of(100, line, 0, step), {0.001, 0, 0, 0}};
+  EXPECT_NEAR(compare(differences, step, 0, 1e-4).error, 1e-5, 1e-9);
+  EXPECT_NEAR(compare({{0.001, 0, 0, 0}}, step, 10, 1e-3).error, 1e-4, 1e-12) << "or by what it is told";
+}
+
+constexpr DifferenceTolerances tolerances{1e-6, 1e-6};
+
+Problem problem_of(std::unique_ptr<Model> model) {
+  const auto samples = torch::tensor({{1.0, -3.0}, {0.0, -1.0}}, torch::kFloat64);
+  ProblemSettings settings;
+  settings.loss = "output";
+  settings.precision = Precision::float64;
+  return {std::move(model), Data{{samples}, std::nullopt}, settings};
+}
+
+// Rows of a matrix times the lines through a point.
+std::vector<std::vector<double>> times_lines(const std::vector<double>& matrix, const std::vector<double>& gradient) {
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  std::vector<std::vector<double>> result;
+  for (const auto& v : random_lines(gradient)) {
+    auto& products = result.emplace_back();
+    for (std::int64_t i = 0; i < n; ++i) {
+      double sum = 0;
+      for (std::int64_t j = 0; j < n; ++j)
+        sum += matrix[static_cast<std::size_t>(i * n + j)] * v[static_cast<std::size_t>(j)];
+      products.push_back(sum);
+    }
+  }
+  return result;
+}
+
+std::vector<std::int64_t> all_rows(std::int64_t n) {
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = 0; i < n; ++i) rows.push_back(i);
+  return rows;
+}
+
+TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
+  auto problem = problem_of(std::make_unique<ClosedFormModel>());
+  const auto theta = problem.flat_parameters();
+  const auto point = evaluate(problem);
+  auto matrix = closed_form_hessian(0.5, -2.0);
+  const auto check = [&] {
+    return check_differences(problem, point, all_rows(closed_form_size), times_lines(matrix, point.gradient),
+                             tolerances);
+  };
+  const auto right = check();
+  EXPECT_EQ(right.hessian.outcome, CheckOutcome::passed);
+  EXPECT_LE(right.hessian.error, 1e-8);
+  EXPECT_EQ(right.gradient.outcome, CheckOutcome::passed);
+  EXPECT_EQ(problem.flat_parameters(), theta) << "parameters are put back";
+  matrix[5 * closed_form_size] = 0;
+  const auto wrong = check();
+  EXPECT_EQ(wrong.hessian.outcome, CheckOutcome::failed);
+  EXPECT_GE(wrong.hessian.error, 1e-3);
+  EXPECT_EQ(wrong.gradient.outcome, CheckOutcome::passed) << "which has nothing to do with it";
+}
+
+TEST(CheckDifferences, TellTheGradientFromAnotherVector) {
+  auto problem = problem_of(std::make_unique<ClosedFormModel>());
+  auto point = evaluate(problem);
+  point.gradient[1] += 0.1;
+  const auto found = check_differences(problem, point, all_rows(closed_form_size),
+                                       times_lines(closed_form_hessian(0.5, -2.0), point.gradient), tolerances);
+  EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
+  EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
+}
+
+/// L = sum relu(w - 1) + (w - 1)^2 / 2 over w = (1 + offset, 2): its gradient jumps where w is 1.
+class Kinked final : public Model {
+ public:
+  explicit Kinked(double offset) : w_(torch::tensor({1 + offset, 2.0}, torch::kFloat64).requires_grad_()) {}
+  std::string format() const override { return "kinked"; }
+  std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  void convert(torch::Dtype) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override {
+    return (torch::relu(w_ - 1) + 0.5 * (w_ - 1).pow(2)).sum();
+  }
+
+ private:
+  torch::Tensor w_;
+};
+
+// H is the unit matrix at both sides of the kink.
+DifferenceFigures figures_beside_kink(double offset) {
+  auto problem = problem_of(std::make_unique<Kinked>(offset));
+  const auto point = evaluate(problem);
+  return check_differences(problem, point, {0, 1}, random_lines(point.gradient), tolerances);
+}
+
+TEST(CheckDifferences, SayThatThereIsAKinkInsteadOfFailing) {
+  EXPECT_EQ(figures_beside_kink(0).hessian.outcome, CheckOutcome::kinks);
+  EXPECT_EQ(figures_beside_kink(1).hessian.outcome, CheckOutcome::passed);
+}
+
+TEST(CheckDifferences, GoCloserWhereAKinkIsNear) {
+  constexpr double less_than_the_first_step = 1e-6;
+  EXPECT_EQ(figures_beside_kink(less_than_the_first_step).hessian.outcome, CheckOutcome::passed);
+  EXPECT_EQ(figures_beside_kink(-less_than_the_first_step).hessian.outcome, CheckOutcome::passed);
+}
+
+/// L = sum w^2 * stop_gradient(w): autograd's H is not the derivative of its gradient.
+class CutOff final : public Model {
+ public:
+  std::string format() const override { return "cut off"; }
+  std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  void convert(torch::Dtype) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override { return (w_.pow(2) * w_.detach()).sum(); }
+
+ private:
+  torch::Tensor w_ = torch::tensor({1.0, 2.0}, torch::kFloat64).requires_grad_();
+};
+
+TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
+  auto problem = problem_of(std::make_unique<CutOff>());
+  const auto point = evaluate(problem);
+  const auto found =
+      check_differences(problem, point, {0, 1}, times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), tolerances);
+  EXPECT_FALSE(found.constants);
+  EXPECT_EQ(found.hessian.outcome, CheckOutcome::failed);
+  EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
+}
+
+/// L = sum of products of looked-up rows, one of them the padding, which autograd takes for a constant.
+class Padded final : public Model {
+ public:
+  std::string format() const override { return "padded"; }
+  std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  void convert(torch::Dtype) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override {
+    return torch::embedding(w_, torch::tensor({0, 1, 2}), /*padding_idx=*/1).prod();
+  }
+
+ private:
+  torch::Tensor w_ = torch::tensor({{1.0}, {2.0}, {3.0}}, torch::kFloat64).requires_grad_();
+};
+
+TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
+  auto problem = problem_of(std::make_unique<Padded>());
+  const auto point = evaluate(problem);
+  ASSERT_EQ(point.gradient, (std::vector<double>{6, 0, 2}));
+  const std::vector<double> hessian{0, 0, 2, 0, 0, 0, 2, 0, 0};
+  const auto found = check_differences(problem, point, {0, 1, 2}, times_lines(hessian, point.gradient), tolerances);
+  EXPECT_TRUE(found.constants);
+  EXPECT_EQ(found.gradient.outcome, CheckOutcome::passed);
+  EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
+  const std::vector<double> wrong{0, 0, 3, 0, 0, 0, 3, 0, 0};
+  EXPECT_EQ(
+      check_differences(problem, point, {0, 1, 2}, times_lines(wrong, point.gradient), tolerances).hessian.outcome,
+      CheckOutcome::failed);
+}
+
+TEST(RandomLines, AreUnitVectorsAndTheSameInEveryCall) {
+  const std::vector<double> gradient(50, 1.0);
+  const auto lines = random_lines(gradient);
+  ASSERT_GE(lines.size(), 4U);
+  EXPECT_EQ(lines, random_lines(gradient));
+  EXPECT_NE(lines[0], lines[1]);
+  for (const auto& v : lines) {
+    double square = 0;
+    for (const double x : v) square += x * x;
+    EXPECT_NEAR(square, 1, 1e-12);
+  }
+}
+
+TEST(RandomLines, AreThereAgainWithoutWhatHasNoGradient) {
+  std::vector<double> gradient(50, 1.0);
+  gradient[7] = 0;
+  const auto lines = random_lines(gradient);
+  auto expected = lines[0];
+  expected[7] = 0;
+  EXPECT_EQ(lines[lines.size() / 2], expected);
+}
+
+}  // namespace
+}  // namespace hessian_mpi
