@@ -7,6 +7,7 @@
 
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/l2_term.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/stopwatch.hpp"
 
@@ -321,7 +322,8 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     result.compute_seconds += preparing.seconds();
     if (!phases_[s].blocks.empty()) {
       NotingEngine noting(engine, columns_after(s), matrix_);
-      add(assemble_blocks(noting, phases_[s]), result);
+      WithL2Term whole(noting, problem_.l2(), matrix_.columns);
+      add(assemble_blocks(whole, phases_[s]), result);
       if (result.stopped != 0) return result;
     }
     if (s == 0) continue;  // prepare() has made what is beside

@@ -95,7 +95,9 @@ std::vector<double> row_from_concatenated_gradient(const Problem& problem, std::
     auto gradient = problem.gradient(b, /*create_graph=*/true);
     for (std::size_t p = 0; p < gradient.size(); ++p) {
       if (!gradient[p].defined()) gradient[p] = torch::zeros_like(problem.parameters()[p]);
-      gradient[p] = gradient[p].to_dense().reshape(-1);
+      gradient[p] = gradient[p].to_dense();
+      if (b == 0 && problem.l2() != 0) gradient[p] = gradient[p] + problem.l2() * problem.parameters()[p];
+      gradient[p] = gradient[p].reshape(-1);
     }
     const auto element = torch::cat(gradient).select(0, i);
     if (!element.requires_grad()) continue;

@@ -23,8 +23,7 @@ namespace {
 using torch::Tensor;
 
 constexpr const char* layout_wanted =
-    "expected are `inputs` and `targets`: datasets of an HDF5 file (several inputs: a group `inputs` with datasets 0, "
-    "1, "
+    "expected are `inputs` and `targets`: datasets of an HDF5 file (several of either: a group with datasets 0, 1, "
     "...), or torch.save({'inputs': x, 'targets': y}, file) or torch.save((x, y), file)";
 
 std::uint64_t physical_memory() {
@@ -157,12 +156,19 @@ std::vector<Tensor> read_group(const hdf5::File& file, const std::string& group)
   for (std::size_t i = 0; i < members.size(); ++i) {
     const std::string name = text(group, "/", i);
     if (!file.has(name)) {
-      throw InputError(text("group '", group, "' of '", file.path().string(), "' holds ", joined(members),
-                            "; expected are datasets 0, 1, ... in the order in which the model takes its inputs"));
+      throw InputError(
+          text("group '", group, "' of '", file.path().string(), "' holds ", joined(members),
+               "; expected are datasets 0, 1, ... in the order in which the model or the loss takes them"));
     }
     tensors.push_back(read_dataset({file, name}));
   }
   return tensors;
+}
+
+// A dataset, or a group of them.
+std::vector<Tensor> read_tensors(const hdf5::File& file, const std::string& name) {
+  require_in_file(file, name);
+  return file.is_group(name) ? read_group(file, name) : std::vector{read_dataset({file, name})};
 }
 
 Data read_hdf5(const std::filesystem::path& path) {
@@ -171,10 +177,9 @@ Data read_hdf5(const std::filesystem::path& path) {
     throw InputError(
         text("'", path.string(), "' has no `inputs` (it holds: ", joined(file.members("/")), "); ", layout_wanted));
   }
-  require_in_file(file, "inputs");
   Data data;
-  data.inputs = file.is_group("inputs") ? read_group(file, "inputs") : std::vector{read_dataset({file, "inputs"})};
-  if (file.has("targets")) data.targets = read_dataset({file, "targets"});
+  data.inputs = read_tensors(file, "inputs");
+  if (file.has("targets")) data.targets = read_tensors(file, "targets");
   return data;
 }
 
@@ -241,18 +246,20 @@ Tensor checked_tensor(const std::string& what, const c10::IValue& value, const s
   return tensor.contiguous();
 }
 
-std::vector<Tensor> checked_inputs(const c10::IValue& inputs, const std::filesystem::path& path) {
+// A tensor, or a tuple or list of them.
+std::vector<Tensor> checked_tensors(const std::string& what, const c10::IValue& value,
+                                    const std::filesystem::path& path) {
   std::vector<c10::IValue> values;
-  if (inputs.isTuple()) {
-    values = inputs.toTupleRef().elements().vec();
-  } else if (inputs.isList()) {
-    values = inputs.toListRef().vec();
+  if (value.isTuple()) {
+    values = value.toTupleRef().elements().vec();
+  } else if (value.isList()) {
+    values = value.toListRef().vec();
   } else {
-    return {checked_tensor("inputs", inputs, path)};
+    return {checked_tensor(what, value, path)};
   }
   std::vector<Tensor> tensors;
   for (std::size_t i = 0; i < values.size(); ++i)
-    tensors.push_back(checked_tensor(text("inputs ", i), values[i], path));
+    tensors.push_back(checked_tensor(text(what, ' ', i), values[i], path));
   return tensors;
 }
 
@@ -264,10 +271,10 @@ Data from_dict(const c10::IValue& content, const std::filesystem::path& path) {
   if (!entries.contains("inputs"))
     throw InputError(text("the dict in '", path.string(), "' has no `inputs`; ", layout_wanted));
   Data data;
-  data.inputs = checked_inputs(entries["inputs"], path);
+  data.inputs = checked_tensors("inputs", entries["inputs"], path);
   const auto targets = entries.find("targets");
   if (targets != entries.end() && !targets->second.isNone())
-    data.targets = checked_tensor("targets", targets->second, path);
+    data.targets = checked_tensors("targets", targets->second, path);
   return data;
 }
 
@@ -280,8 +287,8 @@ Data read_torch_save(const std::filesystem::path& path) {
   if (pair.size() != 2)
     throw InputError(text("'", path.string(), "' holds neither a dict nor a pair; ", layout_wanted));
   Data data;
-  data.inputs = checked_inputs(pair[0], path);
-  if (!pair[1].isNone()) data.targets = checked_tensor("targets", pair[1], path);
+  data.inputs = checked_tensors("inputs", pair[0], path);
+  if (!pair[1].isNone()) data.targets = checked_tensors("targets", pair[1], path);
   return data;
 }
 
@@ -290,13 +297,16 @@ Data read_torch_save(const std::filesystem::path& path) {
 void require_samples(const Data& data, const std::filesystem::path& path) {
   if (data.inputs.empty()) throw InputError(text("`inputs` in '", path.string(), "' is empty; ", layout_wanted));
   const std::int64_t samples = data.samples();
-  bool equal = !data.targets || data.targets->size(0) == samples;
+  bool equal = true;
   std::string counts;
-  for (const auto& input : data.inputs) {
-    equal = equal && input.size(0) == samples;
-    counts += text(counts.empty() ? "inputs " : ", ", input.size(0));
-  }
-  if (data.targets) counts += text(", targets ", data.targets->size(0));
+  const auto count = [&](const char* what, const std::vector<Tensor>& tensors) {
+    for (const auto& tensor : tensors) {
+      equal = equal && tensor.size(0) == samples;
+      counts += text(counts.empty() ? "" : ", ", &tensor == tensors.data() ? what : "", tensor.size(0));
+    }
+  };
+  count("inputs ", data.inputs);
+  count("targets ", data.targets);
   if (!equal) {
     throw InputError(text("the numbers of samples in '", path.string(), "' differ: ", counts,
                           "; the first dimension of every tensor is the sample"));
@@ -320,32 +330,31 @@ Data read(const std::filesystem::path& path) {
                         layout_wanted));
 }
 
+// The same change made to every tensor.
+template <class Change>
+Data mapped(const Data& data, const Change& change) {
+  Data result;
+  for (const auto& input : data.inputs) result.inputs.push_back(change(input));
+  for (const auto& target : data.targets) result.targets.push_back(change(target));
+  return result;
+}
+
 }  // namespace
 
 Data Data::batch(std::int64_t begin, std::int64_t end) const {
-  Data part;
-  for (const auto& input : inputs) part.inputs.push_back(input.slice(0, begin, end));
-  if (targets) part.targets = targets->slice(0, begin, end);
-  return part;
+  return mapped(*this, [=](const Tensor& tensor) { return tensor.slice(0, begin, end); });
 }
 
 Data Data::repeated(std::int64_t copies) const {
   if (copies == 1) return *this;
-  const auto repeat = [copies](const Tensor& tensor) {
+  return mapped(*this, [copies](const Tensor& tensor) {
     return torch::cat(std::vector<Tensor>(static_cast<std::size_t>(copies), tensor));
-  };
-  Data result;
-  for (const auto& input : inputs) result.inputs.push_back(repeat(input));
-  if (targets) result.targets = repeat(*targets);
-  return result;
+  });
 }
 
 Data Data::converted(torch::Dtype dtype) const {
-  const auto convert = [dtype](const Tensor& tensor) { return tensor.is_floating_point() ? tensor.to(dtype) : tensor; };
-  Data result;
-  for (const auto& input : inputs) result.inputs.push_back(convert(input));
-  if (targets) result.targets = convert(*targets);
-  return result;
+  return mapped(*this,
+                [dtype](const Tensor& tensor) { return tensor.is_floating_point() ? tensor.to(dtype) : tensor; });
 }
 
 Data load_data(const std::filesystem::path& file) {

@@ -41,7 +41,7 @@ Example make_example(std::uint64_t seed) {
   )");
   auto inputs = torch::randn({samples, 1, height, width});
   auto targets = torch::randint(0, classes, {samples}, torch::kInt64);
-  return {std::make_unique<TorchScriptModel>(std::move(net)), {{std::move(inputs)}, std::move(targets)}};
+  return {std::make_unique<TorchScriptModel>(std::move(net)), {{std::move(inputs)}, {std::move(targets)}}};
 }
 
 }  // namespace hessian_mpi

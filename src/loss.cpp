@@ -1,11 +1,14 @@
 #include "hessian_mpi/loss.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/tensor_text.hpp"
@@ -16,8 +19,6 @@ namespace hessian_mpi {
 namespace {
 
 using torch::Tensor;
-
-constexpr std::int64_t ignored_index = -100;  // torch.nn.functional's default
 
 // "float32 of shape [8, 5]"
 std::string description(const Tensor& tensor) {
@@ -59,10 +60,55 @@ const Tensor& output_tensor(const std::string& loss, const c10::IValue& output) 
   return tensor;
 }
 
+Tensor target_tensor(const std::string& loss, const c10::IValue& targets) {
+  if (targets.isTensor()) return targets.toTensor();
+  if (targets.isNone()) throw InputError(text("the loss '", loss, "' wants targets, and the data has none"));
+  throw InputError(text("the data has several targets, and the loss '", loss,
+                        "' wants one: use a scripted loss (--loss FILE), which is called as loss(output, targets) with "
+                        "a tuple of them, or --loss output"));
+}
+
+// "(-1, 3, 2)": a shape whose first dimension is the sample, for any number of samples.
+std::string shape_of_samples(c10::IntArrayRef shape, const char* samples) {
+  std::string dimensions = samples;
+  for (const auto extent : shape.slice(1)) dimensions += text(", ", extent);
+  return text('(', dimensions, shape.size() == 1 ? ",)" : ")");
+}
+
+// How to write targets that have the numbers, but not the shape that is wanted; empty where they have not.
+std::string way_to_shape(const Tensor& targets, c10::IntArrayRef shape) {
+  if (targets.numel() == c10::multiply_integers(shape)) {
+    return text("; write them as targets.reshape", shape_of_samples(shape, "-1"));
+  }
+  if (at::is_expandable_to(targets.sizes(), shape)) {
+    return text("; if each of them is meant for several numbers, write them as np.broadcast_to(targets, ",
+                shape_of_samples(shape, "len(targets)"), ")");
+  }
+  return {};
+}
+
 void require_same_shape(const std::string& loss, const Tensor& output, const Tensor& targets) {
   if (targets.sizes() == output.sizes()) return;
   throw InputError(text("targets are ", description(targets), "; ", loss,
-                        " wants them in the shape of the model's output, ", output.sizes()));
+                        " wants them in the shape of the model's output, ", output.sizes(),
+                        way_to_shape(targets, output.sizes())));
+}
+
+// What may be meant by targets that are no indices of these classes.
+std::string way_to_classes(const std::string& loss, const Tensor& output, const Tensor& targets,
+                           c10::IntArrayRef index_shape) {
+  const bool integers = c10::isIntegralType(targets.scalar_type(), /*includeBool=*/true);
+  const auto sizes = targets.sizes();
+  if (!integers && sizes == index_shape) return "; write them as integers";
+  if (integers && sizes == output.sizes() && loss == "cross_entropy") {
+    return "; if they are probabilities, such as one-hot vectors, write them as floating-point numbers";
+  }
+  const auto classes_last = output.sizes().slice(0, static_cast<std::size_t>(output.dim() - 1));
+  if (integers && output.dim() > 2 && sizes == classes_last && sizes != index_shape) {
+    return "; as in PyTorch, classes are the second dimension of the output: have the model return "
+           "output.movedim(-1, 1)";
+  }
+  return integers ? way_to_shape(targets, index_shape) : "";
 }
 
 [[noreturn]] void throw_class_mismatch(const std::string& loss, const Tensor& output, const Tensor& targets,
@@ -70,11 +116,12 @@ void require_same_shape(const std::string& loss, const Tensor& output, const Ten
   const std::string probabilities =
       loss == "cross_entropy" ? text(" or probabilities of shape ", output.sizes()) : std::string{};
   throw InputError(text("targets are ", description(targets), "; ", loss, " wants integer class indices of shape ",
-                        c10::IntArrayRef(index_shape), probabilities));
+                        c10::IntArrayRef(index_shape), probabilities,
+                        way_to_classes(loss, output, targets, index_shape)));
 }
 
 // Targets as int64 indices of shape [B, d1, ...], checked against an output of shape [B, C, d1, ...].
-Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor& targets) {
+Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor& targets, std::int64_t ignored) {
   auto index_shape = output.sizes().vec();
   index_shape.erase(index_shape.begin() + 1);
   if (!c10::isIntegralType(targets.scalar_type(), /*includeBool=*/true) || targets.sizes() != index_shape) {
@@ -82,11 +129,11 @@ Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor
   }
   const Tensor indices = targets.to(torch::kLong);
   const std::int64_t classes = output.size(1);
-  const Tensor outside = indices.lt(0).logical_or(indices.ge(classes)).logical_and(indices.ne(ignored_index));
+  const Tensor outside = indices.lt(0).logical_or(indices.ge(classes)).logical_and(indices.ne(ignored));
   if (const auto fault = first_fault(outside, indices)) {
     throw InputError(text("sample ", fault->sample, " of the batch has the class index ",
                           static_cast<std::int64_t>(fault->value), "; the model's output of shape ", output.sizes(),
-                          " has ", classes, " classes, so that indices go from 0 to ", classes - 1, " (", ignored_index,
+                          " has ", classes, " classes, so that indices go from 0 to ", classes - 1, " (", ignored,
                           " is ignored)"));
   }
   return indices;
@@ -98,42 +145,103 @@ void require_classes(const std::string& loss, const Tensor& output) {
                         " wants scores of shape [samples, classes] or [samples, classes, ...]"));
 }
 
-double number_not_ignored(const Tensor& indices) {
-  return indices.ne(ignored_index).sum().item<double>();
+// In the dtype of the output; none where no weights are given.
+std::optional<Tensor> class_weights(const LossArguments& arguments, const Tensor& output) {
+  const auto& weight = arguments.weight;
+  if (!weight.defined()) return std::nullopt;
+  if (weight.numel() != output.size(1)) {
+    throw InputError(text("--loss-option weight has ", weight.numel(), " numbers, and the model's output of shape ",
+                          output.sizes(), " has ", output.size(1), " classes: give a number for each"));
+  }
+  return weight.to(output.scalar_type());
 }
 
-LossTerm cross_entropy(const Tensor& output, const Tensor& targets) {
+// What a mean is divided by: how many indices are not ignored, or the sum of their classes' weights.
+double weight_of(const Tensor& indices, const LossArguments& arguments) {
+  const Tensor kept = indices.ne(arguments.ignore_index);
+  if (!arguments.weight.defined()) return kept.sum().item<double>();
+  return arguments.weight.index_select(0, indices.masked_select(kept)).sum().item<double>();
+}
+
+LossTerm cross_entropy_of_probabilities(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  // PyTorch's own rule.
+  if (arguments.ignore_index >= 0) {
+    throw InputError(text("--loss-option ignore_index=", arguments.ignore_index,
+                          ": the targets are probabilities, not class indices, so that none can be ignored"));
+  }
+  const auto value = at::cross_entropy_loss(output, targets.to(output.scalar_type()), class_weights(arguments, output),
+                                            at::Reduction::Sum, arguments.ignore_index, arguments.label_smoothing);
+  return {value, 1, static_cast<double>(output.numel() / output.size(1))};
+}
+
+LossTerm cross_entropy(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
   require_classes("cross_entropy", output);
   if (targets.is_floating_point() && targets.sizes() == output.sizes()) {
-    const Tensor probabilities = targets.to(output.scalar_type());
-    return {at::cross_entropy_loss(output, probabilities, {}, at::Reduction::Sum), 1,
-            static_cast<double>(output.numel() / output.size(1))};
+    return cross_entropy_of_probabilities(output, targets, arguments);
   }
-  const Tensor indices = class_indices("cross_entropy", output, targets);
-  return {at::cross_entropy_loss(output, indices, {}, at::Reduction::Sum, ignored_index), 1,
-          number_not_ignored(indices)};
+  const Tensor indices = class_indices("cross_entropy", output, targets, arguments.ignore_index);
+  const auto value = at::cross_entropy_loss(output, indices, class_weights(arguments, output), at::Reduction::Sum,
+                                            arguments.ignore_index, arguments.label_smoothing);
+  return {value, 1, weight_of(indices, arguments)};
 }
 
-LossTerm nll(const Tensor& output, const Tensor& targets) {
+LossTerm nll(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
   require_classes("nll", output);
-  const Tensor indices = class_indices("nll", output, targets);
-  return {at::nll_loss_nd(output, indices, {}, at::Reduction::Sum, ignored_index), 1, number_not_ignored(indices)};
+  const Tensor indices = class_indices("nll", output, targets, arguments.ignore_index);
+  const auto value =
+      at::nll_loss_nd(output, indices, class_weights(arguments, output), at::Reduction::Sum, arguments.ignore_index);
+  return {value, 1, weight_of(indices, arguments)};
 }
 
-Tensor sum_mse(const Tensor& output, const Tensor& targets) {
-  return at::mse_loss(output, targets, at::Reduction::Sum);
+// A weight for each place in the last dimension, or one for all, as PyTorch has it with a tensor of one dimension; in
+// the shape and dtype of the output. None where it is not given.
+std::optional<Tensor> weights_by_place(const char* name, const Tensor& weight, const Tensor& output) {
+  if (!weight.defined()) return std::nullopt;
+  const auto places = output.dim() > 1 ? output.size(-1) : 1;
+  if (weight.numel() != 1 && weight.numel() != places) {
+    throw InputError(text("--loss-option ", name, " has ", weight.numel(), " numbers, and the model's output of shape ",
+                          output.sizes(), " has ", places, " in its last dimension: give a number for each, or one",
+                          output.dim() > 1 ? "" : " (weights of samples need a scripted loss)"));
+  }
+  return weight.to(output.scalar_type()).expand_as(output);
 }
 
-Tensor sum_l1(const Tensor& output, const Tensor& targets) {
-  return at::l1_loss(output, targets, at::Reduction::Sum);
+double number_of(const Tensor& output) {
+  return static_cast<double>(output.numel());
 }
 
-Tensor sum_smooth_l1(const Tensor& output, const Tensor& targets) {
-  return at::smooth_l1_loss(output, targets, at::Reduction::Sum, /*beta=*/1.0);
+// Terms that are weighted before they are added; a mean is divided by the sum of the weights.
+LossTerm weighted(const Tensor& terms, const Tensor& weight) {
+  return {(terms * weight).sum(), 1, weight.sum(torch::kDouble).item<double>()};
 }
 
-Tensor sum_huber(const Tensor& output, const Tensor& targets) {
-  return at::huber_loss(output, targets, at::Reduction::Sum, /*delta=*/1.0);
+LossTerm mse(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    return weighted(at::mse_loss(output, targets, at::Reduction::None), *weight);
+  }
+  return {at::mse_loss(output, targets, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm l1(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    return weighted(at::l1_loss(output, targets, at::Reduction::None), *weight);
+  }
+  return {at::l1_loss(output, targets, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm smooth_l1(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  const auto sum = at::Reduction::Sum;
+  const auto value = arguments.beta == 0 ? at::l1_loss(output, targets, sum)
+                                         : at::smooth_l1_loss(output, targets, sum, arguments.beta);
+  return {value, 1, number_of(output)};
+}
+
+LossTerm huber(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    const auto terms = at::huber_loss(output, targets, at::Reduction::None, arguments.delta) * *weight;
+    return {terms.sum(), 1, number_of(output)};  // unlike mse and l1, whose mean is divided by the weights
+  }
+  return {at::huber_loss(output, targets, at::Reduction::Sum, arguments.delta), 1, number_of(output)};
 }
 
 void require_probabilities(const char* whose, const Tensor& values, const char* remedy) {
@@ -144,54 +252,60 @@ void require_probabilities(const char* whose, const Tensor& values, const char* 
   }
 }
 
-Tensor sum_bce(const Tensor& output, const Tensor& targets) {
+LossTerm bce(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
   require_probabilities("the model's output", output, " (bce_with_logits takes any)");
   require_probabilities("its targets", targets, "");
-  return at::binary_cross_entropy(output, targets, {}, at::Reduction::Sum);
+  const auto weight = weights_by_place("weight", arguments.weight, output);
+  return {at::binary_cross_entropy(output, targets, weight, at::Reduction::Sum), 1, number_of(output)};
 }
 
-Tensor sum_bce_with_logits(const Tensor& output, const Tensor& targets) {
-  return at::binary_cross_entropy_with_logits(output, targets, {}, {}, at::Reduction::Sum);
+LossTerm bce_with_logits(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  const auto weight = weights_by_place("weight", arguments.weight, output);
+  const auto pos_weight = weights_by_place("pos_weight", arguments.pos_weight, output);
+  return {at::binary_cross_entropy_with_logits(output, targets, weight, pos_weight, at::Reduction::Sum), 1,
+          number_of(output)};
 }
 
-Tensor sum_kl_div(const Tensor& output, const Tensor& targets) {
-  return at::kl_div(output, targets, at::Reduction::Sum, /*log_target=*/false);
+LossTerm kl_div(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  return {at::kl_div(output, targets, at::Reduction::Sum, arguments.log_target), 1,
+          arguments.batchmean ? static_cast<double>(output.size(0)) : number_of(output)};
 }
 
-Tensor sum_poisson_nll(const Tensor& output, const Tensor& targets) {
-  return at::poisson_nll_loss(output, targets, /*log_input=*/true, /*full=*/false, /*eps=*/1e-8, at::Reduction::Sum);
+LossTerm poisson_nll(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  return {at::poisson_nll_loss(output, targets, arguments.log_input, arguments.full, arguments.eps, at::Reduction::Sum),
+          1, number_of(output)};
 }
 
 struct NamedLoss {
   const char* name;
-  // One of the two: for classes, or with one term per element of an output to which the targets are equal in shape and
-  // dtype.
-  LossTerm (*by_class)(const Tensor& output, const Tensor& targets);
-  Tensor (*by_element)(const Tensor& output, const Tensor& targets);
+  // Either of classes, or of targets that are equal to the output in shape and dtype.
+  bool of_classes;
+  LossTerm (*term)(const Tensor& output, const Tensor& targets, const LossArguments& arguments);
+  std::array<const char*, 3> options;
 };
 
 constexpr NamedLoss named_losses[] = {
-    {"cross_entropy", cross_entropy, nullptr},
-    {"nll", nll, nullptr},
-    {"mse", nullptr, sum_mse},
-    {"l1", nullptr, sum_l1},
-    {"smooth_l1", nullptr, sum_smooth_l1},
-    {"huber", nullptr, sum_huber},
-    {"bce", nullptr, sum_bce},
-    {"bce_with_logits", nullptr, sum_bce_with_logits},
-    {"kl_div", nullptr, sum_kl_div},
-    {"poisson_nll", nullptr, sum_poisson_nll},
+    {"cross_entropy", true, cross_entropy, {"weight", "ignore_index", "label_smoothing"}},
+    {"nll", true, nll, {"weight", "ignore_index"}},
+    {"mse", false, mse, {"weight"}},
+    {"l1", false, l1, {"weight"}},
+    {"smooth_l1", false, smooth_l1, {"beta"}},
+    {"huber", false, huber, {"delta", "weight"}},
+    {"bce", false, bce, {"weight"}},
+    {"bce_with_logits", false, bce_with_logits, {"weight", "pos_weight"}},
+    {"kl_div", false, kl_div, {"log_target", "reduction"}},
+    {"poisson_nll", false, poisson_nll, {"log_input", "full", "eps"}},
 };
 
 constexpr const char* models_own_loss = "output";
 
-LossTerm evaluate(const NamedLoss& loss, const Tensor& output, const Tensor& targets) {
-  if (loss.by_class != nullptr) return loss.by_class(output, targets);
+LossTerm evaluate(const NamedLoss& loss, const LossArguments& arguments, const Tensor& output, const Tensor& targets) {
+  if (loss.of_classes) return loss.term(output, targets, arguments);
   require_same_shape(loss.name, output, targets);
   if (targets.is_complex()) {
     throw InputError(text("targets are ", description(targets), "; ", loss.name, " wants real numbers"));
   }
-  return {loss.by_element(output, targets.to(output.scalar_type())), 1, static_cast<double>(output.numel())};
+  return loss.term(output, targets.to(output.scalar_type()), arguments);
 }
 
 void require_finite(const std::string& loss, const Tensor& value) {
@@ -211,11 +325,10 @@ void require_finite(const std::string& loss, const Tensor& value, const Tensor& 
   require_finite(loss, value);
 }
 
-Loss named_loss(const NamedLoss& loss) {
-  return [loss](const c10::IValue& output, const std::optional<Tensor>& targets, std::int64_t) {
+Loss named_loss(const NamedLoss& loss, const LossArguments& arguments) {
+  return [loss, arguments](const c10::IValue& output, const c10::IValue& targets, std::int64_t) {
     const Tensor& values = output_tensor(loss.name, output);
-    if (!targets) throw InputError(text("the loss '", loss.name, "' wants targets, and the data has none"));
-    LossTerm term = evaluate(loss, values, *targets);
+    LossTerm term = evaluate(loss, arguments, values, target_tensor(loss.name, targets));
     require_finite(loss.name, term.value, values);
     return term;
   };
@@ -244,20 +357,31 @@ std::optional<torch::Dtype> floating_dtype_in(const c10::IValue& value) {
 
 Loss scripted_loss(const std::string& file, Reduction reduction) {
   const std::shared_ptr<TorchScriptModel> module = load_torchscript(file);
-  return
-      [module, file, reduction](const c10::IValue& output, const std::optional<Tensor>& targets, std::int64_t samples) {
-        // Weights of classes and the like.
-        if (const auto dtype = floating_dtype_in(output)) module->convert(*dtype);
-        std::vector<c10::IValue> arguments{output};
-        if (targets) arguments.emplace_back(*targets);
-        c10::IValue result;
-        try {
-          result = module->forward(arguments);
-        } catch (const std::exception& error) {
-          throw InputError(text("the loss '", file, "' failed: ", message_of(error)));
-        }
-        return opaque_term(file, result, reduction, samples);
-      };
+  return [module, file, reduction](const c10::IValue& output, const c10::IValue& targets, std::int64_t samples) {
+    // Weights of classes and the like.
+    if (const auto dtype = floating_dtype_in(output)) module->convert(*dtype);
+    std::vector<c10::IValue> arguments{output};
+    if (!targets.isNone()) arguments.push_back(targets);
+    c10::IValue result;
+    try {
+      result = module->forward(arguments);
+    } catch (const std::exception& error) {
+      throw InputError(text("the loss '", file, "' failed: ", message_of(error)));
+    }
+    return opaque_term(file, result, reduction, samples);
+  };
+}
+
+LossArguments arguments_of(const NamedLoss& loss, Reduction reduction, const std::vector<std::string>& options) {
+  std::vector<std::string> known;
+  for (const auto* option : loss.options) {
+    if (option != nullptr) known.emplace_back(option);
+  }
+  auto arguments = loss_arguments(loss.name, known, options);
+  if (arguments.batchmean && reduction == Reduction::sum) {
+    throw InputError("--loss-option reduction=batchmean is a mean over the samples, and --reduction sum is none");
+  }
+  return arguments;
 }
 
 std::string known_names() {
@@ -278,19 +402,24 @@ const std::vector<std::string>& loss_names() {
   return names;
 }
 
-Loss make_loss(const std::string& name, Reduction reduction) {
+Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options) {
   for (const auto& loss : named_losses) {
-    if (name == loss.name) return named_loss(loss);
-  }
-  if (model_computes(name)) {
-    return [name, reduction](const c10::IValue& output, const std::optional<Tensor>&, std::int64_t samples) {
-      return opaque_term(name, output, reduction, samples);
-    };
+    if (name == loss.name) return named_loss(loss, arguments_of(loss, reduction, options));
   }
   std::error_code ignored;
-  if (std::filesystem::is_regular_file(name, ignored)) return scripted_loss(name, reduction);
-  throw InputError(text("there is no loss '", name, "', neither by this name nor as a file; known are ", known_names(),
-                        ", or a file with a scripted module"));
+  const bool is_file = !model_computes(name) && std::filesystem::is_regular_file(name, ignored);
+  if (!model_computes(name) && !is_file) {
+    throw InputError(text("there is no loss '", name, "', neither by this name nor as a file; known are ",
+                          known_names(), ", or a file with a scripted module"));
+  }
+  if (!options.empty()) {
+    throw InputError(text("--loss-option '", options.front(), "': the loss '", name, "' takes none, since ",
+                          is_file ? "the scripted module" : "the model", " computes it: write the value there"));
+  }
+  if (is_file) return scripted_loss(name, reduction);
+  return [name, reduction](const c10::IValue& output, const c10::IValue&, std::int64_t samples) {
+    return opaque_term(name, output, reduction, samples);
+  };
 }
 
 bool model_computes(const std::string& loss_name) {

@@ -46,7 +46,8 @@ void warn(const Communicator& world, const std::string& message) {
 
 Problem load_problem(const Options& options, std::optional<Precision> precision) {
   const ProblemSettings settings{options.loss, options.reduction,  options.mode, options.batch_size,
-                                 precision,    options.parameters, options.seed};
+                                 precision,    options.parameters, options.seed, options.loss_options,
+                                 options.l2};
   if (options.model) return {load_model(*options.model), load_data(*options.data), settings};
   auto example = make_example(options.seed);
   return {std::move(example.model), example.data, settings};
@@ -113,6 +114,11 @@ Precision accumulation(const Job& job) {
   return job.options.accumulate.value_or(job.problem.precision());
 }
 
+std::string text_of_loss(const Options& options, const Problem& problem) {
+  return text(options.loss, problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
+              problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
+}
+
 Announcement announcement(const Job& job, int ranks, int threads) {
   const auto& options = job.options;
   const auto& problem = job.problem;
@@ -123,7 +129,7 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           options.data ? options.data->string() : "embedded example",
           problem.samples(),
           problem.batches(),
-          options.loss,
+          text_of_loss(options, problem),
           options.reduction,
           text_of(job.plan),
           job.options.method == Method::rows ? std::vector<std::string>() : text_of_reasons(job.plan, problem.index()),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <iomanip>
@@ -47,7 +48,13 @@ po::options_description described_options() {
          "targets); first dimension = sample [the embedded example]");
   option("loss,l", "NAME|FILE",
          "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll; output: the model "
-         "returns the loss; FILE: a scripted module called as loss(output, targets) [cross_entropy]");
+         "returns the loss; FILE: a scripted module called as loss(output, targets), tuples where there are several "
+         "[cross_entropy]");
+  all.add_options()("loss-option", po::value<std::vector<std::string>>()->multitoken()->value_name("NAME=VALUE..."),
+                    "arguments of a named loss, by PyTorch's names, such as weight=1,2,0.5 (or weight=@FILE) "
+                    "ignore_index=255 label_smoothing=0.1 [PyTorch's]");
+  option("l2", "LAMBDA",
+         "adds LAMBDA / 2 times the sum of squares of all trainable parameters, as weight_decay=LAMBDA does [0]");
   option("reduction", "mean|sum", "over the whole data set, whatever the batch size [mean]");
   option("mode", "eval|train", "mode the module is put in [eval]");
   option("batch-size", "B", "samples per forward; the last batch may be smaller [all]");
@@ -102,6 +109,16 @@ std::int64_t whole_number(const std::string& option, const std::string& word, st
   return number;
 }
 
+double number_not_negative(const std::string& option, const std::string& word) {
+  double number = -1;
+  const auto* const last = word.data() + word.size();
+  const auto [end, error] = std::from_chars(word.data(), last, number);
+  if (error != std::errc() || end != last || !(number >= 0) || !std::isfinite(number)) {
+    throw InputError(text("--", option, " '", word, "' is not a number of at least 0, such as 0.01 or 1e-4"));
+  }
+  return number;
+}
+
 [[noreturn]] void throw_not_available(const std::string& option) {
   throw InputError(text(option, " is not available in this version"));
 }
@@ -120,7 +137,7 @@ void if_given(const po::variables_map& given, const std::string& option, const U
   if (given.count(option) != 0) use(given[option].as<std::string>());
 }
 
-// Several patterns may stand in one value, as they do on a line of a configuration file.
+// Several words may stand in one value, as they do on a line of a configuration file.
 std::vector<std::string> split_at_spaces(const std::vector<std::string>& values) {
   std::vector<std::string> words;
   for (const auto& value : values) {
@@ -155,6 +172,10 @@ Options options_from(const po::variables_map& given) {
   if_given(given, "model", [&](const auto& word) { options.model = word; });
   if_given(given, "data", [&](const auto& word) { options.data = word; });
   if_given(given, "loss", [&](const auto& word) { options.loss = word; });
+  if (given.count("loss-option") != 0) {
+    options.loss_options = split_at_spaces(given["loss-option"].as<std::vector<std::string>>());
+  }
+  if_given(given, "l2", [&](const auto& word) { options.l2 = number_not_negative("l2", word); });
   if_given(given, "reduction", [&](const auto& word) {
     options.reduction = one_of<Reduction>("reduction", word, {{"mean", Reduction::mean}, {"sum", Reduction::sum}});
   });

@@ -105,6 +105,10 @@ void check_values(const std::vector<NamedTensor>& parameters, const std::vector<
                         "; there is no Hessian at this point"));
 }
 
+double sum_of_squares(const torch::Tensor& values) {
+  return values.detach().to(torch::kFloat64).square().sum().item<double>();
+}
+
 // A note for errors that infinity among the data may explain; empty where there is none.
 std::string infinities_in(const Data& data) {
   std::string note;
@@ -113,11 +117,23 @@ std::string infinities_in(const Data& data) {
     const std::string found = count_and_places(values.isinf());
     if (!found.empty()) note += text("; note that the ", what, " hold infinity in ", found);
   };
-  for (std::size_t k = 0; k < data.inputs.size(); ++k) {
-    look_at(data.inputs.size() == 1 ? "inputs" : text("inputs ", k), data.inputs[k]);
-  }
-  if (data.targets) look_at("targets", *data.targets);
+  const auto look_at_all = [&look_at](const std::string& what, const std::vector<torch::Tensor>& tensors) {
+    for (std::size_t k = 0; k < tensors.size(); ++k) {
+      look_at(tensors.size() == 1 ? what : text(what, ' ', k), tensors[k]);
+    }
+  };
+  look_at_all("inputs", data.inputs);
+  look_at_all("targets", data.targets);
   return note;
+}
+
+// Targets as a loss takes them: none, a tensor, or a tuple of several.
+c10::IValue value_of(const std::vector<torch::Tensor>& targets) {
+  if (targets.empty()) return {};
+  if (targets.size() == 1) return targets.front();
+  std::vector<c10::IValue> copies;  // a scripted loss may write into them
+  for (const auto& tensor : targets) copies.emplace_back(tensor.clone());
+  return c10::ivalue::Tuple::create(std::move(copies));
 }
 
 // Derivatives of a scalar by the parameters, undefined where it does not depend on one.
@@ -176,7 +192,9 @@ void derive_twice(const Problem& problem) {
 
 Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
     : model_(std::move(model)),
-      loss_(make_loss(settings.loss, settings.reduction)),
+      loss_(make_loss(settings.loss, settings.reduction, settings.loss_options)),
+      loss_options_(text_of_loss_options(settings.loss_options)),
+      l2_(settings.l2),
       model_computes_loss_(model_computes(settings.loss)),
       reduction_(settings.reduction),
       seed_(settings.seed),
@@ -203,6 +221,7 @@ void Problem::select_parameters(const ProblemSettings& settings) {
   for (const auto& parameter : all) {
     const bool chosen = parameter.value.requires_grad() && matches_any(parameter.name, settings.patterns);
     // What is held fixed costs nothing in a graph that does not know it.
+    if (!chosen && parameter.value.requires_grad()) other_squares_ += sum_of_squares(parameter.value);
     parameter.value.set_requires_grad(chosen);
     if (!chosen) continue;
     check_name(parameter.name);
@@ -210,6 +229,9 @@ void Problem::select_parameters(const ProblemSettings& settings) {
     index_.append(parameter.name, parameter.value.sizes().vec());
   }
   if (index_.size() == 0) throw InputError("the parameters of the Hessian have no elements");
+  if (l2_ > 0 && !std::isfinite(other_squares_)) {
+    throw InputError("--l2: a trainable parameter that --parameters leaves out is infinite, and so is its square");
+  }
 }
 
 bool Problem::convolves_single_channels() const {
@@ -228,17 +250,19 @@ LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   return on_batch(*this, samples, infinities_, [&] {
     const Data batch = data_.batch(samples.begin, samples.end).repeated(copies);
     std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
-    if (model_computes_loss_ && batch.targets) arguments.emplace_back(*batch.targets);
+    if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
     // The same masks in every forward of a batch, on every rank and in every check.
     torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
-    return loss_(model_->forward(arguments), batch.targets, batch.samples());
+    return loss_(model_->forward(arguments), value_of(batch.targets), batch.samples());
   });
 }
 
 double Problem::weight_of(const LossTerm& term, std::int64_t copies) const {
   if (reduction_ == Reduction::sum) return term.multiplicity;
   const double count = count_.value_or(term.count / static_cast<double>(copies));
-  if (count == 0) throw InputError("no target takes part in the mean: all are ignored (index -100)");
+  if (count == 0) {
+    throw InputError("no target takes part in the mean: all are ignored, or the weights of their classes add up to 0");
+  }
   return term.multiplicity / count;
 }
 
@@ -250,6 +274,13 @@ torch::Tensor Problem::loss(std::int64_t b, std::int64_t copies) const {
 
 std::vector<torch::Tensor> Problem::gradient(std::int64_t b, bool create_graph) const {
   return derivatives(loss(b), parameters_, create_graph);
+}
+
+double Problem::l2_term() const {
+  if (l2_ == 0) return 0;
+  double squares = other_squares_;
+  for (const auto& parameter : parameters_) squares += sum_of_squares(parameter);
+  return l2_ / 2 * squares;
 }
 
 std::vector<double> Problem::flat_parameters() const {
@@ -284,6 +315,10 @@ LossAndGradient evaluate(const Problem& problem) {
       if (gradient[p].defined()) flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1));
     }
   }
+  if (problem.l2() == 0) return sum;
+  sum.loss += problem.l2_term();
+  const auto theta = problem.flat_parameters();
+  for (std::size_t k = 0; k < theta.size(); ++k) sum.gradient[k] += problem.l2() * theta[k];
   return sum;
 }
 

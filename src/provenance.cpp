@@ -70,6 +70,8 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"batch_size", problem.batch_size()},
       {"loss", options.loss},
       {"loss_sha256", digest_of_loss(options.loss)},
+      {"loss_options", problem.loss_options()},
+      {"l2", problem.l2()},
       {"reduction", std::string(name_of(options.reduction))},
       {"mode", std::string(name_of(options.mode))},
       {"parameters", joined(options.parameters)},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -12,11 +13,23 @@ namespace {
 
 // Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
 // ranks.
-constexpr std::array deciding_attributes{"model_sha256",    "data_sha256", "loss",
-                                         "loss_sha256",     "reduction",   "mode",
-                                         "batch_size",      "samples",     "seed",
-                                         "dtype",           "threads",     "device",
-                                         "method",          "accumulate",  "hessian_mpi_version",
+constexpr std::array deciding_attributes{"model_sha256",
+                                         "data_sha256",
+                                         "loss",
+                                         "loss_sha256",
+                                         "loss_options",
+                                         "l2",
+                                         "reduction",
+                                         "mode",
+                                         "batch_size",
+                                         "samples",
+                                         "seed",
+                                         "dtype",
+                                         "threads",
+                                         "device",
+                                         "method",
+                                         "accumulate",
+                                         "hessian_mpi_version",
                                          "libtorch_version"};
 
 using Value = Attributes::value_type::second_type;
@@ -30,7 +43,8 @@ std::string text_of(const Value* value) {
   if (value == nullptr) return "not";
   if (const auto* word = std::get_if<std::string>(value)) return word->empty() ? "none" : text('\'', *word, '\'');
   if (const auto* whole = std::get_if<std::int64_t>(value)) return text(*whole);
-  return text(std::get<double>(*value));
+  std::array<char, 32> digits{};  // as many as it takes to tell it from others
+  return {digits.data(), std::to_chars(digits.begin(), digits.end(), std::get<double>(*value)).ptr};
 }
 
 class Comparison {

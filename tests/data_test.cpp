@@ -40,8 +40,8 @@ void expect_equal(const Tensor& found, const Tensor& expected) {
 void expect_plain(const Data& data, torch::Dtype targets) {
   ASSERT_EQ(data.inputs.size(), 1U);
   expect_equal(data.inputs[0], counting({4, 3}, torch::kFloat));
-  ASSERT_TRUE(data.targets);
-  expect_equal(*data.targets, counting({4}, targets));
+  ASSERT_EQ(data.targets.size(), 1U);
+  expect_equal(data.targets[0], counting({4}, targets));
 }
 
 // ---- HDF5
@@ -52,7 +52,7 @@ TEST(Hdf5Data, IsInputsAndTargets) {
 }
 
 TEST(Hdf5Data, MayHaveNoTargets) {
-  EXPECT_FALSE(load("no_targets.h5").targets);
+  EXPECT_TRUE(load("no_targets.h5").targets.empty());
 }
 
 TEST(Hdf5Data, TakesSeveralInputsInTheOrderOfTheirNumbers) {
@@ -90,7 +90,7 @@ TEST(Hdf5Data, RefusesWhatIsNoDatasetOfNumbers) {
   expect_input_error([] { load("scalar.h5"); }, {"scalar.h5", "'inputs'", "scalar", "first dimension is the sample"});
   expect_input_error([] { load("null.h5"); }, {"null.h5", "'inputs'", "empty"});
   expect_input_error([] { load("group_in_group.h5"); }, {"group_in_group.h5", "inputs/0"});
-  expect_input_error([] { load("targets_group.h5"); }, {"targets_group.h5", "targets"});
+  expect_input_error([] { load("targets_no_numbers.h5"); }, {"targets_no_numbers.h5", "'targets'", "y", "0, 1, ..."});
   expect_input_error([] { load("dangling.h5"); }, {"dangling.h5", "inputs"});
 }
 
@@ -120,28 +120,40 @@ TEST(TorchSaveData, MayHaveSeveralInputs) {
     ASSERT_EQ(data.inputs.size(), 2U);
     expect_equal(data.inputs[0], counting({4, 3}, torch::kFloat));
     expect_equal(data.inputs[1], counting({4, 2}, torch::kLong));
-    expect_equal(*data.targets, counting({4}, torch::kInt));
+    expect_equal(data.targets[0], counting({4}, torch::kInt));
   }
 }
 
+TEST(LoadData, TakesSeveralTargets) {
+  for (const auto* name : {"two_targets.h5", "two_targets.pt", "two_targets_pair.pt"}) {
+    SCOPED_TRACE(name);
+    const Data data = load(name);
+    ASSERT_EQ(data.targets.size(), 2U);
+    expect_equal(data.inputs[0], counting({4, 3}, torch::kFloat));
+    expect_equal(data.targets[0], counting({4}, torch::kInt));
+    expect_equal(data.targets[1], counting({4, 2}, torch::kDouble));
+  }
+  expect_plain(load("targets_group.h5"), torch::kLong);
+}
+
 TEST(TorchSaveData, MayHaveNoTargets) {
-  EXPECT_FALSE(load("no_targets.pt").targets);
-  EXPECT_FALSE(load("targets_none.pt").targets);
+  EXPECT_TRUE(load("no_targets.pt").targets.empty());
+  EXPECT_TRUE(load("targets_none.pt").targets.empty());
 }
 
 TEST(TorchSaveData, KeepsNoTraceOfHowItWasMade) {
   const Data differentiable = load("with_gradient.pt");
   expect_equal(differentiable.inputs[0], counting({4, 3}, torch::kFloat));
-  expect_equal(*differentiable.targets, counting({4, 3}, torch::kFloat));
+  expect_equal(differentiable.targets[0], counting({4, 3}, torch::kFloat));
   const Data views = load("views.pt");
   expect_equal(views.inputs[0], counting({3, 4}, torch::kFloat).t().contiguous());
-  expect_equal(*views.targets, counting({4}, torch::kInt) + 4);
+  expect_equal(views.targets[0], counting({4}, torch::kInt) + 4);
 }
 
 TEST(TorchSaveData, MayBeOfHalfPrecision) {
   const Data data = load("half.pt");
   expect_equal(data.inputs[0], counting({4, 3}, torch::kBFloat16));
-  expect_equal(*data.targets, counting({4, 3}, torch::kHalf));
+  expect_equal(data.targets[0], counting({4, 3}, torch::kHalf));
   expect_equal(data.converted(torch::kDouble).inputs[0], counting({4, 3}, torch::kDouble));
 }
 
@@ -170,6 +182,7 @@ TEST(LoadData, WantsTheSameNumberOfSamplesEverywhere) {
   for (const auto* name : {"unequal.h5", "unequal.pt"}) {
     expect_input_error([&] { load(name); }, {name, "inputs 4, targets 3", "first dimension"});
   }
+  expect_input_error([] { load("unequal_targets.h5"); }, {"unequal_targets.h5", "inputs 4, targets 4, 3"});
 }
 
 TEST(LoadData, WantsASample) {
@@ -313,25 +326,25 @@ TEST_F(DamagedData, IsReadOrIsAnInputErrorWhereBytesAreWrong) {
 }
 
 TEST(Data, BatchesAreViewsOfTheSamples) {
-  const Data data{{counting({5, 2}, torch::kFloat), counting({5}, torch::kLong)}, counting({5, 1}, torch::kDouble)};
+  const Data data{{counting({5, 2}, torch::kFloat), counting({5}, torch::kLong)}, {counting({5, 1}, torch::kDouble)}};
   EXPECT_EQ(data.samples(), 5);
   const Data batch = data.batch(1, 4);
   EXPECT_EQ(batch.samples(), 3);
   EXPECT_TRUE(batch.inputs[0].equal(torch::tensor({2.F, 3.F, 4.F, 5.F, 6.F, 7.F}).view({3, 2})));
   EXPECT_TRUE(batch.inputs[1].equal(torch::tensor({1, 2, 3})));
-  EXPECT_TRUE(batch.targets->equal(torch::tensor({1., 2., 3.}, torch::kDouble).view({3, 1})));
+  EXPECT_TRUE(batch.targets[0].equal(torch::tensor({1., 2., 3.}, torch::kDouble).view({3, 1})));
   EXPECT_TRUE(batch.inputs[0].is_alias_of(data.inputs[0]));
-  EXPECT_FALSE(Data({data.inputs, std::nullopt}).batch(0, 2).targets);
+  EXPECT_TRUE(Data({data.inputs, {}}).batch(0, 2).targets.empty());
 }
 
 TEST(Data, ConvertsFloatingNumbersOnly) {
   const Data data{{counting({2, 2}, torch::kFloat), counting({2}, torch::kInt), counting({2}, torch::kBool)},
-                  counting({2}, torch::kHalf)};
+                  {counting({2}, torch::kHalf)}};
   const Data converted = data.converted(torch::kDouble);
   EXPECT_EQ(converted.inputs[0].scalar_type(), torch::kDouble);
   EXPECT_EQ(converted.inputs[1].scalar_type(), torch::kInt);
   EXPECT_EQ(converted.inputs[2].scalar_type(), torch::kBool);
-  EXPECT_EQ(converted.targets->scalar_type(), torch::kDouble);
+  EXPECT_EQ(converted.targets[0].scalar_type(), torch::kDouble);
   EXPECT_TRUE(converted.inputs[0].equal(counting({2, 2}, torch::kDouble)));
 }
 

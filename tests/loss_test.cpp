@@ -3,10 +3,14 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/script.h>
+#include <torch/serialize.h>
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <set>
 
 #include "expect_error.hpp"
 #include "hessian_mpi/torchscript_model.hpp"
@@ -419,6 +423,145 @@ TEST(MakeLoss, KnowsTheNamesOfTheManual) {
                      {"'crossentropy'", "cross_entropy, nll", "output"});
 }
 
+// ---- options, and targets of any dtype, against torch.nn.functional (tests/models/losses.py)
+
+struct Case {
+  std::string loss;
+  std::vector<std::string> options;
+  Reduction reduction;
+  Tensor output;
+  Tensor targets;
+  std::int64_t batch_size;
+  double value;
+  Tensor gradient;
+};
+
+std::vector<Case> cases_of_pytorch() {
+  std::ifstream file(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "losses.pt", std::ios::binary);
+  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
+  const auto list = torch::pickle_load(bytes).toListRef().vec();
+  std::vector<Case> cases;
+  for (const auto& entry : list) {
+    const auto dict = entry.toGenericDict();
+    const auto at = [&dict](const char* name) { return dict.at(std::string(name)); };
+    std::vector<std::string> options;
+    for (const auto& option : at("options").toListRef().vec()) options.push_back(option.toStringRef());
+    cases.push_back({at("loss").toStringRef(), options,
+                     at("reduction").toStringRef() == "sum" ? Reduction::sum : Reduction::mean,
+                     at("output").toTensor().requires_grad_(), at("targets").toTensor(), at("batch_size").toInt(),
+                     number(at("value").toTensor()), at("gradient").toTensor()});
+  }
+  return cases;
+}
+
+std::string text_of(const Case& wanted) {
+  std::string options;
+  for (const auto& option : wanted.options) options += " " + option;
+  return text(wanted.loss, options, ", ", wanted.reduction == Reduction::sum ? "sum" : "mean", ", targets ",
+              wanted.targets.scalar_type(), " ", wanted.targets.sizes(), ", batches of ", wanted.batch_size);
+}
+
+// As the header says that terms are joined.
+std::pair<double, Tensor> joined_over_batches(const Case& wanted) {
+  const Loss loss = make_loss(wanted.loss, wanted.reduction, wanted.options);
+  double value = 0, count = 0;
+  Tensor slopes = torch::zeros_like(wanted.output);
+  for (std::int64_t begin = 0; begin < wanted.output.size(0); begin += wanted.batch_size) {
+    const auto end = std::min(begin + wanted.batch_size, wanted.output.size(0));
+    const LossTerm term = loss(wanted.output.slice(0, begin, end), wanted.targets.slice(0, begin, end), end - begin);
+    value += term.multiplicity * number(term.value);
+    count += term.count;
+    slopes += term.multiplicity * gradient(term, wanted.output);
+  }
+  if (wanted.reduction == Reduction::sum) count = 1;
+  return {value / count, slopes / count};
+}
+
+TEST(NamedLoss, AgreesWithPyTorchWithAnyOptionsTargetsAndBatches) {
+  const auto cases = cases_of_pytorch();
+  EXPECT_GT(cases.size(), 500U);
+  std::set<std::string> names;
+  for (const auto& wanted : cases) {
+    SCOPED_TRACE(text_of(wanted));
+    names.insert(wanted.loss);
+    const auto [value, slopes] = joined_over_batches(wanted);
+    EXPECT_NEAR(value, wanted.value, tolerance * std::max(1.0, std::abs(wanted.value)));
+    const double scale = number(wanted.gradient.abs().max());
+    EXPECT_LE(number((slopes - wanted.gradient).abs().max()), tolerance * scale);
+  }
+  EXPECT_EQ(names.size() + 1, loss_names().size()) << "a named loss has no case";
+}
+
+TEST(NamedLoss, WantsAWeightForEachClass) {
+  for (const auto* name : {"cross_entropy", "nll"}) {
+    const Loss loss = make_loss(name, Reduction::mean, {"weight=1,2"});
+    expect_input_error(
+        [&] {
+          loss(torch::zeros({4, 3}), torch::zeros({4}, torch::kLong), 4);
+        },
+        {"--loss-option weight has 2 numbers", "[4, 3] has 3 classes"});
+  }
+}
+
+TEST(NamedLoss, WantsAWeightForEachPlaceOfTheLastDimensionOrOne) {
+  const Tensor half = torch::full({4, 3}, 0.5);
+  for (const auto* name : {"mse", "l1", "huber", "bce", "bce_with_logits"}) {
+    expect_input_error([&] { make_loss(name, Reduction::mean, {"weight=1,2"})(half, half, 4); },
+                       {"--loss-option weight has 2 numbers", "3 in its last dimension"});
+    expect_input_error(
+        [&] { make_loss(name, Reduction::mean, {"weight=1,2,3,4"})(half.select(1, 0), half.select(1, 0), 4); },
+        {"weights of samples need a scripted loss"});
+  }
+  expect_input_error([&] { make_loss("bce_with_logits", Reduction::mean, {"pos_weight=1,2"})(half, half, 4); },
+                     {"--loss-option pos_weight has 2 numbers"});
+}
+
+TEST(CrossEntropy, IgnoresNoProbabilities) {
+  const Loss loss = make_loss("cross_entropy", Reduction::mean, {"ignore_index=2"});
+  expect_input_error(
+      [&] {
+        loss(torch::zeros({4, 3}), torch::full({4, 3}, 0.3), 4);
+      },
+      {"ignore_index=2", "probabilities"});
+}
+
+TEST(CrossEntropy, CountsTheWeightsOfTargetsThatAreNotIgnored) {
+  const Loss loss = make_loss("cross_entropy", Reduction::mean, {"weight=0.5,2,8", "ignore_index=1"});
+  EXPECT_EQ(loss(torch::zeros({4, 3}), torch::tensor({0, 1, 2, 2}), 4).count, 16.5);
+}
+
+TEST(MakeLoss, SaysWhichOptionsALossHas) {
+  expect_input_error([] { make_loss("cross_entropy", Reduction::mean, {"wieght=1"}); },
+                     {"'wieght=1'", "'cross_entropy'", "weight, ignore_index, label_smoothing"});
+  expect_input_error([] { make_loss("nll", Reduction::mean, {"label_smoothing=0.1"}); }, {"weight, ignore_index"});
+  expect_input_error([] { make_loss("output", Reduction::mean, {"weight=1"}); }, {"'weight=1'", "takes none", "model"});
+  expect_input_error([] { make_loss("kl_div", Reduction::sum, {"reduction=batchmean"}); },
+                     {"batchmean", "--reduction sum"});
+}
+
+TEST(NamedLoss, SaysHowToWriteTargetsOfAnotherShape) {
+  const auto expect = [](const std::string& name, const Tensor& output, const Tensor& targets, const char* part) {
+    SCOPED_TRACE(part);
+    expect_input_error([&] { make_loss(name, Reduction::mean)(output, targets, output.size(0)); }, {part});
+  };
+  const Tensor half = torch::full({8, 3, 2}, 0.5);
+  expect("mse", torch::zeros({8, 1}), torch::zeros({8}), "write them as targets.reshape(-1, 1)");
+  expect("mse", torch::zeros({8}), torch::zeros({8, 1}), "write them as targets.reshape(-1,)");
+  expect("mse", half, torch::zeros({8, 1, 2}), "np.broadcast_to(targets, (len(targets), 3, 2))");
+  expect("nll", torch::zeros({8, 3}), torch::zeros({8, 1}, torch::kLong), "write them as targets.reshape(-1,)");
+  expect("nll", torch::zeros({8, 3}), torch::zeros({8}), "write them as integers");
+  expect("cross_entropy", torch::zeros({8, 3}), torch::zeros({8, 3}, torch::kLong), "floating-point numbers");
+  expect("cross_entropy", torch::zeros({4, 5, 7}), torch::zeros({4, 5}, torch::kLong), "output.movedim(-1, 1)");
+}
+
+TEST(NamedLoss, WantsOneTensorOfTargets) {
+  for (const auto& name : named_losses()) {
+    const Tensor x = torch::full({4, 3}, 0.5);
+    expect_input_error([&] { make_loss(name, Reduction::mean)(x, c10::ivalue::Tuple::create(x, x), 4); },
+                       {"several targets", name, "scripted loss"});
+  }
+}
+
 // ---- losses whose formula is not known
 
 TEST(OutputLoss, IsAMeanOverTheSamplesOrASumAsTheReductionSays) {
@@ -488,6 +631,22 @@ TEST_F(ScriptedLoss, TakesOutputsThatAreNoTensor) {
   const LossTerm term = loss(c10::ivalue::Tuple::create(x, x), torch::ones({3}), 3);
   EXPECT_EQ(number(term.value), 9);
   EXPECT_EQ(term.multiplicity, 1);
+}
+
+TEST_F(ScriptedLoss, TakesSeveralTargetsAsATuple) {
+  const Loss loss =
+      make_loss(saved("def forward(self, output: Tuple[Tensor, Tensor], targets: Tuple[Tensor, Tensor]):\n"
+                      "    return ((output[0] - targets[0]) * (output[1] + targets[1])).sum()"),
+                Reduction::sum);
+  const Tensor x = torch::full({3}, 2.0);
+  const auto targets = c10::ivalue::Tuple::create(torch::ones({3}), torch::full({3}, 5, torch::kLong));
+  EXPECT_EQ(number(loss(c10::ivalue::Tuple::create(x, x), targets, 3).value), 21);
+}
+
+TEST_F(ScriptedLoss, HasNoOptions) {
+  const auto file = saved("def forward(self, output, targets):\n    return output.sum()");
+  expect_input_error([&] { make_loss(file, Reduction::mean, {"weight=1,2"}); },
+                     {"'weight=1,2'", file, "takes none", "scripted module"});
 }
 
 TEST_F(ScriptedLoss, IsCalledWithTheOutputAloneWhereThereAreNoTargets) {

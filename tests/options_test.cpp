@@ -41,6 +41,8 @@ TEST(Options, HaveTheDefaultsOfTheManual) {
   EXPECT_FALSE(options.model.has_value());
   EXPECT_FALSE(options.data.has_value());
   EXPECT_EQ(options.loss, "cross_entropy");
+  EXPECT_TRUE(options.loss_options.empty());
+  EXPECT_EQ(options.l2, 0);
   EXPECT_EQ(options.reduction, Reduction::mean);
   EXPECT_EQ(options.mode, Mode::eval);
   EXPECT_FALSE(options.batch_size.has_value());
@@ -105,6 +107,25 @@ TEST(Options, TakeSeveralPatterns) {
   EXPECT_EQ(parsed({"--parameters", "fc.*", "conv?.bias", "--seed", "1"}).parameters, (Patterns{"fc.*", "conv?.bias"}));
   EXPECT_EQ(parsed({"--parameters", "fc.*", "--seed", "1", "--parameters", "conv*"}).parameters,
             (Patterns{"fc.*", "conv*"}));
+}
+
+TEST(Options, TakeSeveralArgumentsOfALoss) {
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2,0.5", "ignore_index=-1", "--seed", "1"}).loss_options,
+            (Words{"weight=1,2,0.5", "ignore_index=-1"}));
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2", "--loss-option=label_smoothing=0.1"}).loss_options,
+            (Words{"weight=1,2", "label_smoothing=0.1"}));
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2 label_smoothing=0.1"}).loss_options,
+            (Words{"weight=1,2", "label_smoothing=0.1"}));
+  expect_refused({"--loss-option"}, {"--loss-option"});
+}
+
+TEST(Options, HaveAnL2Term) {
+  EXPECT_EQ(parsed({"--l2", "1e-4"}).l2, 1e-4);
+  EXPECT_EQ(parsed({"--l2", "0"}).l2, 0);
+  for (const auto* wrong : {"", "-1", "much", "1e-4x", "nan", "inf", "1e999", "0,1"}) {
+    expect_refused({std::string("--l2=") + wrong, "--progress", "none"}, {"--l2"});
+  }
 }
 
 TEST(Options, SetTheResourcesOfARank) {
@@ -246,6 +267,15 @@ TEST(ConfigFiles, LoseTheirPatternsAgainstTheCommandLine) {
   EXPECT_EQ(parsed({"--config", config.path(), "--parameters", "conv*"}).parameters, std::vector<std::string>{"conv*"});
 }
 
+TEST(ConfigFiles, HoldArgumentsOfTheLoss) {
+  using Words = std::vector<std::string>;
+  const ConfigFile config("loss-option = weight=1,2 ignore_index=0\nloss-option = label_smoothing=0.1\nl2 = 0.5\n");
+  EXPECT_EQ(parsed({"--config", config.path()}).loss_options,
+            (Words{"weight=1,2", "ignore_index=0", "label_smoothing=0.1"}));
+  EXPECT_EQ(parsed({"--config", config.path()}).l2, 0.5);
+  EXPECT_EQ(parsed({"--config", config.path(), "--loss-option", "weight=3"}).loss_options, Words{"weight=3"});
+}
+
 TEST(ConfigFiles, AreNamedWhereTheyAreWrong) {
   const ConfigFile unknown("modle = net.pt\n");
   expect_refused({"--config", unknown.path()}, {"--config", unknown.path(), "modle"});
@@ -289,11 +319,12 @@ TEST(ParseBytes, RefusesAllElse) {
 TEST(Help, NamesEveryOptionOfTheManual) {
   std::ostringstream out;
   print_help(out);
-  for (const auto* option :
-       {"-m [ --model ]", "-d [ --data ]", "-l [ --loss ]",   "--reduction", "--mode",       "--batch-size", "--dtype",
-        "--parameters",   "--seed",        "--method",        "--device",    "--rows",       "--threads",    "--memory",
-        "--time-limit",   "--plan",        "-o [ --output ]", "--storage",   "--resume",     "--overwrite",  "--check",
-        "--verify",       "--progress",    "--config",        "--version",   "-h [ --help ]"}) {
+  for (const auto* option : {"-m [ --model ]", "-d [ --data ]",   "-l [ --loss ]", "--reduction", "--mode",
+                             "--batch-size",   "--dtype",         "--parameters",  "--seed",      "--method",
+                             "--device",       "--rows",          "--threads",     "--memory",    "--time-limit",
+                             "--plan",         "-o [ --output ]", "--storage",     "--resume",    "--overwrite",
+                             "--check",        "--loss-option",   "--l2",          "--verify",    "--progress",
+                             "--config",       "--version",       "-h [ --help ]"}) {
     EXPECT_NE(out.str().find(option), std::string::npos) << option;
   }
 }

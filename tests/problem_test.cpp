@@ -112,6 +112,62 @@ TEST(Problem, GradientAgreesWithDifferencesOfTheLoss) {
   EXPECT_EQ(evaluate(problem).gradient, gradient);
 }
 
+// c of the closed form takes no part in the data's loss, and d takes part linearly.
+TEST(Problem, L2TermIsInTheValueAndTheGradientOnceWhateverTheBatches) {
+  for (const auto reduction : {Reduction::mean, Reduction::sum}) {
+    for (const std::int64_t batch_size : {2, 5}) {
+      auto settings = settings_with(reduction, batch_size);
+      const auto plain = evaluate(closed_form(settings));
+      settings.l2 = 0.3;
+      const auto problem = closed_form(settings);
+      const auto theta = problem.flat_parameters();
+      const auto found = evaluate(problem);
+      double squares = 0;
+      for (std::size_t k = 0; k < theta.size(); ++k) {
+        squares += theta[k] * theta[k];
+        EXPECT_NEAR(found.gradient[k], plain.gradient[k] + 0.3 * theta[k], 1e-12) << "parameter " << k;
+      }
+      EXPECT_NEAR(found.loss, plain.loss + 0.15 * squares, 1e-12);
+      EXPECT_EQ(problem.l2(), 0.3);
+      EXPECT_NEAR(problem.l2_term(), 0.15 * squares, 1e-12);
+    }
+  }
+}
+
+TEST(Problem, L2TermMovesWithTheParameters) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.l2 = 2;
+  auto problem = closed_form(settings);
+  const std::vector<double> ones(closed_form_size, 1.0);
+  problem.set_parameters(ones);
+  EXPECT_NEAR(problem.l2_term(), closed_form_size, 1e-12);
+}
+
+TEST(Problem, PatternsChangeNoValueOfTheL2Term) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.l2 = 0.3;
+  const auto all = evaluate(closed_form(settings));
+  settings.patterns = {"[bd]"};
+  const auto some = evaluate(closed_form(settings));
+  EXPECT_NEAR(some.loss, all.loss, 1e-12);
+  EXPECT_NEAR(some.gradient[0], all.gradient[4], 1e-12);
+}
+
+TEST(Problem, GivesTheLossItsOptions) {
+  ProblemSettings settings;
+  settings.loss = "cross_entropy";
+  settings.loss_options = {"label_smoothing=0.50", "weight=1,3"};
+  const auto answer = [](const auto& w) { return w.expand({3, 2}); };
+  const Data data{{torch::zeros({3, 1})}, {torch::tensor({0, 1, 1})}};
+  const Problem problem(std::make_unique<FakeModel>(weight(), answer), data, settings);
+  EXPECT_EQ(problem.loss_options(), "label_smoothing=0.5 weight=1,3");
+  // Both classes have the score 0.5, so that every log probability is -ln 2: by half the weights of the targets, whose
+  // sum the mean is divided by, and by a quarter of all weights for each of three samples.
+  EXPECT_NEAR(evaluate(problem).loss, std::log(2.0) * (0.5 + 0.25 * 3 * 4 / 7), 1e-6);
+  settings.loss_options = {"beta=1"};
+  expect_input_error([&] { Problem(std::make_unique<FakeModel>(weight(), answer), data, settings); }, {"'beta=1'"});
+}
+
 TEST(Problem, PatternsChooseParameters) {
   auto settings = settings_with(Reduction::mean, std::nullopt);
   settings.patterns = {"[bd]"};

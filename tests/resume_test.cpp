@@ -31,10 +31,16 @@ struct Job {
   MatrixShape matrix{BlockGrid(10, 80), 10, Precision::float64};
   std::vector<double> value = std::vector<double>(10, 0.5);
   std::vector<double> gradient = std::vector<double>(10, -2);
-  Attributes attributes{{"model", std::string("net.pt2")},  {"model_sha256", std::string("0a1b")},
-                        {"data_sha256", std::string()},     {"loss", std::string("mse")},
-                        {"reduction", std::string("mean")}, {"threads", std::int64_t{3}},
-                        {"seed", std::int64_t{0}},          {"ranks", std::int64_t{4}}};
+  Attributes attributes{{"model", std::string("net.pt2")},
+                        {"model_sha256", std::string("0a1b")},
+                        {"data_sha256", std::string()},
+                        {"loss", std::string("mse")},
+                        {"l2", 0.25},
+                        {"loss_options", std::string()},
+                        {"reduction", std::string("mean")},
+                        {"threads", std::int64_t{3}},
+                        {"seed", std::int64_t{0}},
+                        {"ranks", std::int64_t{4}}};
 };
 
 class Resume : public testing::Test {
@@ -78,6 +84,9 @@ TEST_F(Resume, DoesNotMindNamesAndRanks) {
 TEST_F(Resume, SaysWhichOptionDiffers) {
   create({});
   expect_refused([](Job& job) { job.set("loss", std::string("l1")); }, {path(), "loss: 'mse' in the file, 'l1' now"});
+  expect_refused([](Job& job) { job.set("loss_options", std::string("weight=2")); },
+                 {"loss_options: none in the file, 'weight=2' now"});
+  expect_refused([](Job& job) { job.set("l2", 0.25000000001); }, {"l2: 0.25 in the file, 0.25000000001 now"});
   expect_refused([](Job& job) { job.set("model_sha256", std::string("0a1c")); }, {"model_sha256", "0a1b", "0a1c"});
   expect_refused([](Job& job) { job.set("data_sha256", std::string("ff")); },
                  {"data_sha256: none in the file, 'ff' now"});

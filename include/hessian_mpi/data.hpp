@@ -4,7 +4,6 @@
 #include <torch/types.h>
 
 #include <filesystem>
-#include <optional>
 #include <vector>
 
 #include "hessian_mpi/vocabulary.hpp"
@@ -13,8 +12,8 @@ namespace hessian_mpi {
 
 /// Inputs and targets; the first dimension of every tensor is the sample.
 struct Data {
-  std::vector<torch::Tensor> inputs;     ///< at least one, passed to the model in this order
-  std::optional<torch::Tensor> targets;  ///< absent only where the loss needs none
+  std::vector<torch::Tensor> inputs;   ///< at least one, passed to the model in this order
+  std::vector<torch::Tensor> targets;  ///< none only where the loss needs none
 
   std::int64_t samples() const { return inputs.front().size(0); }
 
@@ -27,8 +26,8 @@ struct Data {
   Data converted(torch::Dtype dtype) const;
 };
 
-/// Loads an HDF5 file with `inputs` and `targets` (several inputs: a group `inputs` with datasets 0, 1, ...), or a
-/// torch.save file with a dict of these keys or a tuple (inputs, targets); what the file holds decides, not its name.
+/// Loads an HDF5 file with `inputs` and `targets` (several of either: a group with datasets 0, 1, ...), or a torch.save
+/// file with a dict of these keys or a tuple (inputs, targets); what the file holds decides, not its name.
 /// Throws InputError naming the file: missing, truncated, damaged, no inputs, unequal numbers of samples, no sample at
 /// all, NaN among the values, or values that lie in other files, which are not followed.
 Data load_data(const std::filesystem::path& file);

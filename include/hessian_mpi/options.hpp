@@ -23,6 +23,8 @@ struct Options {
   std::optional<std::filesystem::path> model;  ///< the embedded example where absent
   std::optional<std::filesystem::path> data;   ///< the embedded example where absent
   std::string loss = "cross_entropy";
+  std::vector<std::string> loss_options;  ///< each a NAME=VALUE, looked at where the loss is made
+  double l2 = 0;
   Reduction reduction = Reduction::mean;
   Mode mode = Mode::eval;
   std::optional<std::int64_t> batch_size;

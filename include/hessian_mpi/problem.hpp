@@ -26,10 +26,13 @@ struct ProblemSettings {
   std::optional<Precision> precision;         ///< of parameters, data and derivatives; the model's where absent
   std::vector<std::string> patterns = {"*"};  ///< parameters that span the Hessian
   std::uint64_t seed = 0;                     ///< of random layers: the same masks in every forward, on every rank
+  std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
+  double l2 = 0;                              ///< lambda of the L2 term, not negative
 };
 
-/// L(theta) = sum over batches b of loss(b). Not collective. The parameters are leaves that are never changed, but for
-/// set_parameters().
+/// L(theta) = sum over batches b of loss(b), plus the L2 term, lambda / 2 times the sum of squares of all trainable
+/// parameters, which is kept out of loss() and gradient(): in their graph each parameter stays where the network has
+/// it. Not collective. The parameters are leaves that are never changed, but for set_parameters().
 class Problem {
  public:
   /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
@@ -45,6 +48,12 @@ class Problem {
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
   std::string model_format() const { return model_->format(); }
+  /// The loss's options as text_of_loss_options() has them; empty where there are none.
+  const std::string& loss_options() const { return loss_options_; }
+  /// lambda: what the L2 term adds to the diagonal of H; 0 where there is none.
+  double l2() const { return l2_; }
+  /// The L2 term's value: of parameters that the patterns leave out, too, so that they do not change L.
+  double l2_term() const;
   /// True if the model has convolutions and all of them see one channel at a time, frozen ones included.
   bool convolves_single_channels() const;
 
@@ -70,6 +79,9 @@ class Problem {
   Data data_;
   std::string infinities_;  ///< where data_ holds any: a note for errors
   Loss loss_;
+  std::string loss_options_;
+  double l2_;
+  double other_squares_ = 0;  ///< sum of squares of trainable parameters that the patterns leave out
   bool model_computes_loss_;
   Reduction reduction_;
   std::uint64_t seed_;
@@ -80,7 +92,7 @@ class Problem {
   ParameterIndex index_;
 };
 
-/// Loss and gradient at the problem's parameters, batches added up in float64.
+/// Loss and gradient at the problem's parameters, the L2 term among them, batches added up in float64.
 struct LossAndGradient {
   double loss = 0;
   std::vector<double> gradient;  ///< N numbers

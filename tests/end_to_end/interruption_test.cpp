@@ -277,6 +277,9 @@ TEST_F(Resumed, IsRefusedForAnotherJob) {
   expect_refused(slow_job({"--resume", "--parameters", "*.bias"}), {"parameter 0: ", "weight", "bias"});
   expect_refused(slow_job({"--resume", "--dtype", "float64"}),
                  {"dtype: 'float32' in the file, 'float64' now", "storage"});
+  expect_refused(slow_job({"--resume", "--l2", "0.01"}), {"l2: 0 in the file, 0.01 now"});
+  expect_refused(slow_job({"--resume", "--loss-option", "label_smoothing=0.1"}),
+                 {"loss_options: none in the file, 'label_smoothing=0.1' now"});
   expect_refused(slow_job({"--resume", "--batch-size", "500"}), {"batch_size: 9000 in the file, 500 now"});
   expect_refused(slow_job({"--resume", "--rows", "0:700"}), {"rows: 0:1445 in the file, 0:700 now"});
   const auto usage = models() / "usage";

@@ -37,10 +37,14 @@ const std::vector<std::string> networks{"question",
                                         "linear_loss",
                                         "patterns",
                                         "minibatches_mean",
-                                        "minibatches_sum"};
-const std::vector<std::string> losses{"soft_targets",         "loss_nll",    "loss_l1",
-                                      "loss_smooth_l1",       "loss_huber",  "loss_bce",
-                                      "loss_bce_with_logits", "loss_kl_div", "loss_poisson_nll"};
+                                        "minibatches_sum",
+                                        "minibatches_weighted",
+                                        "several_heads",
+                                        "l2_of_a_part"};
+const std::vector<std::string> losses{"soft_targets",         "loss_nll",        "loss_l1",
+                                      "loss_smooth_l1",       "loss_huber",      "loss_bce",
+                                      "loss_bce_with_logits", "loss_kl_div",     "loss_poisson_nll",
+                                      "label_smoothing",      "loss_pos_weight", "l2_of_a_convolution"};
 
 struct Run {
   std::string name;
@@ -74,13 +78,13 @@ std::vector<Run> all_runs() {
     add(name, true, false, std::nullopt);
   }
   // Seven samples: the last batch of three is a batch of one.
-  for (const auto* name : {"minibatches_mean", "minibatches_sum"}) {
+  for (const auto* name : {"minibatches_mean", "minibatches_sum", "minibatches_weighted"}) {
     for (const bool exported : {false, true}) {
       for (const int batch_size : {1, 3}) add(name, exported, exported == (batch_size == 3), batch_size);
     }
   }
-  for (const auto* name :
-       {"mlp_mse", "transformer", "two_inputs", "scripted_loss", "model_computes_loss", "loss_from_inputs_alone"}) {
+  for (const auto* name : {"mlp_mse", "transformer", "two_inputs", "scripted_loss", "model_computes_loss",
+                           "loss_from_inputs_alone", "label_smoothing", "several_heads", "l2_of_a_part"}) {
     const bool exported = name[0] == 't' || name[0] == 'l';
     add(name, exported, true, 2);
   }

@@ -360,14 +360,15 @@ TEST_F(Configuration, OptionThatIsNotAvailableIsRefusedThereToo) {
 // --- help
 // -------------------------------------------------------------------------------------------------------------
 
-const Words options_of_the_contract{
-    "accumulate", "model",  "data",      "loss",  "reduction", "mode",     "batch-size", "dtype",   "parameters",
-    "seed",       "method", "device",    "rows",  "threads",   "memory",   "time-limit", "plan",    "output",
-    "storage",    "resume", "overwrite", "check", "verify",    "progress", "config",     "version", "help"};
+const Words options_of_the_contract{"accumulate", "model",    "data",       "loss",    "loss-option", "l2",
+                                    "reduction",  "mode",     "batch-size", "dtype",   "parameters",  "seed",
+                                    "method",     "device",   "rows",       "threads", "memory",      "time-limit",
+                                    "plan",       "output",   "storage",    "resume",  "overwrite",   "check",
+                                    "verify",     "progress", "config",     "version", "help"};
 
 // Option -> its part of the help text.
 std::map<std::string, std::string> options_in_help(const std::string& help) {
-  const std::regex start(R"(^\s+(?:-\w \[ )?--([a-z][a-z-]*).*)");
+  const std::regex start(R"(^\s+(?:-\w \[ )?--([a-z][a-z0-9-]*).*)");
   std::map<std::string, std::string> options;
   std::string current;
   for (const auto& line : lines_of(help)) {
@@ -416,7 +417,7 @@ std::vector<TableRow> option_table(const std::string& readme) {
     if (!line.starts_with("| `-")) continue;
     TableRow row;
     const auto first_cell = line.substr(2, line.find(" |", 2) - 2);
-    const std::regex option(R"(--([a-z][a-z-]*))");
+    const std::regex option(R"(--([a-z][a-z0-9-]*))");
     for (std::sregex_iterator match(first_cell.begin(), first_cell.end(), option), end; match != end; ++match) {
       row.options.push_back((*match)[1]);
     }

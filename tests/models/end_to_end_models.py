@@ -22,7 +22,7 @@ import pathlib
 import sys
 import warnings
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 import h5py
 import numpy as np
@@ -249,6 +249,25 @@ class ScriptedLoss(nn.Module):
         return (self.weight * (1 + (output - target) ** 2) ** self.power).sum(1).mean()
 
 
+class SeveralHeads(nn.Module):
+    """Scores of classes and, beside them, numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Linear(3, 5)
+        self.scores = nn.Linear(5, 4)
+        self.numbers = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        x = torch.tanh(self.trunk(x))
+        return self.scores(x), self.numbers(x)
+
+
+class SumOfLosses(nn.Module):
+    def forward(self, output: Tuple[Tensor, Tensor], target: Tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(output[0], target[0], label_smoothing=0.1) + 0.5 * F.mse_loss(output[1], target[1])
+
+
 def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1):
@@ -270,7 +289,7 @@ def freeze(model: nn.Module, *names: str) -> nn.Module:
 class Case:
     model: nn.Module
     inputs: list[Tensor]
-    targets: Optional[Tensor]
+    targets: Optional[Tensor | tuple[Tensor, ...]]
     loss: Callable  # (output, targets) -> scalar, over the whole data set
     options: list[str] = field(default_factory=list)
     mode: str = "eval"
@@ -278,6 +297,7 @@ class Case:
     traced: bool = False  # torch.jit.trace instead of torch.jit.script
     selected: Callable[[str], bool] = lambda name: True
     scripted_loss: Optional[nn.Module] = None
+    l2: float = 0
 
 
 def first(output: Tensor, _targets: Optional[Tensor]) -> Tensor:
@@ -409,6 +429,58 @@ def minibatches_sum() -> Case:
     return minibatches("sum")
 
 
+def minibatches_weighted() -> Case:
+    """Weights of classes, whose mean is divided by the weights of all targets that are not ignored."""
+    case = minibatches("mean")
+    case.targets[case.targets == -100] = 255
+    case.targets = case.targets.to(torch.uint8)
+    weight = [0.5, 3.0, 1.25, 2.0]
+    case.options = ["--loss-option", "weight=" + ",".join(map(str, weight)), "ignore_index=255", "label_smoothing=0.2"]
+    case.loss = lambda output, target: F.cross_entropy(
+        output, target.long(), torch.tensor(weight, dtype=output.dtype), ignore_index=255, label_smoothing=0.2
+    )
+    return case
+
+
+def several_heads() -> Case:
+    loss = SumOfLosses()
+    targets = (classes(6, 4), torch.randn(6, 2))
+    return Case(SeveralHeads(), [torch.randn(6, 3)], targets, loss, ["--loss", "@CASE@/loss.pt"], scripted_loss=loss)
+
+
+def l2_of_a_part() -> Case:
+    """The term counts all that is trainable, whichever rows and columns are wanted."""
+    model = freeze(mlp(3, 4, 4, 3), "0.bias")
+    options = ["--l2", "0.05", "--parameters", "*.weight"]
+    return Case(model, [torch.randn(6, 3)], classes(6, 3), F.cross_entropy, options, l2=0.05,
+                selected=lambda name: name.endswith("weight"))
+
+
+def l2_of_a_convolution() -> Case:
+    case = question()
+    case.options, case.l2 = ["--l2", "0.3"], 0.3
+    return case
+
+
+def label_smoothing() -> Case:
+    case = soft_targets()
+    case.targets = classes(5, 3)
+    case.options = ["--loss-option", "label_smoothing=0.3"]
+    case.loss = lambda output, target: F.cross_entropy(output, target, label_smoothing=0.3)
+    return case
+
+
+def loss_pos_weight() -> Case:
+    weight = torch.tensor([0.5, 4.0], dtype=torch.float64)
+    case = regression(
+        "bce_with_logits",
+        lambda output, target: F.binary_cross_entropy_with_logits(output, target.double(), pos_weight=weight),
+        targets=torch.rand(6, 2) < 0.5,
+    )
+    case.options += ["--loss-option", "pos_weight=0.5,4"]
+    return case
+
+
 def soft_targets() -> Case:
     return Case(mlp(3, 4, 3), [torch.randn(5, 3)], torch.softmax(torch.randn(5, 3), 1), F.cross_entropy)
 
@@ -478,6 +550,12 @@ CASES = [
     patterns,
     minibatches_mean,
     minibatches_sum,
+    minibatches_weighted,
+    several_heads,
+    l2_of_a_part,
+    l2_of_a_convolution,
+    label_smoothing,
+    loss_pos_weight,
     soft_targets,
     loss_nll,
     loss_l1,
@@ -493,7 +571,9 @@ CASES = [
 # --- references -------------------------------------------------------------------------------------------------------
 
 
-def widened(tensor: Optional[Tensor]) -> Optional[Tensor]:
+def widened(tensor):
+    if isinstance(tensor, tuple):
+        return tuple(widened(t) for t in tensor)
     return tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
 
 
@@ -512,7 +592,8 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
         tensors = {n: t.clone() for n, t in state.items()} | mine
         with sdpa_kernel(SDPBackend.MATH):
             output = functional_call(case.model, tensors, tuple(arguments), tie_weights=True)
-        return loss(output, targets)
+        trainable = [tensors[n] for n, p in case.model.named_parameters() if p.requires_grad]
+        return loss(output, targets) + case.l2 / 2 * sum(p.square().sum() for p in trainable)
 
     theta = torch.cat([p.detach().double().flatten() for _, p in spanning]).requires_grad_(True)
     value = value_of(theta)
@@ -536,13 +617,16 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
 # --- files that the program reads -------------------------------------------------------------------------------------
 
 
-def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Tensor], stem: str = "data") -> None:
+def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Tensor | tuple], stem: str = "data") -> None:
     with h5py.File(folder / f"{stem}.h5", "w") as file:
         if len(inputs) == 1:
             file["inputs"] = inputs[0].numpy()
         for i, tensor in enumerate(inputs if len(inputs) > 1 else []):
             file[f"inputs/{i}"] = tensor.numpy()
-        if targets is not None:
+        if isinstance(targets, tuple):
+            for i, tensor in enumerate(targets):
+                file[f"targets/{i}"] = tensor.numpy()
+        elif targets is not None:
             file["targets"] = targets.numpy()
     content = {"inputs": inputs[0] if len(inputs) == 1 else inputs}
     if targets is not None:

@@ -213,6 +213,8 @@ def write_torch_save(out: pathlib.Path) -> None:
     torch.save((x, y, y), out / "triple.pt")
     torch.save((x, y[:3]), out / "unequal.pt")
     torch.save((x[:0], y[:0]), out / "no_samples.pt")
+    torch.save({"inputs": x, "targets": [y, second.double()]}, out / "two_targets.pt")
+    torch.save((x, (y, second.double())), out / "two_targets_pair.pt")
     torch.save((torch.tensor(1.0), y), out / "scalar.pt")
     torch.save({"inputs": [], "targets": y}, out / "empty_list.pt")
     torch.save({"inputs": "images", "targets": y}, out / "string.pt")
@@ -258,6 +260,9 @@ def write_hdf5(out: pathlib.Path) -> None:
         file.create_group("inputs")
     write("group_in_group", inputs__0__x=x, targets=y)
     write("targets_group", inputs=x, targets__0=y)
+    write("targets_no_numbers", inputs=x, targets__y=y)
+    write("two_targets", inputs=x, targets__0=y.astype("int32"), targets__1=counting(4, 2, dtype=torch.float64).numpy())
+    write("unequal_targets", inputs=x, targets__0=y, targets__1=y[:3])
     with h5py.File(out / "dangling.h5", "w") as file:
         file["inputs"] = h5py.SoftLink("/nowhere")
     with h5py.File(out / "never_written.h5", "w") as file:

@@ -1,0 +1,31 @@
+#pragma once
+/// The L2 term's part of the Hessian: lambda on the diagonal. Added to finished rows, since rows are factored by layer
+/// only where a weight enters the loss through its layer alone, and this term is another place.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "hessian_mpi/engine.hpp"
+
+namespace hessian_mpi {
+
+/// Makes rows by another engine and adds lambda to each of their diagonal entries. For the rows of the file alone:
+/// those that an engine hands to another one as columns would get it twice.
+class WithL2Term final : public Engine {
+ public:
+  /// columns: N. The engine must outlive the object.
+  WithL2Term(Engine& engine, double lambda, std::int64_t columns)
+      : engine_(engine), lambda_(lambda), columns_(columns) {}
+  std::string name() const override { return engine_.name(); }
+  std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
+  std::uint64_t bytes_per_row() const override { return engine_.bytes_per_row(); }
+  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+
+ private:
+  Engine& engine_;
+  double lambda_;
+  std::int64_t columns_;
+};
+
+}  // namespace hessian_mpi
