@@ -127,14 +127,15 @@ struct Steps {
   }
 };
 
-// Tokens: a first stage for what attention sees, whose rows are columns of a second one.
+// Tokens: a first stage for what attention sees, whose rows are columns of a second one. With an L2 term, which each
+// row of the file has once, whichever step has made it.
 Words tokens(const std::string& method, const std::string& output, const Words& options) {
   const auto lines = lines_of(content_of(models() / "random" / "cases"));
   const auto found = std::find_if(lines.begin(), lines.end(), [](const std::string& line) {
     return line.find(" embedding ") != std::string::npos && line.find(" encoder_layer ") != std::string::npos;
   });
   EXPECT_NE(found, lines.end());
-  return network_of(*found).arguments + Words{"--method", method, "--output", output} + options;
+  return network_of(*found).arguments + Words{"--method", method, "--output", output, "--l2", "0.125"} + options;
 }
 
 class InSteps : public testing::TestWithParam<Steps> {
@@ -207,6 +208,23 @@ TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
   const auto methods = StoredFile(folder / "result.h5").attribute_text("/", "parameter_methods");
   EXPECT_NE(methods.find(": layers"), std::string::npos) << methods;
   EXPECT_NE(methods.find(": rows, row by row takes fewer operations"), std::string::npos) << methods;
+}
+
+TEST(LayersOfTheQuestion, HaveTheL2TermOnTheDiagonalOnceOnAnyRanks) {
+  const Folder folder;
+  const auto hessian = [&](const std::string& method, int ranks, const Words& options) {
+    const auto name = method + std::to_string(ranks) + (options.empty() ? "_plain.h5" : ".h5");
+    const auto arguments = question(method, name, options + Words{"--dtype", "float64"});
+    const auto finished = run_program(ranks, arguments, folder.path());
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+    return finished.exit_code == 0 ? StoredFile(folder / name).numbers("/hessian") : std::vector<double>();
+  };
+  for (const auto* method : {"rows", "auto", "layers"}) {
+    auto expected = hessian(method, 1, {});
+    const auto n = static_cast<std::size_t>(std::sqrt(static_cast<double>(expected.size())));
+    for (std::size_t i = 0; i < n; ++i) expected[i * n + i] += 0.25;
+    for (const int ranks : {1, 3}) EXPECT_TRUE(hessian(method, ranks, {"--l2", "0.25"}) == expected) << method << ranks;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Random, Layers, testing::Range(0, networks));
