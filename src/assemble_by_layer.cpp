@@ -151,7 +151,8 @@ class LayeredAssembly::KeptRows final : public Engine {
 };
 
 LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix,
-                                 const BlockList& missing, Precision accumulate, const Communicator& communicator)
+                                 const BlockList& missing, Precision accumulate, Engine& row_by_row,
+                                 const Communicator& communicator)
     : problem_(problem),
       plan_(plan),
       matrix_(matrix),
@@ -159,7 +160,7 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
       communicator_(communicator),
       phases_(plan.stages.size() + 1),
       steps_(phases_.size()),
-      row_by_row_(problem),
+      row_by_row_(row_by_row),
       kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
   for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
   share_blocks(missing);

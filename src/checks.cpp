@@ -16,6 +16,7 @@
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/jacobian_rows.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -107,6 +108,14 @@ std::vector<double> row_from_concatenated_gradient(const Problem& problem, std::
       if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).add_(parts[p].to_dense().reshape(-1));
     }
   }
+  return row;
+}
+
+std::vector<double> row_again(const Problem& problem, Matrix matrix, std::int64_t i) {
+  if (matrix == Matrix::hessian) return row_from_concatenated_gradient(problem, i);
+  std::vector<double> row(static_cast<std::size_t>(problem.index().size()));
+  JacobianRows(problem, matrix).compute({i, i + 1}, Precision::float64, row.data(), [](double) {});
+  if (matrix == Matrix::ggn) row[static_cast<std::size_t>(i)] += problem.l2();
   return row;
 }
 
@@ -203,15 +212,15 @@ std::vector<std::int64_t> sample_rows(const Rows& rows, int count) {
   return sample;
 }
 
-double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,
-                 double largest, const Communicator& communicator) {
+double row_error(const std::filesystem::path& file, const Problem& problem, Matrix matrix,
+                 const std::vector<std::int64_t>& rows, double largest, const Communicator& communicator) {
   constexpr double floor_of_scale = 1e-2;
   const double worst = communicator.together([&] {
     const HessianReader reader(file);
     double found = 0;
     for (std::size_t k = 0; k < rows.size(); ++k) {
       if (static_cast<int>(k % static_cast<std::size_t>(communicator.size())) != communicator.rank()) continue;
-      const auto again = row_from_concatenated_gradient(problem, rows[k]);
+      const auto again = row_again(problem, matrix, rows[k]);
       const auto stored = row_of_file(reader, rows[k], problem.index().size());
       const double scale = std::max({largest_of(again), floor_of_scale * largest});
       const double difference = largest_difference(again, stored);

@@ -6,8 +6,10 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/jacobian_rows.hpp"
 #include "hessian_mpi/partition.hpp"
 
 namespace hessian_mpi {
@@ -39,35 +41,32 @@ std::vector<double> moved(const std::vector<double>& theta, const std::vector<do
   return result;
 }
 
-// What differences are taken of, on one line.
+// The loss at a place of a line, and N numbers whose change along it is the matrix times v.
+struct Place {
+  double loss;
+  std::vector<double> numbers;
+};
+
 struct Line {
-  LossAndGradient behind;
-  LossAndGradient ahead;
+  Place behind;
+  Place ahead;
   double step;
 };
 
-Line line_through(Problem& problem, const std::vector<double>& theta, const std::vector<double>& v, double step) {
-  problem.set_parameters(moved(theta, v, step));
-  auto ahead = evaluate(problem);
-  problem.set_parameters(moved(theta, v, -step));
-  return {evaluate(problem), std::move(ahead), step};
-}
-
-CheckFigure compare_slope(const Line& line, const LossAndGradient& here, double slope, double typical,
-                          double tolerance) {
+CheckFigure compare_slope(const Line& line, const Place& here, double slope, double typical, double tolerance) {
   const double noise = rounding * std::abs(here.loss) / line.step;
   return compare({{slope, line.behind.loss, here.loss, line.ahead.loss}}, line.step,
                  std::max(typical, noise / tolerance), tolerance);
 }
 
-CheckFigure compare_rows(const Line& line, const LossAndGradient& here, const std::vector<std::int64_t>& rows,
+CheckFigure compare_rows(const Line& line, const Place& here, const std::vector<std::int64_t>& rows,
                          const std::vector<double>& products, double tolerance) {
   std::vector<Difference> differences;
   for (std::size_t k = 0; k < rows.size(); ++k) {
     const auto i = static_cast<std::size_t>(rows[k]);
-    differences.push_back({products[k], line.behind.gradient[i], here.gradient[i], line.ahead.gradient[i]});
+    differences.push_back({products[k], line.behind.numbers[i], here.numbers[i], line.ahead.numbers[i]});
   }
-  const double noise = rounding * largest_of(here.gradient) / line.step;
+  const double noise = rounding * largest_of(here.numbers) / line.step;
   return compare(differences, line.step, noise / tolerance, tolerance);
 }
 
@@ -82,32 +81,61 @@ bool passes(const DifferenceFigures& figures) {
 }
 
 // What is compared, and where.
-struct Check {
-  Problem& problem;
-  const LossAndGradient& point;
-  LossAndGradient here;  // the same in float64
-  std::vector<double> theta;
-  const std::vector<std::int64_t>& rows;
-  const DifferenceTolerances& tolerances;
+class Check {
+ public:
+  Check(Problem& problem, Matrix matrix, const LossAndGradient& point, const std::vector<std::int64_t>& rows,
+        const DifferenceTolerances& tolerances)
+      : problem_(problem),
+        matrix_(matrix),
+        point_(point),
+        rows_(rows),
+        tolerances_(tolerances),
+        theta_(problem.flat_parameters()),
+        here_(at(theta_)) {}
 
   DifferenceFigures along(const std::vector<double>& v, const std::vector<double>& products) const;
+
+ private:
+  Place at(const std::vector<double>& place) const;
+
+  Problem& problem_;
+  Matrix matrix_;
+  const LossAndGradient& point_;
+  const std::vector<std::int64_t>& rows_;
+  const DifferenceTolerances& tolerances_;
+  std::vector<double> theta_;
+  Place here_;
 };
+
+// Of a Hessian the gradient there; else outputs there, pulled back as they are here.
+Place Check::at(const std::vector<double>& place) const {
+  problem_.set_parameters(place);
+  auto [loss, numbers] = evaluate(problem_);
+  if (matrix_ == Matrix::hessian) {
+    problem_.set_parameters(theta_);
+    return {loss, std::move(numbers)};
+  }
+  const auto outputs = outputs_of(problem_, matrix_);
+  problem_.set_parameters(theta_);
+  numbers = pulled_back(problem_, matrix_, outputs);
+  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += problem_.l2() * place[k];
+  return {loss, std::move(numbers)};
+}
 
 DifferenceFigures Check::along(const std::vector<double>& v, const std::vector<double>& products) const {
   // A slope along a random line is about so much.
-  const double slope = std::sqrt(dot(point.gradient, point.gradient) / static_cast<double>(point.gradient.size()));
+  const double slope = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(v.size()));
   const auto unsettled = [](const CheckFigure& figure) { return figure.outcome == CheckOutcome::kinks; };
-  CheckFigure gradient{0, tolerances.gradient, CheckOutcome::kinks};
-  CheckFigure hessian{0, tolerances.hessian, CheckOutcome::kinks};
-  double step = std::cbrt(precision) * std::max(1.0, std::sqrt(dot(theta, theta)));
+  CheckFigure gradient{0, tolerances_.gradient, CheckOutcome::kinks};
+  CheckFigure hessian{0, tolerances_.hessian, CheckOutcome::kinks};
+  double step = std::cbrt(precision) * std::max(1.0, std::sqrt(dot(theta_, theta_)));
   for (int k = 0; k < most_steps && (unsettled(gradient) || unsettled(hessian)); ++k, step *= next_step) {
-    const auto line = line_through(problem, theta, v, step);
+    const Line line{at(moved(theta_, v, -step)), at(moved(theta_, v, step)), step};
     if (unsettled(gradient)) {
-      gradient = compare_slope(line, here, dot(point.gradient, v), slope, tolerances.gradient);
+      gradient = compare_slope(line, here_, dot(point_.gradient, v), slope, tolerances_.gradient);
     }
-    if (unsettled(hessian)) hessian = compare_rows(line, here, rows, products, tolerances.hessian);
+    if (unsettled(hessian)) hessian = compare_rows(line, here_, rows_, products, tolerances_.hessian);
   }
-  problem.set_parameters(theta);
   return {gradient, hessian};
 }
 
@@ -166,12 +194,12 @@ std::vector<std::vector<double>> random_lines(const std::vector<double>& gradien
   return vectors;
 }
 
-DifferenceFigures check_differences(Problem& problem, const LossAndGradient& point,
+DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossAndGradient& point,
                                     const std::vector<std::int64_t>& rows,
                                     const std::vector<std::vector<double>>& rows_times_lines,
                                     const DifferenceTolerances& tolerances) {
   const auto vectors = random_lines(point.gradient);
-  const Check check{problem, point, evaluate(problem), problem.flat_parameters(), rows, tolerances};
+  const Check check(problem, matrix, point, rows, tolerances);
   const auto along = [&](std::size_t first) {
     DifferenceFigures all;
     for (auto d = first; d < first + lines; ++d) {

@@ -4,61 +4,14 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "hessian_mpi/error.hpp"
-#include "hessian_mpi/torch_error.hpp"
+#include "flat_row.hpp"
 
 namespace hessian_mpi {
 namespace {
 
 // With several batches, a call runs all of them forward and back once; this many rows pay for it.
 constexpr std::int64_t rows_that_pay_for_batches = 64;
-
-// The elements of a tensor in row-major order, handed to sink as a pointer to numbers of the tensor's own type.
-template <class Sink>
-void with_elements(const torch::Tensor& tensor, const Sink& sink) {
-  const torch::Tensor dense = (tensor.is_sparse() ? tensor.to_dense() : tensor).contiguous();
-  if (dense.scalar_type() == torch::kFloat64) {
-    sink(dense.const_data_ptr<double>(), dense.numel());
-  } else {
-    sink(dense.const_data_ptr<float>(), dense.numel());
-  }
-}
-
-// Puts a row's parts where the index has them, zeros where there is none.
-template <class Number>
-void store(const std::vector<torch::Tensor>& parts, const ParameterIndex& index, Number* row) {
-  for (std::size_t p = 0; p < parts.size(); ++p) {
-    Number* const target = row + index.entries()[p].offset;
-    if (parts[p].defined()) {
-      with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
-        std::transform(elements, elements + count, target, [](auto x) { return static_cast<Number>(x); });
-      });
-    } else {
-      std::fill_n(target, index.entries()[p].size, Number{0});
-    }
-  }
-}
-
-void add(const std::vector<torch::Tensor>& parts, const ParameterIndex& index, double* row) {
-  for (std::size_t p = 0; p < parts.size(); ++p) {
-    if (!parts[p].defined()) continue;
-    double* const target = row + index.entries()[p].offset;
-    with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
-      for (std::int64_t k = 0; k < count; ++k) target[k] += static_cast<double>(elements[k]);
-    });
-  }
-}
-
-// One element of a contiguous tensor, past autograd and the dispatcher: a cotangent has no history.
-void set_element(const torch::Tensor& tensor, std::int64_t element, double value) {
-  if (tensor.scalar_type() == torch::kFloat64) {
-    tensor.data_ptr<double>()[element] = value;
-  } else {
-    tensor.data_ptr<float>()[element] = static_cast<float>(value);
-  }
-}
 
 }  // namespace
 

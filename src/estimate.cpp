@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/layer_plan.hpp"
@@ -86,14 +85,14 @@ double seconds_of_parameter(Engine& engine, const ParameterEntry& entry, std::in
 class SampledSteps {
  public:
   SampledSteps(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
-               std::uint64_t memory, const Communicator& communicator)
+               std::uint64_t memory, Engine& row_by_row, const Communicator& communicator)
       : problem_(problem),
         plan_(plan),
         matrix_(matrix),
         accumulate_(accumulate),
         memory_(memory),
         communicator_(communicator),
-        row_by_row_(problem),
+        row_by_row_(row_by_row),
         trial_(matrix) {}
 
   void add_plain(Estimate& sum) {
@@ -131,7 +130,7 @@ class SampledSteps {
   Precision accumulate_;
   std::uint64_t memory_;
   const Communicator& communicator_;
-  DoubleBackward row_by_row_;
+  Engine& row_by_row_;
   Trial trial_;
 };
 
@@ -146,10 +145,11 @@ double Estimate::writing() const {
 }
 
 Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
-                  std::uint64_t memory, const std::filesystem::path& folder, const Communicator& communicator) {
+                  std::uint64_t memory, Engine& row_by_row, const std::filesystem::path& folder,
+                  const Communicator& communicator) {
   Estimate sum;
   sum.bytes = static_cast<std::uint64_t>(matrix.bytes());
-  SampledSteps steps(problem, plan, matrix, accumulate, memory, communicator);
+  SampledSteps steps(problem, plan, matrix, accumulate, memory, row_by_row, communicator);
   steps.add_plain(sum);
   std::int64_t earlier = plan.rows.front();
   sum.columns_a_second = columns_a_second;

@@ -15,11 +15,14 @@
 #include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/data.hpp"
+#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/estimate.hpp"
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/jacobian_factors.hpp"
+#include "hessian_mpi/jacobian_rows.hpp"
 #include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/model.hpp"
 #include "hessian_mpi/node.hpp"
@@ -82,7 +85,17 @@ struct Job {
   const Problem& problem;
   MatrixShape matrix;
   LayerPlan plan;
+  std::int64_t outputs = 0;  // of a Gauss-Newton or Fisher matrix, where its rows come of their derivatives
 };
+
+LayerPlan plan_of(const Job& job) {
+  return plan_layers(job.problem, job.options.matrix == Matrix::hessian ? job.options.method : Method::rows);
+}
+
+std::unique_ptr<Engine> row_by_row_engine(const Job& job) {
+  if (job.options.matrix == Matrix::hessian) return std::make_unique<DoubleBackward>(job.problem);
+  return std::make_unique<JacobianRows>(job.problem, job.options.matrix);
+}
 
 // The rows of this job: all, those that --rows names, or a task's part of them.
 Rows rows_of_job(const Options& options, const BlockGrid& all) {
@@ -107,11 +120,35 @@ Job job_of(const Options& options, const Problem& problem) {
   const auto storage = options.storage.value_or(problem.precision());
   const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
   const auto rows = rows_of_job(options, BlockGrid(n, bytes_of_row));
-  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}, {}};
+  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}, {}, 0};
 }
 
 Precision accumulation(const Job& job) {
   return job.options.accumulate.value_or(job.problem.precision());
+}
+
+// Collective. What makes the rows of the plan's first step, which are all where no layers are factored.
+std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world) {
+  if (job.outputs == 0) return row_by_row_engine(job);
+  return std::make_unique<JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world);
+}
+
+std::string name_of_method(const Job& job) {
+  return job.outputs > 0 ? "outputs" : job.plan.stages.empty() ? "rows" : "layers";
+}
+
+// A line for each parameter.
+std::string lines_of_methods(const Job& job) {
+  if (job.outputs == 0) return lines_of(job.plan, job.problem.index());
+  std::string lines;
+  for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
+  return lines;
+}
+
+std::string text_of_method(const Job& job) {
+  if (job.outputs == 0) return text_of(job.plan);
+  return text("outputs: ", job.problem.index().size(), " rows from ", job.outputs, " backward passes, one for each ",
+              job.options.matrix == Matrix::ggn ? "output" : "sample");
 }
 
 std::string text_of_loss(const Options& options, const Problem& problem) {
@@ -131,8 +168,10 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           problem.batches(),
           text_of_loss(options, problem),
           options.reduction,
-          text_of(job.plan),
-          job.options.method == Method::rows ? std::vector<std::string>() : text_of_reasons(job.plan, problem.index()),
+          text_of_method(job),
+          options.method == Method::rows || options.matrix != Matrix::hessian
+              ? std::vector<std::string>()
+              : text_of_reasons(job.plan, problem.index()),
           static_cast<std::int64_t>(problem.index().entries().size()),
           job.matrix,
           problem.precision(),
@@ -172,8 +211,7 @@ LossAndGradient examine(const Job& job, bool resuming, const Communicator& world
 Resumed open_file(const Job& job, bool resuming, const LossAndGradient& point, int threads, const Communicator& world) {
   Resumed found;
   world.on_root([&] {
-    const MethodOfRows method{job.plan.stages.empty() ? "rows" : "layers", lines_of(job.plan, job.problem.index()),
-                              accumulation(job)};
+    const MethodOfRows method{name_of_method(job), lines_of_methods(job), accumulation(job)};
     const auto attributes = initial_attributes(job.options, job.problem, method, point.loss, world.size(), threads);
     const auto theta = job.problem.flat_parameters();
     const HessianLayout layout{job.problem.index(), job.matrix, job.problem.precision(), theta,
@@ -251,8 +289,8 @@ BlockList all_blocks(const Job& job) {
   return blocks;
 }
 
-LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, const Communicator& world) {
-  return {job.problem, job.plan, job.matrix, blocks, accumulation(job), world};
+LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, Engine& row_by_row, const Communicator& world) {
+  return {job.problem, job.plan, job.matrix, blocks, accumulation(job), row_by_row, world};
 }
 
 // Memory of a rank: what a run keeps beside its buffers of rows, and what is left for those.
@@ -266,10 +304,11 @@ struct Memory {
 // Throws InputError where --memory is too little.
 Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
   const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto kept = assembly.bytes(job.plan.bytes * wide);
+  const auto of_outputs = static_cast<std::uint64_t>(job.outputs * job.problem.index().size());
+  const auto kept = assembly.bytes(job.plan.bytes * wide) + of_outputs * bytes_of(accumulation(job));
   const auto rest = all > kept ? all - kept : 0;
   if (rest < all / 4) {
-    throw InputError(text("--memory of ", all, " bytes is too little for rows factored by layer, which keep ", kept,
+    throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,
                           " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
                           "M, take more ranks, or use --method rows"));
   }
@@ -295,14 +334,18 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Co
 void print_plan(const Job& job, const Memory& memory, int threads, const PhaseSeconds& seconds,
                 const Communicator& world) {
   const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
-  const auto figures = estimate(job.problem, job.plan, job.matrix, accumulation(job), memory.factors, folder, world);
+  Stopwatch watch;
+  const auto engine = row_engine(job, world);
+  const double making_factors = watch.lap();
+  auto figures = estimate(job.problem, job.plan, job.matrix, accumulation(job), memory.factors, *engine, folder, world);
+  if (job.outputs > 0) figures.shared += making_factors * world.size();
   const auto most = peak_memory() + memory.most;
   const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
   if (!world.is_root()) return;
   // Checks derive the gradient again, in float64 too, and some rows.
   const double serial = seconds.load + 3 * seconds.gradient + job.options.check_rows * figures.plain_row;
   std::vector<std::string> ways;
-  std::istringstream lines(lines_of(job.plan, job.problem.index()));
+  std::istringstream lines(lines_of_methods(job));
   for (std::string line; std::getline(lines, line);) ways.push_back(printable(line));
   print(std::cout, Forecast{figures, serial, memory_of_rank, world.size(), threads,
                             options_of_job(job.options.command_line), ways});
@@ -388,7 +431,7 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
   Stopwatch phase;
   const double largest = largest_of(checkpoint.records());
   const auto verdict = check_file(
-      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, point,
+      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
       [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
       [&] { leave_if_asked(job, stop, world); }, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
@@ -435,9 +478,14 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
 
   const auto point = examine(job, resuming, world);
   leave_if_asked(job, stop, world);
-  job.plan = world.together([&] { return plan_layers(problem, options.method); });
-  const auto expected =
-      world.together([&] { return memory_for(job, assembly_of(job, all_blocks(job), world), resources.memory); });
+  world.together([&] {
+    job.plan = plan_of(job);
+    job.outputs = outputs_to_factor(problem, options.matrix, options.method);
+  });
+  const auto expected = world.together([&] {
+    const auto row_by_row = row_by_row_engine(job);
+    return memory_for(job, assembly_of(job, all_blocks(job), *row_by_row, world), resources.memory);
+  });
   warn_of_little_memory(static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(expected.lacking))),
                         resources.memory, world);
   if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
@@ -451,9 +499,12 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (!checkpoint) return ExitCode::complete;
   seconds.create = phase.lap();
 
-  auto assembly = assembly_of(job, checkpoint->missing(), world);
+  const auto engine = row_engine(job, world);
+  auto assembly = assembly_of(job, checkpoint->missing(), *engine, world);
   const auto memory = world.together([&] { return memory_for(job, assembly, resources.memory); });
+  const double making_factors = phase.lap();
   fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
+  seconds.rows += making_factors;
   return finish_file(job, *checkpoint, assembly.phases(), point, stop, world, seconds, total);
 }
 

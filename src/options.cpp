@@ -62,6 +62,9 @@ po::options_description described_options() {
   all.add_options()("parameters", po::value<std::vector<std::string>>()->multitoken()->value_name("PATTERN..."),
                     "shell patterns of parameter names; rows and columns of the others are left out [*]");
   option("seed", "S", "seed of the embedded example and of random layers [0]");
+  option("matrix", "hessian|ggn|fisher",
+         "hessian; ggn: the generalised Gauss-Newton matrix, without second derivatives of the network; fisher: the "
+         "empirical Fisher matrix, gradients of samples times themselves [hessian]");
   option("method", "auto|rows|layers",
          "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
          "fewer operations, layer by layer [auto]");
@@ -189,6 +192,10 @@ Options options_from(const po::variables_map& given) {
   }
   if_given(given, "seed",
            [&](const auto& word) { options.seed = static_cast<std::uint64_t>(whole_number("seed", word, 0)); });
+  if_given(given, "matrix", [&](const auto& word) {
+    options.matrix = one_of<Matrix>("matrix", word,
+                                    {{"hessian", Matrix::hessian}, {"ggn", Matrix::ggn}, {"fisher", Matrix::fisher}});
+  });
   if_given(given, "method", [&](const auto& word) {
     options.method = one_of<Method>("method", word,
                                     {{"auto", Method::automatic}, {"rows", Method::rows}, {"layers", Method::layers}});
@@ -237,6 +244,9 @@ void check_consistency(const Options& options) {
   }
   if (options.resume && options.overwrite) {
     throw InputError("--resume goes on with the file, --overwrite throws it away: give one of them");
+  }
+  if (options.matrix == Matrix::fisher && options.l2 > 0) {
+    throw InputError("--matrix fisher is made of gradients of samples, of which --l2 is none: leave out one of them");
   }
   if (options.output.empty()) throw InputError("--output is empty: name the file to write");
   if (options.output.filename().empty()) {

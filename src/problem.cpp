@@ -245,21 +245,46 @@ bool Problem::convolves_single_channels() const {
   return found;
 }
 
+Rows Problem::samples_in(std::int64_t b) const {
+  return {b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
+}
+
+BatchOutput Problem::run(const Data& batch, std::int64_t b) const {
+  std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
+  if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
+  // The same masks in every forward of a batch, on every rank and in every check.
+  torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
+  return {model_->forward(arguments), value_of(batch.targets), batch.samples()};
+}
+
 LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
-  const Rows samples{b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
+  const Rows samples = samples_in(b);
   return on_batch(*this, samples, infinities_, [&] {
-    const Data batch = data_.batch(samples.begin, samples.end).repeated(copies);
-    std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
-    if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
-    // The same masks in every forward of a batch, on every rank and in every check.
-    torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
-    return loss_(model_->forward(arguments), value_of(batch.targets), batch.samples());
+    const auto output = run(data_.batch(samples.begin, samples.end).repeated(copies), b);
+    return loss_(output.value, output.targets, output.samples);
   });
 }
 
-double Problem::weight_of(const LossTerm& term, std::int64_t copies) const {
+BatchOutput Problem::output(std::int64_t b) const {
+  if (model_computes_loss_) {
+    throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
+  }
+  const Rows samples = samples_in(b);
+  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end), b); });
+}
+
+double Problem::terms(const BatchOutput& output) const {
+  if (reduction_ == Reduction::sum) return 1;
+  return count_ ? *count_ : loss_(output.value, output.targets, output.samples).count;
+}
+
+torch::Tensor Problem::loss_of(const BatchOutput& output, double terms) const {
+  const LossTerm share = loss_(output.value, output.targets, output.samples);
+  return share.value * weight_of(share, terms);
+}
+
+double Problem::weight_of(const LossTerm& term, double count) const {
   if (reduction_ == Reduction::sum) return term.multiplicity;
-  const double count = count_.value_or(term.count / static_cast<double>(copies));
   if (count == 0) {
     throw InputError("no target takes part in the mean: all are ignored, or the weights of their classes add up to 0");
   }
@@ -268,7 +293,7 @@ double Problem::weight_of(const LossTerm& term, std::int64_t copies) const {
 
 torch::Tensor Problem::loss(std::int64_t b, std::int64_t copies) const {
   const LossTerm share = term(b, copies);
-  const double weight = weight_of(share, copies);
+  const double weight = weight_of(share, count_.value_or(share.count / static_cast<double>(copies)));
   return weight == 1 ? share.value : share.value * weight;
 }
 

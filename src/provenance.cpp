@@ -78,6 +78,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"seed", static_cast<std::int64_t>(options.seed)},
       {"dtype", std::string(name_of(problem.precision()))},
       {"device", std::string("cpu")},
+      {"matrix", std::string(name_of(options.matrix))},
       {"method", method.method},
       {"parameter_methods", method.of_parameters},
       {"accumulate", std::string(name_of(method.accumulate))},

@@ -41,12 +41,12 @@ bool is_same_function(const Problem& twin, double loss) {
 }
 
 // On root.
-DifferenceFigures differences(const std::function<Problem()>& float64_twin, const LossAndGradient& point,
+DifferenceFigures differences(const std::function<Problem()>& float64_twin, Matrix matrix, const LossAndGradient& point,
                               const std::vector<std::int64_t>& rows, const std::vector<std::vector<double>>& products,
                               const DifferenceTolerances& tolerances, Verdict& verdict) {
   try {
     auto twin = float64_twin();
-    if (is_same_function(twin, point.loss)) return check_differences(twin, point, rows, products, tolerances);
+    if (is_same_function(twin, point.loss)) return check_differences(twin, matrix, point, rows, products, tolerances);
     verdict.warnings.emplace_back(
         "no difference check: the loss in float64 is another one, as where a network draws random numbers of its own; "
         "--dtype float64 makes the check");
@@ -100,7 +100,7 @@ void judge(Verdict& verdict) {
 
 }  // namespace
 
-Verdict check_file(const WrittenFile& file, const Problem& problem, const LossAndGradient& point,
+Verdict check_file(const WrittenFile& file, const Problem& problem, Matrix matrix, const LossAndGradient& point,
                    const std::function<Problem()>& float64_twin, Verify which, int rows,
                    const std::function<void()>& between_checks, const Communicator& communicator) {
   Verdict verdict;
@@ -113,13 +113,13 @@ Verdict check_file(const WrittenFile& file, const Problem& problem, const LossAn
   const auto sample = sample_for_symmetry(problem.index(), part);
   figures.symmetry = judged(symmetry_error(file.path, sample, file.largest, communicator), tolerances.symmetry);
   between_checks();
-  figures.row =
-      judged(row_error(file.path, problem, sample_rows(part, rows), file.largest, communicator), tolerances.row);
+  figures.row = judged(row_error(file.path, problem, matrix, sample_rows(part, rows), file.largest, communicator),
+                       tolerances.row);
   between_checks();
   const auto along_lines = products(file.path, sample, random_lines(point.gradient), communicator);
   DifferenceFigures found;
   communicator.on_root(
-      [&] { found = differences(float64_twin, point, sample, along_lines, tolerances.difference, verdict); });
+      [&] { found = differences(float64_twin, matrix, point, sample, along_lines, tolerances.difference, verdict); });
   if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);

@@ -72,7 +72,7 @@ Problem problem_of(std::unique_ptr<Model> model) {
   ProblemSettings settings;
   settings.loss = "output";
   settings.precision = Precision::float64;
-  return {std::move(model), Data{{samples}, std::nullopt}, settings};
+  return {std::move(model), Data{{samples}, {}}, settings};
 }
 
 // Rows of a matrix times the lines through a point.
@@ -103,8 +103,8 @@ TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
   const auto point = evaluate(problem);
   auto matrix = closed_form_hessian(0.5, -2.0);
   const auto check = [&] {
-    return check_differences(problem, point, all_rows(closed_form_size), times_lines(matrix, point.gradient),
-                             tolerances);
+    return check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
+                             times_lines(matrix, point.gradient), tolerances);
   };
   const auto right = check();
   EXPECT_EQ(right.hessian.outcome, CheckOutcome::passed);
@@ -118,11 +118,27 @@ TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
   EXPECT_EQ(wrong.gradient.outcome, CheckOutcome::passed) << "which has nothing to do with it";
 }
 
+TEST(CheckDifferences, KnowTheL2Term) {
+  const auto samples = torch::tensor({{1.0, -3.0}, {0.0, -1.0}}, torch::kFloat64);
+  ProblemSettings settings;
+  settings.loss = "output";
+  settings.precision = Precision::float64;
+  settings.l2 = 0.75;
+  Problem problem(std::make_unique<ClosedFormModel>(), Data{{samples}, {}}, settings);
+  auto matrix = closed_form_hessian(0.5, -2.0);
+  for (std::size_t k = 0; k < closed_form_size; ++k) matrix[k * closed_form_size + k] += 0.75;
+  const auto point = evaluate(problem);
+  const auto found = check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
+                                       times_lines(matrix, point.gradient), tolerances);
+  EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
+  EXPECT_EQ(found.gradient.outcome, CheckOutcome::passed);
+}
+
 TEST(CheckDifferences, TellTheGradientFromAnotherVector) {
   auto problem = problem_of(std::make_unique<ClosedFormModel>());
   auto point = evaluate(problem);
   point.gradient[1] += 0.1;
-  const auto found = check_differences(problem, point, all_rows(closed_form_size),
+  const auto found = check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
                                        times_lines(closed_form_hessian(0.5, -2.0), point.gradient), tolerances);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
@@ -148,7 +164,7 @@ class Kinked final : public Model {
 DifferenceFigures figures_beside_kink(double offset) {
   auto problem = problem_of(std::make_unique<Kinked>(offset));
   const auto point = evaluate(problem);
-  return check_differences(problem, point, {0, 1}, random_lines(point.gradient), tolerances);
+  return check_differences(problem, Matrix::hessian, point, {0, 1}, random_lines(point.gradient), tolerances);
 }
 
 TEST(CheckDifferences, SayThatThereIsAKinkInsteadOfFailing) {
@@ -178,8 +194,8 @@ class CutOff final : public Model {
 TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
   auto problem = problem_of(std::make_unique<CutOff>());
   const auto point = evaluate(problem);
-  const auto found =
-      check_differences(problem, point, {0, 1}, times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), tolerances);
+  const auto found = check_differences(problem, Matrix::hessian, point, {0, 1},
+                                       times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), tolerances);
   EXPECT_FALSE(found.constants);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::failed);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
@@ -205,13 +221,15 @@ TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
   const auto point = evaluate(problem);
   ASSERT_EQ(point.gradient, (std::vector<double>{6, 0, 2}));
   const std::vector<double> hessian{0, 0, 2, 0, 0, 0, 2, 0, 0};
-  const auto found = check_differences(problem, point, {0, 1, 2}, times_lines(hessian, point.gradient), tolerances);
+  const auto found =
+      check_differences(problem, Matrix::hessian, point, {0, 1, 2}, times_lines(hessian, point.gradient), tolerances);
   EXPECT_TRUE(found.constants);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::passed);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
   const std::vector<double> wrong{0, 0, 3, 0, 0, 0, 3, 0, 0};
   EXPECT_EQ(
-      check_differences(problem, point, {0, 1, 2}, times_lines(wrong, point.gradient), tolerances).hessian.outcome,
+      check_differences(problem, Matrix::hessian, point, {0, 1, 2}, times_lines(wrong, point.gradient), tolerances)
+          .hessian.outcome,
       CheckOutcome::failed);
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/example.hpp"
 #include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -26,8 +27,9 @@ MatrixShape matrix_of(const Problem& problem, const Rows& rows) {
 }
 
 Estimate estimate_of(const Problem& problem, Method method, const Rows& rows) {
+  DoubleBackward row_by_row(problem);
   return estimate(problem, plan_layers(problem, method), matrix_of(problem, rows), Precision::float32,
-                  std::uint64_t{1} << 30, std::filesystem::temp_directory_path(), Communicator::world());
+                  std::uint64_t{1} << 30, row_by_row, std::filesystem::temp_directory_path(), Communicator::world());
 }
 
 // Times are not compared with times: only what must hold however fast the machine is.

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "hessian_mpi/assemble.hpp"
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
+#include "hessian_mpi/engine.hpp"
 #include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/problem.hpp"
 
@@ -18,9 +18,10 @@ namespace hessian_mpi {
 
 class LayeredAssembly {
  public:
-  /// Not collective; the same on all ranks. missing: the blocks to be made. Problem and plan must outlive the object.
+  /// Not collective; the same on all ranks. missing: the blocks to be made. row_by_row: makes the rows of the first
+  /// step. Problem, plan and that engine must outlive the object.
   LayeredAssembly(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, const BlockList& missing,
-                  Precision accumulate, const Communicator& communicator);
+                  Precision accumulate, Engine& row_by_row, const Communicator& communicator);
   ~LayeredAssembly();
   LayeredAssembly(LayeredAssembly&&) noexcept;
 
@@ -73,7 +74,7 @@ class LayeredAssembly {
   const Communicator& communicator_;
   std::vector<SharedBlocks> phases_;
   std::vector<Step> steps_;
-  DoubleBackward row_by_row_;
+  Engine& row_by_row_;
   std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later phases
 };
 

@@ -41,10 +41,11 @@ double symmetry_error(const std::filesystem::path& file, const std::vector<std::
 /// `count` different rows drawn at random from `rows`, in order; the same for the same arguments.
 std::vector<std::int64_t> sample_rows(const Rows& rows, int count);
 
-/// Collective. The rows are derived again from the concatenated gradient, each on one rank, and compared with the file.
+/// Collective. The rows are derived again, each on one rank, and compared with the file: those of a Hessian from the
+/// concatenated gradient, those of another matrix by JacobianRows.
 /// The largest difference of a row divided by the row's largest number, or a hundredth of `largest` if that is more.
-double row_error(const std::filesystem::path& file, const Problem& problem, const std::vector<std::int64_t>& rows,
-                 double largest, const Communicator& communicator);
+double row_error(const std::filesystem::path& file, const Problem& problem, Matrix matrix,
+                 const std::vector<std::int64_t>& rows, double largest, const Communicator& communicator);
 
 /// Above these a run has failed: rounding alone does not reach them.
 struct Tolerances {

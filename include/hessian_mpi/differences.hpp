@@ -52,9 +52,10 @@ std::vector<std::vector<double>> random_lines(const std::vector<double>& gradien
 /// Not collective. point: loss and gradient as they stand in the file. rows_times_lines: products() of some rows with
 /// random_lines(). problem: of float64 precision; its parameters are moved and put back. The step is the cube root of
 /// the precision, times the length of theta where that is more than 1: there truncation and rounding of a central
-/// difference balance. Where it meets kinks, steps of a tenth, a hundredth and a thousandth are tried. The lines
-/// without some parameters are gone along where the others fail.
-DifferenceFigures check_differences(Problem& problem, const LossAndGradient& point,
+/// difference balance. Of a Gauss-Newton or Fisher matrix it is the outputs that differences are taken of, pulled back
+/// by J^T A. Where it meets kinks, steps of a tenth, a hundredth and a thousandth are tried. The lines without some
+/// parameters are gone along where the others fail.
+DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossAndGradient& point,
                                     const std::vector<std::int64_t>& rows,
                                     const std::vector<std::vector<double>>& rows_times_lines,
                                     const DifferenceTolerances& tolerances);

@@ -11,6 +11,7 @@
 
 namespace hessian_mpi {
 
+class Engine;
 class Problem;
 struct LayerPlan;
 
@@ -31,9 +32,10 @@ struct Estimate {
 };
 
 /// Collective. Takes some seconds. Every rank takes part in what ranks share; root alone computes the sample.
-/// accumulate, memory: as LayerFactors has them. folder: of the output. Throws RunError where the sample cannot be
-/// computed, or a file not written there.
+/// accumulate, memory: as LayerFactors has them. row_by_row: makes the rows of the plan's first step. folder: of the
+/// output. Throws RunError where the sample cannot be computed, or a file not written there.
 Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
-                  std::uint64_t memory, const std::filesystem::path& folder, const Communicator& communicator);
+                  std::uint64_t memory, Engine& row_by_row, const std::filesystem::path& folder,
+                  const Communicator& communicator);
 
 }  // namespace hessian_mpi

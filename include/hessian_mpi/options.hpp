@@ -31,6 +31,7 @@ struct Options {
   std::optional<Precision> dtype;
   std::vector<std::string> parameters = {"*"};
   std::uint64_t seed = 0;
+  Matrix matrix = Matrix::hessian;
   Method method = Method::automatic;
   std::optional<Precision> accumulate;     ///< of sums over samples; as the derivatives where absent
   std::optional<Rows> rows;                ///< all where this and the next are absent

@@ -30,6 +30,13 @@ struct ProblemSettings {
   double l2 = 0;                              ///< lambda of the L2 term, not negative
 };
 
+/// What a network returns for some samples, and what the loss takes beside it.
+struct BatchOutput {
+  c10::IValue value;
+  c10::IValue targets;  ///< None, a tensor, or a tuple of several
+  std::int64_t samples = 0;
+};
+
 /// L(theta) = sum over batches b of loss(b), plus the L2 term, lambda / 2 times the sum of squares of all trainable
 /// parameters, which is kept out of loss() and gradient(): in their graph each parameter stays where the network has
 /// it. Not collective. The parameters are leaves that are never changed, but for set_parameters().
@@ -66,13 +73,24 @@ class Problem {
   /// they can be differentiated again.
   std::vector<torch::Tensor> gradient(std::int64_t b, bool create_graph) const;
 
+  /// What the network returns for batch b, connected to the parameters. Throws InputError as loss() does, and where the
+  /// model computes the loss itself.
+  BatchOutput output(std::int64_t b) const;
+  /// How many terms the loss of the whole data set has, told by the output of one of its batches; 1 for a sum.
+  double terms(const BatchOutput& output) const;
+  /// The share of some samples in the loss of a data set with so many terms: a scalar.
+  torch::Tensor loss_of(const BatchOutput& output, double terms) const;
+  Reduction reduction() const { return reduction_; }
+
   /// theta as N numbers, and the other way round.
   std::vector<double> flat_parameters() const;
   void set_parameters(const std::vector<double>& theta);
 
  private:
+  Rows samples_in(std::int64_t b) const;
+  BatchOutput run(const Data& batch, std::int64_t b) const;
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
-  double weight_of(const LossTerm& term, std::int64_t copies) const;
+  double weight_of(const LossTerm& term, double count) const;
   void select_parameters(const ProblemSettings& settings);
 
   std::unique_ptr<Model> model_;

@@ -30,7 +30,7 @@ struct WrittenFile {
 /// but the reading back of blocks. float64_twin makes the same problem in float64, for differences of loss and
 /// gradient; called on root, may throw InputError where there is none. between_checks is called on all ranks, to leave
 /// by throwing where the job is asked to stop. The same failures on all ranks; warnings on root.
-Verdict check_file(const WrittenFile& file, const Problem& problem, const LossAndGradient& point,
+Verdict check_file(const WrittenFile& file, const Problem& problem, Matrix matrix, const LossAndGradient& point,
                    const std::function<Problem()>& float64_twin, Verify which, int rows,
                    const std::function<void()>& between_checks, const Communicator& communicator);
 

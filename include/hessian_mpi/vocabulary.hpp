@@ -18,6 +18,10 @@ enum class Precision { float32, float64 };
 /// How rows are made: row by row, factored by layer, or whichever takes fewer operations.
 enum class Method { automatic, rows, layers };
 
+/// The matrix that is made: the Hessian, the generalised Gauss-Newton matrix (its part without second derivatives of
+/// the network), or the empirical Fisher matrix (gradients of samples times themselves).
+enum class Matrix { hessian, ggn, fisher };
+
 /// Which blocks are read back from the file and compared with their checksums.
 enum class Verify { none, sample, all };
 
@@ -38,6 +42,10 @@ constexpr const char* name_of(Mode mode) {
 }
 constexpr const char* name_of(Reduction reduction) {
   return reduction == Reduction::mean ? "mean" : "sum";
+}
+
+constexpr const char* name_of(Matrix matrix) {
+  return matrix == Matrix::hessian ? "hessian" : matrix == Matrix::ggn ? "ggn" : "fisher";
 }
 
 /// Rows [begin, end) of the Hessian.

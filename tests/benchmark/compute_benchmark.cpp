@@ -71,7 +71,8 @@ nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Commun
   const auto matrix = matrix_of(problem);
   const StopRequest never;
   Stopwatch watch;
-  LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), world);
+  DoubleBackward row_by_row(problem);
+  LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), row_by_row, world);
   assembly.prepare("", std::vector<BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
   const auto compute_share = [&](Engine& engine, const SharedBlocks& blocks) {
     world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });
@@ -87,8 +88,9 @@ nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Commun
 nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int rank, int ranks,
                            const Communicator& world) {
   const auto matrix = matrix_of(problem);
-  const LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), world);
   DoubleBackward row_by_row(problem);
+  const LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), row_by_row,
+                                 world);
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < assembly.phases().size(); ++s) {

@@ -8,7 +8,8 @@ Writes one folder for each case:
   model.pt, model.pt2   the network as TorchScript and as an exported program, weights in float32 unless the case says so
   data.h5, data.pt      the same data as HDF5 and as torch.save
   options               what the program is to be told beside model, data and output: one argument a line, @CASE@ is the folder
-  reference.h5          hessian, gradient, value, loss_value; names, shapes and sizes of the parameters in their order
+  reference.h5          hessian, gradient, value, loss_value; names, shapes and sizes of the parameters in their order;
+                        ggn where there are outputs before the loss, fisher where the samples' losses are known
 
 and the folder usage/ with files that a user might hand in by mistake, and at last the file `cases` with the names of all cases.
 Where that is newer than this script, nothing is done again.
@@ -577,6 +578,38 @@ def widened(tensor):
     return tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
 
 
+def flattened(output) -> Tensor:
+    return torch.cat([part.flatten() for part in (output if isinstance(output, tuple) else (output,))])
+
+
+def unflattened(numbers: Tensor, like):
+    if not isinstance(like, tuple):
+        return numbers.view(like.shape)
+    return tuple(n.view(part.shape) for n, part in zip(numbers.split([part.numel() for part in like]), like))
+
+
+def gauss_newton(outputs_of: Callable[[Tensor], Tensor], loss_of: Callable, theta: Tensor) -> Tensor:
+    """J^T H_L J, from J and H_L as they are."""
+    output = outputs_of(theta)
+    jacobian = torch.autograd.functional.jacobian(lambda t: flattened(outputs_of(t)), theta)
+    inner = torch.autograd.functional.hessian(lambda y: loss_of(unflattened(y, output)), flattened(output))
+    return jacobian.T @ inner @ jacobian
+
+
+# Cases whose loss is the mean or the sum of what it is for each sample alone.
+SAMPLES_ALONE = {"question": "mean", "mlp_mse": "mean", "transformer": "mean", "minibatches_sum": "sum"}
+
+
+def empirical_fisher(value_of: Callable[..., Tensor], theta: Tensor, inputs: list[Tensor], targets: Tensor, reduction: str) -> Tensor:
+    """Of gradients of the network's loss on one sample after the other."""
+    fisher = torch.zeros(len(theta), len(theta), dtype=torch.float64)
+    for s in range(len(targets)):
+        gradient = torch.autograd.functional.jacobian(
+            lambda t: value_of(t, [x[s : s + 1] for x in inputs], targets[s : s + 1]), theta)
+        fisher += torch.outer(gradient, gradient)
+    return fisher / len(targets) if reduction == "mean" else fisher
+
+
 def write_reference(case: Case, path: pathlib.Path) -> None:
     spanning = [(n, p) for n, p in case.model.named_parameters() if p.requires_grad and case.selected(n)]
     state = {n: widened(t.detach().clone()) for n, t in [*case.model.named_parameters(), *case.model.named_buffers()]}
@@ -585,20 +618,29 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
     loss = loss_module.double().requires_grad_(False) if loss_module is not None else case.loss
     arguments = inputs + ([targets] if case.loss is first and targets is not None else [])
 
-    def value_of(theta: Tensor) -> Tensor:
+    def evaluated(theta: Tensor, arguments: list[Tensor]):
         pieces = theta.split([p.numel() for _, p in spanning])
         mine = {n: piece.view(p.shape) for (n, p), piece in zip(spanning, pieces)}
         # Buffers are cloned: BatchNorm in train mode changes its running statistics.
         tensors = {n: t.clone() for n, t in state.items()} | mine
         with sdpa_kernel(SDPBackend.MATH):
             output = functional_call(case.model, tensors, tuple(arguments), tie_weights=True)
-        trainable = [tensors[n] for n, p in case.model.named_parameters() if p.requires_grad]
+        return output, [tensors[n] for n, p in case.model.named_parameters() if p.requires_grad]
+
+    def value_of(theta: Tensor, arguments=arguments, targets=targets) -> Tensor:
+        output, trainable = evaluated(theta, arguments)
         return loss(output, targets) + case.l2 / 2 * sum(p.square().sum() for p in trainable)
 
     theta = torch.cat([p.detach().double().flatten() for _, p in spanning]).requires_grad_(True)
     value = value_of(theta)
     (gradient,) = torch.autograd.grad(value, theta)
     hessian = torch.autograd.functional.hessian(value_of, theta.detach())
+    others = {}
+    if case.loss is not first:
+        ggn = gauss_newton(lambda t: evaluated(t, arguments)[0], lambda y: loss(y, targets), theta.detach())
+        others["ggn"] = ggn + case.l2 * torch.eye(len(theta), dtype=torch.float64)
+    if path.parent.name in SAMPLES_ALONE:
+        others["fisher"] = empirical_fisher(value_of, theta.detach(), inputs, targets, SAMPLES_ALONE[path.parent.name])
     if loss_module is not None:
         loss_module.float().requires_grad_(True)
 
@@ -607,6 +649,8 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
     with h5py.File(path, "w") as file:
         file["hessian"] = hessian.numpy()
         file["gradient"] = gradient.numpy()
+        for name, matrix in others.items():
+            file[name] = matrix.numpy()
         file["value"] = theta.detach().numpy()
         file["loss_value"] = value.item()
         file["names"] = np.array([n.encode() for n, _ in spanning])

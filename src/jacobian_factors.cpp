@@ -1,0 +1,196 @@
+#include "hessian_mpi/jacobian_factors.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "flat_row.hpp"
+#include "hessian_mpi/output_map.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "layer_factors/tile.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using torch::Tensor;
+
+constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cache
+
+template <class Number>
+constexpr auto dtype_of_number = std::is_same_v<Number, float> ? torch::kFloat32 : torch::kFloat64;
+
+// One number of A that is not zero.
+template <class Number>
+struct Weight {
+  std::int64_t output;
+  Number value;
+};
+
+template <class Number>
+class Factors {
+ public:
+  Factors(const Problem& problem, Matrix matrix, const Communicator& communicator)
+      : problem_(problem), n_(problem.index().size()) {
+    communicator.together([&] { count_outputs(matrix); });
+    jacobian_.resize(static_cast<std::size_t>(begins_.back() * n_));
+    std::vector<std::int64_t> bytes{0};
+    for (int rank = 0; rank < communicator.size(); ++rank) {
+      bytes.push_back(begins_.back() * (rank + 1) / communicator.size() * n_ *
+                      static_cast<std::int64_t>(sizeof(Number)));
+    }
+    communicator.together([&] {
+      derive(matrix, {begins_.back() * communicator.rank() / communicator.size(),
+                      begins_.back() * (communicator.rank() + 1) / communicator.size()});
+    });
+    communicator.complete(reinterpret_cast<char*>(jacobian_.data()), bytes);
+  }
+
+  std::int64_t outputs() const { return begins_.back(); }
+
+  template <class Out>
+  void multiply(const Rows& rows, Out* out);
+
+ private:
+  void count_outputs(Matrix matrix);
+  void derive(Matrix matrix, const Rows& own);
+  void weigh(const OutputMap& map, std::int64_t first);
+  const Number* row(std::int64_t output) const { return jacobian_.data() + output * n_; }
+
+  const Problem& problem_;
+  std::int64_t n_;
+  std::vector<std::int64_t> begins_{0};               // of each batch among all outputs, and the end
+  std::vector<Number> jacobian_;                      // [K][N]
+  std::vector<std::vector<Weight<Number>>> weights_;  // for each output
+  std::vector<Number> left_;                          // (A J)[:, rows]
+  Strips<Number> panel_;
+};
+
+template <class Number>
+void Factors<Number>::count_outputs(Matrix matrix) {
+  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
+    const auto map = output_map(problem_, matrix, b);
+    begins_.push_back(begins_.back() + map.y.numel());
+    weigh(map, begins_[static_cast<std::size_t>(b)]);
+  }
+}
+
+// A of a batch, whose outputs begin with `first`.
+template <class Number>
+void Factors<Number>::weigh(const OutputMap& map, std::int64_t first) {
+  const auto count = map.y.numel();
+  const Tensor unit = torch::zeros_like(map.y).detach();
+  for (std::int64_t k = 0; k < count; ++k) {
+    set_element(unit, k, 1);
+    const Tensor products = map.times(unit).detach().to(dtype_of_number<Number>).contiguous();
+    set_element(unit, k, 0);
+    const auto* number = products.template const_data_ptr<Number>();
+    auto& weights = weights_.emplace_back();
+    for (std::int64_t other = 0; other < count; ++other) {
+      if (number[other] != 0) weights.push_back({first + other, number[other]});
+    }
+  }
+}
+
+// The rows of J that are this rank's.
+template <class Number>
+void Factors<Number>::derive(Matrix matrix, const Rows& own) {
+  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
+    const auto first = begins_[static_cast<std::size_t>(b)];
+    const Rows some{std::max(own.begin, first), std::min(own.end, begins_[static_cast<std::size_t>(b) + 1])};
+    if (some.count() <= 0) continue;
+    const auto map = output_map(problem_, matrix, b);
+    const Tensor cotangent = torch::zeros_like(map.y).detach();
+    for (auto k = some.begin; k < some.end; ++k) {
+      std::vector<Tensor> parts(problem_.parameters().size());
+      set_element(cotangent, k - first, 1);
+      if (map.y.requires_grad()) {
+        parts = torch::autograd::grad({map.y}, problem_.parameters(), {cotangent}, true, false, /*allow_unused=*/true);
+      }
+      store(parts, problem_.index(), jacobian_.data() + k * n_);
+      set_element(cotangent, k - first, 0);
+    }
+  }
+}
+
+template <class Number>
+template <class Out>
+void Factors<Number>::multiply(const Rows& rows, Out* out) {
+  const auto count = rows.count();
+  left_.assign(static_cast<std::size_t>(outputs() * count), Number{0});
+  for (std::int64_t k = 0; k < outputs(); ++k) {
+    for (const auto& [other, value] : weights_[static_cast<std::size_t>(k)]) {
+      accumulate<Number>(count, value, row(other) + rows.begin, left_.data() + k * count);
+    }
+  }
+  constexpr auto width = Strips<Number>::width;
+  const auto fitting = panel_bytes / (outputs() * static_cast<std::int64_t>(sizeof(Number))) / width * width;
+  const auto widest = std::max(fitting, 4 * width);
+  for (std::int64_t column = 0; column < n_; column += widest) {
+    const auto columns = std::min(widest, n_ - column);
+    panel_.resize(outputs(), columns);
+    for (std::int64_t k = 0; k < outputs(); ++k) {
+      combine<Number>(columns, 1, row(k) + column, 0, nullptr, panel_, k, 0);
+    }
+    hessian_mpi::multiply(Product<Number>{left_.data(), count, panel_.factor()}, count, out + column, n_);
+  }
+}
+
+}  // namespace
+
+class JacobianFactors::Numbers {
+ public:
+  template <class... Arguments>
+  explicit Numbers(Precision accumulate, const Arguments&... arguments)
+      : factors_(accumulate == Precision::float32 ? Either(std::in_place_type<Factors<float>>, arguments...)
+                                                  : Either(std::in_place_type<Factors<double>>, arguments...)) {}
+
+  std::int64_t outputs() const {
+    return std::visit([](const auto& factors) { return factors.outputs(); }, factors_);
+  }
+  template <class Out>
+  void multiply(const Rows& rows, Out* out) {
+    std::visit([&](auto& factors) { factors.multiply(rows, out); }, factors_);
+  }
+
+ private:
+  using Either = std::variant<Factors<float>, Factors<double>>;
+  Either factors_;
+};
+
+JacobianFactors::JacobianFactors(const Problem& problem, Matrix matrix, Precision accumulate,
+                                 const Communicator& communicator)
+    : numbers_(std::make_unique<Numbers>(accumulate, problem, matrix, communicator)) {}
+
+JacobianFactors::~JacobianFactors() = default;
+
+std::uint64_t JacobianFactors::bytes_per_row() const {
+  return sizeof(double) * static_cast<std::uint64_t>(numbers_->outputs());
+}
+
+void JacobianFactors::compute(const Rows& rows, Precision storage, void* out,
+                              const std::function<void(double)>& advance) {
+  if (storage == Precision::float32) {
+    numbers_->multiply(rows, static_cast<float*>(out));
+  } else {
+    numbers_->multiply(rows, static_cast<double*>(out));
+  }
+  advance(static_cast<double>(rows.count()));
+}
+
+std::int64_t outputs_to_factor(const Problem& problem, Matrix matrix, Method method) {
+  if (matrix == Matrix::hessian || method == Method::rows) return 0;
+  constexpr std::int64_t most_bytes = std::int64_t{8} << 30;
+  const auto n = problem.index().size();
+  std::int64_t outputs = 0;
+  for (std::int64_t b = 0; b < problem.batches(); ++b) outputs += output_map(problem, matrix, b).y.numel();
+  const auto bytes = outputs * n * static_cast<std::int64_t>(bytes_of(problem.precision()));
+  return method == Method::layers || (outputs <= n && bytes <= most_bytes) ? outputs : 0;
+}
+
+}  // namespace hessian_mpi

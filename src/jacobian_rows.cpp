@@ -1,0 +1,91 @@
+#include "hessian_mpi/jacobian_rows.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "flat_row.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+using torch::Tensor;
+
+// With several batches, a call runs all of them forward and back once; this many rows pay for it.
+constexpr std::int64_t rows_that_pay_for_batches = 64;
+
+// J^T x, each part undefined where y does not depend on a parameter.
+std::vector<Tensor> transposed_times(const Problem& problem, const Tensor& y, const Tensor& x, bool create_graph) {
+  if (!y.requires_grad()) return std::vector<Tensor>(problem.parameters().size());
+  return torch::autograd::grad({y}, problem.parameters(), {x}, /*retain_graph=*/true, create_graph,
+                               /*allow_unused=*/true);
+}
+
+}  // namespace
+
+std::int64_t JacobianRows::rows_at_once() const {
+  return problem_.batches() == 1 ? 1 : rows_that_pay_for_batches;
+}
+
+std::uint64_t JacobianRows::bytes_per_row() const {
+  return sizeof(double) * static_cast<std::uint64_t>(problem_.index().size());
+}
+
+const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
+  if (!graph_ || graph_->batch != batch) {
+    graph_.reset();  // the old graph's memory before the new one's
+    auto map = output_map(problem_, matrix_, batch);
+    auto cotangent = torch::zeros_like(map.y).detach().requires_grad_();
+    auto products = transposed_times(problem_, map.y, cotangent, /*create_graph=*/true);
+    graph_ = Graph{batch, std::move(map), std::move(cotangent), std::move(products)};
+  }
+  return *graph_;
+}
+
+std::vector<Tensor> JacobianRows::row(const Graph& graph, std::int64_t i) const {
+  const auto [parameter, element] = problem_.index().locate(i);
+  const Tensor& g = graph.products[parameter];
+  std::vector<Tensor> none(graph.products.size());
+  if (!g.defined() || !g.requires_grad()) return none;
+  const Tensor unit = torch::zeros_like(g).contiguous().detach();
+  set_element(unit, element, 1);
+  const auto column = torch::autograd::grad({g}, {graph.cotangent}, {unit}, true, false, /*allow_unused=*/true).front();
+  if (!column.defined()) return none;
+  return transposed_times(problem_, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
+}
+
+void JacobianRows::compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
+  const auto n = problem_.index().size();
+  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
+  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
+    const Graph& graph = graph_of(b);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      add(row(graph, i), problem_.index(), sum.data() + (i - rows.begin) * n);
+      advance(1.0 / static_cast<double>(problem_.batches()));
+    }
+  }
+  if (storage == Precision::float32) {
+    std::transform(sum.begin(), sum.end(), static_cast<float*>(out), [](double x) { return static_cast<float>(x); });
+  } else {
+    std::copy(sum.begin(), sum.end(), static_cast<double*>(out));
+  }
+}
+
+std::vector<Tensor> outputs_of(const Problem& problem, Matrix matrix) {
+  std::vector<Tensor> outputs;
+  for (std::int64_t b = 0; b < problem.batches(); ++b) outputs.push_back(output_map(problem, matrix, b).y.detach());
+  return outputs;
+}
+
+std::vector<double> pulled_back(const Problem& problem, Matrix matrix, const std::vector<Tensor>& outputs) {
+  std::vector<double> sum(static_cast<std::size_t>(problem.index().size()), 0.0);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto map = output_map(problem, matrix, b);
+    const Tensor x = map.times(outputs[static_cast<std::size_t>(b)].to(map.y.scalar_type()));
+    add(transposed_times(problem, map.y, x, /*create_graph=*/false), problem.index(), sum.data());
+  }
+  return sum;
+}
+
+}  // namespace hessian_mpi

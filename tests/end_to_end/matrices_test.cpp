@@ -1,0 +1,128 @@
+// --matrix ggn and fisher against matrices that Python has multiplied together from Jacobians.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "program.hpp"
+#include "stored_file.hpp"
+
+namespace end_to_end {
+namespace {
+
+Words job(const std::string& name, const std::string& matrix, const std::string& model) {
+  const auto folder = models() / name;
+  Words words{"--model", folder / model, "--data", folder / "data.h5", "--output", "result.h5", "--threads",
+              "1",       "--matrix",     matrix,   "--dtype",          "float64"};
+  for (auto word : lines_of(content_of(folder / "options"))) {
+    const std::string placeholder = "@CASE@";
+    const auto at = word.find(placeholder);
+    if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
+    words.push_back(word);
+  }
+  return words;
+}
+
+double relative_difference(const std::vector<double>& found, const std::vector<double>& expected) {
+  if (found.size() != expected.size()) return HUGE_VAL;
+  double largest = 0;
+  double difference = 0;
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    largest = std::max(largest, std::abs(expected[k]));
+    difference = std::max(difference, std::abs(found[k] - expected[k]));
+  }
+  return difference / largest;
+}
+
+// Runs the job and says how far its matrix is from the reference.
+double difference_of(int ranks, const Words& words, const std::string& name, const std::string& matrix) {
+  const Folder folder;
+  const auto finished = run_program(ranks, words, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+  if (finished.exit_code != 0) return HUGE_VAL;
+  const StoredFile file(folder / "result.h5");
+  EXPECT_EQ(file.attribute_text("/", "matrix"), matrix);
+  for (const auto* check : {"symmetry_check", "row_check", "gradient_check", "difference_check"}) {
+    EXPECT_EQ(file.attribute_text("/", check), "passed") << check;
+  }
+  return relative_difference(file.numbers("/hessian"),
+                             StoredFile(models() / name / "reference.h5").numbers("/" + matrix));
+}
+
+TEST(Matrices, GaussNewtonAgreesWithPyTorch) {
+  int ranks = 0;
+  for (const std::string name :
+       {"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs", "several_heads",
+        "scripted_loss", "minibatches_weighted", "l2_of_a_part"}) {
+    SCOPED_TRACE(name);
+    for (const std::string method : {"auto", "rows"}) {
+      ranks = ranks % 3 + 1;
+      const auto words = job(name, "ggn", ranks == 2 ? "model.pt" : "model.pt2") + Words{"--method", method};
+      EXPECT_LE(difference_of(ranks, words, name, "ggn"), 1e-10) << method;
+    }
+  }
+}
+
+TEST(Matrices, FisherAgreesWithPyTorch) {
+  int ranks = 0;
+  for (const std::string name : {"question", "mlp_mse", "transformer", "minibatches_sum"}) {
+    SCOPED_TRACE(name);
+    for (const std::string method : {"auto", "rows"}) {
+      ranks = ranks % 3 + 1;
+      const auto words = job(name, "fisher", ranks == 2 ? "model.pt" : "model.pt2") + Words{"--method", method};
+      EXPECT_LE(difference_of(ranks, words, name, "fisher"), 1e-10) << method;
+    }
+  }
+}
+
+TEST(Matrices, InBatchesAreThoseOfTheWholeDataSet) {
+  for (const std::string matrix : {"ggn", "fisher"}) {
+    const auto words = job("mlp_mse", matrix, "model.pt2") + Words{"--batch-size", "3"};
+    EXPECT_LE(difference_of(2, words, "mlp_mse", matrix), 1e-10) << matrix;
+  }
+}
+
+std::string bytes_of_job(int ranks, const Words& words) {
+  const Folder folder;
+  const auto finished = run_program(ranks, words, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+  return finished.exit_code == 0 ? StoredFile(folder / "result.h5").bytes("/hessian") : "";
+}
+
+TEST(Matrices, HaveTheSameBytesOnAnyRanks) {
+  const auto words = job("question", "ggn", "model.pt2") + Words{"--storage", "float32"};
+  const auto on_one = bytes_of_job(1, words);
+  EXPECT_FALSE(on_one.empty());
+  EXPECT_TRUE(bytes_of_job(3, words) == on_one);
+}
+
+TEST(Matrices, OfAnotherKindAreAnotherJob) {
+  const Folder folder;
+  const auto hessian = job("mlp_mse", "hessian", "model.pt2");
+  ASSERT_EQ(run_program(2, hessian, folder.path()).exit_code, 0);
+  const auto finished = run_program(2, job("mlp_mse", "ggn", "model.pt2") + Words{"--resume"}, folder.path());
+  EXPECT_EQ(finished.exit_code, 2);
+  EXPECT_NE(finished.errors.find("matrix: 'hessian' in the file, 'ggn' now"), std::string::npos) << finished.errors;
+}
+
+TEST(Matrices, WithoutOutputsOrWithAnL2TermAreRefused) {
+  const Folder folder;
+  const auto of_model = run_program(2, job("model_computes_loss", "ggn", "model.pt2"), folder.path());
+  EXPECT_EQ(of_model.exit_code, 2);
+  EXPECT_NE(of_model.errors.find("--loss output"), std::string::npos) << of_model.errors;
+  const auto with_l2 = run_program(2, job("mlp_mse", "fisher", "model.pt2") + Words{"--l2", "0.1"}, folder.path());
+  EXPECT_EQ(with_l2.exit_code, 2);
+  EXPECT_NE(with_l2.errors.find("--l2"), std::string::npos) << with_l2.errors;
+}
+
+TEST(Matrices, ArePlannedToo) {
+  const Folder folder;
+  const auto finished = run_program(2, job("question", "ggn", "model.pt2") + Words{"--plan"}, folder.path());
+  EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_NE(finished.output.find("475 rows from 15 backward passes, one for each output"), std::string::npos)
+      << finished.output;
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+}  // namespace
+}  // namespace end_to_end
