@@ -35,8 +35,9 @@ constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 constexpr std::int64_t bytes_at_once = 16 << 20;  // as the program's buffers
 
 Problem load(const Options& options) {
-  const ProblemSettings settings{options.loss,  options.reduction,  options.mode, options.batch_size,
-                                 options.dtype, options.parameters, options.seed};
+  const ProblemSettings settings{options.loss,       options.reduction,    options.mode,
+                                 options.batch_size, options.dtype,        options.parameters,
+                                 options.seed,       options.loss_options, options.l2};
   if (options.model) return {load_model(*options.model), load_data(options.data.value()), settings};
   auto example = make_example(options.seed);
   return {std::move(example.model), example.data, settings};
