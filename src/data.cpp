@@ -1,7 +1,6 @@
 #include "hessian_mpi/data.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/EmptyTensor.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/serialization/import_read.h>
 #include <unistd.h>
@@ -210,17 +209,6 @@ c10::IValue unpickled(const std::filesystem::path& path) {
                           "' is no torch.save file of dense tensors in dicts, tuples and lists, or it is damaged: ",
                           message_of(error), "; ", layout_wanted));
   }
-}
-
-// The unpickler takes sizes and strides as they stand, without comparing them with the bytes that there are.
-bool lies_in_its_storage(const Tensor& tensor) {
-  if (tensor.storage_offset() < 0) return false;
-  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.size(d) < 0 || tensor.stride(d) < 0) return false;
-  }
-  return at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
-                                          static_cast<std::size_t>(tensor.storage_offset())) <=
-         tensor.storage().nbytes();
 }
 
 Tensor checked_tensor(const std::string& what, const c10::IValue& value, const std::filesystem::path& path) {

@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <iterator>
 #include <new>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -73,17 +76,18 @@ std::optional<bool> training_flag(const Node& node, const c10::FunctionSchema& s
 // One operator in training mode makes the program one for training: the others may have been kept in eval on purpose.
 std::optional<FixedMode> fixed_mode(const Graph& graph) {
   std::optional<FixedMode> found;
+  const auto look_at = [&found](std::optional<FixedMode> here) {
+    if (here && (!found || here->mode == Mode::train)) found = std::move(here);
+    return found && found->mode == Mode::train;
+  };
   for (const Node& node : graph.nodes) {
-    std::optional<FixedMode> here;
     if (const auto* handle = std::get_if<c10::OperatorHandle>(&node.call)) {
-      if (const auto flag = training_flag(node, handle->schema())) {
-        here = {*flag ? Mode::train : Mode::eval, describe(node)};
-      }
-    } else if (std::holds_alternative<GradModeRegion>(node.call)) {
-      here = fixed_mode(*std::get<std::shared_ptr<const Graph>>(node.arguments[1]));
+      const auto flag = training_flag(node, handle->schema());
+      if (flag && look_at(FixedMode{*flag ? Mode::train : Mode::eval, describe(node)})) return found;
     }
-    if (here && here->mode == Mode::train) return here;
-    if (here && !found) found = std::move(here);
+    for (const Graph* part : graphs_of(node)) {
+      if (look_at(fixed_mode(*part))) return found;
+    }
   }
   return found;
 }
@@ -91,8 +95,8 @@ std::optional<FixedMode> fixed_mode(const Graph& graph) {
 bool writes_in_place(const Graph& graph) {
   return std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
     if (const auto* handle = std::get_if<c10::OperatorHandle>(&node.call)) return handle->schema().is_mutable();
-    return std::holds_alternative<GradModeRegion>(node.call) &&
-           writes_in_place(*std::get<std::shared_ptr<const Graph>>(node.arguments[1]));
+    const auto parts = graphs_of(node);
+    return std::any_of(parts.begin(), parts.end(), [](const Graph* part) { return writes_in_place(*part); });
   });
 }
 
@@ -126,8 +130,7 @@ class ExportedProgram final : public Model {
   std::vector<torch::Tensor> state_;  ///< buffers and constants
   ExpectedInputs user_inputs_;
   std::vector<std::size_t> user_outputs_;  ///< which of the graph's outputs the user sees
-  std::optional<torch::Dtype> exported_dtype_;
-  torch::Dtype dtype_ = torch::kFloat32;
+  std::optional<torch::Dtype> converted_to_;
 };
 
 void check_version(const json& program) {
@@ -138,20 +141,30 @@ void check_version(const json& program) {
   }
 }
 
+std::set<std::string> used_parameters(const json& input_specs) {
+  std::set<std::string> names;
+  for (const json& spec : input_specs) {
+    const auto parameter = spec.find("parameter");
+    if (parameter != spec.end()) names.insert(parameter->at("parameter_name").get<std::string>());
+  }
+  return names;
+}
+
 ExportedProgram::ExportedProgram(const std::filesystem::path& file) : file_(file.string()) {
   ExportedArchive archive(file);
   const json program = archive.program();
   check_version(program);
   graph_ = parse_graph(program.at("graph_module").at("graph"));
   writes_in_place_ = writes_in_place(graph_);
-  for (const std::string& name : archive.parameter_names()) add_parameter(archive.weight(name), name);
-  read_inputs(archive, program);
-  read_outputs(program.at("graph_module").at("signature").at("output_specs"));
-  user_inputs_.set_ranges(program.at("range_constraints"));
-  for (const NamedTensor& parameter : parameters_) {
-    if (!exported_dtype_ && parameter.value.is_floating_point()) exported_dtype_ = parameter.value.scalar_type();
+  const json& signature = program.at("graph_module").at("signature");
+  for (const std::string& name : archive.parameter_names(used_parameters(signature.at("input_specs")))) {
+    add_parameter(archive.weight(name), name);
   }
-  dtype_ = exported_dtype_.value_or(dtype_);
+  read_inputs(archive, program);
+  read_outputs(signature.at("output_specs"));
+  user_inputs_.set_ranges(program.at("range_constraints"));
+  // Absent before PyTorch 2.9.
+  if (const auto guards = program.find("guards_code"); guards != program.end()) user_inputs_.set_guards(*guards);
 }
 
 void ExportedProgram::read_inputs(ExportedArchive& archive, const json& program) {
@@ -177,6 +190,7 @@ void ExportedProgram::add_input(ExportedArchive& archive, const json& spec, cons
     add_state(archive.constant(value.at("tensor_constant_name").get<std::string>()));
   } else if (kind == "constant_input") {
     sources_.push_back({InputSource::From::nothing, 0});
+    user_inputs_.add_constant();
   } else if (kind == "user_input") {
     sources_.push_back({InputSource::From::user, user_inputs_.count()});
     const json& argument = value.at("arg");
@@ -197,6 +211,10 @@ void ExportedProgram::add_input(ExportedArchive& archive, const json& spec, cons
 
 // The parameter's index; a tensor that is known already keeps the name that it has.
 std::size_t ExportedProgram::add_parameter(torch::Tensor value, const std::string& name) {
+  if (value.is_complex() && value.requires_grad()) {
+    throw InputError(text("has a complex parameter '", printable(name),
+                          "', by which a Hessian is not taken: keep it as real numbers (torch.view_as_real)"));
+  }
   const auto same = std::find_if(parameters_.begin(), parameters_.end(),
                                  [&](const NamedTensor& other) { return other.value.is_same(value); });
   const auto index = static_cast<std::size_t>(same - parameters_.begin());
@@ -228,13 +246,15 @@ void ExportedProgram::read_outputs(const json& specs) {
 }
 
 void ExportedProgram::convert(torch::Dtype dtype) {
-  const auto convert_one = [dtype](torch::Tensor& tensor) {
-    if (!tensor.is_floating_point() || tensor.scalar_type() == dtype) return;
-    tensor = tensor.detach().to(dtype).set_requires_grad(tensor.requires_grad());
+  const auto convert_one = [&](torch::Tensor& tensor) {
+    if (!tensor.is_floating_point() && !tensor.is_complex()) return;
+    const torch::Dtype wanted = tensor.is_complex() ? c10::toComplexType(dtype) : dtype;
+    if (tensor.scalar_type() == wanted) return;
+    tensor = tensor.detach().to(wanted).set_requires_grad(tensor.requires_grad());
+    converted_to_ = dtype;
   };
   for (NamedTensor& parameter : parameters_) convert_one(parameter.value);
   for (torch::Tensor& tensor : state_) convert_one(tensor);
-  dtype_ = dtype;
 }
 
 void ExportedProgram::set_mode(Mode mode) {
@@ -251,7 +271,7 @@ IValue ExportedProgram::forward(const std::vector<IValue>& arguments) try {
   const std::vector<std::uint32_t> versions = parameter_versions();
   const torch::Device device = parameters_.empty() ? torch::kCPU : parameters_.front().value.device();
   const std::vector<IValue> results =
-      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {exported_dtype_, dtype_, device});
+      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {converted_to_, device, !writes_in_place_});
   check_unchanged(versions);
   if (user_outputs_.size() == 1) return results[user_outputs_.front()];
   std::vector<IValue> seen;
@@ -305,6 +325,19 @@ void ExportedProgram::check_unchanged(const std::vector<std::uint32_t>& versions
   }
 }
 
+// Up to PyTorch 2.7, torch.export.save wrote a zip archive without the folder that LibTorch's reader wants. The names
+// of the members stand at the end of the file.
+bool is_of_the_oldest_format(const std::filesystem::path& file) {
+  constexpr std::uintmax_t tail = 1 << 16;
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(file, error);
+  if (error) return false;
+  std::ifstream in(file, std::ios::binary);
+  in.seekg(static_cast<std::streamoff>(size - std::min(size, tail)));
+  const std::string end{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  return end.find("serialized_exported_program.json") != std::string::npos;
+}
+
 }  // namespace
 
 bool is_exported_program(const std::filesystem::path& file) {
@@ -316,11 +349,16 @@ bool is_exported_program(const std::filesystem::path& file) {
       return record.starts_with("models/") && record.ends_with(".json");
     });
   } catch (const std::exception&) {
-    return false;
+    return is_of_the_oldest_format(file);
   }
 }
 
 std::unique_ptr<Model> load_exported_program(const std::filesystem::path& file) try {
+  if (is_of_the_oldest_format(file)) {
+    throw InputError(
+        "was written by torch.export.save of PyTorch 2.7 or earlier; write it again with PyTorch 2.8 or later: "
+        "torch.export.save(torch.export.load('old.pt2'), 'new.pt2')");
+  }
   return std::make_unique<ExportedProgram>(file);
 } catch (const InputError& error) {
   throw InputError(text(file.string(), " ", error.what()));

@@ -2,6 +2,8 @@
 /// What LibTorch does not look at before it believes a file: the zip archives of torch.save, torch.jit.save and
 /// torch.export.save, and the pickles in them. Everything in a file may be damaged or hostile.
 
+#include <ATen/core/Tensor.h>
+
 #include <filesystem>
 #include <string>
 
@@ -22,5 +24,9 @@ void check_archive(const std::filesystem::path& file);
 /// tensor library. Throws InputError without the file's name.
 void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
                   const std::string& folder);
+
+/// True if the bytes that a tensor's sizes and strides reach are in its storage: LibTorch's unpickler takes them as
+/// they stand. The tensor is a strided one on the CPU.
+bool lies_in_its_storage(const at::Tensor& tensor);
 
 }  // namespace hessian_mpi

@@ -13,7 +13,8 @@ namespace hessian_mpi {
 bool is_exported_program(const std::filesystem::path& file);
 
 /// Loads the program. Throws InputError naming the file and what it holds that cannot be run: an operator that is
-/// not in this LibTorch, one that reaches out of the tensor library, a construct such as a higher-order operator.
+/// not in this LibTorch, one that reaches out of the tensor library, a construct that runs parts of the program in a
+/// way that is not known here, a derivative that torch.export left out.
 std::unique_ptr<Model> load_exported_program(const std::filesystem::path& file);
 
 }  // namespace hessian_mpi

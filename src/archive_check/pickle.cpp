@@ -1,3 +1,5 @@
+#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <caffe2/serialize/inline_container.h>
 
 #include <algorithm>
@@ -364,6 +366,16 @@ void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::st
                   const std::string& folder) {
   const auto [bytes, size] = archive.getRecord(record);
   PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, folder).run();
+}
+
+bool lies_in_its_storage(const at::Tensor& tensor) {
+  if (tensor.storage_offset() < 0) return false;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) < 0 || tensor.stride(d) < 0) return false;
+  }
+  return at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                          static_cast<std::size_t>(tensor.storage_offset())) <=
+         tensor.storage().nbytes();
 }
 
 }  // namespace hessian_mpi

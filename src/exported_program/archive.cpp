@@ -10,6 +10,7 @@
 #include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/printable.hpp"
+#include "pickled_tensors.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -107,26 +108,21 @@ std::int64_t integer_from(const json& value) {
 }
 
 torch::Dtype dtype_from(const json& value) {
-  // torch/_export/serde/schema.py, ScalarType. Those above 13 (unsigned, 8-bit floating) have no derivatives.
-  static constexpr std::array<c10::ScalarType, 14> dtypes = {c10::ScalarType::Undefined,
-                                                             c10::kByte,
-                                                             c10::kChar,
-                                                             c10::kShort,
-                                                             c10::kInt,
-                                                             c10::kLong,
-                                                             c10::kHalf,
-                                                             c10::kFloat,
-                                                             c10::kDouble,
-                                                             c10::kComplexHalf,
-                                                             c10::kComplexFloat,
-                                                             c10::kComplexDouble,
-                                                             c10::kBool,
-                                                             c10::kBFloat16};
+  // torch/_export/serde/schema.py, ScalarType: 1 to 13, and 28 to 35.
+  static constexpr std::array first = {
+      c10::kByte,   c10::kChar,        c10::kShort,        c10::kInt,           c10::kLong, c10::kHalf,    c10::kFloat,
+      c10::kDouble, c10::kComplexHalf, c10::kComplexFloat, c10::kComplexDouble, c10::kBool, c10::kBFloat16};
+  static constexpr std::array second = {c10::kUInt16,          c10::kFloat8_e4m3fn,   c10::kFloat8_e5m2,
+                                        c10::kFloat8_e4m3fnuz, c10::kFloat8_e5m2fnuz, c10::kFloat8_e8m0fnu,
+                                        c10::kUInt32,          c10::kUInt64};
+  constexpr std::int64_t first_begin = 1, second_begin = 28;
   const std::int64_t number = integer_from(value);
-  if (number < 1 || number >= static_cast<std::int64_t>(dtypes.size())) {
-    throw InputError(text("dtype number ", number, " of torch.export's format is not supported"));
-  }
-  return dtypes[static_cast<std::size_t>(number)];
+  const auto among = [number](const auto& dtypes, std::int64_t begin) {
+    return number >= begin && number - begin < static_cast<std::int64_t>(dtypes.size());
+  };
+  if (among(first, first_begin)) return first[static_cast<std::size_t>(number - first_begin)];
+  if (among(second, second_begin)) return second[static_cast<std::size_t>(number - second_begin)];
+  throw InputError(text("dtype number ", number, " of torch.export's format is not supported"));
 }
 
 template <class Json>
@@ -151,13 +147,21 @@ ExportedArchive::ExportedArchive(const std::filesystem::path& file)
       throw InputError("was written on a machine with another byte order");
     }
   }
-  const std::string weights = "data/weights/" + model_name_, constants = "data/constants/" + model_name_;
-  if (reader_->hasRecord(weights + ".pt") || reader_->hasRecord(constants + ".pt")) {
-    throw InputError(
-        "keeps its weights the way older PyTorch versions did; load it and save it again with PyTorch 2.9 or later");
+  weights_ = folder("weights");
+  constants_ = folder("constants");
+}
+
+ExportedArchive::Folder ExportedArchive::folder(const std::string& kind) {
+  Folder found{text("data/", kind, "/"), nullptr, {}};
+  const std::string pickle = found.path + model_name_ + ".pt";
+  if (reader_->hasRecord(pickle)) {
+    const auto [bytes, size] = reader_->getRecord(pickle);
+    found.pickled = pickled_tensors({static_cast<const char*>(bytes.get()), size});
+  } else {
+    const std::string config = text(found.path, model_name_, "_", kind, "_config.json");
+    found.config = document<nlohmann::ordered_json>(config).at("config");
   }
-  weights_config_ = document<nlohmann::ordered_json>(weights + "_weights_config.json").at("config");
-  constants_config_ = document<nlohmann::ordered_json>(constants + "_constants_config.json").at("config");
+  return found;
 }
 
 ExportedArchive::~ExportedArchive() = default;
@@ -166,33 +170,38 @@ json ExportedArchive::program() {
   return document("models/" + model_name_ + ".json");
 }
 
-std::vector<std::string> ExportedArchive::parameter_names() const {
+std::vector<std::string> ExportedArchive::parameter_names(const std::set<std::string>& used) const {
   std::vector<std::string> names;
-  for (const auto& [name, payload] : weights_config_.items()) {
+  for (const auto& [name, payload] : weights_.config.items()) {
     if (payload.at("is_param").get<bool>()) names.push_back(name);
+  }
+  for (const auto& [name, tensor] : weights_.pickled) {
+    if (tensor.requires_grad() || used.contains(name)) names.push_back(name);
   }
   return names;
 }
 
 torch::Tensor ExportedArchive::weight(const std::string& name) {
-  return tensor(weights_config_, "data/weights/", name);
+  return tensor(weights_, name);
 }
 
 torch::Tensor ExportedArchive::constant(const std::string& name) {
-  return tensor(constants_config_, "data/constants/", name);
+  return tensor(constants_, name);
 }
 
-torch::Tensor ExportedArchive::tensor(const nlohmann::ordered_json& config, const std::string& folder,
-                                      const std::string& name) {
-  const auto found = config.find(name);
-  if (found == config.end()) throw InputError(text("has no tensor '", printable(name), "' in ", folder));
+torch::Tensor ExportedArchive::tensor(const Folder& folder, const std::string& name) {
+  for (const auto& [known, value] : folder.pickled) {
+    if (known == name) return value;
+  }
+  const auto found = folder.config.find(name);
+  if (found == folder.config.end()) throw InputError(text("has no tensor '", printable(name), "' in ", folder.path));
   const std::string path = found->at("path_name").get<std::string>();
   const bool leads_out = path.starts_with('/') || ("/" + path + "/").find("/../") != std::string::npos;
   if (leads_out) {
     throw InputError(text("keeps the tensor '", printable(name), "' in '", printable(path),
                           "', a path that leads out of the folder of tensors"));
   }
-  const std::string record = folder + path;
+  const std::string record = folder.path + path;
   if (found->at("use_pickle").get<bool>()) {
     throw InputError(
         text("keeps '", printable(name),

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,13 +32,16 @@ class ExportedArchive {
  public:
   explicit ExportedArchive(const std::filesystem::path& file);
   ~ExportedArchive();
+  ExportedArchive(const ExportedArchive&) = delete;
+  ExportedArchive& operator=(const ExportedArchive&) = delete;
 
   /// The document of the program: graph, signature, constraints.
   nlohmann::json program();
 
   /// The parameters in the order of the module's named_parameters(). The graph has another one, and lacks those that
-  /// forward() does not use, where it was exported with strict=True.
-  std::vector<std::string> parameter_names() const;
+  /// forward() does not use, where it was exported with strict=True. Files of PyTorch 2.8 tell parameters from buffers
+  /// by requires_grad alone: used are those that the graph takes as parameters, among which frozen ones are found.
+  std::vector<std::string> parameter_names(const std::set<std::string>& used) const;
 
   /// A parameter or persistent buffer. On the CPU, contiguous in row-major order, owning its memory; two names of
   /// one tensor give the same tensor.
@@ -47,15 +51,23 @@ class ExportedArchive {
   torch::Tensor constant(const std::string& name);
 
  private:
+  /// One of the two folders of tensors.
+  struct Folder {
+    std::string path;                                            ///< "data/weights/"
+    nlohmann::ordered_json config;                               ///< null in files of PyTorch 2.8
+    std::vector<std::pair<std::string, torch::Tensor>> pickled;  ///< what such files hold instead
+  };
+
   template <class Json = nlohmann::json>
   Json document(const std::string& record);
-  torch::Tensor tensor(const nlohmann::ordered_json& config, const std::string& folder, const std::string& name);
+  Folder folder(const std::string& kind);
+  torch::Tensor tensor(const Folder& folder, const std::string& name);
   torch::Tensor read_tensor(const std::string& record, const nlohmann::json& meta, const std::string& name);
 
   std::unique_ptr<caffe2::serialize::PyTorchStreamReader> reader_;
   std::string model_name_;
-  nlohmann::ordered_json weights_config_;
-  nlohmann::ordered_json constants_config_;
+  Folder weights_;
+  Folder constants_;
   // By record and layout: names that agree in both are names of one tensor.
   std::map<std::pair<std::string, std::string>, torch::Tensor> tensors_;
 };

@@ -46,9 +46,14 @@ class Names {
 
 // --- Where a node came from -------------------------------------------------------------------------------------
 
+// A file of the user's: neither one of PyTorch's nor code that PyTorch made up ("<eval_with_key>.12").
+bool is_own_file(const std::string& file) {
+  return !file.starts_with('<') && !file.starts_with("torch/") && file.find("/torch/") == std::string::npos;
+}
+
 // The innermost line of the user's own code in a Python stack trace of lines `File "net.py", line 12, in forward`, each
-// followed by its source; PyTorch's own files are of no use to the reader unless there are no others.
-std::string python_line_from(const std::string& stack_trace) {
+// followed by its source; if there is none, the innermost line at all. And whether it is one of the user's own code.
+std::pair<std::string, bool> python_line_from(const std::string& stack_trace) {
   static constexpr std::string_view start = "File \"", middle = "\", line ";
   std::string best, any;
   std::size_t at = 0;
@@ -65,17 +70,40 @@ std::string python_line_from(const std::string& stack_trace) {
       const std::string source = stack_trace.substr(code, stack_trace.find('\n', code) - code);
       if (!source.starts_with(start)) any += ": " + source;
     }
-    if (!file.starts_with("torch/") && file.find("/torch/") == std::string::npos) best = any;
+    if (is_own_file(file)) best = any;
     at = number;
   }
-  return printable(best.empty() ? any : best);
+  return {printable(best.empty() ? any : best), !best.empty()};
 }
 
+// What the export wrote beside a node; empty where it wrote nothing.
+std::string metadata(const json& node, const char* key) {
+  const auto all = node.find("metadata");
+  if (all == node.end() || !all->is_object()) return {};
+  const auto found = all->find(key);
+  return found == all->end() ? std::string{} : found->get<std::string>();
+}
+
+// The innermost of the modules in "L__self__,,mine.Net;L__self___fc,fc,torch.nn.modules.linear.Linear".
+std::string module_from(const std::string& stack) {
+  const std::size_t begin = stack.rfind(';') == std::string::npos ? 0 : stack.rfind(';') + 1;
+  const std::size_t path = stack.find(',', begin), type = stack.rfind(',');
+  if (path == std::string::npos || path >= type) return {};
+  const std::string name = stack.substr(path + 1, type - path - 1);
+  return printable(text("forward() of ", name.empty() ? "" : "'" + name + "', ", stack.substr(type + 1)));
+}
+
+// "net.py:12: return self.fc(x)"; the module where the file knows no line of the user's own code.
 std::string python_line(const json& node) {
-  const auto metadata = node.find("metadata");
-  if (metadata == node.end() || !metadata->is_object()) return {};
-  const auto stack_trace = metadata->find("stack_trace");
-  return stack_trace == metadata->end() ? std::string{} : python_line_from(stack_trace->get<std::string>());
+  const auto [line, is_own] = python_line_from(metadata(node, "stack_trace"));
+  const std::string module = is_own ? "" : module_from(metadata(node, "nn_module_stack"));
+  return module.empty() ? line : module;
+}
+
+// The function of Python that became this node: "detach" of "detach_1;method_descriptor.detach".
+bool comes_from(const json& node, std::string_view function) {
+  const std::string name = metadata(node, "torch_fn");
+  return name.starts_with(std::string(function) + "_") || name.starts_with(std::string(function) + ";");
 }
 
 // --- Arguments --------------------------------------------------------------------------------------------------
@@ -204,6 +232,9 @@ c10::OperatorHandle find_operator(const std::string& target) {
   const std::size_t space = target.find('.', start.size()), overload = target.rfind('.');
   const bool whole = target.starts_with(start) && space != std::string::npos && overload > space;
   const std::string domain = whole ? target.substr(start.size(), space - start.size()) : "";
+  if (target.starts_with("torch._functorch.")) {
+    throw InputError("is a part of torch.vmap: export the network with program.run_decompositions({})");
+  }
   if (domain != "aten") {
     throw InputError("is not supported: only operators of PyTorch's own library (torch.ops.aten) can be called");
   }
@@ -298,40 +329,94 @@ std::vector<Argument> plain_arguments(const json& inputs, const Names& names, in
   return arguments;
 }
 
-void check_region(const Node& node) {
-  const auto& arguments = node.arguments;
-  const bool fits = arguments.size() >= 2 && std::holds_alternative<IValue>(arguments[0]) &&
-                    std::get<IValue>(arguments[0]).isBool() &&
-                    std::holds_alternative<std::shared_ptr<const Graph>>(arguments[1]) &&
-                    std::get<std::shared_ptr<const Graph>>(arguments[1])->input_count == arguments.size() - 2;
-  if (!fits) throw InputError("is not what torch.no_grad() is exported as");
+// "g" where a graph belongs, "l" where a list, "v" where a value; "*": values from here on.
+bool fits(const Argument& argument, char kind) {
+  if (kind == 'g') return std::holds_alternative<std::shared_ptr<const Graph>>(argument);
+  if (kind == 'l') return std::holds_alternative<std::vector<Element>>(argument);
+  return !std::holds_alternative<std::shared_ptr<const Graph>>(argument) &&
+         !std::holds_alternative<std::vector<Element>>(argument);
+}
+
+// Keywords say how PyTorch is to run the region (use_reentrant=False), not what it computes.
+std::vector<Argument> region_arguments(const json& inputs, const Region& region, const Names& names, int nesting) {
+  std::vector<Argument> arguments;
+  for (const json& input : inputs) {
+    if (!input.at("name").get<std::string>().empty()) continue;
+    arguments.push_back(argument_from(input.at("arg"), names, nesting));
+  }
+  const bool open = region.takes.ends_with('*');
+  const std::string_view kinds = region.takes.substr(0, region.takes.size() - (open ? 1 : 0));
+  bool fit = open ? arguments.size() >= kinds.size() : arguments.size() == kinds.size();
+  for (std::size_t i = 0; fit && i < arguments.size(); ++i) fit = fits(arguments[i], i < kinds.size() ? kinds[i] : 'v');
+  if (!fit) throw InputError("is called with other arguments than PyTorch 2.13 exports");
+  return arguments;
+}
+
+// True where a tensor lay in row-major order at export for sure: sizes may be symbols.
+bool lay_in_row_major_order(const json& meta) {
+  const json &sizes = meta.at("sizes"), &strides = meta.at("strides");
+  std::int64_t expected = 1;
+  for (std::size_t d = std::min(sizes.size(), strides.size()); d-- > 0;) {
+    if (!strides[d].contains("as_int")) return false;
+    const bool matters = !sizes[d].contains("as_int") || integer_from(sizes[d].at("as_int")) != 1;
+    if (matters && integer_from(strides[d].at("as_int")) != expected) return false;
+    if (!sizes[d].contains("as_int")) return d == 0;
+    if (__builtin_mul_overflow(expected, integer_from(sizes[d].at("as_int")), &expected)) return false;
+  }
+  return true;
+}
+
+// What reads memory by strides of its own finds something else where the layout has changed.
+void check_layout(const c10::FunctionSchema& schema, const json& inputs, const json& tensor_values) {
+  if (!schema.name().starts_with("aten::as_strided") || inputs.empty() || !inputs[0].at("arg").contains("as_tensor"))
+    return;
+  const auto meta = tensor_values.find(inputs[0].at("arg").at("as_tensor").at("name").get<std::string>());
+  if (meta != tensor_values.end() && lay_in_row_major_order(*meta)) return;
+  throw InputError("reads a tensor by strides that was not in row-major order at export: make it contiguous() before");
+}
+
+// run_decompositions() puts another operator where detach() stood.
+std::string target_of(const json& node) {
+  const std::string target = node.at("target").get<std::string>();
+  return target == "torch.ops.aten.alias.default" && comes_from(node, "detach") ? "torch.ops.aten.detach.default"
+                                                                                : target;
+}
+
+// What torch.export leaves out, where the file still tells that it did.
+void check_derivative(const json& node) {
+  if (metadata(node, "source_fn_stack").find("autograd.Function") == std::string::npos) return;
+  throw InputError(
+      "belongs to a torch.autograd.Function, whose backward() torch.export leaves out: write it with PyTorch's own "
+      "operators");
 }
 
 void parse_call(Node& node, const json& node_json, const json& graph, const Names& names, int nesting) {
   static constexpr std::string_view higher_order = "torch.ops.higher_order.";
-  const std::string target = node_json.at("target").get<std::string>();
+  const std::string target = target_of(node_json);
   const json& inputs = node_json.at("inputs");
+  check_derivative(node_json);
   if (const SymbolicFunction function = find_symbolic_function(target)) {
     node.call = function;
     node.arguments = plain_arguments(inputs, names, nesting);
-  } else if (target == "torch.ops.higher_order.wrap_with_set_grad_enabled") {
-    node.call = GradModeRegion{};
-    node.arguments = plain_arguments(inputs, names, nesting);
-    check_region(node);
+  } else if (const Region* region = find_region(target)) {
+    node.call = region;
+    node.arguments = region_arguments(inputs, *region, names, nesting);
   } else if (target.starts_with(higher_order)) {
     throw InputError(
-        "is not supported: control flow, autocast and other constructs that call parts of the program; save the model "
-        "with torch.jit.script instead");
+        "is not supported: of the constructs that run parts of a program, torch.no_grad, autocast, checkpoint, cond, "
+        "while_loop, map and scan can be run; write it with these, or with plain operators");
   } else {
     const c10::OperatorHandle handle = find_operator(target);
     node.call = handle;
     node.arguments = operator_arguments(inputs, handle.schema(), names, nesting);
     fill_in_dtype(node, handle.schema(), node_json, graph.at("tensor_values"));
+    check_layout(handle.schema(), inputs, graph.at("tensor_values"));
   }
 }
 
 Node parse_node(const json& node_json, const json& graph, Names& names, int nesting) {
-  Node node{{}, python_line(node_json), GradModeRegion{}, {}, {}};
+  Node node{
+      {}, python_line(node_json), SymbolicFunction{}, {}, {}, comes_from(node_json, "wrap_with_set_grad_enabled")};
   node.name = printable(node_json.at("target").get<std::string>());
   if (node.name.starts_with("torch.ops.")) node.name.erase(0, std::string_view("torch.ops.").size());
   try {
@@ -348,6 +433,16 @@ bool is_metadata_assertion(const json& node) {
   return node.at("target").get<std::string>() == "torch.ops.aten._assert_tensor_metadata.default";
 }
 
+// torch.export ends its graphs in copies of new values into changed buffers, by this name. Nothing reads them, buffers
+// are copies here, and the write may spoil what derivatives need: a tensor that was changed in place is its own new
+// value.
+bool is_write_back(const json& node) {
+  if (node.at("target").get<std::string>() != "torch.ops.aten.copy_.default") return false;
+  const json& outputs = node.at("outputs");
+  return outputs.size() == 1 && outputs[0].contains("as_tensor") &&
+         outputs[0].at("as_tensor").at("name").get<std::string>().starts_with("copy__default");
+}
+
 Graph parse_graph(const json& graph_json, int nesting) {
   if (nesting > max_nesting) throw InputError("nests graphs too deeply");
   Graph graph;
@@ -357,7 +452,8 @@ Graph parse_graph(const json& graph_json, int nesting) {
   }
   graph.input_count = names.count();
   for (const json& node : graph_json.at("nodes")) {
-    if (!is_metadata_assertion(node)) graph.nodes.push_back(parse_node(node, graph_json, names, nesting));
+    if (is_metadata_assertion(node) || is_write_back(node)) continue;
+    graph.nodes.push_back(parse_node(node, graph_json, names, nesting));
   }
   for (const json& output : graph_json.at("outputs")) {
     graph.outputs.push_back(single_from(output, names, nesting));
@@ -370,6 +466,14 @@ Graph parse_graph(const json& graph_json, int nesting) {
 
 std::string describe(const Node& node) {
   return node.python_line.empty() ? node.name : text(node.name, " (", node.python_line, ")");
+}
+
+std::vector<const Graph*> graphs_of(const Node& node) {
+  std::vector<const Graph*> graphs;
+  for (const Argument& argument : node.arguments) {
+    if (const auto* graph = std::get_if<std::shared_ptr<const Graph>>(&argument)) graphs.push_back(graph->get());
+  }
+  return graphs;
 }
 
 Graph parse_graph(const json& graph) {

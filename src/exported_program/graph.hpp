@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "region.hpp"
 #include "symbolic_function.hpp"
 
 namespace hessian_mpi {
@@ -40,15 +41,14 @@ struct Output {
   bool is_list = false;
 };
 
-/// `with torch.no_grad()` or `torch.enable_grad()`: arguments are the flag, the graph, and the graph's inputs.
-struct GradModeRegion {};
-
 struct Node {
   std::string name;         ///< of the operator, for messages: "aten.linear.default"
   std::string python_line;  ///< "net.py:12: return self.fc(x)", empty if the file does not say
-  std::variant<c10::OperatorHandle, SymbolicFunction, GradModeRegion> call;
+  std::variant<c10::OperatorHandle, SymbolicFunction, const Region*> call;
   std::vector<Argument> arguments;  ///< for an operator: all of its schema's, in that order
   std::vector<Output> outputs;
+  /// Stood under torch.no_grad() or enable_grad() until run_decompositions() took the block apart.
+  bool lost_grad_mode = false;
 };
 
 /// Slots 0 .. input_count - 1 are the inputs, in order.
@@ -59,16 +59,22 @@ struct Graph {
   std::vector<Argument> outputs;
 };
 
-/// What changes between the model as it was exported and as it runs: dtype arguments equal to exported_dtype become
-/// dtype, device arguments become device.
+/// What changes between the model as it was exported and as it runs.
 struct Conversion {
-  std::optional<torch::Dtype> exported_dtype;
-  torch::Dtype dtype = torch::kFloat32;
-  torch::Device device = torch::kCPU;
+  /// Of the dtype arguments that are floating, where parameters, buffers or data were converted to it; complex ones
+  /// become its complex dtype.
+  std::optional<torch::Dtype> dtype;
+  torch::Device device = torch::kCPU;  ///< of all device arguments
+  /// Parameters, buffers and data lie in row-major order, which they may not have done at export: what cannot be a
+  /// view any more becomes a copy. Not to be had where the program writes into tensors.
+  bool copies_for_views = false;
 };
 
 /// "aten.linear.default (net.py:12: return self.fc(x))".
 std::string describe(const Node& node);
+
+/// The graphs that a node runs: none, but for a region's.
+std::vector<const Graph*> graphs_of(const Node& node);
 
 /// Reads the "graph" member of a program. Nothing runs. Throws InputError for operators that are unknown, not allowed
 /// or called with arguments they do not take, and for constructs that are not supported; nlohmann's exceptions where

@@ -1,4 +1,4 @@
-#include <ATen/core/grad_mode.h>
+#include <ATen/ATen.h>
 
 #include <new>
 #include <stdexcept>
@@ -14,7 +14,10 @@ namespace {
 
 using c10::IValue;
 
-using Values = std::vector<IValue>;
+/// Says already which operator failed.
+struct NodeFailed : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 template <class... Cases>
 struct Overloaded : Cases... {
@@ -34,7 +37,9 @@ Values evaluate(const std::vector<Element>& elements, const Values& values) {
 }
 
 IValue dtype_value(torch::Dtype dtype, const Conversion& conversion) {
-  return static_cast<std::int64_t>(dtype == conversion.exported_dtype ? conversion.dtype : dtype);
+  if (conversion.dtype && at::isFloatingType(dtype)) dtype = *conversion.dtype;
+  if (conversion.dtype && at::isComplexType(dtype)) dtype = c10::toComplexType(*conversion.dtype);
+  return static_cast<std::int64_t>(dtype);
 }
 
 IValue evaluate_single(const Argument& argument, const Values& values, const Conversion& conversion) {
@@ -52,6 +57,25 @@ IValue evaluate_single(const Argument& argument, const Values& values, const Con
       argument);
 }
 
+// Operators that are called in a way of their own: because tensors lie otherwise in memory than at export, or for the
+// derivative.
+void call_operator(const c10::OperatorHandle& handle, torch::jit::Stack& stack, const Conversion& conversion) {
+  const std::string& name = handle.operator_name().name;
+  if (name == "aten::view" && handle.operator_name().overload_name.empty() && conversion.copies_for_views) {
+    const at::Tensor viewed = stack[0].toTensor();
+    const auto sizes = stack[1].toIntVector();
+    stack = {at::reshape(viewed, sizes)};
+  } else if (name == "aten::copy") {
+    // run_decompositions() leaves it of writes into slices. It has no derivative in LibTorch, unlike copy_().
+    const at::Tensor copy = at::empty_like(stack[0].toTensor()).copy_(stack[1].toTensor());
+    stack = {copy};
+  } else if (name.starts_with("aten::as_strided") && !stack[0].toTensor().is_contiguous()) {
+    throw std::invalid_argument("reads a tensor by strides that is not in row-major order, as it was at export");
+  } else {
+    handle.callBoxed(stack);
+  }
+}
+
 Values call(const c10::OperatorHandle& handle, const Node& node, const Values& values, const Conversion& conversion) {
   const auto& schema_arguments = handle.schema().arguments();
   torch::jit::Stack stack;
@@ -66,7 +90,7 @@ Values call(const c10::OperatorHandle& handle, const Node& node, const Values& v
       stack.push_back(to_operator_argument(evaluate_single(argument, values, conversion), schema_arguments[i]));
     }
   }
-  handle.callBoxed(stack);
+  call_operator(handle, stack, conversion);
   return stack;
 }
 
@@ -76,13 +100,19 @@ Values call(SymbolicFunction function, const Node& node, const Values& values, c
   return {function(arguments)};
 }
 
-Values call(GradModeRegion, const Node& node, const Values& values, const Conversion& conversion) {
-  const at::AutoGradMode mode(std::get<IValue>(node.arguments[0]).toBool());
-  Values inputs;
-  for (std::size_t i = 2; i < node.arguments.size(); ++i) {
-    inputs.push_back(evaluate_single(node.arguments[i], values, conversion));
-  }
-  return run_graph(*std::get<std::shared_ptr<const Graph>>(node.arguments[1]), std::move(inputs), conversion);
+// A dtype is what the program says: under autocast, it is not the one of parameters and data.
+RegionArgument region_argument(const Argument& argument, const Values& values, const Conversion& conversion) {
+  if (const auto* graph = std::get_if<std::shared_ptr<const Graph>>(&argument)) return *graph;
+  if (const auto* list = std::get_if<std::vector<Element>>(&argument)) return evaluate(*list, values);
+  if (const auto* given = std::get_if<DtypeArgument>(&argument)) return IValue(static_cast<std::int64_t>(given->dtype));
+  return evaluate_single(argument, values, conversion);
+}
+
+Values call(const Region* region, const Node& node, const Values& values, const Conversion& conversion) {
+  std::vector<RegionArgument> arguments;
+  for (const Argument& argument : node.arguments) arguments.push_back(region_argument(argument, values, conversion));
+  return region->run(
+      arguments, [&](const Graph& graph, Values inputs) { return run_graph(graph, std::move(inputs), conversion); });
 }
 
 void store(const std::vector<std::optional<std::size_t>>& slots, Values results, Values& values) {
@@ -111,28 +141,40 @@ void store(const Node& node, Values results, Values& values) {
   }
 }
 
+// Where nothing depends on the parameters, no_grad() makes no difference.
+void check_grad_mode(const Node& node, const Values& results) {
+  const bool region = std::holds_alternative<const Region*>(node.call);
+  if (!node.lost_grad_mode || region) return;
+  for (const IValue& result : results) {
+    if (!result.isTensor() || !result.toTensor().requires_grad()) continue;
+    throw std::runtime_error(
+        "stood under torch.no_grad(), which run_decompositions() has taken out: save the program without it");
+  }
+}
+
 void run_node(const Node& node, Values& values, const Conversion& conversion) {
   Values results = std::visit([&](const auto& callee) { return call(callee, node, values, conversion); }, node.call);
+  check_grad_mode(node, results);
   store(node, std::move(results), values);
 }
 
 }  // namespace
 
 std::vector<IValue> run_graph(const Graph& graph, std::vector<IValue> inputs, const Conversion& conversion) {
-  if (inputs.size() != graph.input_count) throw std::logic_error("inputs do not fit the graph");
+  if (inputs.size() != graph.input_count) {
+    throw std::invalid_argument(text("a graph takes ", graph.input_count, " inputs and was given ", inputs.size()));
+  }
   Values values = std::move(inputs);
   values.resize(graph.slot_count);
   for (const Node& node : graph.nodes) {
-    if (std::holds_alternative<GradModeRegion>(node.call)) {
-      run_node(node, values, conversion);  // its own nodes say where they failed
-      continue;
-    }
     try {
       run_node(node, values, conversion);
     } catch (const std::bad_alloc&) {
       throw;
+    } catch (const NodeFailed&) {
+      throw;  // a node of a region
     } catch (const std::exception& error) {
-      throw std::runtime_error(text("operator ", describe(node), " failed: ", message_of(error)));
+      throw NodeFailed(text("operator ", describe(node), " failed: ", message_of(error)));
     }
   }
   Values results;

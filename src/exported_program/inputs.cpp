@@ -2,7 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cctype>
 #include <regex>
+#include <stdexcept>
 
 #include "archive.hpp"
 #include "hessian_mpi/error.hpp"
@@ -46,16 +49,24 @@ std::string describe(const ExpectedInput& input) {
   return text("'", input.name, "' (", c10::toString(input.dtype), " ", shape_text(input.shape), ")");
 }
 
+// Data hold a number for each sample; where a network takes one for all, they must be the same. Otherwise undefined.
+at::Tensor the_one_number(const at::Tensor& given) {
+  if (given.numel() == 0) return {};
+  const at::Tensor first = given.reshape(-1)[0];
+  return given.eq(first).all().item<bool>() ? first : at::Tensor{};
+}
+
 c10::IValue checked_number(const ExpectedInput& input, const c10::IValue& given) {
   const bool integer = input.kind == ExpectedInput::Kind::integer;
-  if (given.isTensor() && given.toTensor().numel() == 1) {
-    const at::Scalar number = given.toTensor().item();
+  if (given.isTensor() && the_one_number(given.toTensor()).defined()) {
+    const at::Scalar number = the_one_number(given.toTensor()).item();
     if (integer && number.isIntegral(/*includeBool=*/true)) return number.toLong();
     if (!integer && !number.isComplex()) return number.toDouble();
   }
   if (given.isInt()) return integer ? given : c10::IValue(static_cast<double>(given.toInt()));
   if (given.isDouble() && !integer) return given;
-  throw InputError(text("input '", input.name, "' must be ", integer ? "an integer" : "a number"));
+  throw InputError(
+      text("input '", input.name, "' must be ", integer ? "an integer" : "a number", ", the same for all samples"));
 }
 
 bool is_real(torch::Dtype dtype) {
@@ -67,11 +78,16 @@ bool is_real(torch::Dtype dtype) {
 void ExpectedInputs::add_tensor(const std::string& name, const json& meta) {
   ExpectedInput input{printable(name), ExpectedInput::Kind::tensor, dtype_from(meta.at("dtype")), {}};
   for (const json& size : meta.at("sizes")) input.shape.push_back(extent_from(size));
+  add(std::move(input));
+}
+
+void ExpectedInputs::add(ExpectedInput input) {
+  positions_.emplace_back(inputs_.size());
   inputs_.push_back(std::move(input));
 }
 
 void ExpectedInputs::add_number(const std::string& name, ExpectedInput::Kind kind) {
-  inputs_.push_back({printable(name), kind, torch::kFloat32, {}});
+  add({printable(name), kind, torch::kFloat32, {}});
 }
 
 void ExpectedInputs::set_ranges(const json& constraints) {
@@ -82,6 +98,58 @@ void ExpectedInputs::set_ranges(const json& constraints) {
     if (!least.is_null() && integer_from(least) > 2) range.least = integer_from(least);
     if (!bounds.at("max_val").is_null()) range.most = integer_from(bounds.at("max_val"));
     ranges_[symbol] = range;
+  }
+}
+
+// torch.export joins the path to an input in nested arguments: d['Z'][0] is the input "d_z_0". Where that name is
+// taken, a number goes behind it, and no name tells what is meant any more. With strict=True, all are numbered:
+// flat_args[2].
+std::optional<std::size_t> ExpectedInputs::find(const std::vector<std::string>& path) const {
+  if (path.size() == 2 && path[0] == "flat_args") {
+    for (std::size_t i = 0; i < positions_.size(); ++i) {
+      if (std::to_string(i) == path[1]) return positions_[i];
+    }
+    return std::nullopt;
+  }
+  std::string wanted;
+  for (const std::string& part : path) wanted += (wanted.empty() ? "" : "_") + part;
+  std::transform(wanted.begin(), wanted.end(), wanted.begin(),
+                 [](unsigned char c) { return std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '_'; });
+  std::optional<std::size_t> found;
+  static const std::regex numbered("_[0-9]+");
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const std::string& name = inputs_[i].name;
+    if (name == wanted) found = i;
+    if (name.starts_with(wanted) && std::regex_match(name.substr(wanted.size()), numbered)) return std::nullopt;
+  }
+  return found;
+}
+
+void ExpectedInputs::set_guards(const json& guards) {
+  for (const json& guard : guards) {
+    const std::string code = guard.get<std::string>();
+    try {
+      guards_.emplace_back(code, [this](const auto& path) { return find(path); });
+    } catch (const std::invalid_argument& error) {
+      throw InputError(text("was exported for inputs with ", printable(code),
+                            ", a condition that this program cannot check (", error.what(),
+                            "); export it without dynamic_shapes, for the sizes of the data"));
+    }
+  }
+}
+
+void ExpectedInputs::check_guards(const std::vector<c10::IValue>& values) const {
+  for (const Guard& guard : guards_) {
+    bool holds = false;
+    try {
+      holds = guard.holds(values);
+    } catch (const std::exception&) {
+      // A condition that makes no sense for these inputs is one that they do not meet.
+    }
+    if (holds) continue;
+    throw InputError(text("was exported for inputs with ", printable(guard.code()),
+                          ", which these are not: with their sizes, forward() may take another way. Export it with an "
+                          "example of these sizes"));
   }
 }
 
@@ -98,9 +166,12 @@ std::vector<c10::IValue> ExpectedInputs::checked(const std::vector<c10::IValue>&
       continue;
     }
     if (!arguments[i].isTensor()) throw InputError(text("input ", describe(inputs_[i]), " must be a tensor"));
-    check_tensor(inputs_[i], arguments[i].toTensor(), symbols);
-    values.push_back(arguments[i]);
+    at::Tensor given = arguments[i].toTensor();
+    if (inputs_[i].shape.empty() && given.dim() == 1 && the_one_number(given).defined()) given = the_one_number(given);
+    check_tensor(inputs_[i], given, symbols);
+    values.emplace_back(given);
   }
+  check_guards(values);
   return values;
 }
 

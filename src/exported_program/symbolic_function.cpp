@@ -124,9 +124,19 @@ IValue negative(const Arguments& arguments) {
   return is_integer(at(arguments, 0)) ? subtract({std::int64_t{0}, at(arguments, 0)}) : IValue(-real(at(arguments, 0)));
 }
 
-IValue truncate(const Arguments& arguments) {
+template <class Round>
+IValue rounded(const Arguments& arguments, Round round) {
   const IValue& a = at(arguments, 0);
-  return is_integer(a) ? IValue(integer(a)) : whole(std::trunc(a.toDouble()));
+  return is_integer(a) ? IValue(integer(a)) : whole(round(a.toDouble()));
+}
+
+IValue truncate(const Arguments& arguments) {
+  return rounded(arguments, [](double a) { return std::trunc(a); });
+}
+
+IValue absolute(const Arguments& arguments) {
+  return truth(compare({at(arguments, 0), std::int64_t{0}}, [](auto a, auto b) { return a < b; })) ? negative(arguments)
+                                                                                                   : at(arguments, 0);
 }
 
 template <class Combine>
@@ -154,8 +164,8 @@ IValue square_root(const Arguments& arguments) {
   return std::sqrt(real(at(arguments, 0)));
 }
 
-// The operators that torch.export keeps for sizes (torch/_export/serde/serialize.py, _SYM_OPS), under the names that
-// Python gives them.
+// The operators that torch.export keeps for sizes (torch/_export/serde/serialize.py, _SYM_OPS) and those in its
+// conditions on them, under the names that Python gives them.
 constexpr std::pair<std::string_view, SymbolicFunction> functions[] = {
     {"_operator.add", add},
     {"_operator.sub", subtract},
@@ -165,6 +175,7 @@ constexpr std::pair<std::string_view, SymbolicFunction> functions[] = {
     {"_operator.truediv", true_divide},
     {"_operator.pow", power},
     {"_operator.neg", negative},
+    {"_operator.abs", absolute},
     {"_operator.pos", [](const Arguments& a) { return at(a, 0); }},
     {"_operator.eq", [](const Arguments& a) { return compare(a, [](auto x, auto y) { return x == y; }); }},
     {"_operator.ne", [](const Arguments& a) { return compare(a, [](auto x, auto y) { return x != y; }); }},
@@ -177,6 +188,8 @@ constexpr std::pair<std::string_view, SymbolicFunction> functions[] = {
     {"_operator.lshift", shift_left},
     {"_operator.rshift", shift_right},
     {"math.trunc", truncate},
+    {"math.floor", [](const Arguments& a) { return rounded(a, [](double x) { return std::floor(x); }); }},
+    {"math.ceil", [](const Arguments& a) { return rounded(a, [](double x) { return std::ceil(x); }); }},
     {"torch.sym_int", truncate},
     {"torch.sym_float", [](const Arguments& a) { return IValue(real(at(a, 0))); }},
     {"torch.sym_not", [](const Arguments& a) { return IValue(!truth(at(a, 0))); }},
