@@ -49,7 +49,7 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, std::int64_t 
                                      /*create_graph=*/false, /*allow_unused=*/true);
   // What came back may be the cotangent itself, where a gradient is its parameter.
   for (auto& part : parts) {
-    if (part.defined() && part.is_alias_of(cotangent)) part = part.clone();
+    if (part.defined() && !part.is_sparse() && part.is_alias_of(cotangent)) part = part.clone();
   }
   set_element(cotangent, element, 0);
   return parts;

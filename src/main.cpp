@@ -200,9 +200,7 @@ LossAndGradient examine(const Job& job, bool resuming, const Communicator& world
     if (!resuming && !job.options.plan) check_room_for(job.options.output, bytes, job.options.overwrite);
   });
   return world.together([&] {
-    if (probe_second_derivatives(job.problem) == Probe::right_without_onednn) {
-      warn(world, "oneDNN is off: one of its kernels for this network has no second derivative");
-    }
+    for (const auto& cure : probe_second_derivatives(job.problem)) warn(world, cure);
     return loss_and_gradient(job.problem);
   });
 }

@@ -1,5 +1,6 @@
 #include "hessian_mpi/problem.hpp"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/torch.h>
 
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/plain_operators.hpp"
 #include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/tensor_text.hpp"
 #include "hessian_mpi/torch_error.hpp"
@@ -145,7 +147,10 @@ std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::ve
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& error) {
-    throw InputError(text("the loss could not be differentiated: ", message_of(error)));
+    const auto reason = message_of(error);
+    const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
+    throw InputError(text("the loss could not be differentiated: ", reason,
+                          lacks_formula ? "; replace the operation by others that can be differentiated twice" : ""));
   }
 }
 
@@ -186,6 +191,12 @@ void derive_twice(const Problem& problem) {
     throw InputError(text("the network has no second derivative in LibTorch: ", message_of(error),
                           "; replace the operation by others that can be differentiated twice"));
   }
+}
+
+// Since the generator was seeded last.
+bool has_drawn_random_numbers() {
+  const auto& generator = at::detail::getDefaultCPUGenerator();
+  return !generator.get_state().equal(at::detail::createCPUGenerator(generator.current_seed()).get_state());
 }
 
 }  // namespace
@@ -298,7 +309,12 @@ torch::Tensor Problem::loss(std::int64_t b, std::int64_t copies) const {
 }
 
 std::vector<torch::Tensor> Problem::gradient(std::int64_t b, bool create_graph) const {
-  return derivatives(loss(b), parameters_, create_graph);
+  auto gradient = derivatives(loss(b), parameters_, create_graph);
+  // Of embeddings: what is derived again takes cotangents in the layout of parameters.
+  for (auto& g : gradient) {
+    if (g.defined() && g.is_sparse()) g = g.to_dense();
+  }
+  return gradient;
 }
 
 double Problem::l2_term() const {
@@ -347,24 +363,31 @@ LossAndGradient evaluate(const Problem& problem) {
   return sum;
 }
 
-Probe probe_second_derivatives(const Problem& problem) {
+std::vector<std::string> probe_second_derivatives(const Problem& problem) {
+  const CalledOperators called;
+  std::vector<std::string> cures;
   try {
     derive_twice(problem);
-    return Probe::right;
   } catch (const InputError&) {
     if (!at::globalContext().userEnabledMkldnn()) throw;
     at::globalContext().setUserEnabledMkldnn(false);
     derive_twice(problem);
-    return Probe::right_without_onednn;
+    cures.emplace_back("oneDNN is off: one of its kernels for this network has no second derivative");
   }
+  if (const auto reason = called.refusal()) throw InputError(*reason);
+  for (auto& cure : called.cures()) cures.push_back(std::move(cure));
+  if (has_drawn_random_numbers()) cures.emplace_back("random layers draw the same numbers in every forward (--seed)");
+  return cures;
 }
 
 void use_differentiable_kernels() {
   run_torchscript_unoptimised();
+  compute_by_plain_operators();
   auto& context = at::globalContext();
   context.setSDPUseFlash(false);
   context.setSDPUseMemEfficient(false);
   context.setSDPUseMath(true);
+  context.setUserEnabledCuDNN(false);
 }
 
 void use_fast_convolutions(const Problem& problem) {

@@ -21,13 +21,11 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/communicator.hpp"
+#include "all_layers.hpp"
 #include "hessian_mpi/data.hpp"
 #include "hessian_mpi/double_backward.hpp"
-#include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/engine.hpp"
 #include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/model.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -35,70 +33,6 @@
 namespace hessian_mpi {
 
 namespace {
-
-// All layers that can be factored are. The engine can be asked for any row; the problem must outlive it.
-class AllLayers final : public Engine {
- public:
-  AllLayers(const Problem& problem, std::uint64_t memory)
-      : problem_(problem),
-        memory_(memory),
-        plan_(plan_layers(problem, Method::layers)),
-        world_(Communicator::world()),
-        row_by_row_(problem) {}
-  std::string name() const override { return "layers"; }
-  std::int64_t rows_at_once() const override { return 1; }
-  std::uint64_t bytes_per_row() const override { return 0; }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
-    if (engines_.empty()) prepare(storage);
-    const auto bytes_of_row = problem_.index().size() * static_cast<std::int64_t>(bytes_of(storage));
-    for (auto row = rows.begin; row < rows.end;) {  // neighbours that are made in the same step
-      Rows some{row, row + 1};
-      while (some.end < rows.end && step_of(some.end) == step_of(row)) ++some.end;
-      engines_[step_of(row)]->compute(some, storage, static_cast<char*>(out) + (row - rows.begin) * bytes_of_row,
-                                      advance);
-      row = some.end;
-    }
-  }
-
- private:
-  std::size_t step_of(std::int64_t row) const { return plan_.steps[problem_.index().locate(row).parameter]; }
-
-  // Each step is made whole, and noted for those after it.
-  void prepare(Precision storage) {
-    engines_.push_back(&row_by_row_);
-    std::vector<Rows> earlier;
-    for (std::size_t s = 1; s <= plan_.stages.size(); ++s) {
-      for (const auto& run : rows_of(plan_, problem_.index(), s - 1)) append_in_order(run, earlier);
-      const auto own = rows_of(plan_, problem_.index(), s);
-      auto& columns = columns_.emplace_back(
-          std::make_unique<EarlierColumns>(earlier, std::vector<std::vector<Rows>>{own}, 0, storage));
-      std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
-      for (const auto& run : earlier) {
-        for (auto i = run.begin; i < run.end; ++i) {
-          engines_[step_of(i)]->compute({i, i + 1}, storage, row.data(), [](double) {});
-          columns->note(i, row.data());
-        }
-      }
-      columns->exchange(world_);
-      factors_.push_back(std::make_unique<LayerFactors>(problem_, plan_.stages[s - 1], own, *columns, row_by_row_,
-                                                        problem_.precision(), memory_, world_));
-      engines_.push_back(factors_.back().get());
-    }
-  }
-
-  static void append_in_order(const Rows& run, std::vector<Rows>& runs) {
-    runs.insert(std::upper_bound(runs.begin(), runs.end(), run, [](auto a, auto b) { return a.begin < b.begin; }), run);
-  }
-
-  const Problem& problem_;
-  std::uint64_t memory_;
-  LayerPlan plan_;
-  Communicator world_;
-  DoubleBackward row_by_row_;
-  std::vector<std::unique_ptr<EarlierColumns>> columns_;
-  std::vector<std::unique_ptr<LayerFactors>> factors_;
-  std::vector<Engine*> engines_;  // of each step
-};
 
 constexpr std::uint64_t enough_memory = std::uint64_t{1} << 30;
 

@@ -117,16 +117,14 @@ struct LossAndGradient {
 };
 LossAndGradient evaluate(const Problem& problem);
 
-/// What it took to derive every operation twice.
-enum class Probe { right, right_without_onednn };
-
 /// Derives every operation of a batch twice, once; where one has no second derivative, tries again without oneDNN,
-/// whose fused kernels have fewer, and leaves it off for the process if that cures it. Throws InputError naming the
-/// operation.
-Probe probe_second_derivatives(const Problem& problem);
+/// whose fused kernels have fewer, and leaves it off for the process if that cures it. Returns what is done in another
+/// way than PyTorch does it, so that second derivatives are right: a sentence each, for the user. Throws InputError
+/// naming the operation.
+std::vector<std::string> probe_second_derivatives(const Problem& problem);
 
-/// Chooses kernels that can be differentiated twice: attention by plain matrix products, TorchScript unoptimised. For
-/// the whole process; before a model is run.
+/// Chooses kernels that can be differentiated twice, and rightly: attention by plain matrix products, no cuDNN, the
+/// operators of plain_operators.hpp, TorchScript unoptimised. For the whole process; before a model is run.
 void use_differentiable_kernels();
 
 /// Chooses the faster convolutions for the problem, for the whole process: without oneDNN where all of them see single

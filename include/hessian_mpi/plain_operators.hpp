@@ -1,0 +1,34 @@
+#pragma once
+/// Operators of LibTorch whose second derivative is wrong or missing, computed by others that have a right one.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi {
+
+/// From here on the process computes these operators by plain ones, on the CPU, in all formats of models and on all
+/// threads: weight normalisation, distances, bags of embeddings, some losses. Before a model is run; may be repeated.
+void compute_by_plain_operators();
+
+/// Notes which operators with a rule are called on this thread while it lives. One at a time on a thread.
+class CalledOperators {
+ public:
+  CalledOperators();
+  ~CalledOperators();
+  CalledOperators(const CalledOperators&) = delete;
+  CalledOperators& operator=(const CalledOperators&) = delete;
+
+  /// What is done about those that have been called, a sentence for each rule: "weight_norm is computed from g and v by
+  /// plain operators: ...". In one order, whatever the order of calls.
+  std::vector<std::string> cures() const;
+  /// Why there is no Hessian, where one of those that have been called has a gradient that is that of no function.
+  std::optional<std::string> refusal() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hessian_mpi

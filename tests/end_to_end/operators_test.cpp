@@ -1,0 +1,84 @@
+// The program on networks of tests/models/operators.py whose operators it replaces, or whose layers are random or keep
+// statistics: on one rank and on several. All of these networks are in tests/operators_test.cpp.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ostream>
+#include <string>
+
+#include "program.hpp"
+#include "stored_file.hpp"
+
+namespace end_to_end {
+namespace {
+
+struct Case {
+  const char* folder;
+  const char* announced;  // on stderr; nothing else is, where empty
+  friend std::ostream& operator<<(std::ostream& out, const Case& one) { return out << one.folder; }
+};
+
+Words arguments_of(const std::string& folder, const std::string& options) {
+  const auto own = models() / "operators" / folder;
+  Words words{"--threads", "1"};
+  for (auto word : lines_of(content_of(own / options))) {
+    const std::string placeholder = "@CASE@";
+    const auto at = word.find(placeholder);
+    if (at != std::string::npos) word.replace(at, placeholder.size(), own.string());
+    words.push_back(word);
+  }
+  return words;
+}
+
+double relative_difference(const std::filesystem::path& file, const std::filesystem::path& reference) {
+  const auto found = StoredFile(file).numbers("/hessian");
+  const auto expected = StoredFile(reference).numbers("/hessian");
+  if (found.size() != expected.size()) return INFINITY;
+  double worst = 0;
+  double largest = 0;
+  for (std::size_t k = 0; k < expected.size(); ++k) {
+    const double difference = std::abs(found[k] - expected[k]);
+    worst = std::isfinite(difference) ? std::max(worst, difference) : INFINITY;
+    largest = std::max(largest, std::abs(expected[k]));
+  }
+  return worst / largest;
+}
+
+class Operators : public testing::TestWithParam<Case> {};
+
+TEST_P(Operators, AreRightOnAnyNumberOfRanksAndAnnounceWhatIsReplaced) {
+  const auto& [name, announced] = GetParam();
+  const Folder folder;
+  for (const auto* options : {"options", "options2"}) {
+    const auto arguments = arguments_of(name, options);
+    const auto model = arguments.at(
+        static_cast<std::size_t>(std::find(arguments.begin(), arguments.end(), "--model") - arguments.begin() + 1));
+    const auto before = content_of(model);
+    for (const int ranks : {1, 3}) {
+      SCOPED_TRACE(std::string(options) + " on " + std::to_string(ranks));
+      const auto output = folder / (options + std::to_string(ranks) + ".h5");
+      const auto finished = run_program(ranks, arguments + Words{"--output", output}, folder.path());
+      ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+      if (*announced == '\0') {
+        EXPECT_EQ(finished.errors.find("warning"), std::string::npos) << finished.errors;
+      } else {
+        EXPECT_NE(finished.errors.find(announced), std::string::npos) << finished.errors;
+      }
+      EXPECT_LE(relative_difference(output, models() / "operators" / name / "reference.h5"), 1e-6);
+    }
+    EXPECT_TRUE(StoredFile(folder / (options + std::string("1.h5"))).bytes("/hessian") ==
+                StoredFile(folder / (options + std::string("3.h5"))).bytes("/hessian"));
+    EXPECT_TRUE(content_of(model) == before) << "the file of the model, with its running statistics";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, Operators,
+                         testing::Values(Case{"weight_norm_dim_0", "weight_norm is computed from g and v"},
+                                         Case{"dropout_train", "random layers draw the same numbers"},
+                                         Case{"batchnorm2d_train", ""}),
+                         [](const testing::TestParamInfo<Case>& info) { return std::string(info.param.folder); });
+
+}  // namespace
+}  // namespace end_to_end
