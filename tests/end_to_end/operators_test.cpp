@@ -74,11 +74,12 @@ TEST_P(Operators, AreRightOnAnyNumberOfRanksAndAnnounceWhatIsReplaced) {
   }
 }
 
+const auto name_of_test = [](const testing::TestParamInfo<Case>& info) { return std::string(info.param.folder); };
 INSTANTIATE_TEST_SUITE_P(Networks, Operators,
                          testing::Values(Case{"weight_norm_dim_0", "weight_norm is computed from g and v"},
                                          Case{"dropout_train", "random layers draw the same numbers"},
                                          Case{"batchnorm2d_train", ""}),
-                         [](const testing::TestParamInfo<Case>& info) { return std::string(info.param.folder); });
+                         name_of_test);
 
 }  // namespace
 }  // namespace end_to_end
