@@ -14,17 +14,15 @@
 #include "hessian_mpi/checkpoint.hpp"
 #include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/data.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/estimate.hpp"
-#include "hessian_mpi/example.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/jacobian_factors.hpp"
 #include "hessian_mpi/jacobian_rows.hpp"
 #include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/partition.hpp"
@@ -45,15 +43,6 @@ namespace {
 
 void warn(const Communicator& world, const std::string& message) {
   if (world.is_root()) std::cerr << "hessian_mpi: warning: " << message << '\n';
-}
-
-Problem load_problem(const Options& options, std::optional<Precision> precision) {
-  const ProblemSettings settings{options.loss, options.reduction,  options.mode, options.batch_size,
-                                 precision,    options.parameters, options.seed, options.loss_options,
-                                 options.l2};
-  if (options.model) return {load_model(*options.model), load_data(*options.data), settings};
-  auto example = make_example(options.seed);
-  return {std::move(example.model), example.data, settings};
 }
 
 LossAndGradient loss_and_gradient(const Problem& problem) {

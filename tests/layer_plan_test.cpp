@@ -34,7 +34,7 @@ Problem problem_of(const Shapes& shapes, const std::string& body, const std::vec
   ProblemSettings settings;
   settings.loss = "output";
   settings.batch_size = batch_size;
-  return {std::make_unique<TorchScriptModel>(std::move(module)), {{inputs}, std::nullopt}, settings};
+  return {std::make_unique<TorchScriptModel>(std::move(module)), {{inputs}, {}}, settings};
 }
 
 std::map<std::string, std::string> reasons_of(const Problem& problem, Method method = Method::layers) {

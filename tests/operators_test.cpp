@@ -25,11 +25,10 @@
 #include <vector>
 
 #include "all_layers.hpp"
-#include "hessian_mpi/data.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
 
@@ -103,9 +102,7 @@ Loaded load(const Network& network, const std::string& format, Precision precisi
   at::set_num_threads(1);
   at::globalContext().setUserEnabledMkldnn(true);
   use_differentiable_kernels();
-  const ProblemSettings settings{options.loss, options.reduction,  options.mode, options.batch_size,
-                                 precision,    options.parameters, options.seed};
-  Problem problem(load_model(options.model.value()), load_data(options.data.value()), settings);
+  auto problem = load_problem(options, precision);
   use_fast_convolutions(problem);
   auto cures = probe_second_derivatives(problem);
   return {std::move(problem), std::move(cures)};

@@ -15,13 +15,11 @@
 
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/data.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
-#include "hessian_mpi/example.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -33,15 +31,6 @@ using namespace hessian_mpi;
 
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 constexpr std::int64_t bytes_at_once = 16 << 20;  // as the program's buffers
-
-Problem load(const Options& options) {
-  const ProblemSettings settings{options.loss,       options.reduction,    options.mode,
-                                 options.batch_size, options.dtype,        options.parameters,
-                                 options.seed,       options.loss_options, options.l2};
-  if (options.model) return {load_model(*options.model), load_data(options.data.value()), settings};
-  auto example = make_example(options.seed);
-  return {std::move(example.model), example.data, settings};
-}
 
 MatrixShape matrix_of(const Problem& problem) {
   const auto n = problem.index().size();
@@ -147,7 +136,7 @@ int main(int argc, char** argv) {
   keep_freed_memory();
   use_differentiable_kernels();
   Stopwatch watch;
-  const Problem problem = load(options);
+  const Problem problem = load_problem(options, options.dtype);
   use_fast_convolutions(problem);
   probe_second_derivatives(problem);
   const double loading = watch.lap();

@@ -23,6 +23,7 @@
 
 #include "hessian_mpi/data.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/model.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -100,9 +101,7 @@ void examine(const std::vector<std::string>& arguments) {
   for (const auto& argument : arguments) argv.push_back(argument.c_str());
   const Options options = parse_options(static_cast<int>(argv.size()), argv.data());
   if (!options.model || arguments.front() == "--config") return;
-  const Problem problem(load_model(*options.model), load_data(*options.data),
-                        {options.loss, options.reduction, options.mode, options.batch_size, options.dtype,
-                         options.parameters, options.seed});
+  const auto problem = load_problem(options, options.dtype);
   probe_second_derivatives(problem);
   evaluate(problem);
 }

@@ -1,0 +1,15 @@
+#pragma once
+/// From options to the problem that they describe.
+
+#include <optional>
+
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/problem.hpp"
+
+namespace hessian_mpi {
+
+/// Not collective. Loads the model and the data that the options name, or the embedded example. precision: of
+/// parameters, data and derivatives; the model's where absent. Throws InputError.
+Problem load_problem(const Options& options, std::optional<Precision> precision);
+
+}  // namespace hessian_mpi
