@@ -7,6 +7,7 @@ BUILD: the folder with src/hessian_mpi and tests/benchmark/compute_benchmark. NA
 problem of problems.py. All take turns; medians of the rounds are compared:
   - computing alone, the rows thrown away (compute_benchmark), one thread a rank, on 1 and on 2 ranks;
   - hessian_mpi on 2 ranks into a file, after loading;
+  - what --plan says of that job;
   - --method rows on one rank, on a sample of the rows where there are many, as if for all of them;
   - two processes that write as many bytes and sync them: each its half of a file of its own, new or with its space taken
     before, whichever is faster;
@@ -43,6 +44,13 @@ def hessian_mpi(build: pathlib.Path, ranks: int, options: list[str]) -> dict[str
     summary = run(ranks, [str(build / "src/hessian_mpi"), "--threads", "1", "--progress", "none", *options])
     line = re.search(r"^ *seconds +(.*)$", summary, re.MULTILINE).group(1)
     return {name: float(seconds) for name, seconds in re.findall(r"(\w+) ([0-9.e+-]+)", line)}
+
+
+def planned(build: pathlib.Path, ranks: int, options: list[str]) -> float:
+    """Seconds of the whole job, as --plan says them."""
+    plan = run(ranks, [str(build / "src/hessian_mpi"), "--threads", "1", "--plan", *options])
+    clock = re.search(r"^ *whole job +([0-9.:]+)", plan, re.MULTILINE).group(1).split(":")
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(clock)))
 
 
 def computing(build: pathlib.Path, ranks: int, options: list[str]) -> float:
@@ -110,8 +118,10 @@ def measure(build: pathlib.Path, name: str, folder: pathlib.Path, peers: list[di
     found: dict[str, float] = {}
     for ranks in (1, 2):
         found[f"computing, {ranks}"] = computing(build, ranks, inputs(name, folder))
+    found["plan, 2"] = planned(build, 2, [*inputs(name, folder), "--output", str(output)])
     phases = hessian_mpi(build, 2, [*inputs(name, folder), "--output", str(output)])
     found["job, 2"] = phases["all"] - phases["load"]
+    found["said, 2"] = found["plan, 2"] / phases["all"]
     with h5py.File(output) as file:
         n = file["hessian"].shape[0]
         size = file["hessian"].id.get_storage_size()
@@ -129,7 +139,7 @@ def print_line(name: str, m: dict[str, float]) -> None:
     best = min(peers, key=peers.get, default="")
     print(
         f"{name:12} {m['rows, 1']:8.2f} {m['computing, 1']:8.2f} {m['computing, 2']:8.2f} {m['rows, 1'] / m['computing, 1']:7.1f} "
-        f"{m['computing, 1'] / m['computing, 2']:7.2f} {m['job, 2']:8.2f} {m['write, 2']:8.2f} {m['job, 2'] / m['write, 2']:6.2f}"
+        f"{m['computing, 1'] / m['computing, 2']:7.2f} {m['job, 2']:8.2f} {m['write, 2']:8.2f} {m['job, 2'] / m['write, 2']:6.2f} {m['said, 2']:6.2f}"
         + (f"   {peers[best]:8.2f} {peers[best] / m['computing, 1']:6.1f}  {best}" if peers else ""),
         flush=True,
     )
@@ -171,8 +181,8 @@ def main() -> None:
     parser.add_argument("--plot", type=pathlib.Path, help="a picture of the medians")
     arguments = parser.parse_args()
     peers = json.loads(arguments.peers.read_text()) if arguments.peers else []
-    print(f"{'':12} {'rows,':>8} {'layers,':>8} {'layers,':>8} {'faster':>7} {'1 to 2':>7} {'job,':>8} {'write,':>8} {'job /':>6}   {'best of':>8} {'ratio':>6}")
-    print(f"{'':12} {'1 rank':>8} {'1 rank':>8} {'2 ranks':>8} {'':>7} {'ranks':>7} {'2 ranks':>8} {'2 proc.':>8} {'write':>6}   {'others':>8}", flush=True)
+    print(f"{'':12} {'rows,':>8} {'layers,':>8} {'layers,':>8} {'faster':>7} {'1 to 2':>7} {'job,':>8} {'write,':>8} {'job /':>6} {'plan /':>6}   {'best of':>8} {'ratio':>6}")
+    print(f"{'':12} {'1 rank':>8} {'1 rank':>8} {'2 ranks':>8} {'':>7} {'ranks':>7} {'2 ranks':>8} {'2 proc.':>8} {'write':>6} {'job':>6}   {'others':>8}", flush=True)
     medians = {}
     for name in arguments.names:
         rounds = [measure(arguments.build, name, arguments.folder, peers) for _ in range(arguments.rounds)]
