@@ -29,71 +29,89 @@ Value one_of(const std::string& option, const std::string& word, const std::map<
   throw InputError(text("--", option, " '", word, "' is none of: ", known));
 }
 
-po::options_description described_options() {
-  constexpr unsigned line_length = 100;
-  constexpr unsigned description_length = 60;
-  po::options_description all("Options", line_length, description_length);
-  // Values are read as text: a wrong one is then told in the project's words, with the option's name.
-  const auto option = [&all](const char* names, const char* value, const char* description) {
+/// Adds options whose values are read as text: a wrong one is then told in the project's words, with the option's name.
+class Described {
+ public:
+  Described() : all("Options", line_length, description_length) {}
+  void option(const char* names, const char* value, const char* description) {
     all.add_options()(names, po::value<std::string>()->value_name(value), description);
-  };
-  const auto flag = [&all](const char* names, const char* description) {
-    all.add_options()(names, po::bool_switch(), description);
-  };
-  option("model,m", "FILE",
-         "network: exported program (.pt2, torch.export.save) or TorchScript module (torch.jit.save) [the embedded "
-         "example]");
-  option("data,d", "FILE",
-         "HDF5 file with datasets inputs and targets, or torch.save file with a dict of these keys or a tuple (inputs, "
-         "targets); first dimension = sample [the embedded example]");
-  option("loss,l", "NAME|FILE",
-         "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll; output: the model "
-         "returns the loss; FILE: a scripted module called as loss(output, targets), tuples where there are several "
-         "[cross_entropy]");
-  all.add_options()("loss-option", po::value<std::vector<std::string>>()->multitoken()->value_name("NAME=VALUE..."),
-                    "arguments of a named loss, by PyTorch's names, such as weight=1,2,0.5 (or weight=@FILE) "
-                    "ignore_index=255 label_smoothing=0.1 [PyTorch's]");
-  option("l2", "LAMBDA",
-         "adds LAMBDA / 2 times the sum of squares of all trainable parameters, as weight_decay=LAMBDA does [0]");
-  option("reduction", "mean|sum", "over the whole data set, whatever the batch size [mean]");
-  option("mode", "eval|train", "mode the module is put in [eval]");
-  option("batch-size", "B", "samples per forward; the last batch may be smaller [all]");
-  option("dtype", "float32|float64", "dtype of parameters, data and derivatives [the model's]");
-  all.add_options()("parameters", po::value<std::vector<std::string>>()->multitoken()->value_name("PATTERN..."),
-                    "shell patterns of parameter names; rows and columns of the others are left out [*]");
-  option("seed", "S", "seed of the embedded example and of random layers [0]");
-  option("matrix", "hessian|ggn|fisher",
-         "hessian; ggn: the generalised Gauss-Newton matrix, without second derivatives of the network; fisher: the "
-         "empirical Fisher matrix, gradients of samples times themselves [hessian]");
-  option("method", "auto|rows|layers",
-         "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
-         "fewer operations, layer by layer [auto]");
-  option("accumulate", "float32|float64", "precision of the sums over samples in factored rows [as --dtype]");
-  option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
-  option(
+  }
+  void words(const char* name, const char* value, const char* description) {
+    all.add_options()(name, po::value<std::vector<std::string>>()->multitoken()->value_name(value), description);
+  }
+  void flag(const char* names, const char* description) { all.add_options()(names, po::bool_switch(), description); }
+  po::options_description all;
+
+ private:
+  static constexpr unsigned line_length = 100;
+  static constexpr unsigned description_length = 60;
+};
+
+void describe_problem(Described& to) {
+  to.option("model,m", "FILE",
+            "network: exported program (.pt2, torch.export.save) or TorchScript module (torch.jit.save) [the embedded "
+            "example]");
+  to.option(
+      "data,d", "FILE",
+      "HDF5 file with datasets inputs and targets, or torch.save file with a dict of these keys or a tuple (inputs, "
+      "targets); first dimension = sample [the embedded example]");
+  to.option(
+      "loss,l", "NAME|FILE",
+      "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll; output: the model "
+      "returns the loss; FILE: a scripted module called as loss(output, targets), tuples where there are several "
+      "[cross_entropy]");
+  to.words("loss-option", "NAME=VALUE...",
+           "arguments of a named loss, by PyTorch's names, such as weight=1,2,0.5 (or weight=@FILE) "
+           "ignore_index=255 label_smoothing=0.1 [PyTorch's]");
+  to.option("l2", "LAMBDA",
+            "adds LAMBDA / 2 times the sum of squares of all trainable parameters, as weight_decay=LAMBDA does [0]");
+  to.option("reduction", "mean|sum", "over the whole data set, whatever the batch size [mean]");
+  to.option("mode", "eval|train", "mode the module is put in [eval]");
+  to.option("batch-size", "B", "samples per forward; the last batch may be smaller [all]");
+  to.option("dtype", "float32|float64", "dtype of parameters, data and derivatives [the model's]");
+  to.words("parameters", "PATTERN...",
+           "shell patterns of parameter names; rows and columns of the others are left out [*]");
+}
+
+po::options_description described_options() {
+  Described to;
+  describe_problem(to);
+  to.option("seed", "S", "seed of the embedded example and of random layers [0]");
+  to.option("matrix", "hessian|ggn|fisher",
+            "hessian; ggn: the generalised Gauss-Newton matrix, without second derivatives of the network; fisher: the "
+            "empirical Fisher matrix, gradients of samples times themselves [hessian]");
+  to.option(
+      "method", "auto|rows|layers",
+      "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
+      "fewer operations, layer by layer [auto]");
+  to.option("accumulate", "float32|float64", "precision of the sums over samples in factored rows [as --dtype]");
+  to.option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
+  to.option(
       "rows", "BEGIN:END|K/M",
       "only rows BEGIN to END - 1, or part K (from 0) of M parts, into a part file, for job arrays; hessian_join joins "
       "the parts [all]");
-  option("threads", "T",
-         "compute threads per rank [OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores of the node / ranks on the node]");
-  option("memory", "SIZE",
-         "what a rank may use for its buffers, such as 512M or 2G [a quarter of free memory / ranks on the node]");
-  option("time-limit", "TIME",
-         "stop cleanly, resumable, before this much wall time: 3600, 30:00, 1:00:00, 2-12:00:00 [none]");
-  flag("plan",
-       "print what the job will take on this and other numbers of ranks, measured on some of its rows; write nothing");
-  option("output,o", "FILE", "the file to write [hessian.h5]");
-  option("storage", "float32|float64", "dtype on disk [as --dtype]");
-  flag("resume", "go on with the unfinished file of the same job, or begin it where there is none");
-  flag("overwrite", "replace an existing file; without it, one is an error and stays untouched");
-  option("check", "R", "rows derived again another way after the run; 0 turns checks off [8]");
-  option("verify", "sample|all|none",
-         "blocks read back from the file by another rank and compared with their checksums [sample]");
-  option("progress", "auto|bar|plain|none", "bar on a terminal, a line now and then otherwise [auto]");
-  option("config", "FILE", "file with the same options, one 'name = value' a line; the command line wins");
-  flag("version", "version of the program and its libraries");
-  flag("help,h", "this text");
-  return all;
+  to.option(
+      "threads", "T",
+      "compute threads per rank [OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores of the node / ranks on the node]");
+  to.option("memory", "SIZE",
+            "what a rank may use for its buffers, such as 512M or 2G [a quarter of free memory / ranks on the node]");
+  to.option("time-limit", "TIME",
+            "stop cleanly, resumable, before this much wall time: 3600, 30:00, 1:00:00, 2-12:00:00 [none]");
+  to.flag(
+      "plan",
+      "print what the job will take on this and other numbers of ranks, measured on some of its rows; write nothing");
+  to.option("output,o", "FILE", "the file to write [hessian.h5]");
+  to.option("storage", "float32|float64", "dtype on disk [as --dtype]");
+  to.flag("resume", "go on with the unfinished file of the same job, or begin it where there is none");
+  to.flag("overwrite", "replace an existing file; without it, one is an error and stays untouched");
+  to.option("check", "R", "rows derived again another way after the run; 0 turns checks off [8]");
+  to.option("verify", "sample|all|none",
+            "blocks read back from the file by another rank and compared with their checksums [sample]");
+  to.option("progress", "auto|bar|plain|none", "bar on a terminal, a line now and then otherwise [auto]");
+  to.option("config", "FILE", "file with the same options, one 'name = value' a line; the command line wins");
+  to.flag("version", "version of the program and its libraries");
+  to.flag("help,h", "this text");
+  return to.all;
 }
 
 const std::map<std::string, Precision> precisions{{"float32", Precision::float32}, {"float64", Precision::float64}};
@@ -169,9 +187,8 @@ void set_rows(const std::string& word, Options& options) {
   }
 }
 
-Options options_from(const po::variables_map& given) {
-  refuse_what_is_not_available(given);
-  Options options;
+// The model, the data and the loss.
+void set_problem(const po::variables_map& given, Options& options) {
   if_given(given, "model", [&](const auto& word) { options.model = word; });
   if_given(given, "data", [&](const auto& word) { options.data = word; });
   if_given(given, "loss", [&](const auto& word) { options.loss = word; });
@@ -192,6 +209,12 @@ Options options_from(const po::variables_map& given) {
   }
   if_given(given, "seed",
            [&](const auto& word) { options.seed = static_cast<std::uint64_t>(whole_number("seed", word, 0)); });
+}
+
+Options options_from(const po::variables_map& given) {
+  refuse_what_is_not_available(given);
+  Options options;
+  set_problem(given, options);
   if_given(given, "matrix", [&](const auto& word) {
     options.matrix = one_of<Matrix>("matrix", word,
                                     {{"hessian", Matrix::hessian}, {"ggn", Matrix::ggn}, {"fisher", Matrix::fisher}});
