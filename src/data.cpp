@@ -142,10 +142,8 @@ Tensor read_dataset(const Dataset& dataset) {
   return values;
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string result;
-  for (const auto& name : names) result += (result.empty() ? "" : ", ") + name;
-  return result.empty() ? "nothing" : printable(result);
+std::string listed(const std::vector<std::string>& names) {
+  return names.empty() ? "nothing" : printable(joined(names, ", "));
 }
 
 // The datasets 0, 1, ... of the group, in the order of their numbers, which is not that of their names.
@@ -156,7 +154,7 @@ std::vector<Tensor> read_group(const hdf5::File& file, const std::string& group)
     const std::string name = text(group, "/", i);
     if (!file.has(name)) {
       throw InputError(
-          text("group '", group, "' of '", file.path().string(), "' holds ", joined(members),
+          text("group '", group, "' of '", file.path().string(), "' holds ", listed(members),
                "; expected are datasets 0, 1, ... in the order in which the model or the loss takes them"));
     }
     tensors.push_back(read_dataset({file, name}));
@@ -174,7 +172,7 @@ Data read_hdf5(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_untrusted(path);
   if (!file.has("inputs")) {
     throw InputError(
-        text("'", path.string(), "' has no `inputs` (it holds: ", joined(file.members("/")), "); ", layout_wanted));
+        text("'", path.string(), "' has no `inputs` (it holds: ", listed(file.members("/")), "); ", layout_wanted));
   }
   Data data;
   data.inputs = read_tensors(file, "inputs");

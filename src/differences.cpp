@@ -93,6 +93,12 @@ class Check {
         theta_(problem.flat_parameters()),
         here_(at(theta_)) {}
 
+  // A twin in another precision whose loss is another one is another function.
+  bool is_of_the_same_function() const {
+    constexpr double rounding_of_float32 = 1e-3;
+    const double largest = std::max(std::abs(point_.loss), std::abs(here_.loss));
+    return std::abs(here_.loss - point_.loss) <= rounding_of_float32 * largest;
+  }
   DifferenceFigures along(const std::vector<double>& v, const std::vector<double>& products) const;
 
  private:
@@ -200,6 +206,7 @@ DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossA
                                     const DifferenceTolerances& tolerances) {
   const auto vectors = random_lines(point.gradient);
   const Check check(problem, matrix, point, rows, tolerances);
+  if (!check.is_of_the_same_function()) return {};
   const auto along = [&](std::size_t first) {
     DifferenceFigures all;
     for (auto d = first; d < first + lines; ++d) {

@@ -8,13 +8,6 @@
 #include "flat_row.hpp"
 
 namespace hessian_mpi {
-namespace {
-
-// With several batches, a call runs all of them forward and back once; this many rows pay for it.
-constexpr std::int64_t rows_that_pay_for_batches = 64;
-
-}  // namespace
-
 DoubleBackward::DoubleBackward(const Problem& problem) : problem_(problem) {
   for (const auto& parameter : problem.parameters()) {
     cotangents_.push_back(torch::zeros(parameter.sizes(), parameter.options().requires_grad(false)));
@@ -22,7 +15,7 @@ DoubleBackward::DoubleBackward(const Problem& problem) : problem_(problem) {
 }
 
 std::int64_t DoubleBackward::rows_at_once() const {
-  return problem_.batches() == 1 ? 1 : rows_that_pay_for_batches;
+  return rows_worth_a_call(problem_.batches());
 }
 
 std::uint64_t DoubleBackward::bytes_per_row() const {
@@ -58,7 +51,9 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, std::int64_t 
 template <class Number>
 void DoubleBackward::compute_as(const Rows& rows, Number* out, const std::function<void(double)>& advance) {
   if (problem_.batches() > 1) {
-    const auto sum = sum_over_batches(rows, advance);
+    const auto sum = summed_over_batches(
+        rows, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
+        [this](const Graph& graph, std::int64_t i) { return row(graph, i); }, advance);
     std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
     return;
   }
@@ -67,20 +62,6 @@ void DoubleBackward::compute_as(const Rows& rows, Number* out, const std::functi
     store(row(graph, i), problem_.index(), out + (i - rows.begin) * problem_.index().size());
     advance(1);
   }
-}
-
-std::vector<double> DoubleBackward::sum_over_batches(const Rows& rows, const std::function<void(double)>& advance) {
-  const auto n = problem_.index().size();
-  const auto batches = problem_.batches();
-  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
-  for (std::int64_t b = 0; b < batches; ++b) {
-    const Graph& graph = graph_of(b);
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      add(row(graph, i), problem_.index(), sum.data() + (i - rows.begin) * n);
-      advance(1.0 / static_cast<double>(batches));
-    }
-  }
-  return sum;
 }
 
 void DoubleBackward::compute(const Rows& rows, Precision storage, void* out,

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/problem.hpp"
 
 namespace hessian_mpi {
 
@@ -55,6 +57,29 @@ inline void set_element(const at::Tensor& tensor, std::int64_t element, double v
   } else {
     tensor.data_ptr<float>()[element] = static_cast<float>(value);
   }
+}
+
+/// With several batches, a call runs all of them forward and back once; this many rows pay for it.
+inline std::int64_t rows_worth_a_call(std::int64_t batches) {
+  constexpr std::int64_t rows_that_pay_for_batches = 64;
+  return batches == 1 ? 1 : rows_that_pay_for_batches;
+}
+
+/// Rows, each the sum of what it is in every batch, in float64: [rows][N]. graph_of(b) makes what row_of(graph, i)
+/// derives from; its result is used until the next call.
+template <class GraphOf, class RowOf>
+std::vector<double> summed_over_batches(const Rows& rows, const Problem& problem, const GraphOf& graph_of,
+                                        const RowOf& row_of, const std::function<void(double)>& advance) {
+  const auto n = problem.index().size();
+  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto& graph = graph_of(b);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      add(row_of(graph, i), problem.index(), sum.data() + (i - rows.begin) * n);
+      advance(1.0 / static_cast<double>(problem.batches()));
+    }
+  }
+  return sum;
 }
 
 }  // namespace hessian_mpi

@@ -12,9 +12,6 @@ namespace {
 
 using torch::Tensor;
 
-// With several batches, a call runs all of them forward and back once; this many rows pay for it.
-constexpr std::int64_t rows_that_pay_for_batches = 64;
-
 // J^T x, each part undefined where y does not depend on a parameter.
 std::vector<Tensor> transposed_times(const Problem& problem, const Tensor& y, const Tensor& x, bool create_graph) {
   if (!y.requires_grad()) return std::vector<Tensor>(problem.parameters().size());
@@ -25,7 +22,7 @@ std::vector<Tensor> transposed_times(const Problem& problem, const Tensor& y, co
 }  // namespace
 
 std::int64_t JacobianRows::rows_at_once() const {
-  return problem_.batches() == 1 ? 1 : rows_that_pay_for_batches;
+  return rows_worth_a_call(problem_.batches());
 }
 
 std::uint64_t JacobianRows::bytes_per_row() const {
@@ -56,15 +53,9 @@ std::vector<Tensor> JacobianRows::row(const Graph& graph, std::int64_t i) const 
 }
 
 void JacobianRows::compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
-  const auto n = problem_.index().size();
-  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
-  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
-    const Graph& graph = graph_of(b);
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      add(row(graph, i), problem_.index(), sum.data() + (i - rows.begin) * n);
-      advance(1.0 / static_cast<double>(problem_.batches()));
-    }
-  }
+  const auto sum = summed_over_batches(
+      rows, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
+      [this](const Graph& graph, std::int64_t i) { return row(graph, i); }, advance);
   if (storage == Precision::float32) {
     std::transform(sum.begin(), sum.end(), static_cast<float*>(out), [](double x) { return static_cast<float>(x); });
   } else {

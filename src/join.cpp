@@ -5,8 +5,9 @@
 #include <numeric>
 #include <utility>
 
-#include "hessian_mpi/checks.hpp"
+#include "hessian_mpi/check_figures.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/file_checks.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/same_job.hpp"
 
@@ -57,7 +58,7 @@ std::vector<std::string> expect_same_job(const std::vector<Part>& parts) {
         compare_jobs(first.stored.layout(), parts[k].stored.layout(), {"in the first", "in the second"});
     if (!comparison.differences.empty()) {
       throw InputError(text("'", first.path.string(), "' and '", parts[k].path.string(),
-                            "' come from different jobs: ", text_of_differences(comparison.differences)));
+                            "' come from different jobs: ", joined(comparison.differences, "; ")));
     }
     for (const auto& warning : comparison.warnings) {
       warnings.push_back(text("'", first.path.string(), "' and '", parts[k].path.string(), "': ", warning));

@@ -51,7 +51,7 @@ bool same_in_all_batches(const Problem& problem, const CapturedForward& first) {
   for (std::int64_t b = 1; b < problem.batches(); ++b) {
     const auto other = capture_layers(problem, b);
     if (other.calls.size() != first.calls.size() || other.reasons != first.reasons) return false;
-    const auto samples = std::min(problem.batch_size(), problem.samples() - b * problem.batch_size());
+    const auto samples = problem.samples_in(b).count();
     for (std::size_t c = 0; c < first.calls.size(); ++c) {
       const auto& one = first.calls[c];
       const auto& two = other.calls[c];

@@ -384,12 +384,6 @@ LossArguments arguments_of(const NamedLoss& loss, Reduction reduction, const std
   return arguments;
 }
 
-std::string known_names() {
-  std::string names;
-  for (const auto& name : loss_names()) names += (names.empty() ? "" : ", ") + name;
-  return names;
-}
-
 }  // namespace
 
 const std::vector<std::string>& loss_names() {
@@ -410,7 +404,7 @@ Loss make_loss(const std::string& name, Reduction reduction, const std::vector<s
   const bool is_file = !model_computes(name) && std::filesystem::is_regular_file(name, ignored);
   if (!model_computes(name) && !is_file) {
     throw InputError(text("there is no loss '", name, "', neither by this name nor as a file; known are ",
-                          known_names(), ", or a file with a scripted module"));
+                          joined(loss_names(), ", "), ", or a file with a scripted module"));
   }
   if (!options.empty()) {
     throw InputError(text("--loss-option '", options.front(), "': the loss '", name, "' takes none, since ",

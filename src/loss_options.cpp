@@ -164,12 +164,6 @@ class Reader {
   std::string value_;
 };
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string result;
-  for (const auto& name : names) result += (result.empty() ? "" : ", ") + name;
-  return result;
-}
-
 // The shortest text that reads back as the same number.
 std::string text_of_number(double number) {
   char digits[32];
@@ -231,7 +225,7 @@ LossArguments loss_arguments(const std::string& loss, const std::vector<std::str
   for (const auto& reader : readers_of(words)) {
     const auto* argument = find_argument(reader.name());
     if (argument == nullptr || std::find(known.begin(), known.end(), reader.name()) == known.end()) {
-      throw reader.wrong(text("is no option of the loss '", loss, "', which has ", joined(known)));
+      throw reader.wrong(text("is no option of the loss '", loss, "', which has ", joined(known, ", ")));
     }
     reader.set(*argument, all);
   }

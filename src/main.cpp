@@ -12,11 +12,11 @@
 #include "hessian_mpi/assemble.hpp"
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/checkpoint.hpp"
-#include "hessian_mpi/checks.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/estimate.hpp"
+#include "hessian_mpi/file_checks.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/jacobian_factors.hpp"
@@ -404,12 +404,6 @@ std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const L
   return checkpoint;
 }
 
-std::string text_of_failures(const Verdict& verdict) {
-  std::string listed;
-  for (const auto& failure : verdict.failures) listed += (listed.empty() ? "" : "; ") + failure;
-  return listed;
-}
-
 // Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
 ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::vector<SharedBlocks>& written,
                      const LossAndGradient& point, const StopRequest& stop, const Communicator& world,
@@ -440,7 +434,7 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
                              verdict.figures, seconds, peak});
   }
   if (complete) return ExitCode::complete;
-  throw AgreedError(ExitCode::failed, text("a check failed: ", text_of_failures(verdict), "; '",
+  throw AgreedError(ExitCode::failed, text("a check failed: ", joined(verdict.failures, "; "), "; '",
                                            options.output.string(), "' is kept for a look, with complete = 0"));
 }
 
@@ -497,7 +491,8 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
 
 void print_version(std::ostream& out) {
   const auto v = versions();
-  out << "hessian_mpi " << v.hessian_mpi << "\nLibTorch " << v.libtorch << "\n" << v.mpi << "\nHDF5 " << v.hdf5 << '\n';
+  out << "hessian_mpi " << v.hessian_mpi << "\nLibTorch " << libtorch_version() << "\n"
+      << v.mpi << "\nHDF5 " << v.hdf5 << '\n';
 }
 
 ExitCode start(int argc, char** argv, StopRequest& stop, const Communicator& world) {

@@ -2,6 +2,7 @@
 
 #include <caffe2/serialize/inline_container.h>
 #include <torch/script.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <array>
@@ -68,6 +69,10 @@ std::unique_ptr<Model> load_model(const std::filesystem::path& file) {
   throw InputError(text("'", file.string(),
                         "' is neither an exported program (torch.export.save) nor a TorchScript module "
                         "(torch.jit.save), or it is damaged"));
+}
+
+std::string libtorch_version() {
+  return TORCH_VERSION;
 }
 
 }  // namespace hessian_mpi

@@ -1,7 +1,5 @@
 #include "hessian_mpi/provenance.hpp"
 
-#include <array>
-#include <ctime>
 #include <limits>
 #include <optional>
 
@@ -28,12 +26,6 @@ std::string digest_of_loss(const std::string& loss) {
   return std::filesystem::is_regular_file(loss) ? sha256_of_file(loss) : "";
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string result;
-  for (const auto& word : words) result += (result.empty() ? "" : " ") + word;
-  return result;
-}
-
 // NAME_error, NAME_tolerance and NAME_check for each check.
 void append_checks(const CheckFigures& figures, Attributes& attributes) {
   for (const auto& [name, figure] : named_figures) {
@@ -45,15 +37,6 @@ void append_checks(const CheckFigures& figures, Attributes& attributes) {
 }
 
 }  // namespace
-
-std::string timestamp() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  std::array<char, 32> buffer{};
-  std::strftime(buffer.data(), buffer.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return buffer.data();
-}
 
 Attributes initial_attributes(const Options& options, const Problem& problem, const MethodOfRows& method, double loss,
                               int ranks, int threads) {
@@ -74,7 +57,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"l2", problem.l2()},
       {"reduction", std::string(name_of(options.reduction))},
       {"mode", std::string(name_of(options.mode))},
-      {"parameters", joined(options.parameters)},
+      {"parameters", joined(options.parameters, " ")},
       {"seed", static_cast<std::int64_t>(options.seed)},
       {"dtype", std::string(name_of(problem.precision()))},
       {"device", std::string("cpu")},
@@ -90,7 +73,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"wall_seconds", unknown},
       {"blocks_resumed", std::int64_t{0}},
       {"hessian_mpi_version", v.hessian_mpi},
-      {"libtorch_version", v.libtorch},
+      {"libtorch_version", libtorch_version()},
       {"mpi_version", v.mpi},
       {"hdf5_version", v.hdf5},
   };

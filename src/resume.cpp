@@ -41,7 +41,7 @@ Resumed resume_from(const std::filesystem::path& path, const HessianLayout& layo
         text("rows: ", text_of_rows(stored.matrix), " in the file, ", text_of_rows(layout.matrix), " now"));
   }
   if (!comparison.differences.empty()) {
-    throw InputError(text("'", path.string(), "' is of another job: ", text_of_differences(comparison.differences),
+    throw InputError(text("'", path.string(), "' is of another job: ", joined(comparison.differences, "; "),
                           ". Give the options that it was begun with, or another --output"));
   }
   return {records_of(stored.blocks, layout.matrix.grid, path), stored.complete, comparison.warnings};

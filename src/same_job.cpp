@@ -110,10 +110,4 @@ JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& seco
   return comparison.result;
 }
 
-std::string text_of_differences(const std::vector<std::string>& differences) {
-  std::string listed;
-  for (const auto& difference : differences) listed += (listed.empty() ? "" : "; ") + difference;
-  return listed;
-}
-
 }  // namespace hessian_mpi

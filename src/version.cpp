@@ -1,6 +1,7 @@
 #include "hessian_mpi/version.hpp"
 
-#include <torch/version.h>
+#include <array>
+#include <ctime>
 
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/hdf5.hpp"
@@ -8,7 +9,16 @@
 namespace hessian_mpi {
 
 Versions versions() {
-  return {HESSIAN_MPI_VERSION, TORCH_VERSION, mpi_library_version(), hdf5::library_version()};
+  return {HESSIAN_MPI_VERSION, mpi_library_version(), hdf5::library_version()};
+}
+
+std::string timestamp() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> buffer{};
+  std::strftime(buffer.data(), buffer.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return buffer.data();
 }
 
 }  // namespace hessian_mpi

@@ -255,5 +255,19 @@ TEST(RandomLines, AreThereAgainWithoutWhatHasNoGradient) {
   EXPECT_EQ(lines[lines.size() / 2], expected);
 }
 
+TEST(Products, AreThoseOfTheFilesRows) {
+  const auto world = Communicator::world();
+  const MatrixFile file(world, 60, symmetric_numbers(60));
+  std::vector<double> ones(60, 1.0);
+  std::vector<double> unit(60, 0.0);
+  unit[7] = 2;
+  const auto found = products(file.path(), {3, 20, 59}, {ones, unit}, world);
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[1], (std::vector<double>{2 * std::cos(10.0), 2 * std::cos(27.0), 2 * std::cos(66.0)}));
+  double sum = 0;
+  for (int j = 0; j < 60; ++j) sum += std::cos(20.0 + j);
+  EXPECT_NEAR(found[0][1], sum, 1e-12);
+}
+
 }  // namespace
 }  // namespace hessian_mpi

@@ -24,10 +24,8 @@
 #include "all_layers.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/engine.hpp"
-#include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/load_problem.hpp"
-#include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
+#include "network_folder.hpp"
 
 namespace hessian_mpi {
 
@@ -49,13 +47,6 @@ std::filesystem::path folder_of_networks() {
   return std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "random";
 }
 
-std::vector<std::string> lines_of(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
 // A network: its folder, and what it is about.
 struct Network {
   std::string name;
@@ -74,32 +65,8 @@ std::vector<Network> networks() {
   return found;
 }
 
-// What the program would be told, but for the dtype.
-Options options_of(const Network& network) {
-  const auto folder = folder_of_networks() / network.name;
-  std::vector<std::string> words{"hessian_mpi"};
-  for (auto word : lines_of(folder / "options")) {
-    const std::string placeholder = "@CASE@";
-    const auto at = word.find(placeholder);
-    if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
-    words.push_back(word);
-  }
-  std::vector<const char*> arguments;
-  arguments.reserve(words.size());
-  for (const auto& word : words) arguments.push_back(word.c_str());
-  return parse_options(static_cast<int>(arguments.size()), arguments.data());
-}
-
-// As the program does it, but that one process has one problem after the other: what the last one chose is undone.
 Problem load(const Network& network, Precision precision) {
-  const auto options = options_of(network);
-  at::set_num_threads(1);
-  at::globalContext().setUserEnabledMkldnn(true);
-  use_differentiable_kernels();
-  auto problem = load_problem(options, precision);
-  use_fast_convolutions(problem);
-  probe_second_derivatives(problem);
-  return problem;
+  return std::move(load_as_the_program_does(options_in(folder_of_networks() / network.name), precision).problem);
 }
 
 // Rows of a matrix, in the precision that they were computed in.
@@ -123,14 +90,6 @@ template <class Number>
 Numbers<Number> all_rows(Engine& engine, const Problem& problem) {
   const auto n = problem.index().size();
   return rows_of<Number>(engine, {0, n}, n);
-}
-
-std::vector<double> reference(const Network& network) {
-  const auto file = hdf5::File::open_to_read(folder_of_networks() / network.name / "reference.h5");
-  const auto shape = file.shape("/hessian");
-  std::vector<double> numbers(shape[0] * shape[1]);
-  file.read("/hessian", hdf5::Type::float64, numbers.data());
-  return numbers;
 }
 
 // Where the worst difference is, for the reader of a failure.
@@ -180,7 +139,7 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   DoubleBackward wide_engine(wide);
   const auto by_rows = all_rows<double>(wide_engine, wide);
   const auto by_layers = all_rows<double>(*make_layers_engine(wide), wide);
-  const auto expected = reference(network);
+  const auto expected = reference_in(folder_of_networks() / network.name);
   expect_alike(by_rows, expected, tolerance_in_float64, wide.index(), "rows against PyTorch");
   expect_alike(by_layers, expected, tolerance_in_float64, wide.index(), "layers against PyTorch");
   expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");

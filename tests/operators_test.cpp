@@ -27,10 +27,8 @@
 #include "all_layers.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
-#include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/load_problem.hpp"
-#include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
+#include "network_folder.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -44,13 +42,6 @@ constexpr double tolerance_in_float32 = 1e-3;
 
 std::filesystem::path folder_of_networks() {
   return std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "operators";
-}
-
-std::vector<std::string> lines_of(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
 }
 
 struct Network {
@@ -75,51 +66,15 @@ std::vector<Network> networks() {
 
 constexpr const char* formats[] = {"pt", "pt2"};
 
-// What the program would be told.
-Options options_of(const Network& network, const std::string& format) {
-  const auto folder = folder_of_networks() / network.folder;
-  std::vector<std::string> words{"hessian_mpi"};
-  for (auto word : lines_of(folder / (format == "pt" ? "options" : "options2"))) {
-    const std::string placeholder = "@CASE@";
-    const auto at = word.find(placeholder);
-    if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
-    words.push_back(word);
-  }
-  std::vector<const char*> arguments;
-  arguments.reserve(words.size());
-  for (const auto& word : words) arguments.push_back(word.c_str());
-  return parse_options(static_cast<int>(arguments.size()), arguments.data());
-}
-
-struct Loaded {
-  Problem problem;
-  std::vector<std::string> cures;
-};
-
-// As the program does it, but that one process has one problem after the other: what the last one chose is undone.
-Loaded load(const Network& network, const std::string& format, Precision precision) {
-  const auto options = options_of(network, format);
-  at::set_num_threads(1);
-  at::globalContext().setUserEnabledMkldnn(true);
-  use_differentiable_kernels();
-  auto problem = load_problem(options, precision);
-  use_fast_convolutions(problem);
-  auto cures = probe_second_derivatives(problem);
-  return {std::move(problem), std::move(cures)};
+LoadedProblem load(const Network& network, const std::string& format, Precision precision) {
+  const auto* file = format == "pt" ? "options" : "options2";
+  return load_as_the_program_does(options_in(folder_of_networks() / network.folder, file), precision);
 }
 
 std::vector<double> all_rows(Engine& engine, const Problem& problem) {
   const auto n = problem.index().size();
   std::vector<double> numbers(static_cast<std::size_t>(n * n), std::numeric_limits<double>::quiet_NaN());
   engine.compute({0, n}, Precision::float64, numbers.data(), [](double) {});
-  return numbers;
-}
-
-std::vector<double> reference_of(const Network& network) {
-  const auto file = hdf5::File::open_to_read(folder_of_networks() / network.folder / "reference.h5");
-  const auto shape = file.shape("/hessian");
-  std::vector<double> numbers(shape[0] * shape[1]);
-  file.read("/hessian", hdf5::Type::float64, numbers.data());
   return numbers;
 }
 
@@ -171,8 +126,8 @@ std::vector<double> check_in_float64(const Network& network, const std::string& 
     faults.push_back(text("there is no reference (", network.oracle, ")"));
   } else {
     const bool exact = !network.oracle.starts_with("differences");
-    compare("rows", rows, reference_of(network), exact ? tolerance_to_double_backward : tolerance_to_differences,
-            faults);
+    compare("rows", rows, reference_in(folder_of_networks() / network.folder),
+            exact ? tolerance_to_double_backward : tolerance_to_differences, faults);
   }
   expect_same_in_every_forward(loaded.problem, faults);
   return rows;

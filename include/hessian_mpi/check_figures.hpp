@@ -1,8 +1,10 @@
 #pragma once
-/// What the checks of a written file have found, as plain numbers. No dependencies.
+/// What the checks of a written file have found, as plain numbers, and what it may be at most. No dependencies.
 
 #include <cstdint>
 #include <limits>
+
+#include "hessian_mpi/vocabulary.hpp"
 
 namespace hessian_mpi {
 
@@ -49,5 +51,23 @@ constexpr NamedFigure named_figures[] = {{"symmetry", &CheckFigures::symmetry},
                                          {"row", &CheckFigures::row},
                                          {"gradient", &CheckFigures::gradient},
                                          {"difference", &CheckFigures::difference}};
+
+/// What errors of first and second derivatives may be at most, against central differences.
+struct DifferenceTolerances {
+  double gradient;
+  double hessian;
+};
+
+/// Above these a run has failed: rounding alone does not reach them.
+struct Tolerances {
+  double symmetry;
+  double row;
+  DifferenceTolerances difference;
+};
+/// For numbers computed or stored in this precision, whichever is coarser.
+constexpr Tolerances tolerances_of(Precision precision) {
+  if (precision == Precision::float32) return {1e-3, 1e-3, {1e-3, 1e-2}};
+  return {1e-8, 1e-8, {1e-4, 1e-4}};
+}
 
 }  // namespace hessian_mpi

@@ -33,12 +33,6 @@ struct DifferenceFigures {
   bool constants = false;
 };
 
-/// What an error may be at most.
-struct DifferenceTolerances {
-  double gradient;
-  double hessian;
-};
-
 /// Rows of the file times vectors: for each vector, one number a row. Collective: each rank reads its share of the
 /// rows.
 std::vector<std::vector<double>> products(const std::filesystem::path& file, const std::vector<std::int64_t>& rows,
@@ -54,7 +48,8 @@ std::vector<std::vector<double>> random_lines(const std::vector<double>& gradien
 /// the precision, times the length of theta where that is more than 1: there truncation and rounding of a central
 /// difference balance. Of a Gauss-Newton or Fisher matrix it is the outputs that differences are taken of, pulled back
 /// by J^T A. Where it meets kinks, steps of a tenth, a hundredth and a thousandth are tried. The lines without some
-/// parameters are gone along where the others fail.
+/// parameters are gone along where the others fail. Nothing is made where the problem's loss is not that of the point:
+/// it is another function then.
 DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossAndGradient& point,
                                     const std::vector<std::int64_t>& rows,
                                     const std::vector<std::vector<double>>& rows_times_lines,

@@ -31,7 +31,6 @@ class DoubleBackward final : public Engine {
   const Graph& graph_of(std::int64_t batch);
   template <class Number>
   void compute_as(const Rows& rows, Number* out, const std::function<void(double)>& advance);
-  std::vector<double> sum_over_batches(const Rows& rows, const std::function<void(double)>& advance);
   std::vector<torch::Tensor> row(const Graph& graph, std::int64_t i);
 
   const Problem& problem_;

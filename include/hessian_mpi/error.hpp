@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace hessian_mpi {
 
@@ -40,6 +41,13 @@ std::string text(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();
+}
+
+/// The words with a separator between them: "a, b, c".
+inline std::string joined(const std::vector<std::string>& words, const char* separator) {
+  std::string result;
+  for (std::size_t k = 0; k < words.size(); ++k) result.append(k == 0 ? "" : separator).append(words[k]);
+  return result;
 }
 
 }  // namespace hessian_mpi

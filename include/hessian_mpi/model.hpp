@@ -48,4 +48,7 @@ class Model {
 /// decides, not its name. Throws InputError naming the file: missing, unreadable, truncated, another kind of file.
 std::unique_ptr<Model> load_model(const std::filesystem::path& file);
 
+/// Version of LibTorch in use, such as "2.13.0".
+std::string libtorch_version();
+
 }  // namespace hessian_mpi

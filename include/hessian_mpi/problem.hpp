@@ -54,6 +54,8 @@ class Problem {
   std::int64_t samples() const { return data_.samples(); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
+  /// The samples of batch b, of which the last batch may have fewer.
+  Rows samples_in(std::int64_t b) const;
   std::string model_format() const { return model_->format(); }
   /// The loss's options as text_of_loss_options() has them; empty where there are none.
   const std::string& loss_options() const { return loss_options_; }
@@ -87,7 +89,6 @@ class Problem {
   void set_parameters(const std::vector<double>& theta);
 
  private:
-  Rows samples_in(std::int64_t b) const;
   BatchOutput run(const Data& batch, std::int64_t b) const;
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;

@@ -11,9 +11,6 @@
 
 namespace hessian_mpi {
 
-/// The present moment as "2026-06-11T09:30:00Z".
-std::string timestamp();
-
 /// How the rows are made: "rows" or "layers", for each parameter in words, and in which precision sums are taken.
 struct MethodOfRows {
   std::string method;

@@ -24,7 +24,4 @@ struct Sides {
 /// parameters and their values, the gradient, and the type of the matrix, but not which rows of it are meant.
 JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides);
 
-/// "a; b; c".
-std::string text_of_differences(const std::vector<std::string>& differences);
-
 }  // namespace hessian_mpi

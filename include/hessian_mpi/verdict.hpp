@@ -6,7 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/checks.hpp"
+#include "hessian_mpi/block_table.hpp"
+#include "hessian_mpi/check_figures.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/report.hpp"
 
 namespace hessian_mpi {

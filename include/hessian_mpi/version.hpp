@@ -1,5 +1,5 @@
 #pragma once
-/// Versions of the program and of the libraries it runs with, for --version and for the file.
+/// Versions of the project and of the libraries that all its programs run with, for --version and for files.
 
 #include <string>
 
@@ -7,11 +7,13 @@ namespace hessian_mpi {
 
 struct Versions {
   std::string hessian_mpi;
-  std::string libtorch;
   std::string mpi;
   std::string hdf5;
 };
 
 Versions versions();
+
+/// The present moment as "2026-06-11T09:30:00Z".
+std::string timestamp();
 
 }  // namespace hessian_mpi

@@ -63,6 +63,12 @@ Expression applied(std::string_view function, std::vector<Expression> arguments)
   return {found, std::move(arguments)};
 }
 
+Expression applied(std::string_view function, Expression a) {
+  std::vector<Expression> arguments;
+  arguments.push_back(std::move(a));
+  return applied(function, std::move(arguments));
+}
+
 Expression applied(std::string_view function, Expression a, Expression b) {
   std::vector<Expression> arguments;
   arguments.push_back(std::move(a));
@@ -125,9 +131,7 @@ class Parser {
     while (take("not")) negated = !negated;
     Expression result = comparison();
     if (!negated) return result;
-    std::vector<Expression> arguments;
-    arguments.push_back(std::move(result));
-    return applied("torch.sym_not", std::move(arguments));
+    return applied("torch.sym_not", std::move(result));
   }
   // a < b < c means a < b and b < c.
   Expression comparison() {
@@ -165,9 +169,7 @@ class Parser {
     while (take("-")) negative = !negative;
     Expression result = power();
     if (!negative) return result;
-    std::vector<Expression> arguments;
-    arguments.push_back(std::move(result));
-    return applied("_operator.neg", std::move(arguments));
+    return applied("_operator.neg", std::move(result));
   }
   Expression power() {
     if (++nesting_ > deepest_nesting) not_understood("nests too deeply");

@@ -1,12 +1,9 @@
 #include "stage_forward.hpp"
 
-#include <algorithm>
-
 namespace hessian_mpi {
 
 LayerOrder StageForward::order(std::size_t l, std::int64_t batch, std::int64_t copies) const {
-  const auto samples = std::min(problem_.batch_size(), problem_.samples() - batch * problem_.batch_size());
-  return {stage_.unit, samples * copies, stage_.layers[l].samples_last};
+  return {stage_.unit, problem_.samples_in(batch).count() * copies, stage_.layers[l].samples_last};
 }
 
 const LayerGraph& StageForward::graph(std::int64_t batch, std::int64_t copies) {

@@ -37,8 +37,11 @@ bool is_in_copy(const Tensor& found, const Tensor& expected, std::int64_t copy, 
 class Comparison {
  public:
   Comparison(const Problem& problem, std::int64_t batch, std::int64_t copies, const LayerStage& stage)
-      : alone_(problem, batch), copied_(problem, batch, copies), stage_(stage), copies_(copies) {
-    samples_ = std::min(problem.batch_size(), problem.samples() - batch * problem.batch_size());
+      : alone_(problem, batch),
+        copied_(problem, batch, copies),
+        stage_(stage),
+        copies_(copies),
+        samples_(problem.samples_in(batch).count()) {
     tolerance_ = problem.precision() == Precision::float32 ? 1e-4 : 1e-10;
   }
 

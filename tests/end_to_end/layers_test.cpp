@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "program.hpp"
+#include "reference.hpp"
 #include "stored_file.hpp"
 
 namespace end_to_end {
@@ -29,14 +30,7 @@ struct Network {
 Network network_of(const std::string& line) {
   const auto folder = models() / "random";
   const auto own = folder / line.substr(0, line.find(' '));
-  Network found{line, {"--threads", "1", "--check", "2"}, own / "reference.h5"};
-  for (auto word : lines_of(content_of(own / "options"))) {
-    const std::string placeholder = "@CASE@";
-    const auto at = word.find(placeholder);
-    if (at != std::string::npos) word.replace(at, placeholder.size(), own.string());
-    found.arguments.push_back(word);
-  }
-  return found;
+  return {line, Words{"--threads", "1", "--check", "2"} + options_in(own), own / "reference.h5"};
 }
 
 // Spread over the file, whose lines go from theme to theme.
@@ -58,21 +52,6 @@ std::filesystem::path hessian_of(const Network& network, const std::string& meth
     EXPECT_EQ(file.attribute_integer("/", "ranks"), ranks);
   }
   return output;
-}
-
-// Largest difference over the largest number of the reference; NaN and infinity count as infinity.
-double relative_difference(const std::filesystem::path& file, const std::filesystem::path& reference) {
-  const auto found = StoredFile(file).numbers("/hessian");
-  const auto expected = StoredFile(reference).numbers("/hessian");
-  if (found.size() != expected.size()) return INFINITY;
-  double worst = 0;
-  double largest = 0;
-  for (std::size_t k = 0; k < expected.size(); ++k) {
-    const double difference = std::abs(found[k] - expected[k]);
-    worst = std::isfinite(difference) ? std::max(worst, difference) : INFINITY;
-    largest = std::max(largest, std::abs(expected[k]));
-  }
-  return largest == 0 ? worst : worst / largest;
 }
 
 class Layers : public testing::TestWithParam<int> {};

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "program.hpp"
+#include "reference.hpp"
 #include "stored_file.hpp"
 
 namespace end_to_end {
@@ -12,26 +13,9 @@ namespace {
 
 Words job(const std::string& name, const std::string& matrix, const std::string& model) {
   const auto folder = models() / name;
-  Words words{"--model", folder / model, "--data", folder / "data.h5", "--output", "result.h5", "--threads",
-              "1",       "--matrix",     matrix,   "--dtype",          "float64"};
-  for (auto word : lines_of(content_of(folder / "options"))) {
-    const std::string placeholder = "@CASE@";
-    const auto at = word.find(placeholder);
-    if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
-    words.push_back(word);
-  }
-  return words;
-}
-
-double relative_difference(const std::vector<double>& found, const std::vector<double>& expected) {
-  if (found.size() != expected.size()) return HUGE_VAL;
-  double largest = 0;
-  double difference = 0;
-  for (std::size_t k = 0; k < found.size(); ++k) {
-    largest = std::max(largest, std::abs(expected[k]));
-    difference = std::max(difference, std::abs(found[k] - expected[k]));
-  }
-  return difference / largest;
+  return Words{"--model", folder / model, "--data", folder / "data.h5", "--output", "result.h5", "--threads",
+               "1",       "--matrix",     matrix,   "--dtype",          "float64"} +
+         options_of(name);
 }
 
 // Runs the job and says how far its matrix is from the reference.
@@ -49,30 +33,27 @@ double difference_of(int ranks, const Words& words, const std::string& name, con
                              StoredFile(models() / name / "reference.h5").numbers("/" + matrix));
 }
 
-TEST(Matrices, GaussNewtonAgreesWithPyTorch) {
+// By both methods, on one to three ranks and in both formats in turn.
+void expect_like_pytorch(const Words& names, const std::string& matrix) {
   int ranks = 0;
-  for (const std::string name :
-       {"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs", "several_heads",
-        "scripted_loss", "minibatches_weighted", "l2_of_a_part"}) {
+  for (const auto& name : names) {
     SCOPED_TRACE(name);
     for (const std::string method : {"auto", "rows"}) {
       ranks = ranks % 3 + 1;
-      const auto words = job(name, "ggn", ranks == 2 ? "model.pt" : "model.pt2") + Words{"--method", method};
-      EXPECT_LE(difference_of(ranks, words, name, "ggn"), 1e-10) << method;
+      const auto words = job(name, matrix, ranks == 2 ? "model.pt" : "model.pt2") + Words{"--method", method};
+      EXPECT_LE(difference_of(ranks, words, name, matrix), 1e-10) << method;
     }
   }
 }
 
+TEST(Matrices, GaussNewtonAgreesWithPyTorch) {
+  expect_like_pytorch({"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs",
+                       "several_heads", "scripted_loss", "minibatches_weighted", "l2_of_a_part"},
+                      "ggn");
+}
+
 TEST(Matrices, FisherAgreesWithPyTorch) {
-  int ranks = 0;
-  for (const std::string name : {"question", "mlp_mse", "transformer", "minibatches_sum"}) {
-    SCOPED_TRACE(name);
-    for (const std::string method : {"auto", "rows"}) {
-      ranks = ranks % 3 + 1;
-      const auto words = job(name, "fisher", ranks == 2 ? "model.pt" : "model.pt2") + Words{"--method", method};
-      EXPECT_LE(difference_of(ranks, words, name, "fisher"), 1e-10) << method;
-    }
-  }
+  expect_like_pytorch({"question", "mlp_mse", "transformer", "minibatches_sum"}, "fisher");
 }
 
 TEST(Matrices, InBatchesAreThoseOfTheWholeDataSet) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "program.hpp"
+#include "reference.hpp"
 #include "stored_file.hpp"
 
 namespace end_to_end {
@@ -21,29 +22,7 @@ struct Case {
 };
 
 Words arguments_of(const std::string& folder, const std::string& options) {
-  const auto own = models() / "operators" / folder;
-  Words words{"--threads", "1"};
-  for (auto word : lines_of(content_of(own / options))) {
-    const std::string placeholder = "@CASE@";
-    const auto at = word.find(placeholder);
-    if (at != std::string::npos) word.replace(at, placeholder.size(), own.string());
-    words.push_back(word);
-  }
-  return words;
-}
-
-double relative_difference(const std::filesystem::path& file, const std::filesystem::path& reference) {
-  const auto found = StoredFile(file).numbers("/hessian");
-  const auto expected = StoredFile(reference).numbers("/hessian");
-  if (found.size() != expected.size()) return INFINITY;
-  double worst = 0;
-  double largest = 0;
-  for (std::size_t k = 0; k < expected.size(); ++k) {
-    const double difference = std::abs(found[k] - expected[k]);
-    worst = std::isfinite(difference) ? std::max(worst, difference) : INFINITY;
-    largest = std::max(largest, std::abs(expected[k]));
-  }
-  return worst / largest;
+  return Words{"--threads", "1"} + options_in(models() / "operators" / folder, options);
 }
 
 class Operators : public testing::TestWithParam<Case> {};

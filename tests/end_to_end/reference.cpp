@@ -78,16 +78,23 @@ double relative_difference(const std::vector<double>& numbers, const std::vector
   return scale == 0 ? worst : worst / scale;
 }
 
-Words options_of(const std::string& name) {
-  const auto folder = models() / name;
+double relative_difference(const std::filesystem::path& file, const std::filesystem::path& reference) {
+  return relative_difference(StoredFile(file).numbers("/hessian"), StoredFile(reference).numbers("/hessian"));
+}
+
+Words options_in(const std::filesystem::path& folder, const std::string& file) {
   Words options;
-  for (auto word : lines_of(content_of(folder / "options"))) {
+  for (auto word : lines_of(content_of(folder / file))) {
     const std::string placeholder = "@CASE@";
     const auto at = word.find(placeholder);
     if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
     options.push_back(word);
   }
   return options;
+}
+
+Words options_of(const std::string& name) {
+  return options_in(models() / name);
 }
 
 void expect_like_reference(const StoredFile& file, const StoredFile& reference, double tolerance) {

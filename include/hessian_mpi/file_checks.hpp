@@ -1,6 +1,5 @@
 #pragma once
-/// Proofs that the file holds the Hessian: what is read back is what was computed, it is symmetric, rows derived again
-/// agree. All read the file, not memory. (differences.hpp has another one.)
+/// What the file proves alone, without the network: what is read back is what was computed, and it is symmetric.
 
 #include <cstdint>
 #include <filesystem>
@@ -8,9 +7,8 @@
 
 #include "hessian_mpi/block_table.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/differences.hpp"
+#include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/partition.hpp"
-#include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/vocabulary.hpp"
 
 namespace hessian_mpi {
@@ -40,20 +38,5 @@ double symmetry_error(const std::filesystem::path& file, const std::vector<std::
 
 /// `count` different rows drawn at random from `rows`, in order; the same for the same arguments.
 std::vector<std::int64_t> sample_rows(const Rows& rows, int count);
-
-/// Collective. The rows are derived again, each on one rank, and compared with the file: those of a Hessian from the
-/// concatenated gradient, those of another matrix by JacobianRows.
-/// The largest difference of a row divided by the row's largest number, or a hundredth of `largest` if that is more.
-double row_error(const std::filesystem::path& file, const Problem& problem, Matrix matrix,
-                 const std::vector<std::int64_t>& rows, double largest, const Communicator& communicator);
-
-/// Above these a run has failed: rounding alone does not reach them.
-struct Tolerances {
-  double symmetry;
-  double row;
-  DifferenceTolerances difference;
-};
-/// For numbers computed or stored in this precision, whichever is coarser.
-Tolerances tolerances_of(Precision precision);
 
 }  // namespace hessian_mpi
