@@ -136,14 +136,6 @@ class SampledSteps {
 
 }  // namespace
 
-double Estimate::computing(int ranks) const {
-  return (rows + shared + (columns_a_second > 0 ? static_cast<double>(columns) / columns_a_second : 0)) / ranks;
-}
-
-double Estimate::writing() const {
-  return bytes_a_second > 0 ? static_cast<double>(bytes) / bytes_a_second : 0;
-}
-
 Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
                   std::uint64_t memory, Engine& row_by_row, const std::filesystem::path& folder,
                   const Communicator& communicator) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "closed_form_model.hpp"
+#include "matrix_file.hpp"
 
 namespace hessian_mpi {
 namespace {

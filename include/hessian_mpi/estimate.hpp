@@ -26,9 +26,11 @@ struct Estimate {
   std::uint64_t columns = 0;    ///< bytes of those, on all ranks
 
   /// Of computing, on so many ranks with a core for each of their threads.
-  double computing(int ranks) const;
+  double computing(int ranks) const {
+    return (rows + shared + (columns_a_second > 0 ? static_cast<double>(columns) / columns_a_second : 0)) / ranks;
+  }
   /// Of writing, by any number of ranks: the file system is what bounds it.
-  double writing() const;
+  double writing() const { return bytes_a_second > 0 ? static_cast<double>(bytes) / bytes_a_second : 0; }
 };
 
 /// Collective. Takes some seconds. Every rank takes part in what ranks share; root alone computes the sample.
