@@ -67,11 +67,17 @@ Handle string_type() {
   return type;
 }
 
-Handle fixed_string_type(std::size_t length) {
+// Octave reads no fixed strings that are marked as UTF-8, so only those are that have to be.
+H5T_cset_t character_set_of(const std::vector<char>& characters) {
+  const bool ascii = std::all_of(characters.begin(), characters.end(), [](char c) { return (c & '\x80') == 0; });
+  return ascii ? H5T_CSET_ASCII : H5T_CSET_UTF8;
+}
+
+Handle fixed_string_type(std::size_t length, H5T_cset_t character_set) {
   Handle type(check(H5Tcopy(H5T_C_S1), "copy a string type"), closer<H5Tclose>);
   check(H5Tset_size(type.id(), length), "set the length of a string type");
   check(H5Tset_strpad(type.id(), H5T_STR_NULLPAD), "set the padding of a string type");
-  check(H5Tset_cset(type.id(), H5T_CSET_UTF8), "set the character set of a string type");
+  check(H5Tset_cset(type.id(), character_set), "set the character set of a string type");
   return type;
 }
 
@@ -461,7 +467,7 @@ void File::write_strings(const std::string& name, const std::vector<std::string>
   for (const auto& value : values) length = std::max(length, value.size());
   std::vector<char> characters(length * values.size(), '\0');
   for (std::size_t i = 0; i < values.size(); ++i) values[i].copy(characters.data() + i * length, length);
-  const Handle type = fixed_string_type(length);
+  const Handle type = fixed_string_type(length, character_set_of(characters));
   const Handle space = new_space({values.size()});
   const Handle dataset(
       check(H5Dcreate2(file_.id(), name.c_str(), type.id(), space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),

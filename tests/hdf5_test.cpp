@@ -453,6 +453,18 @@ TEST_F(Hdf5, KeepsStringsOfDifferentLengths) {
   }
 }
 
+// Octave reads no fixed strings that are marked as UTF-8.
+TEST_F(Hdf5, MarksStringsAsUtf8WhereTheyHaveToBe) {
+  auto file = File::create(path());
+  file.write_strings("/plain", {"conv1.weight", ""});
+  file.write_strings("/others", {"conv1.weight", "größe"});
+  file.close();
+  const auto dumped = [&](const char* dataset) { return h5dump(std::string("-H -d ") + dataset, path()); };
+  if (dumped("/plain").empty()) GTEST_SKIP() << "no h5dump";
+  EXPECT_NE(dumped("/plain").find("H5T_CSET_ASCII"), std::string::npos) << dumped("/plain");
+  EXPECT_NE(dumped("/others").find("H5T_CSET_UTF8"), std::string::npos) << dumped("/others");
+}
+
 TEST_F(Hdf5, KeepsNoStringsAndEmptyOnes) {
   auto file = File::create(path());
   file.write_strings("/none", {});

@@ -1,0 +1,127 @@
+// Makes the files that the readers are tested with, by the functions that the program writes its own with. Their matrix
+// has no symmetry, so that whoever takes rows for columns is found out: H[i, j] = (131 i + 17 j) mod 7919 - 4000.
+//
+//   matrix_files FOLDER    whole.h5 (float32), whole_float64.h5, part-0.h5 and part-1.h5, joined.h5 (which refers to
+//                          the parts), unfinished.h5
+
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+ParameterIndex parameters() {
+  ParameterIndex index;
+  index.append("conv1.weight", {2, 1, 3, 3});
+  index.append("conv1.bias", {2});
+  index.append("fc.weight", {5, 8});
+  index.append("fc.bias", {5});
+  index.append("scale", {});
+  return index;
+}
+
+template <class Number>
+std::vector<Number> rows_of_matrix(const Rows& rows, std::int64_t n) {
+  std::vector<Number> numbers;
+  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) numbers.push_back(static_cast<Number>((131 * i + 17 * j) % 7919 - 4000));
+  }
+  return numbers;
+}
+
+// Theta and the gradient are k / 2 and -k.
+struct Contents {
+  ParameterIndex index = parameters();
+  std::vector<double> value;
+  std::vector<double> gradient;
+  Attributes attributes{{"loss", std::string("cross_entropy")}, {"loss_value", 0.25}};
+
+  Contents() {
+    for (std::int64_t k = 0; k < index.size(); ++k) {
+      value.push_back(static_cast<double>(k) / 2);
+      gradient.push_back(-static_cast<double>(k));
+    }
+  }
+  HessianLayout layout(const MatrixShape& matrix) const {
+    return {index, matrix, matrix.storage, value, gradient, attributes};
+  }
+};
+
+MatrixShape shape_of(std::int64_t n, Precision storage, const Rows& rows) {
+  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage)), rows), n, storage};
+}
+
+template <class Number>
+std::vector<StoredBlock> write_rows(const std::filesystem::path& path, const MatrixShape& matrix,
+                                    const Communicator& world) {
+  HessianWriter writer(path, matrix, world);
+  const auto rows = matrix.grid.part();
+  writer.write(rows, rows_of_matrix<Number>(rows, matrix.columns).data());
+  writer.close();
+  auto blocks = blocks_of(matrix.grid);
+  for (auto& [own, record] : blocks) {
+    const auto numbers = rows_of_matrix<Number>(own, matrix.columns);
+    double largest = 0;
+    for (const auto number : numbers) largest = std::max(largest, std::abs(static_cast<double>(number)));
+    record = {xxh3(numbers.data(), numbers.size() * sizeof(Number)), largest, true};
+  }
+  return blocks;
+}
+
+void mark(const std::filesystem::path& path, const MatrixShape& matrix, const std::vector<StoredBlock>& blocks) {
+  std::vector<BlockRecord> records;
+  for (const auto& block : blocks) records.push_back(block.record);
+  BlockMarks(path, matrix.grid).write(0, records);
+}
+
+PartFile make(const std::filesystem::path& path, Precision storage, const Rows& rows, bool complete,
+              const Communicator& world) {
+  const Contents contents;
+  const auto matrix = shape_of(contents.index.size(), storage, rows);
+  create_hessian_file(path, contents.layout(matrix), true);
+  const auto blocks =
+      storage == Precision::float32 ? write_rows<float>(path, matrix, world) : write_rows<double>(path, matrix, world);
+  mark(path, matrix, blocks);
+  if (complete) finish_hessian_file(path, {}, true);
+  return {path, rows, blocks};
+}
+
+void make_all(const std::filesystem::path& folder, const Communicator& world) {
+  std::filesystem::create_directories(folder);
+  const Contents contents;
+  const auto n = contents.index.size();
+  make(folder / "whole.h5", Precision::float32, {0, n}, true, world);
+  make(folder / "whole_float64.h5", Precision::float64, {0, n}, true, world);
+  make(folder / "unfinished.h5", Precision::float32, {0, n}, false, world);
+  // The cut goes through a parameter.
+  const std::vector<PartFile> parts{make(folder / "part-0.h5", Precision::float32, {0, 25}, true, world),
+                                    make(folder / "part-1.h5", Precision::float32, {25, n}, true, world)};
+  const auto matrix = shape_of(n, Precision::float32, {0, n});
+  create_joined_file(folder / "joined.h5", contents.layout(matrix), parts, false, true,
+                     [](const std::filesystem::path&) { return Attributes{}; });
+}
+
+}  // namespace
+}  // namespace hessian_mpi
+
+int main(int argc, char** argv) {
+  const hessian_mpi::MpiSession session(argc, argv);
+  if (argc != 2) {
+    std::cerr << "usage: matrix_files FOLDER\n";
+    return 2;
+  }
+  try {
+    hessian_mpi::make_all(argv[1], hessian_mpi::Communicator::world());
+    return 0;
+  } catch (const std::exception& error) {
+    std::cerr << "matrix_files: " << error.what() << '\n';
+    return 1;
+  }
+}

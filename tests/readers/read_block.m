@@ -1,0 +1,95 @@
+% Reads one block of a Hessian by the names of two parameters, without the rest of the file.
+%
+%     block = read_block('hessian.h5', 'conv1.weight', 'fc.bias');
+%
+% Prints where the block lies, the sum of its numbers, and its largest entry with the elements of the two parameters that
+% it belongs to, all counted from 0 as PyTorch does.
+%
+% MATLAB has h5read. Octave has it with the package hdf5oct; without it, this reads the table of parameters by load, which
+% reads only the groups that are named, and the block by h5dump, a program of HDF5 (Debian: hdf5-tools).
+%
+% Both are column-major and turn the order of dimensions round: /hessian appears transposed, so its columns come first
+% and .' gives the block as Python sees it.
+function block = read_block(path, row_name, column_name)
+  [complete, parameters] = read_table(path);
+  if ~complete
+    error('%s is not complete: go on with --resume', path);
+  end
+  p = find_parameter(parameters, row_name);
+  q = find_parameter(parameters, column_name);
+  first = [parameters.offset(p), parameters.offset(q)];
+  count = [parameters.size(p), parameters.size(q)];
+  block = read_rectangle(path, first, count);
+
+  [~, largest] = max(abs(block(:)));
+  [i, j] = ind2sub(size(block), largest);
+  fprintf('rows %d to %d, columns %d to %d\n', first(1), first(1) + count(1) - 1, first(2), first(2) + count(2) - 1);
+  fprintf('sum %.17g\n', sum(block(:)));
+  fprintf('largest %.17g at H[%s, %s]\n', block(i, j), element(parameters, p, i - 1), element(parameters, q, j - 1));
+end
+
+function [complete, parameters] = read_table(path)
+  if exist('h5read') > 0
+    complete = h5readatt(path, '/', 'complete') == 1;
+    names = h5readatt(path, '/hessian', 'parameter_names');
+    parameters.offset = h5readatt(path, '/hessian', 'parameter_offsets');
+    parameters.size = h5readatt(path, '/hessian', 'parameter_sizes');
+    parameters.shape = h5read(path, '/parameters/shape');
+    parameters.ndim = h5read(path, '/parameters/ndim');
+  else
+    [status, text] = system(sprintf('h5dump -y -a /complete "%s"', path));
+    if status ~= 0
+      error('%s is no file of hessian_mpi, or h5dump (hdf5-tools) is missing: %s', path, text);
+    end
+    complete = ~isempty(regexp(text, 'DATA \{\s*1\s*\}', 'once'));
+    loaded = load('-hdf5', path, 'parameters');
+    parameters = struct('offset', loaded.parameters.offset, 'size', loaded.parameters.size, ...
+                        'shape', loaded.parameters.shape, 'ndim', loaded.parameters.ndim);
+    names = loaded.parameters.name;
+  end
+  parameters.names = strrep(cellstr(names), char(0), '');
+  parameters.offset = double(parameters.offset);
+  parameters.size = double(parameters.size);
+end
+
+function p = find_parameter(parameters, name)
+  p = find(strcmp(parameters.names, name));
+  if isempty(p)
+    error('no parameter ''%s''; there are %s', name, strjoin(parameters.names(:).', ', '));
+  end
+end
+
+% The rectangle of /hessian as Python sees it; first: counted from 0.
+function block = read_rectangle(path, first, count)
+  if exist('h5read') > 0
+    block = h5read(path, '/hessian', fliplr(first) + 1, fliplr(count)).';
+    block = double(block);
+    return
+  end
+  numbers = [tempname(), '.block'];
+  remove = onCleanup(@() delete(numbers));
+  [~, header] = system(sprintf('h5dump -H -A 0 -d /hessian "%s"', path));
+  precision = 'double';
+  if ~isempty(strfind(header, 'F32'))
+    precision = 'single';
+  end
+  [status, text] = system(sprintf('h5dump -d /hessian -s "%d,%d" -c "%d,%d" -b NATIVE -o "%s" "%s"', ...
+                                  first(1), first(2), count(1), count(2), numbers, path));
+  if status ~= 0
+    error('the block could not be read: %s', text);
+  end
+  stream = fopen(numbers);
+  block = fread(stream, fliplr(count), precision).';
+  fclose(stream);
+end
+
+% Element k (from 0) of a parameter: row-major, so the last index is the fastest. The table of shapes is turned round.
+function text = element(parameters, p, k)
+  index = cell(1, 0);
+  for d = double(parameters.ndim(p)):-1:1
+    extent = double(parameters.shape(d, p));
+    index = [{sprintf('%d', mod(k, extent))}, index];
+    k = floor(k / extent);
+  end
+  text = [parameters.names{p}, '[', strjoin(index, ', '), ']'];
+end
