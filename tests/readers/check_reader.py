@@ -1,7 +1,7 @@
 """Runs an example of reading and compares what it prints with the matrix that the file was made with.
 
-    check_reader.py FOLDER COMMAND...      COMMAND gets a file, the name of a row's parameter and of a column's: as three
-                                           arguments, or where its last word has {0}, {1} and {2}
+    check_reader.py FOLDER COMMAND...      COMMAND gets a file and the names of a row's and a column's parameter: as
+                                           three arguments, or where its last word has {0}, {1} and {2}
 """
 import itertools
 import math
@@ -41,7 +41,8 @@ def run(command, *arguments):
 
 
 def printed(text):
-    found = re.search(r"^rows (\d+) to (\d+), columns (\d+) to (\d+)\nsum (\S+)\nlargest (\S+) at (H\[.*\])$", text, re.M)
+    found = re.search(r"^rows (\d+) to (\d+), columns (\d+) to (\d+)\nsum (\S+)\nlargest (\S+) at (H\[.*\])$", text,
+                      re.M)
     assert found, f"not what an example prints: {text!r}"
     return tuple(map(int, found.groups()[:4])), float(found[5]), float(found[6]), found[7]
 

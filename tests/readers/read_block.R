@@ -2,8 +2,8 @@
 #
 #     Rscript read_block.R hessian.h5 conv1.weight fc.bias
 #
-# Needs hdf5r (Debian: r-cran-hdf5r). Prints where the block lies, the sum of its numbers, and its largest entry with the
-# elements of the two parameters that it belongs to, all counted from 0 as PyTorch does.
+# Needs hdf5r (Debian: r-cran-hdf5r). Prints where the block lies, the sum of its numbers, and its largest entry with
+# the elements of the two parameters that it belongs to, all counted from 0 as PyTorch does.
 #
 # R is column-major, and hdf5r turns the order of dimensions round: /hessian appears transposed, so its columns come
 # first here and t() gives the block as Python sees it.

@@ -2,11 +2,11 @@
 %
 %     block = read_block('hessian.h5', 'conv1.weight', 'fc.bias');
 %
-% Prints where the block lies, the sum of its numbers, and its largest entry with the elements of the two parameters that
-% it belongs to, all counted from 0 as PyTorch does.
+% Prints where the block lies, the sum of its numbers, and its largest entry with the elements of the two parameters
+% that it belongs to, all counted from 0 as PyTorch does.
 %
-% MATLAB has h5read. Octave has it with the package hdf5oct; without it, this reads the table of parameters by load, which
-% reads only the groups that are named, and the block by h5dump, a program of HDF5 (Debian: hdf5-tools).
+% MATLAB has h5read. Octave has it with the package hdf5oct; without it, this reads the table of parameters by load,
+% which reads only the groups that are named, and the block by h5dump, a program of HDF5 (Debian: hdf5-tools).
 %
 % Both are column-major and turn the order of dimensions round: /hessian appears transposed, so its columns come first
 % and .' gives the block as Python sees it.

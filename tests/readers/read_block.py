@@ -2,8 +2,8 @@
 
     python read_block.py hessian.h5 conv1.weight fc.bias
 
-Needs h5py and numpy. Prints where the block lies, the sum of its numbers, and its largest entry with the elements of the
-two parameters that it belongs to."""
+Needs h5py and numpy. Prints where the block lies, the sum of its numbers, and its largest entry with the elements of
+the two parameters that it belongs to."""
 import sys
 
 import h5py

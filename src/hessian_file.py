@@ -1,0 +1,339 @@
+"""Reads the file of hessian_mpi by the names of parameters, without loading it into memory. Needs h5py and numpy alone:
+copy this file beside yours, or put its folder on PYTHONPATH.
+
+    from hessian_file import HessianFile
+    with HessianFile("hessian.h5") as H:
+        block = H["conv1.weight", "fc.bias"]    # a view: nothing is read yet
+        block[3:5, 0], block[:]                 # as a matrix: conv1.weight by fc.bias, both flattened
+        block.full[1, 0, 2, 2, 4]               # as a tensor: conv1.weight[1, 0, 2, 2] and fc.bias[4]
+        H["fc.bias"]                            # its rows, with all N columns
+        H.locate(12345)                         # ("fc.weight", (1, 7))
+        H @ v, H.diagonal()                     # out of core: a slab of rows at a time
+"""
+import difflib
+import math
+import os
+
+import h5py
+import numpy as np
+
+FORMAT_VERSION = 1
+
+
+class HessianFileError(Exception):
+    """The file is none of hessian_mpi's, is not complete, or lacks something; the message says what to do."""
+
+
+class HessianFile:
+    """A complete Hessian on disk, N x N, as a read-only matrix that is read where it is used.
+
+    path: the file of a run, or a joined one. slab_bytes: the most that one read takes, below 1 GiB. unfinished: take a
+    file with `complete` = 0, too; the rows that are not there yet are whatever the disk has.
+    """
+
+    __array_ufunc__ = None  # v @ H comes here
+
+    def __init__(self, path, slab_bytes=16 << 20, unfinished=False):
+        if not 0 < slab_bytes < 1 << 30:
+            raise ValueError(f"slab_bytes is {slab_bytes}: it has to be more than 0 and less than 1 GiB")
+        self.path = os.fspath(path)
+        self.slab_bytes = slab_bytes
+        self._file = _open(self.path)
+        try:
+            self._read_table(unfinished)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_table(self, unfinished):
+        attributes = self._file.attrs
+        if attributes.get("format") != "hessian_mpi" or "hessian" not in self._file:
+            raise HessianFileError(f"'{self.path}' is not a file of hessian_mpi")
+        if attributes["format_version"] != FORMAT_VERSION:
+            raise HessianFileError(f"'{self.path}' has format version {attributes['format_version']}, this module "
+                                   f"reads {FORMAT_VERSION}: use the hessian_file.py that came with the program")
+        self._hessian = self._file["hessian"]
+        n = self._hessian.shape[1]
+        if (attributes["row_begin"], attributes["row_end"]) != (0, n):
+            raise HessianFileError(f"'{self.path}' is a part, with rows {attributes['row_begin']} to "
+                                   f"{attributes['row_end'] - 1} of {n}: join the parts with hessian_join")
+        if attributes["complete"] != 1 and not unfinished:
+            marks = self._file["blocks/mark"][:]
+            raise HessianFileError(f"'{self.path}' is not complete: {np.count_nonzero(marks)} of {marks.size} blocks "
+                                   "of rows are there; go on with the same command and --resume")
+        self._expect_parts()
+        of = {key: self._hessian.attrs["parameter_" + key] for key in ("names", "offsets", "sizes", "shapes")}
+        self.attributes = dict(attributes)
+        self.names = [str(name) for name in of["names"]]
+        self.shapes = {name: _shape(text) for name, text in zip(self.names, of["shapes"])}
+        self._offsets = np.asarray(of["offsets"])
+        self._slices = {name: slice(int(offset), int(offset + size))
+                        for name, offset, size in zip(self.names, of["offsets"], of["sizes"])}
+
+    def _expect_parts(self):
+        """A joined file refers to its parts, and HDF5 reads NaN without a word where one is missing."""
+        if not self._hessian.is_virtual:
+            return
+        folder = os.path.dirname(os.path.abspath(self.path))
+        for source in self._hessian.virtual_sources():
+            if source.file_name != "." and not os.path.exists(os.path.join(folder, source.file_name)):
+                raise HessianFileError(f"'{self.path}' refers to the part '{source.file_name}', which is not there: "
+                                       "bring it back, or join the parts with hessian_join --copy")
+
+    def close(self):
+        self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __repr__(self):
+        return f"<HessianFile '{self.path}': {self.N} x {self.N} {self.dtype} over {len(self.names)} parameters>"
+
+    @property
+    def N(self):
+        return self._hessian.shape[1]
+
+    @property
+    def shape(self):
+        return self._hessian.shape
+
+    @property
+    def dtype(self):
+        return self._hessian.dtype
+
+    @property
+    def gradient(self):
+        """dL/dtheta, N numbers."""
+        return self._file["gradient"][:]
+
+    @property
+    def value(self):
+        """theta, the point at which the matrix was taken, N numbers."""
+        return self._file["parameters/value"][:]
+
+    def slice_of(self, name):
+        """The rows, and columns, of a parameter."""
+        if name not in self._slices:
+            near = difflib.get_close_matches(str(name), self.names, 3) or self.names[:10]
+            raise KeyError(f"no parameter '{name}' in '{self.path}'; there is {', '.join(near)}")
+        return self._slices[name]
+
+    def locate(self, index):
+        """The parameter and the element of it that a row or column is: ("conv1.weight", (1, 0, 2, 2))."""
+        if not -self.N <= index < self.N:
+            raise IndexError(f"index {index} of a matrix with {self.N} rows")
+        index = int(index) % self.N
+        p = int(np.searchsorted(self._offsets, index, side="right")) - 1  # the last, where empty ones begin there, too
+        name = self.names[p]
+        return name, tuple(int(k) for k in np.unravel_index(index - self._slices[name].start, self.shapes[name]))
+
+    def index(self, name, element=()):
+        """The row and column of an element: the inverse of locate."""
+        shape = self.shapes[name] if self.slice_of(name) else ()
+        return self._slices[name].start + (int(np.ravel_multi_index(tuple(element), shape)) if shape else 0)
+
+    def __getitem__(self, key):
+        """A view by names, H["fc.bias"] or H["conv1.weight", "fc.bias"]; numbers by indices, as of an N x N array."""
+        if isinstance(key, str):
+            key = (key, None)
+        if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
+            return View(self, *(_Side(self, name) for name in key))
+        return self._whole()[key]
+
+    def _whole(self):
+        return View(self, _Side(self, None), _Side(self, None))
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self._whole(), dtype)
+
+    def __matmul__(self, v):
+        """H v for a vector or an N x k matrix, in the wider dtype of the two: for sums in float64, v in float64."""
+        return self._whole() @ v
+
+    def __rmatmul__(self, v):
+        v = np.asarray(v)
+        if v.shape[-1:] != (self.N,) or v.ndim > 2:
+            raise ValueError(f"v of shape {v.shape} by H of shape {self.shape}")
+        result = np.zeros(v.shape, np.result_type(self.dtype, v))
+        for rows, numbers in self.slabs():
+            result += v[..., rows] @ numbers
+        return result
+
+    def matvec(self, v):
+        """H v: what scipy.sparse.linalg.aslinearoperator asks of a matrix."""
+        return self @ v
+
+    def diagonal(self):
+        """The N second derivatives by one parameter twice. Reads squares along the diagonal."""
+        result = np.empty(self.N, self.dtype)
+        step = min(256, math.isqrt(self.slab_bytes // self.dtype.itemsize)) or 1
+        for begin in range(0, self.N, step):
+            part = slice(begin, min(begin + step, self.N))
+            result[part] = np.diagonal(self._hessian[part, part])
+        return result
+
+    def slabs(self, rows=slice(None), columns=slice(None)):
+        """Yields (rows, numbers) from first to last row, at most slab_bytes each: for what numpy does row by row. The
+        numbers' memory is used again for the next ones."""
+        rows, columns = slice(*rows.indices(self.N)), slice(*columns.indices(self.N))
+        if rows.step != 1 or columns.step != 1:
+            raise IndexError("slabs are of neighbouring rows and columns")
+        begin, end, width = rows.start, max(rows.start, rows.stop), max(0, columns.stop - columns.start)
+        height = max(1, self.slab_bytes // max(1, width * self.dtype.itemsize))
+        buffer = np.empty((min(height, end - begin), width), self.dtype)
+        while begin < end:
+            part = slice(begin, min(begin + height, end))
+            numbers = buffer[:part.stop - begin]
+            if numbers.size:
+                self._hessian.read_direct(numbers, np.s_[part, columns.start:columns.stop])
+            yield part, numbers
+            begin = part.stop
+
+
+class View:
+    """A block of the matrix, which is read where it is indexed (integers, slices, ...), or as a whole by np.asarray.
+
+    It has two dimensions: row and column elements, each in row-major order of its parameter's shape. full is the same
+    block with the dimensions of the row's parameter followed by those of the column's.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, matrix, row, column):
+        self._matrix, self._row, self._column = matrix, row, column
+
+    @property
+    def shape(self):
+        return self._row.shape + self._column.shape
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self):
+        return self._matrix.dtype
+
+    @property
+    def nbytes(self):
+        return self.size * self.dtype.itemsize
+
+    @property
+    def full(self):
+        return View(self._matrix, self._row.full(), self._column.full())
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"<View of H[{self._row.name or ':'}, {self._column.name or ':'}]: {self.shape} {self.dtype}, not read>"
+
+    def __getitem__(self, key):
+        picked = _pick(self.shape, key)
+        split = len(self._row.shape)
+        rows, columns = self._row.flat(picked[:split]), self._column.flat(picked[split:])
+        result = np.empty((rows.size, columns.size), self.dtype)
+        if result.size:
+            self._read(rows, columns, result)
+        return result.reshape([len(p) for p in picked if isinstance(p, range)])[()]
+
+    def _read(self, rows, columns, result):
+        # One rectangle for each run of neighbouring rows, as wide as the columns reach.
+        reach = slice(int(columns[0]), int(columns[-1]) + 1)
+        in_reach = columns - reach.start
+        all_of_them = in_reach.size == reach.stop - reach.start
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        done = 0
+        for run in np.split(rows, cuts):
+            for part, numbers in self._matrix.slabs(slice(int(run[0]), int(run[-1]) + 1), reach):
+                count = part.stop - part.start
+                result[done:done + count] = numbers if all_of_them else numbers[:, in_reach]
+                done += count
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError("the block is on the disk: no array of it without a copy")
+        return np.asarray(self[...], dtype)
+
+    def __matmul__(self, v):
+        """Out of core, for a vector or a matrix, in the wider dtype of the two."""
+        v = np.asarray(v)
+        if self.ndim != 2 or v.ndim not in (1, 2) or v.shape[0] != self.shape[1]:
+            raise ValueError(f"a block of shape {self.shape} by v of shape {v.shape}")
+        result = np.empty((self.shape[0],) + v.shape[1:], np.result_type(self.dtype, v))
+        first = self._row.place.start
+        wide = None
+        for rows, numbers in self._matrix.slabs(self._row.place, self._column.place):
+            if result.dtype != numbers.dtype:  # into the same memory every time: fresh one takes longer than the sums
+                wide = np.empty(numbers.shape, result.dtype) if wide is None else wide[:len(numbers)]
+                wide[...] = numbers
+                numbers = wide
+            np.matmul(numbers, v, out=result[rows.start - first:rows.stop - first])
+        return result
+
+
+class _Side:
+    """The rows or the columns of a view: a parameter, or all of them where there is no name."""
+
+    def __init__(self, matrix, name, shape=None):
+        self.matrix, self.name = matrix, name
+        self.place = slice(0, matrix.N) if name is None else matrix.slice_of(name)
+        self.shape = (self.place.stop - self.place.start,) if shape is None else shape
+
+    def full(self):
+        return self if self.name is None else _Side(self.matrix, self.name, self.matrix.shapes[self.name])
+
+    def flat(self, picked):
+        """Rows, or columns, of the matrix, in ascending order, of what was picked in each dimension."""
+        places = np.array([self.place.start])
+        for extent, chosen in zip(self.shape, picked):
+            offsets = np.array(chosen if isinstance(chosen, range) else [chosen], np.int64)
+            places = ((places - self.place.start)[:, None] * extent + offsets).ravel() + self.place.start
+        return places
+
+
+def _pick(shape, key):
+    """What an index chooses in each dimension: an integer, or a range with a positive step."""
+    key = key if isinstance(key, tuple) else (key,)
+    if key.count(Ellipsis) > 1 or sum(k is not Ellipsis for k in key) > len(shape):
+        raise IndexError(f"index {key} of a block of shape {shape}")
+    if Ellipsis not in key:
+        key += (Ellipsis,)
+    at = key.index(Ellipsis)
+    key = key[:at] + (slice(None),) * (len(shape) - len(key) + 1) + key[at + 1:]
+    return [_pick_one(extent, k) for extent, k in zip(shape, key)]
+
+
+def _pick_one(extent, k):
+    if isinstance(k, slice):
+        chosen = range(*k.indices(extent))
+        if chosen.step < 0:
+            raise IndexError("slices of a block go forward; turn the array round that you get")
+        return chosen
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
+        raise IndexError(f"{k!r}: a block is indexed by integers and slices; np.asarray(block) takes the rest")
+    if not -extent <= k < extent:
+        raise IndexError(f"index {k} of {extent}")
+    return int(k) % extent
+
+
+def _shape(text):
+    """(32, 1, 3, 3) for "[32, 1, 3, 3]"."""
+    return tuple(int(word) for word in text.strip("[]").split(",") if word.strip())
+
+
+def _open(path):
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"'{path}': no such file")
+    try:
+        # A program that writes the file at the same time, or a file system without locks, is no obstacle to reading it.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise HessianFileError(f"'{path}' is not an HDF5 file that can be read: {error}") from error

@@ -1,0 +1,196 @@
+"""hessian_file.py against numpy, on the files of matrix_files.
+
+    hessian_file_test.py FOLDER_OF_FILES FOLDER_OF_MODULE"""
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import unittest
+
+import h5py
+import numpy as np
+
+FILES, MODULE = sys.argv[1:3]
+sys.path.insert(0, MODULE)
+from hessian_file import HessianFile, HessianFileError  # noqa: E402
+
+SHAPES = {"conv1.weight": (2, 1, 3, 3), "conv1.bias": (2,), "fc.weight": (5, 8), "fc.bias": (5,), "scale": ()}
+SLICES = {"conv1.weight": slice(0, 18), "conv1.bias": slice(18, 20), "fc.weight": slice(20, 60),
+          "fc.bias": slice(60, 65), "scale": slice(65, 66)}
+N = 66
+MATRIX = np.fromfunction(lambda i, j: (131 * i + 17 * j) % 7919 - 4000, (N, N))
+COMPLETE = ("whole.h5", "whole_float64.h5", "joined.h5")
+
+
+def opened(name="whole.h5", **options):
+    return HessianFile(os.path.join(FILES, name), **options)
+
+
+class Recorder:
+    """Stands for the dataset and notes how many bytes each read took."""
+
+    def __init__(self, dataset):
+        self.dataset, self.reads = dataset, []
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, key):
+        numbers = self.dataset[key]
+        self.reads.append(numbers.nbytes)
+        return numbers
+
+    def read_direct(self, numbers, place):
+        self.reads.append(numbers.nbytes)
+        self.dataset.read_direct(numbers, place)
+
+
+class Reading(unittest.TestCase):
+    def assert_same(self, got, wanted):
+        np.testing.assert_array_equal(np.asarray(got), wanted)
+        self.assertEqual(np.shape(got), np.shape(wanted))
+
+    def test_knows_its_parameters(self):
+        with opened() as H:
+            self.assertEqual((H.N, H.shape, H.dtype), (N, (N, N), np.float32))
+            self.assertEqual(H.shapes, SHAPES)
+            self.assertEqual([H.slice_of(name) for name in H.names], list(SLICES.values()))
+            self.assertEqual(H.attributes["loss"], "cross_entropy")
+            self.assert_same(H.gradient, -np.arange(N))
+            self.assert_same(H.value, np.arange(N) / 2)
+        with opened("whole_float64.h5") as H:
+            self.assertEqual(H.dtype, np.float64)
+
+    def test_reads_every_block_as_matrix_and_as_tensor(self):
+        for file in COMPLETE:
+            with opened(file) as H:
+                for p, q in itertools.product(SHAPES, SHAPES):
+                    block, wanted = H[p, q], MATRIX[SLICES[p], SLICES[q]]
+                    self.assert_same(block, wanted)
+                    self.assert_same(block.full, wanted.reshape(SHAPES[p] + SHAPES[q]))
+                    self.assertEqual(np.asarray(block).dtype, H.dtype)
+
+    def test_reads_rows_of_a_parameter_with_all_columns(self):
+        with opened() as H:
+            self.assert_same(H["fc.weight"], MATRIX[20:60])
+            self.assert_same(H["fc.weight"].full, MATRIX[20:60].reshape(5, 8, N))
+
+    def test_indexes_blocks_as_numpy_does(self):
+        keys = [np.s_[1, 0, 2, 2, 4], np.s_[1], np.s_[..., 3], np.s_[:, 0, 1:, ::2, 1:4], np.s_[0, ..., ::3],
+                np.s_[-1, ..., -2:],                np.s_[0, 0, :, 1, :], np.s_[:, :, :, :, 5:2], np.s_[...], np.s_[1:2, ..., np.int64(0)]]
+        wanted = MATRIX[:18, 60:65].reshape(2, 1, 3, 3, 5)
+        with opened() as H, opened(slab_bytes=16) as in_tiny_slabs:
+            for key, matrix in itertools.product(keys, (H, in_tiny_slabs)):
+                self.assert_same(matrix["conv1.weight", "fc.bias"].full[key], wanted[key])
+            for key in (np.s_[3, 5], np.s_[2:50:7, 60:], np.s_[-1], np.s_[:, 3], np.s_[5, ::7], np.s_[...]):
+                self.assert_same(H[key], MATRIX[key])
+
+    def test_refuses_what_it_cannot_index(self):
+        with opened() as H:
+            block = H["conv1.weight", "fc.bias"]
+            for key in (np.s_[18], np.s_[0, 5], np.s_[0, 0, 0], np.s_[::-1], np.s_[[0, 1]], np.s_[..., ...], True):
+                with self.assertRaises(IndexError, msg=str(key)):
+                    block[key]
+            with self.assertRaisesRegex(KeyError, "fc.weigth.*fc.weight"):
+                H["fc.weigth", "fc.bias"]
+
+    def test_locates(self):
+        with opened() as H:
+            indices = [H.locate(i) for i in range(N)]
+            wanted = [(name, index) for name, shape in SHAPES.items() for index in np.ndindex(shape)]
+            self.assertEqual(indices, wanted)
+            self.assertEqual([H.index(*place) for place in indices], list(range(N)))
+            self.assertEqual(H.locate(-1), ("scale", ()))
+            for outside in (N, -N - 1):
+                with self.assertRaises(IndexError):
+                    H.locate(outside)
+
+    def test_multiplies(self):
+        random = np.random.default_rng(0)
+        for file, shape in itertools.product(COMPLETE, [(N,), (N, 3)]):
+            v = random.integers(-9, 9, shape).astype(float)  # exact in float64, whatever the order of sums
+            for slab_bytes in (1, 1000, 64 << 20):
+                with opened(file, slab_bytes=slab_bytes) as H:
+                    self.assert_same(H @ v, MATRIX @ v)
+                    self.assert_same(v.T @ H, v.T @ MATRIX)
+                    self.assert_same(H["fc.weight", "conv1.weight"] @ v[:18], MATRIX[20:60, :18] @ v[:18])
+                    self.assertEqual((H @ v).dtype, np.float64)
+        with opened() as H:
+            self.assertEqual((H @ v.astype(np.float32)).dtype, np.float32)
+            for wrong in (np.zeros(N + 1), np.zeros((1, N, 1)), np.zeros(())):
+                with self.assertRaises(ValueError):
+                    H @ wrong
+
+    def test_takes_the_diagonal(self):
+        for file, slab_bytes in itertools.product(COMPLETE, (1, 400, 64 << 20)):
+            with opened(file, slab_bytes=slab_bytes) as H:
+                self.assert_same(H.diagonal(), np.diagonal(MATRIX))
+
+    def test_reads_no_more_at_once_than_a_slab(self):
+        slab = 3 * N * 4
+        with opened(slab_bytes=slab) as H:
+            H._hessian = Recorder(H._hessian)
+            uses = (lambda: H @ np.ones(N), H.diagonal, lambda: H["fc.weight", "fc.weight"][:], lambda: np.asarray(H))
+            for use in uses:
+                H._hessian.reads.clear()
+                use()
+                self.assertGreater(len(H._hessian.reads), 1)
+                self.assertLessEqual(max(H._hessian.reads), slab)
+            H._hessian.reads.clear()
+            H["conv1.weight", "fc.bias"].full[1, 0, 2, 2, 4]
+            self.assertEqual(H._hessian.reads, [4])
+            with self.assertRaises(ValueError):
+                opened(slab_bytes=1 << 30)
+
+
+class Refusing(unittest.TestCase):
+    def assert_refused(self, path, *words):
+        with self.assertRaises(HessianFileError) as caught:
+            HessianFile(path)
+        for word in (os.path.basename(path), *words):
+            self.assertIn(word, str(caught.exception))
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def path(self, name="file.h5"):
+        return os.path.join(self.folder.name, name)
+
+    def test_files_of_others(self):
+        with open(self.path("text.h5"), "w") as file:
+            file.write("no HDF5")
+        self.assert_refused(self.path("text.h5"), "HDF5")
+        with h5py.File(self.path(), "w") as file:
+            file["hessian"] = np.eye(3)
+        self.assert_refused(self.path(), "not a file of hessian_mpi")
+        with self.assertRaises(FileNotFoundError):
+            HessianFile(self.path("missing.h5"))
+
+    def test_another_version(self):
+        shutil.copy(os.path.join(FILES, "whole.h5"), self.path())
+        with h5py.File(self.path(), "a") as file:
+            file.attrs["format_version"] = 2
+        self.assert_refused(self.path(), "version 2")
+
+    def test_unfinished_files_unless_asked(self):
+        self.assert_refused(os.path.join(FILES, "unfinished.h5"), "not complete", "66 of 66", "--resume")
+        with opened("unfinished.h5", unfinished=True) as H:
+            np.testing.assert_array_equal(H["fc.bias", "fc.bias"][:], MATRIX[60:65, 60:65])
+
+    def test_parts(self):
+        self.assert_refused(os.path.join(FILES, "part-1.h5"), "rows 25 to 65", "hessian_join")
+
+    # HDF5 would read NaN.
+    def test_a_joined_file_without_its_parts(self):
+        shutil.copy(os.path.join(FILES, "joined.h5"), self.path("joined.h5"))
+        shutil.copy(os.path.join(FILES, "part-0.h5"), self.path("part-0.h5"))
+        self.assert_refused(self.path("joined.h5"), "part-1.h5")
+        shutil.copy(os.path.join(FILES, "part-1.h5"), self.path("part-1.h5"))
+        with HessianFile(self.path("joined.h5")) as H:
+            np.testing.assert_array_equal(np.asarray(H), MATRIX)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
