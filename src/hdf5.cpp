@@ -448,6 +448,24 @@ void File::create_virtual_dataset(const std::string& name, Type type, const std:
                        closer<H5Dclose>);
 }
 
+void File::create_views(const std::string& dataset, const std::vector<View>& views) {
+  const SilentErrors silent;
+  const Handle source = open_dataset(file_.id(), dataset, path_);
+  const Handle source_space = space_of(source);
+  const Handle type(check(H5Dget_type(source.id()), "get the type of '", dataset, "'"), closer<H5Tclose>);
+  for (const auto& [name, tile] : views) {
+    const Handle space = select(source_space, tile);
+    const Handle creation = property_list(H5P_DATASET_CREATE);
+    const char* same_file = ".";
+    check(H5Pset_virtual(creation.id(), space.id(), same_file, dataset.c_str(), source_space.id()), "refer to '",
+          dataset, "'");
+    const Handle view(
+        check(H5Dcreate2(file_.id(), name.c_str(), type.id(), space.id(), H5P_DEFAULT, creation.id(), H5P_DEFAULT),
+              "create dataset '", name, "' in '", path_.string(), "'"),
+        closer<H5Dclose>);
+  }
+}
+
 std::uint64_t File::offset_in_file(const std::string& name) const {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   const haddr_t offset = H5Dget_offset(dataset.id());

@@ -13,6 +13,7 @@
 #include "hessian_mpi/edit_at_once.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/named_blocks.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/writeback.hpp"
 
@@ -151,6 +152,7 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
   set_attributes(file, layout.attributes);
+  if (layout.matrix.grid.part().count() == layout.matrix.columns) create_named_blocks(file, layout.index);
 }
 
 std::vector<std::uint64_t> shape_in_file(const MatrixShape& matrix) {

@@ -57,6 +57,12 @@ struct RowsElsewhere {
   std::uint64_t end = 0;
 };
 
+/// A dataset that is a tile of another one.
+struct View {
+  std::string name;
+  Tile tile;
+};
+
 /// An open file. Not collective unless opened with a communicator.
 class File {
  public:
@@ -100,6 +106,9 @@ class File {
   /// same name. Where one of them is missing its rows read as NaN. Needs HDF5 1.10 to be read.
   void create_virtual_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,
                               const std::vector<RowsElsewhere>& rows);
+  /// Two-dimensional datasets that are tiles of another one in the same file: they hold no numbers of their own. Needs
+  /// HDF5 1.10 to be read.
+  void create_views(const std::string& dataset, const std::vector<View>& views);
   /// Byte offset of a contiguous dataset in the file.
   std::uint64_t offset_in_file(const std::string& dataset) const;
 

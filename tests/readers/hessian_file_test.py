@@ -78,7 +78,8 @@ class Reading(unittest.TestCase):
 
     def test_indexes_blocks_as_numpy_does(self):
         keys = [np.s_[1, 0, 2, 2, 4], np.s_[1], np.s_[..., 3], np.s_[:, 0, 1:, ::2, 1:4], np.s_[0, ..., ::3],
-                np.s_[-1, ..., -2:],                np.s_[0, 0, :, 1, :], np.s_[:, :, :, :, 5:2], np.s_[...], np.s_[1:2, ..., np.int64(0)]]
+                np.s_[-1, ..., -2:],
+                np.s_[0, 0, :, 1, :], np.s_[:, :, :, :, 5:2], np.s_[...], np.s_[1:2, ..., np.int64(0)]]
         wanted = MATRIX[:18, 60:65].reshape(2, 1, 3, 3, 5)
         with opened() as H, opened(slab_bytes=16) as in_tiny_slabs:
             for key, matrix in itertools.product(keys, (H, in_tiny_slabs)):

@@ -2,11 +2,12 @@
 // has no symmetry, so that whoever takes rows for columns is found out: H[i, j] = (131 i + 17 j) mod 7919 - 4000.
 //
 //   matrix_files FOLDER    whole.h5 (float32), whole_float64.h5, part-0.h5 and part-1.h5, joined.h5 (which refers to
-//                          the parts), unfinished.h5
+//                          the parts), unfinished.h5; odd_names.h5 and many.h5, with other parameters
 
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hessian_mpi/checksum.hpp"
@@ -27,6 +28,20 @@ ParameterIndex parameters() {
   return index;
 }
 
+// Names that are no names of HDF5, and a parameter without elements.
+ParameterIndex odd_parameters() {
+  ParameterIndex index;
+  for (const auto* name : {"a/b", "50%", ".", "größe"}) index.append(name, {2});
+  index.append("none", {0, 3});
+  return index;
+}
+
+ParameterIndex many_parameters() {
+  ParameterIndex index;
+  for (int p = 0; p < 33; ++p) index.append(text("layer", p), {1 + p % 3});
+  return index;
+}
+
 template <class Number>
 std::vector<Number> rows_of_matrix(const Rows& rows, std::int64_t n) {
   std::vector<Number> numbers;
@@ -38,12 +53,12 @@ std::vector<Number> rows_of_matrix(const Rows& rows, std::int64_t n) {
 
 // Theta and the gradient are k / 2 and -k.
 struct Contents {
-  ParameterIndex index = parameters();
+  ParameterIndex index;
   std::vector<double> value;
   std::vector<double> gradient;
   Attributes attributes{{"loss", std::string("cross_entropy")}, {"loss_value", 0.25}};
 
-  Contents() {
+  explicit Contents(ParameterIndex of) : index(std::move(of)) {
     for (std::int64_t k = 0; k < index.size(); ++k) {
       value.push_back(static_cast<double>(k) / 2);
       gradient.push_back(-static_cast<double>(k));
@@ -82,8 +97,7 @@ void mark(const std::filesystem::path& path, const MatrixShape& matrix, const st
 }
 
 PartFile make(const std::filesystem::path& path, Precision storage, const Rows& rows, bool complete,
-              const Communicator& world) {
-  const Contents contents;
+              const Communicator& world, const Contents& contents = Contents(parameters())) {
   const auto matrix = shape_of(contents.index.size(), storage, rows);
   create_hessian_file(path, contents.layout(matrix), true);
   const auto blocks =
@@ -95,7 +109,7 @@ PartFile make(const std::filesystem::path& path, Precision storage, const Rows& 
 
 void make_all(const std::filesystem::path& folder, const Communicator& world) {
   std::filesystem::create_directories(folder);
-  const Contents contents;
+  const Contents contents(parameters());
   const auto n = contents.index.size();
   make(folder / "whole.h5", Precision::float32, {0, n}, true, world);
   make(folder / "whole_float64.h5", Precision::float64, {0, n}, true, world);
@@ -106,6 +120,9 @@ void make_all(const std::filesystem::path& folder, const Communicator& world) {
   const auto matrix = shape_of(n, Precision::float32, {0, n});
   create_joined_file(folder / "joined.h5", contents.layout(matrix), parts, false, true,
                      [](const std::filesystem::path&) { return Attributes{}; });
+  for (const auto& [name, index] : {std::pair{"odd_names.h5", odd_parameters()}, {"many.h5", many_parameters()}}) {
+    make(folder / name, Precision::float32, {0, index.size()}, true, world, Contents(index));
+  }
 }
 
 }  // namespace
