@@ -1,6 +1,6 @@
 #pragma once
 /// The output file but for its rows: what lies where in it, how it comes to be, is read back and finished.
-/// Layout: the contract in the README, section 'The file'.
+/// Layout: file_format.md, which changes together with this module.
 
 #include <cstdint>
 #include <filesystem>
