@@ -115,6 +115,19 @@ std::vector<std::int64_t> Communicator::max(std::vector<std::int64_t> values) co
   return values;
 }
 
+std::vector<double> Communicator::sum(std::vector<double> values) const {
+  constexpr std::size_t most = 1 << 27;  // of one call: counts are of type int
+  // Added up in one place: where each rank did it for itself, the last bits could differ.
+  for (std::size_t at = 0; at < values.size(); at += most) {
+    const int count = static_cast<int>(std::min(most, values.size() - at));
+    check(MPI_Reduce(is_root() ? MPI_IN_PLACE : values.data() + at, values.data() + at, count, MPI_DOUBLE, MPI_SUM, 0,
+                     communicator_),
+          "MPI_Reduce");
+    check(MPI_Bcast(values.data() + at, count, MPI_DOUBLE, 0, communicator_), "MPI_Bcast");
+  }
+  return values;
+}
+
 std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& values) const {
   const int count = static_cast<int>(values.size());
   std::vector<int> counts(static_cast<std::size_t>(size_));

@@ -473,6 +473,16 @@ std::uint64_t File::offset_in_file(const std::string& name) const {
   return offset;
 }
 
+std::optional<std::uint64_t> File::plain_offset(const std::string& name, Type memory_type) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
+  const Handle type(check(H5Dget_type(dataset.id()), "get the type of '", name, "'"), closer<H5Tclose>);
+  const bool plain = H5Pget_layout(layout.id()) == H5D_CONTIGUOUS && H5Pget_external_count(layout.id()) == 0;
+  if (!plain || H5Tequal(type.id(), native_type(memory_type)) <= 0) return std::nullopt;
+  const haddr_t offset = H5Dget_offset(dataset.id());
+  return offset == HADDR_UNDEF ? std::nullopt : std::optional<std::uint64_t>(offset);
+}
+
 void File::write(const std::string& name, Type memory_type, const void* values) {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   check(H5Dwrite(dataset.id(), native_type(memory_type), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write dataset '",

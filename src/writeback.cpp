@@ -15,7 +15,8 @@ std::string reason(int error) {
   return std::generic_category().message(error);
 }
 
-Descriptor::Descriptor(const std::filesystem::path& path) : id_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {}
+Descriptor::Descriptor(const std::filesystem::path& path, Access access)
+    : id_(::open(path.c_str(), (access == Access::read ? O_RDONLY : O_RDWR) | O_CLOEXEC)) {}
 
 Descriptor::Descriptor(Descriptor&& other) noexcept : id_(std::exchange(other.id_, -1)) {}
 
@@ -24,7 +25,7 @@ Descriptor::~Descriptor() {
 }
 
 void begin_to_read(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t bytes) {
-  const Descriptor descriptor(path);
+  const Descriptor descriptor(path, Descriptor::Access::read);
   if (descriptor.id() < 0) return;
   posix_fadvise(descriptor.id(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
 }

@@ -2,6 +2,7 @@
 /// Files with matrices that a test has made.
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <vector>
@@ -18,23 +19,37 @@ namespace hessian_mpi {
 /// A file with a matrix that the test has made.
 class MatrixFile {
  public:
+  /// In float64, of one parameter.
   MatrixFile(const Communicator& world, std::int64_t n, const std::vector<double>& numbers)
-      : matrix{BlockGrid(n, n * 8), n, Precision::float64}, world_(world), folder_(world), n_(n) {
-    ParameterIndex index;
-    index.append("weight", {n});
+      : MatrixFile(world, one_parameter(n), Precision::float64, numbers) {}
+  MatrixFile(const Communicator& world, const ParameterIndex& index, Precision storage,
+             const std::vector<double>& numbers)
+      : MatrixFile(world, index, storage, {0, index.size()}, numbers) {}
+  /// With some rows alone: a part file. numbers: of these rows.
+  MatrixFile(const Communicator& world, const ParameterIndex& index, Precision storage, const Rows& part,
+             const std::vector<double>& numbers)
+      : matrix{BlockGrid(index.size(), index.size() * static_cast<std::int64_t>(bytes_of(storage)), part), index.size(),
+               storage},
+        world_(world),
+        folder_(world),
+        n_(index.size()) {
     world.on_root([&] {
-      const std::vector<double> zeros(static_cast<std::size_t>(n), 0.0);
-      create_hessian_file(path(), {index, matrix, Precision::float64, zeros, zeros, {}}, false);
+      const std::vector<double> zeros(static_cast<std::size_t>(n_), 0.0);
+      create_hessian_file(path(), {index, matrix, storage, zeros, zeros, {}}, false);
     });
+    const auto bytes = stored(numbers);
+    const auto place = [&](std::int64_t row) { return bytes.data() + (row - part.begin) * matrix.bytes_of_row(); };
     HessianWriter writer(path(), matrix, world);
-    const Rows own{n * world.rank() / world.size(), n * (world.rank() + 1) / world.size()};
-    writer.write(own, numbers.data() + own.begin * n);
+    const auto own = share(part.count(), world.rank(), world.size());
+    const Rows rows{part.begin + own.begin, part.begin + own.end};
+    writer.write(rows, place(rows.begin));
     writer.close();
     for (std::int64_t b = 0; b < matrix.grid.count(); ++b) {
-      const auto [begin, end] = matrix.grid.block(b);
-      const auto bytes = static_cast<std::size_t>((end - begin) * n) * sizeof(double);
-      records.push_back({xxh3(numbers.data() + begin * n, bytes), 0, true});
+      const auto block = matrix.grid.block(b);
+      const auto size = static_cast<std::size_t>(block.count() * matrix.bytes_of_row());
+      records.push_back({xxh3(place(block.begin), size), 0, true});
     }
+    mark();
   }
   std::filesystem::path path() const { return folder_ / "hessian.h5"; }
 
@@ -48,10 +63,35 @@ class MatrixFile {
     });
   }
 
+  /// Collective. Marks the blocks in the file as the records say.
+  void mark() const {
+    world_.on_root([&] {
+      BlockMarks marks(path(), matrix.grid);
+      marks.write(0, records);
+      marks.sync();
+    });
+  }
+
   const MatrixShape matrix;
   std::vector<BlockRecord> records;
 
  private:
+  static ParameterIndex one_parameter(std::int64_t n) {
+    ParameterIndex index;
+    index.append("weight", {n});
+    return index;
+  }
+  std::vector<char> stored(const std::vector<double>& numbers) const {
+    std::vector<char> bytes(numbers.size() * bytes_of(matrix.storage));
+    if (matrix.storage == Precision::float64) {
+      std::memcpy(bytes.data(), numbers.data(), bytes.size());
+    } else {
+      const std::vector<float> narrow(numbers.begin(), numbers.end());
+      std::memcpy(bytes.data(), narrow.data(), bytes.size());
+    }
+    return bytes;
+  }
+
   const Communicator& world_;
   SharedFolder folder_;
   std::int64_t n_;

@@ -70,6 +70,8 @@ class Communicator {
   double max(double value) const;
   /// Collective. The largest of all ranks' values in each place; all have as many. One exchange for several questions.
   std::vector<std::int64_t> max(std::vector<std::int64_t> values) const;
+  /// Collective. The sum of all ranks' values in each place; all have as many. The same bits on all ranks.
+  std::vector<double> sum(std::vector<double> values) const;
   /// Collective. The vectors of all ranks, joined in the order of ranks, on all ranks.
   std::vector<std::uint64_t> join(const std::vector<std::uint64_t>& values) const;
   /// Collective. Completes an array of which every rank holds a piece, on all ranks. begins: where the piece of each

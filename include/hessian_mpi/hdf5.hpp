@@ -111,6 +111,9 @@ class File {
   void create_views(const std::string& dataset, const std::vector<View>& views);
   /// Byte offset of a contiguous dataset in the file.
   std::uint64_t offset_in_file(const std::string& dataset) const;
+  /// The same where the elements lie one after the other, as memory holds them: plain reads find them. Nothing where
+  /// they are in chunks or in other files, of another type or byte order, or where the file has no space for them yet.
+  std::optional<std::uint64_t> plain_offset(const std::string& dataset, Type memory_type) const;
 
   void write(const std::string& dataset, Type memory_type, const void* values);
   void write_strings(const std::string& dataset, const std::vector<std::string>& values);

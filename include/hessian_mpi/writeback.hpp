@@ -11,10 +11,11 @@ namespace hessian_mpi {
 /// The operating system's words for an errno: "No space left on device".
 std::string reason(int error);
 
-/// A POSIX file descriptor for reading and writing an existing file, closed on destruction.
+/// A POSIX file descriptor of an existing file, closed on destruction.
 class Descriptor {
  public:
-  explicit Descriptor(const std::filesystem::path& path);
+  enum class Access { read, read_and_write };
+  explicit Descriptor(const std::filesystem::path& path, Access access = Access::read_and_write);
   ~Descriptor();
   Descriptor(Descriptor&& other) noexcept;
   Descriptor& operator=(Descriptor&&) = delete;

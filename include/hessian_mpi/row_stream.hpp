@@ -1,0 +1,76 @@
+#pragma once
+/// The rows of a stored matrix, in order, without ever holding more than two slabs of them: the next slab is read on a
+/// thread while one is looked at. Plain reads where the numbers lie one after the other in the file, HDF5 where they
+/// are in chunks or in part files. Not collective: each rank reads its own rows.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+#include "hessian_mpi/writeback.hpp"
+
+namespace hessian_mpi {
+
+/// Some whole rows in memory, which belongs to the stream that handed them out: valid until the visit returns.
+struct Slab {
+  Rows rows;  ///< of the whole matrix, also where the file is a part
+  std::int64_t columns = 0;
+  Precision storage = Precision::float32;
+  const char* bytes = nullptr;  ///< rows.count() x columns numbers of the storage type, row-major, as in the file
+  std::size_t size() const { return static_cast<std::size_t>(rows.count() * columns) * bytes_of(storage); }
+};
+
+/// Hands the slab's numbers to visit, as const float* or const double*.
+template <class Visit>
+void with_numbers(const Slab& slab, const Visit& visit) {
+  if (slab.storage == Precision::float32) {
+    visit(reinterpret_cast<const float*>(slab.bytes));
+  } else {
+    visit(reinterpret_cast<const double*>(slab.bytes));
+  }
+}
+
+/// A rank's share of the rows that the file holds: contiguous, in the order of ranks, their numbers differing by one at
+/// most; none where ranks outnumber rows.
+Rows rows_of_rank(const MatrixShape& matrix, int rank, int ranks);
+
+/// Rows cut into slabs of about 4 MiB, at least a row each.
+std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix);
+
+/// A file, open to read the same slabs once or many times.
+class RowStream {
+ public:
+  /// slabs: rows that the file holds, less than 1 GiB each, in the order in which they are to be visited. matrix: as
+  /// read_layout() found it. Throws RunError where the file cannot be opened.
+  RowStream(const std::filesystem::path& path, const MatrixShape& matrix, std::vector<Rows> slabs);
+
+  /// Visits all slabs. What visit throws ends the pass; RunError where the file cannot be read. HDF5 is not safe among
+  /// threads: visit must not call it (hdf5.hpp and what builds on it) unless reads_plainly().
+  void each(const std::function<void(const Slab&)>& visit);
+
+  /// Whether HDF5 has no part in reading.
+  bool reads_plainly() const { return offset_.has_value(); }
+
+ private:
+  void announce(std::size_t slab) const;
+  void read(const Rows& rows, std::vector<char>& buffer) const;
+  void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
+
+  std::filesystem::path path_;
+  MatrixShape matrix_;
+  std::vector<Rows> slabs_;
+  hdf5::File file_;
+  std::optional<std::uint64_t> offset_;  // of the matrix, where it can be read plainly
+  Descriptor descriptor_;
+  std::vector<char> at_hand_;
+  std::vector<char> next_;
+};
+
+}  // namespace hessian_mpi
