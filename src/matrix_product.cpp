@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 namespace hessian_mpi {
@@ -16,89 +15,52 @@ constexpr std::int64_t panel = 2048;
 // Vectors that a row is multiplied by at once: as many as there are registers for.
 constexpr std::int64_t most_at_once = 4;
 
-// Four numbers in float64, in one register where the processor has such.
-using Four = double __attribute__((vector_size(32)));
-
-HESSIAN_MPI_INLINE void load(const double* from, Four& four) {
-  std::memcpy(&four, from, sizeof(four));
-}
-HESSIAN_MPI_INLINE void load(const float* from, Four& four) {
-  float __attribute__((vector_size(16))) narrow;
-  std::memcpy(&narrow, from, sizeof(narrow));
-  four = __builtin_convertvector(narrow, Four);
-}
-HESSIAN_MPI_INLINE void keep_larger(const Four& four, Four& largest) {
-  const Four magnitude = four < 0 ? -four : four;
-  largest = magnitude > largest ? magnitude : largest;
-}
-HESSIAN_MPI_INLINE double sum(const Four& four) {
-  return (four[0] + four[1]) + (four[2] + four[3]);
-}
-
 // What comes of a piece of a row.
 struct Piece {
   double products[most_at_once] = {};
   double squares = 0;
-  double largest = 0;
 };
 
-// Numbers of a row and those that belong to them in `count` vectors, which lie `stride` numbers apart.
-template <int count, bool with_figures, class Number>
-HESSIAN_MPI_INLINE void add_up(const Number* numbers, std::int64_t n, const double* vectors, std::int64_t stride,
-                               Piece& piece) {
-  Four products[count + 1] = {};
-  Four squares = {};
-  Four largest = {};
-  std::int64_t k = 0;
-  for (; k + 4 <= n; k += 4) {
-    Four four;
-    load(numbers + k, four);
-    for (int v = 0; v < count; ++v) {
-      Four of_vector;
-      load(vectors + v * stride + k, of_vector);
-      products[v] += four * of_vector;
-    }
-    if constexpr (with_figures) {
-      squares += four * four;
-      keep_larger(four, largest);
-    }
-  }
-  for (int v = 0; v < count; ++v) piece.products[v] = sum(products[v]);
-  piece.squares = sum(squares);
-  piece.largest = std::max(std::max(largest[0], largest[1]), std::max(largest[2], largest[3]));
-  for (; k < n; ++k) {
+// Numbers of a row and those that belong to them in `count` vectors, which lie `stride` numbers apart. The pragma lets
+// the compiler add them up in as many places as a register has.
+template <int count, bool with_squares, class Number>
+HESSIAN_MPI_INLINE Piece add_up(const Number* numbers, std::int64_t n, const double* vectors, std::int64_t stride) {
+  double first = 0;
+  double second = 0;
+  double third = 0;
+  double fourth = 0;
+  double squares = 0;
+#pragma omp simd reduction(+ : first, second, third, fourth, squares)
+  for (std::int64_t k = 0; k < n; ++k) {
     const auto number = static_cast<double>(numbers[k]);
-    for (int v = 0; v < count; ++v) piece.products[v] += number * vectors[v * stride + k];
-    piece.squares += number * number;
-    piece.largest = std::max(piece.largest, std::abs(number));
+    if constexpr (count > 0) first += number * vectors[k];
+    if constexpr (count > 1) second += number * vectors[stride + k];
+    if constexpr (count > 2) third += number * vectors[2 * stride + k];
+    if constexpr (count > 3) fourth += number * vectors[3 * stride + k];
+    if constexpr (with_squares) squares += number * number;
   }
+  return {{first, second, third, fourth}, squares};
 }
 
-template <bool with_figures, class Number>
+template <bool with_squares, class Number>
 HESSIAN_MPI_INLINE Piece add_up(const Number* numbers, std::int64_t n, const double* vectors, std::int64_t stride,
                                 std::int64_t count) {
-  Piece piece;
   switch (count) {
     case 0:
-      add_up<0, with_figures>(numbers, n, vectors, stride, piece);
-      break;
+      return add_up<0, with_squares>(numbers, n, vectors, stride);
     case 1:
-      add_up<1, with_figures>(numbers, n, vectors, stride, piece);
-      break;
+      return add_up<1, with_squares>(numbers, n, vectors, stride);
     case 2:
-      add_up<2, with_figures>(numbers, n, vectors, stride, piece);
-      break;
+      return add_up<2, with_squares>(numbers, n, vectors, stride);
     case 3:
-      add_up<3, with_figures>(numbers, n, vectors, stride, piece);
-      break;
+      return add_up<3, with_squares>(numbers, n, vectors, stride);
     default:
-      add_up<4, with_figures>(numbers, n, vectors, stride, piece);
+      return add_up<4, with_squares>(numbers, n, vectors, stride);
   }
-  return piece;
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HESSIAN_MPI_FOR_PROCESSORS __attribute__((target_clones("arch=haswell", "default")))
+#define HESSIAN_MPI_FOR_PROCESSORS __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
 #define HESSIAN_MPI_FOR_PROCESSORS
 #endif
@@ -170,7 +132,6 @@ void MatrixSums::add(const Slab& slab, const double* vectors, std::int64_t count
       const auto begin = entries[q].offset;
       each_piece(slab, numbers, begin, begin + entries[q].size, all, true, [&](std::int64_t i, const Piece& piece) {
         squares_[parameter_of[static_cast<std::size_t>(i)] * entries.size() + q] += piece.squares;
-        largest_ = std::max(largest_, piece.largest);
       });
     }
     for (std::int64_t i = 0; i < slab.rows.count(); ++i) {
@@ -184,7 +145,6 @@ MatrixFigures MatrixSums::all(const Communicator& communicator) const {
   const auto squares = communicator.sum(squares_);
   MatrixFigures figures;
   figures.traces = communicator.sum(traces_);
-  figures.largest = communicator.max(largest_);
   figures.trace = std::accumulate(figures.traces.begin(), figures.traces.end(), 0.0);
   figures.frobenius_norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
   for (const double square : squares) figures.block_norms.push_back(std::sqrt(square));

@@ -115,7 +115,6 @@ TEST(MatrixProduct, IsHTimesAnyNumberOfVectorsWithFiguresAndWithout) {
     expect_products(own, 5, matrix.own(), n);
     const auto figures = sums.all(world);
     expect_figures(figures, index, all);
-    EXPECT_EQ(figures.largest, -odd_number);
   }
 }
 
@@ -147,7 +146,6 @@ TEST(MatrixSums, ShowNumbersThatAreNotFinite) {
   const auto figures = sums.all(world);
   EXPECT_TRUE(std::isnan(figures.frobenius_norm));
   EXPECT_TRUE(std::isnan(figures.trace));
-  EXPECT_LE(figures.largest, 1);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #pragma once
-/// Y = H X for a few vectors, and the trace, norms and largest entry of H, in one pass over its rows, which may be
+/// Y = H X for a few vectors, and the trace and norms of H, in one pass over its rows, which may be
 /// larger than memory. Numbers are added in float64. Not collective unless marked so.
 
 #include <cstdint>
@@ -20,7 +20,6 @@ struct MatrixFigures {
   std::vector<double> traces;       ///< of the P blocks on the diagonal
   double trace = 0;
   double frobenius_norm = 0;
-  double largest = 0;  ///< largest |H_ij|
 };
 
 /// Adds up the figures of a matrix, slab by slab, and multiplies the rows by vectors on the way.
@@ -41,7 +40,6 @@ class MatrixSums {
   const ParameterIndex& index_;
   std::vector<double> squares_;  // P x P
   std::vector<double> traces_;   // P
-  double largest_ = 0;
 };
 
 /// A stored matrix that multiplies vectors, some of its rows on each rank:
