@@ -15,6 +15,7 @@
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/named_blocks.hpp"
 #include "hessian_mpi/node.hpp"
+#include "hessian_mpi/unfinished_file.hpp"
 #include "hessian_mpi/writeback.hpp"
 
 namespace hessian_mpi {
@@ -33,28 +34,10 @@ std::string human(std::uint64_t bytes) {
   return number.data();
 }
 
-std::filesystem::path folder_of(const std::filesystem::path& path) {
-  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
-}
-
 void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
   throw InputError(text("no room for '", path.string(), "': the matrix takes ", human(needed), ", the file system of '",
                         folder_of(path).string(), "' has ", human(free_disk(folder_of(path))),
                         " left; use --output on a larger one, --storage float32, or --parameters for a part"));
-}
-
-void throw_exists(const std::filesystem::path& path) {
-  throw InputError(text("'", path.string(),
-                        "' exists already; name another file with --output, or replace it with "
-                        "--overwrite"));
-}
-
-// Waits until the file's bytes are on the disk.
-void bring_to_disk(const std::filesystem::path& path) {
-  const Descriptor file(path);
-  if (file.id() < 0 || fdatasync(file.id()) != 0) {
-    throw RunError(text("'", path.string(), "' could not be brought to the disk: ", reason(errno)));
-  }
 }
 
 // Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
@@ -69,31 +52,6 @@ void take_space(const std::filesystem::path& file, const std::filesystem::path& 
     throw InputError(text("no space could be taken for '", named.string(), "': ", reason(errno)));
   }
 }
-
-// Removes a file that did not come to be whole.
-class UnfinishedFile {
- public:
-  // Beside the file that it is to become.
-  explicit UnfinishedFile(const std::filesystem::path& path)
-      : path_(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid())) {}
-  ~UnfinishedFile() { ::unlink(path_.c_str()); }
-  UnfinishedFile(const UnfinishedFile&) = delete;
-  UnfinishedFile& operator=(const UnfinishedFile&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
-  // Gives the file its real name.
-  void publish(const std::filesystem::path& name, bool replace) const {
-    const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
-    if (renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, name.c_str(), flags) == 0) return;
-    if (errno == EEXIST) throw_exists(name);
-    // File systems without the flag: look first, and accept that another program may come between.
-    if (errno == EINVAL && !std::filesystem::exists(name) && ::rename(path_.c_str(), name.c_str()) == 0) return;
-    throw InputError(text("'", name.string(), "' cannot be created: ", reason(errno)));
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 void set_attributes(hdf5::File& file, const Attributes& attributes) {
   for (const auto& [name, value] : attributes) {
@@ -362,6 +320,20 @@ StoredLayout read_layout(const std::filesystem::path& path) {
   } catch (const RunError& error) {
     throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
   }
+}
+
+StoredLayout read_complete_layout(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
+  auto stored = read_layout(path);
+  if (!stored.complete) {
+    throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
+  }
+  const auto& part = stored.matrix.grid.part();
+  if (part.count() != stored.matrix.columns) {
+    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", stored.matrix.columns,
+                          ": join the parts with hessian_join first"));
+  }
+  return stored;
 }
 
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {

@@ -83,6 +83,10 @@ struct StoredLayout {
 /// Not collective. Throws InputError where the file is damaged or none of hessian_mpi's.
 StoredLayout read_layout(const std::filesystem::path& path);
 
+/// Not collective. The same for a file that is to be used as a whole. Throws InputError also where there is none, where
+/// it is not complete, and where it is a part.
+StoredLayout read_complete_layout(const std::filesystem::path& path);
+
 /// Not collective. Sets the attributes of a finished run and, if it is, that it is complete: wholly or, where the
 /// process is killed, not at all once recover_edit (edit_at_once.hpp) has seen the file.
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete);

@@ -1,0 +1,128 @@
+#include "hessian_mpi/result_file.hpp"
+
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/version.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes) {
+  for (const auto& [name, value] : attributes) {
+    std::visit([&, &key = name](const auto& v) { file.set_attribute(object, key, v); }, value);
+  }
+}
+
+hdf5::File open_together(const std::filesystem::path& path, const Communicator& communicator) {
+  std::optional<hdf5::File> file;
+  try {
+    communicator.together([&] { file.emplace(hdf5::File::open_parallel(path, communicator.handle())); });
+  } catch (const AgreedError& error) {
+    if (file) file->abandon();
+    throw AgreedError(error.code(), error.what(), AgreedError::Afterwards::abort);
+  }
+  return std::move(*file);
+}
+
+}  // namespace
+
+std::filesystem::path name_of_result(const std::filesystem::path& source, const std::string& kind) {
+  auto name = source;
+  if (name.extension() == ".h5" || name.extension() == ".hdf5") name.replace_extension();
+  name += '.' + kind + ".h5";
+  return name;
+}
+
+ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const ResultOrigin& origin,
+                       const StoredLayout& hessian, std::uint64_t bytes, const Communicator& communicator)
+    : communicator_(communicator), path_(path), replace_(replace) {
+  communicator.on_root([&] {
+    check_room_for(path, bytes, replace);
+    file_ = std::make_unique<UnfinishedFile>(path);
+    auto file = hdf5::File::create(file_->path());
+    set_attributes(file, "/",
+                   {{"format", origin.format},
+                    {"format_version", std::int64_t{1}},
+                    {"source", origin.source.string()},
+                    {"command_line", origin.command_line},
+                    {"created", timestamp()},
+                    {"hessian_mpi_version", versions().hessian_mpi},
+                    {"ranks", std::int64_t{communicator.size()}},
+                    {"N", hessian.matrix.columns}});
+    file.create_group("/hessian");
+    set_attributes(file, "/hessian", hessian.attributes);
+    file.close();
+  });
+  unfinished_ = communicator.from_root(file_ ? file_->path().string() : std::string());
+}
+
+void ResultFile::create_groups_to(hdf5::File& file, const std::string& object) const {
+  for (auto at = object.find('/', 1); at != std::string::npos; at = object.find('/', at + 1)) {
+    if (!file.has(object.substr(0, at))) file.create_group(object.substr(0, at));
+  }
+}
+
+void ResultFile::reserve(const std::string& dataset, const std::vector<std::uint64_t>& shape) {
+  communicator_.on_root([&] {
+    auto file = hdf5::File::open_to_write(unfinished_);
+    create_groups_to(file, dataset);
+    file.create_dataset(dataset, hdf5::Type::float64, shape);
+    file.close();
+  });
+}
+
+void ResultFile::add(const std::string& dataset, const std::vector<std::uint64_t>& shape,
+                     const std::vector<double>& numbers) {
+  reserve(dataset, shape);
+  communicator_.on_root([&] {
+    auto file = hdf5::File::open_to_write(unfinished_);
+    file.write(dataset, hdf5::Type::float64, numbers.data());
+    file.close();
+  });
+}
+
+void ResultFile::describe(const std::string& object, const Attributes& attributes) {
+  communicator_.on_root([&] {
+    auto file = hdf5::File::open_to_write(unfinished_);
+    set_attributes(file, object, attributes);
+    file.close();
+  });
+}
+
+ResultFile::RowWriter::RowWriter(const ResultFile& file)
+    : communicator_(file.communicator_), file_(open_together(file.unfinished_, file.communicator_)) {}
+
+ResultFile::RowWriter::~RowWriter() {
+  if (open_) file_.abandon();
+}
+
+void ResultFile::RowWriter::write(const std::string& dataset, const Rows& rows, std::int64_t columns,
+                                  const double* numbers) {
+  communicator_.together([&] {
+    const auto first = rows.count() == 0 ? 0 : static_cast<std::uint64_t>(rows.begin);
+    file_.write_tile_collectively(
+        dataset, hdf5::Type::float64,
+        {first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(columns)}, numbers);
+  });
+}
+
+void ResultFile::RowWriter::close() {
+  communicator_.together([&] { file_.close(); });
+  open_ = false;
+}
+
+void ResultFile::publish(const Attributes& attributes) {
+  auto all = attributes;
+  all.emplace_back("finished", timestamp());
+  all.emplace_back("wall_seconds", watch_.seconds());
+  describe("/", all);
+  communicator_.on_root([&] {
+    bring_to_disk(unfinished_);
+    file_->publish(path_, replace_);
+  });
+}
+
+}  // namespace hessian_mpi

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Runs hessian_spectrum as its users do, and compares what it writes with numpy.
+
+usage: spectrum.py PROGRAM LAUNCH...
+
+LAUNCH is mpirun with its options but for the number of ranks.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import fabricated_file
+import h5py
+import numpy as np
+
+
+def like_a_hessian(n: int) -> np.ndarray:
+    """A few large eigenvalues, a bulk around zero, some negative, and a zero block; symmetric but for rounding."""
+    random = np.random.default_rng(5)
+    outliers = random.standard_normal((n, 4))
+    matrix = outliers @ outliers.T / n * 3 + 0.01 * random.standard_normal((n, n))
+    matrix[:, n // 2 : n // 2 + n // 5] = 0
+    matrix[n // 2 : n // 2 + n // 5] = 0
+    return matrix + matrix.T + 1e-6 * random.standard_normal((n, n))
+
+
+class Spectrum:
+    def __init__(self, program: str, launch: list[str], folder: pathlib.Path):
+        self.program, self.launch, self.folder = program, launch, folder
+
+    def run(self, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
+        command = [*self.launch, "-n", str(ranks), self.program, *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+
+    def result(self, ranks: int, *arguments: str) -> h5py.File:
+        finished = self.run(ranks, *arguments, "--overwrite")
+        assert finished.returncode == 0, finished.stderr + finished.stdout
+        return h5py.File(self.folder / "h.spectrum.h5")
+
+
+def test_all_eigenvalues_and_vectors(spectrum: Spectrum) -> None:
+    for dtype in (np.float64, np.float32):
+        stored = like_a_hessian(150).astype(dtype)
+        fabricated_file.write(spectrum.folder / "h.h5", stored)
+        matrix = (stored.astype(np.float64) + stored.T.astype(np.float64)) / 2
+        expected = np.linalg.eigvalsh(matrix)
+        for ranks in (1, 2, 3):
+            with spectrum.result(ranks, "h.h5") as file:
+                np.testing.assert_allclose(file["eigenvalues"][:], expected, atol=1e-13 * abs(expected).max())
+                assert "eigenvectors" not in file
+            with spectrum.result(ranks, "h.h5", "--vectors") as file:
+                values, vectors = file["eigenvalues"][:], file["eigenvectors"][:]
+                np.testing.assert_allclose(values, expected, atol=1e-13 * abs(expected).max())
+                np.testing.assert_allclose(vectors @ vectors.T, np.eye(150), atol=1e-12)
+                np.testing.assert_allclose(vectors @ matrix, values[:, None] * vectors, atol=1e-12)
+                assert file["eigenvalues"].attrs["residual"] < 1e-12
+
+
+def test_where_the_result_comes_from(spectrum: Spectrum) -> None:
+    fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(20))
+    with spectrum.result(2, "h.h5") as file:
+        assert file.attrs["format"] == "hessian_mpi spectrum"
+        assert file.attrs["format_version"] == 1
+        assert file.attrs["N"] == 20
+        assert file.attrs["source"] == "h.h5"
+        assert file.attrs["command_line"].endswith("hessian_spectrum h.h5 --overwrite")
+        assert file.attrs["checks"] == "passed"
+        assert file["hessian"].attrs["model"] == "net.pt"
+        assert {"created", "finished", "wall_seconds"} <= set(file.attrs)
+
+
+def test_what_cannot_be_decomposed(spectrum: Spectrum) -> None:
+    matrix = like_a_hessian(20)
+    fabricated_file.write(spectrum.folder / "open.h5", matrix, complete=0)
+    matrix[3, 7] = np.nan
+    fabricated_file.write(spectrum.folder / "nan.h5", matrix)
+    (spectrum.folder / "text.h5").write_text("no HDF5")
+    for arguments, code, words in [
+        (["open.h5"], 2, "is not complete"),
+        (["nan.h5"], 1, "row 3, column 7"),
+        (["text.h5"], 2, "'text.h5' is damaged, or not a file of hessian_mpi"),
+        (["none.h5"], 2, "no such file"),
+        ([], 2, "name one file"),
+        (["open.h5", "--rows", "3"], 2, "--help"),
+    ]:
+        finished = spectrum.run(2, *arguments)
+        errors = [line for line in finished.stderr.splitlines() if line.startswith("hessian_spectrum:")]
+        assert finished.returncode == code, (arguments, finished)
+        assert len(errors) == 1 and words in errors[0], (arguments, finished.stderr)
+        assert not list(spectrum.folder.glob("*.spectrum.h5*")) and not list(spectrum.folder.glob(".*")), arguments
+
+
+def test_what_exists_stays(spectrum: Spectrum) -> None:
+    fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(20))
+    (spectrum.folder / "h.spectrum.h5").write_text("mine")
+    finished = spectrum.run(2, "h.h5")
+    assert finished.returncode == 2 and "--overwrite" in finished.stderr, finished
+    planned = spectrum.run(2, "h.h5", "--plan")
+    assert planned.returncode == 0 and "plan" in planned.stdout and "a rank" in planned.stdout, planned
+    assert (spectrum.folder / "h.spectrum.h5").read_text() == "mine"
+
+
+def main(program: str, launch: list[str]) -> None:
+    for name, test in list(globals().items()):
+        if not name.startswith("test_"):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            test(Spectrum(program, launch, pathlib.Path(folder)))
+        print(name, "passed", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
