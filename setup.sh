@@ -167,7 +167,7 @@ build() { run cmake --build --preset release --parallel "$(compilers)" "$@"; }
 prepare() {
   install_packages "$1"
   if [[ $1 == test ]]; then
-    install_python_packages torch==2.13.0 numpy h5py
+    install_python_packages torch==2.13.0 numpy h5py matplotlib
   elif ! users_own_torch; then
     install_python_packages torch==2.13.0
   fi

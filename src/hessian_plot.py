@@ -1,0 +1,782 @@
+#!/usr/bin/env python3
+"""Draws what a file of hessian_mpi holds: the heat map of the matrix, the norms of its blocks, its spectrum."""
+
+import argparse
+import concurrent.futures
+import contextlib
+import fnmatch
+import os
+import pathlib
+import sys
+import threading
+from dataclasses import dataclass, field
+
+try:
+    import h5py
+    import matplotlib
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+except ImportError as missing:
+    sys.exit(f"hessian_plot: error: {missing}; it needs the Python packages h5py, numpy and matplotlib")
+
+VERSION = "@PROJECT_VERSION@"  # filled in when it is built
+DPI = 200
+SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
+SLAB_ROWS = 64  # squares are added up in the matrix's own precision within a slab, in float64 beyond
+FORMATS = ("png", "pdf", "svg")
+KINDS = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix", "fisher": "empirical Fisher matrix"}
+
+
+class InputError(Exception):
+    """A mistake of the person: the message says what, where, and what to do."""
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Parameters in the order of the file; tensor p has the indices offsets[p] to offsets[p] + sizes[p] - 1."""
+
+    names: list[str]
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def matching(self, patterns: list[str]) -> "Tensors":
+        chosen = [p for p, name in enumerate(self.names) if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        if not chosen:
+            raise InputError(f"no parameter matches --parameters {' '.join(patterns)}; there are: {', '.join(self.names)}")
+        return Tensors([self.names[p] for p in chosen], self.offsets[chosen], self.sizes[chosen])
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path, what: str):
+    """An HDF5 file that another program may be writing."""
+    if not path.is_file():
+        raise InputError(f"'{path}': no such file")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        reason = "it cannot be read" if isinstance(error, PermissionError) else "it is damaged, or not HDF5"
+        raise InputError(f"'{path}' is no {what}: {reason} ({error})") from None
+    with file:
+        yield file
+
+
+class Matrix:
+    """The matrix of a file and what is said about it. Rows can be read from several threads."""
+
+    def __init__(self, path: pathlib.Path, file: h5py.File):
+        self.path = path
+        self.attributes = dict(file.attrs)
+        if self.attributes.get("format") != "hessian_mpi":
+            raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = hessian_mpi")
+        self.dataset = file.get("hessian")
+        if not isinstance(self.dataset, h5py.Dataset) or self.dataset.ndim != 2 or self.dataset.dtype.kind != "f":
+            raise InputError(f"'{path}' has no matrix /hessian; a packed copy is unpacked by hessian_convert")
+        try:
+            about = self.dataset.attrs
+            self.tensors = Tensors([str(name) for name in about["parameter_names"]], *(np.asarray(about["parameter_" + key], np.int64) for key in ("offsets", "sizes")))
+            begin = int(self.attributes.get("row_begin", 0))
+            self.runs = _runs_on_disk(file, begin, begin + self.dataset.shape[0])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"'{path}' is damaged: {error}") from None
+        self.n = self.dataset.shape[1]
+        if self.n != self.tensors.sizes.sum():
+            raise InputError(f"'{path}' is damaged: its parameters have {self.tensors.sizes.sum()} elements, its rows {self.n}")
+        self.first_row = begin
+        self.row_type = np.dtype(np.float32 if self.dataset.dtype.itemsize <= 4 else np.float64)
+        # Bytes that lie in the file as they are in memory are read without HDF5, which lets one thread read at a time.
+        plain = self.dataset.dtype == self.row_type and hasattr(os, "preadv")
+        self.offset = self.dataset.id.get_offset() if plain else None
+        self.descriptor = os.open(path, os.O_RDONLY) if self.offset is not None else None
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    def read(self, begin: int, end: int, slab: np.ndarray) -> None:
+        """Rows begin to end - 1 of the matrix into slab."""
+        first = begin - self.first_row
+        if self.descriptor is None:
+            self.dataset.read_direct(slab, np.s_[first : first + end - begin])
+            return
+        left = memoryview(slab).cast("B")
+        position = self.offset + first * slab[0].nbytes
+        while left:
+            count = os.preadv(self.descriptor, [left], position)
+            if count == 0:
+                raise OSError(f"'{self.path}' ends in row {begin}: it is damaged")
+            left, position = left[count:], position + count
+
+    def runs_within(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """What of the rows begin to end - 1 has been computed."""
+        cut = ((max(begin, first), min(end, last)) for first, last in self.runs)
+        return [(first, last) for first, last in cut if first < last]
+
+
+def _runs_on_disk(file: h5py.File, first: int, last: int) -> list[tuple[int, int]]:
+    """Ranges of rows that are computed and written: a block's mark says so while a run is under way."""
+    if file.attrs.get("complete") == 1:
+        return [(first, last)]
+    begin, end, mark = (file["blocks/" + key][:] for key in ("begin", "end", "mark"))
+    runs = []
+    for block in np.argsort(begin, kind="stable"):
+        if mark[block] == 0:
+            continue
+        if runs and runs[-1][1] == begin[block]:
+            runs[-1][1] = int(end[block])
+        else:
+            runs.append([int(begin[block]), int(end[block])])
+    return [(b, e) for b, e in runs]
+
+
+# --- one pass over the matrix ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How indices become pixels, along both axes. A bin is a range of indices of one tensor, shown as one number."""
+
+    tensors: Tensors
+    widths: np.ndarray  # pixels of each tensor
+    begins: np.ndarray  # first index of each bin
+    ends: np.ndarray
+    tensor_of_bin: np.ndarray
+    bin_of_pixel: np.ndarray
+
+    @property
+    def pixels(self) -> int:
+        return len(self.bin_of_pixel)
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """Pixels at which tensors begin, and the end."""
+        return np.concatenate([[0], np.cumsum(self.widths)])
+
+
+def shared_pixels(weights: np.ndarray, pixels: int) -> np.ndarray:
+    """Whole pixels in proportion to the weights, at least one each."""
+    widths = np.maximum(1, np.rint(pixels * weights / weights.sum())).astype(np.int64)
+    while widths.sum() != pixels:
+        widths[np.argmax(widths)] += 1 if widths.sum() < pixels else -1
+    return widths
+
+
+def make_axis(tensors: Tensors, pixels: int, scale: str) -> Axis:
+    sizes = tensors.sizes
+    pixels = max(pixels, 2 * len(sizes))
+    if scale == "linear" and sizes.sum() <= pixels:
+        widths = sizes * (pixels // sizes.sum())
+    else:
+        weights = {"linear": sizes, "sqrt": np.sqrt(sizes), "equal": np.ones(len(sizes))}[scale]
+        widths = shared_pixels(weights, pixels)
+    begins, ends, owners, lookup = [], [], [], []
+    for p, (offset, size, width) in enumerate(zip(tensors.offsets, sizes, widths)):
+        bins = min(size, width)
+        edges = offset + np.arange(bins + 1) * size // bins
+        lookup.append(sum(map(len, begins)) + np.arange(width) * bins // width)
+        begins.append(edges[:-1])
+        ends.append(edges[1:])
+        owners.append(np.full(bins, p))
+    return Axis(tensors, widths, *map(np.concatenate, (begins, ends, owners, lookup)))
+
+
+def reduce_segments(operation: np.ufunc, row: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The operation over row[begins[k]:ends[k]] for each k; segments ascend and do not overlap."""
+    edges = np.union1d(begins, ends)
+    edges = edges[edges < len(row)]
+    return operation.reduceat(row, edges)[np.searchsorted(edges, begins)]
+
+
+@dataclass
+class Reduced:
+    """What a pass over the matrix leaves of it."""
+
+    largest: np.ndarray | None = None  # per pair of bins, the entry of largest absolute value, with its sign
+    squares: np.ndarray | None = None  # per pair of tensors, the sum of squares
+    computed: np.ndarray = field(default_factory=lambda: np.zeros(0))  # rows of each bin of rows that the file has
+
+
+class _RowReducer:
+    """Reduces one bin of rows after the other; each thread has one."""
+
+    def __init__(self, matrix: Matrix, axis: Axis, want_largest: bool, want_squares: bool):
+        self.matrix, self.axis = matrix, axis
+        self.want_largest, self.want_squares = want_largest, want_squares
+        row_bytes = matrix.n * matrix.row_type.itemsize
+        self.slab = np.empty((max(1, min(SLAB_ROWS, SLAB_BYTES // row_bytes)), matrix.n), matrix.row_type)
+        self.low, self.high, self.some = (np.empty(matrix.n, matrix.row_type) for _ in range(3))
+
+    def slabs(self, begin: int, end: int):
+        for first, last in self.matrix.runs_within(begin, end):
+            for row in range(first, last, len(self.slab)):
+                rows = self.slab[: min(len(self.slab), last - row)]
+                self.matrix.read(row, row + len(rows), rows)
+                yield rows
+
+    def reduce(self, number: int) -> tuple[np.ndarray | None, np.ndarray | None, int]:
+        axis = self.axis
+        self.high.fill(-np.inf)
+        self.low.fill(np.inf)
+        squares = np.zeros(self.matrix.n) if self.want_squares else None
+        computed = 0
+        for rows in self.slabs(axis.begins[number], axis.ends[number]):
+            computed += len(rows)
+            if self.want_largest:
+                np.maximum(self.high, np.maximum.reduce(rows, axis=0, out=self.some), out=self.high)
+                np.minimum(self.low, np.minimum.reduce(rows, axis=0, out=self.some), out=self.low)
+            if self.want_squares:
+                squares += np.einsum("ij,ij->j", rows, rows)
+        largest = None
+        if self.want_largest and computed > 0:
+            high = reduce_segments(np.maximum, self.high, axis.begins, axis.ends)
+            low = reduce_segments(np.minimum, self.low, axis.begins, axis.ends)
+            largest = np.where(high >= -low, high, low)  # NaN, which is in both, stays
+        if self.want_squares:
+            squares = reduce_segments(np.add, squares, axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes)
+        return largest, squares, computed
+
+
+def reduce_matrix(matrix: Matrix, axis: Axis, want_largest: bool, want_squares: bool, threads: int, progress=None) -> Reduced:
+    """Reads the rows once, in slabs of a few megabytes, each thread its own bins of rows."""
+    bins, count = len(axis.begins), len(axis.tensors.names)
+    result = Reduced(computed=np.zeros(bins, np.int64))
+    if want_largest:
+        result.largest = np.zeros((bins, bins), matrix.row_type)
+    if want_squares:
+        result.squares = np.zeros((count, count))
+    own = threading.local()
+
+    def work(number: int):
+        if not hasattr(own, "reducer"):
+            own.reducer = _RowReducer(matrix, axis, want_largest, want_squares)
+        return own.reducer.reduce(number)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for number, (largest, squares, computed) in enumerate(pool.map(work, range(bins))):
+                result.computed[number] = computed
+                if largest is not None:
+                    result.largest[number] = largest
+                if squares is not None:
+                    result.squares[axis.tensor_of_bin[number]] += squares
+                if progress:
+                    progress((number + 1) / bins)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return result
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def spread(centres: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions that are at least gap apart, within [low, high] and as near to the ascending centres as that allows
+    (least squares): without the gaps, neighbours that are out of order share their mean."""
+    pools = []  # [sum, count] of neighbours that share a value
+    for k, centre in enumerate(centres):
+        pools.append([centre - k * gap, 1])
+        while len(pools) > 1 and pools[-2][0] * pools[-1][1] >= pools[-1][0] * pools[-2][1]:
+            total, count = pools.pop()
+            pools[-1][0] += total
+            pools[-1][1] += count
+    values = np.concatenate([np.full(count, total / count) for total, count in pools])
+    return np.clip(values, low, high - (len(centres) - 1) * gap) + np.arange(len(centres)) * gap
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name beside the tensors first to last - 1."""
+
+    text: str
+    first: int
+    last: int
+
+
+def grouped(names: list[str], depth: int) -> list[Label]:
+    """Neighbours whose names agree in their first `depth` parts share a label."""
+    labels = []
+    for p, name in enumerate(names):
+        parts = name.split(".")
+        prefix = ".".join(parts[:depth])
+        if labels and depth < len(names[p - 1].split(".")) and depth < len(parts) and prefix == labels[-1].text.removesuffix(".*"):
+            labels[-1] = Label(prefix + ".*", labels[-1].first, p + 1)
+        else:
+            labels.append(Label(name, p, p + 1) if depth >= len(parts) else Label(prefix + ".*", p, p + 1))
+    return [Label(names[label.first], label.first, label.last) if label.last == label.first + 1 else label for label in labels]
+
+
+def fitting_labels(names: list[str], sizes: np.ndarray, room: int) -> list[Label]:
+    """At most `room` labels: as many parts of the names as fit, or else the largest tensors alone."""
+    for depth in range(max(name.count(".") for name in names) + 1, 0, -1):
+        labels = grouped(names, depth)
+        if len(labels) <= room:
+            return labels
+    covered = [sizes[label.first : label.last].sum() for label in labels]
+    return [labels[k] for k in sorted(np.argsort(covered)[::-1][:room])]
+
+
+def shortened(text: str, most: int = 36) -> str:
+    return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most // 2) :]
+
+
+_SCRATCH = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+
+
+def text_width(text: str, points: float) -> float:
+    """In inches."""
+    font = matplotlib.font_manager.FontProperties(size=points)
+    return _SCRATCH.get_text_width_height_descent(text, font, False)[0] / DPI
+
+
+# --- panels: each knows its size in inches, and draws itself at a place of the figure -----------------------------------
+
+LINE, GREY, MISSING, BAD = 0.5, "0.35", (0.80, 0.80, 0.80), (0.0, 0.75, 0.2)
+NAME_POINTS, SMALLEST_POINTS, LINE_HEIGHT, LEADER = 7.0, 5.0, 1.25 / 72, 0.16
+
+
+@dataclass
+class Block:
+    """A square whose rows and columns are tensors, in pixels, with the tensors' names to the left and below."""
+
+    tensors: Tensors
+    widths: np.ndarray
+
+    def __post_init__(self):
+        self.pixels = int(self.widths.sum())
+        self.side = self.pixels / DPI
+        room = int(self.side / (NAME_POINTS * LINE_HEIGHT))
+        self.points = NAME_POINTS if len(self.tensors.names) <= room else max(SMALLEST_POINTS, NAME_POINTS * room / len(self.tensors.names))
+        self.labels = fitting_labels(self.tensors.names, self.tensors.sizes, int(self.side / (self.points * LINE_HEIGHT)))
+        self.margin = max(text_width(shortened(label.text), self.points) for label in self.labels) + LEADER + 0.06
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.widths)])
+
+    def axes(self, figure: Figure, left: float, bottom: float, title: str, note: str):
+        axes = add_axes(figure, left, bottom, self.side, self.side)
+        axes.set(xlim=(0, self.pixels), ylim=(self.pixels, 0), xticks=[], yticks=[])
+        axes.spines[:].set_linewidth(LINE)
+        titled(axes, title, note)
+        return axes
+
+    def draw_names(self, axes) -> None:
+        edges = self.boundaries
+        spans = [(edges[label.first], edges[label.last]) for label in self.labels]
+        gap = self.points * LINE_HEIGHT * DPI
+        places = spread(np.mean(spans, axis=1), gap, gap / 2, self.pixels - gap / 2)
+        out = LEADER * DPI
+        style = dict(color=GREY, linewidth=LINE, clip_on=False, solid_capstyle="butt")
+        for label, (begin, end), place in zip(self.labels, spans, places):
+            far = [-0.06 * out, -0.25 * out, -0.75 * out, -out]
+            near = [(begin + end) / 2] * 2 + [place] * 2
+            axes.plot(far, near, **style)
+            axes.plot(near, [self.pixels - f for f in far], **style)
+            if end - begin > 2:  # what the name is of
+                for x, y in (([far[0]] * 2, [begin + 1, end - 1]), ([begin + 1, end - 1], [self.pixels - far[0]] * 2)):
+                    axes.plot(x, y, **style)
+            text = shortened(label.text)
+            axes.text(-1.15 * out, place, text, ha="right", va="center_baseline", fontsize=self.points, parse_math=False)
+            axes.text(place, self.pixels + 1.15 * out, text, ha="center", va="top", rotation=90, fontsize=self.points, parse_math=False)
+
+    def draw_boundaries(self, axes, narrowest: int) -> None:
+        """Lines between tensors, and between labels, but none that would hide a tensor of a few pixels."""
+        ends = self.boundaries
+        groups = np.array([ends[label.first] for label in self.labels] + [ends[-1]])
+        lines = {edges[k] for edges in (ends, groups) for k in range(1, len(edges) - 1) if min(edges[k] - edges[k - 1], edges[k + 1] - edges[k]) >= narrowest}
+        for at in sorted(lines):
+            for draw in (axes.axhline, axes.axvline):
+                draw(at, color="black", linewidth=0.35, alpha=0.6)
+
+
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float):
+    """Axes at a place in inches, on whole pixels: no number is lost or doubled by resampling."""
+    place = np.rint(np.array([left, bottom, width, height]) * DPI) / DPI
+    size = figure.get_size_inches()
+    return figure.add_axes([place[0] / size[0], place[1] / size[1], place[2] / size[0], place[3] / size[1]])
+
+
+def titled(axes, title: str, note: str) -> None:
+    axes.annotate(title, (0, 1), (0, 16), "axes fraction", textcoords="offset points", fontsize=9, parse_math=False)
+    axes.annotate(note, (0, 1), (0, 5), "axes fraction", textcoords="offset points", fontsize=6.5, color=GREY, parse_math=False)
+
+
+TOP = 0.46  # of a panel, for its title
+
+
+class MapPanel:
+    """The matrix, one pixel for the largest of the entries that it stands for."""
+
+    def __init__(self, matrix: Matrix, axis: Axis, reduced: Reduced, options: argparse.Namespace):
+        self.axis, self.block = axis, Block(axis.tensors, axis.widths)
+        self.present = reduced.computed > 0
+        self.values = reduced.largest
+        shown = np.abs(self.values[self.present])
+        self.bad = not np.isfinite(shown).all()
+        shown = shown[np.isfinite(shown) & (shown > 0)]
+        self.largest = options.largest or (float(shown.max()) if shown.size else 1.0)
+        self.decades = options.decades or self.fitting_decades(shown)
+        self.title = options.title if options.title is not None else default_title(matrix)
+        self.note = self.describe(matrix, axis)
+        self.width = self.block.margin + self.block.side + 0.72
+        self.height = self.block.margin + self.block.side + TOP
+
+    def fitting_decades(self, shown: np.ndarray) -> int:
+        """Powers of ten from the largest down to where all but a few pixels are seen."""
+        if not shown.size:
+            return 1
+        return int(np.clip(np.ceil(np.log10(self.largest / np.quantile(shown, 0.05))), 2, 12))
+
+    def describe(self, matrix: Matrix, axis: Axis) -> str:
+        most = int((axis.ends - axis.begins).max())
+        note = f"pixel: of up to {most} × {most} entries the largest |H|, signed" if most > 1 else "every entry"
+        rows = sum(end - begin for begin, end in matrix.runs)
+        if rows < matrix.n:
+            note += f"; grey: not yet computed ({100 * (1 - rows / matrix.n):.3g} % of the rows)"
+        return note + ("; green: NaN or infinite" if self.bad else "")
+
+    def colours(self) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = 1 + np.log10(np.abs(self.values.astype(np.float64)) / self.largest) / self.decades
+        signed = np.sign(self.values) * np.clip(depth, 0, 1)
+        rgb = matplotlib.colormaps["RdBu_r"](np.nan_to_num(signed) / 2 + 0.5)[..., :3]
+        rgb[~np.isfinite(self.values)] = BAD
+        rgb[~self.present] = MISSING
+        lookup = self.axis.bin_of_pixel
+        return np.rint(255 * rgb).astype(np.uint8)[np.ix_(lookup, lookup)]
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        left, bottom = left + self.block.margin, top - TOP - self.block.side
+        axes = self.block.axes(figure, left, bottom, self.title, self.note)
+        axes.imshow(self.colours(), extent=(0, self.block.pixels, self.block.pixels, 0), interpolation="none", aspect="auto")
+        self.block.draw_boundaries(axes, 8)
+        self.block.draw_names(axes)
+        self.draw_scale(figure, left + self.block.side + 0.1, bottom)
+
+    def draw_scale(self, figure: Figure, left: float, bottom: float) -> None:
+        axes = add_axes(figure, left, bottom + 0.15 * self.block.side, 0.1, 0.7 * self.block.side)
+        bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), matplotlib.colormaps["RdBu_r"]), cax=axes)
+        top = np.floor(np.log10(self.largest) + 1e-9)
+        every = max(1, int(np.ceil(self.decades / 6)))
+        powers = np.arange(top, np.log10(self.largest) - self.decades, -every)
+        places = 1 + (powers - np.log10(self.largest)) / self.decades
+        powers, places = powers[places > 0.07], places[places > 0.07]
+        ticks = [*(-places), 0, *places[::-1]]
+        texts = [rf"$-10^{{{p:.0f}}}$" for p in powers] + ["0"] + [rf"$10^{{{p:.0f}}}$" for p in powers[::-1]]
+        bar.set_ticks(ticks, labels=texts, fontsize=7)
+        bar.outline.set_linewidth(LINE)
+        axes.tick_params(width=LINE, length=2)
+
+
+class NormPanel:
+    """Frobenius norms of the blocks, each a cell of the same size."""
+
+    def __init__(self, matrix: Matrix, axis: Axis, reduced: Reduced, options: argparse.Namespace):
+        tensors = axis.tensors
+        labels = fitting_labels(tensors.names, tensors.sizes, 40)
+        self.cells = len(labels)
+        first = [label.first for label in labels]
+        squares = np.add.reduceat(np.add.reduceat(reduced.squares, first, axis=0), first, axis=1)
+        self.norms = np.sqrt(squares)
+        computed = np.add.reduceat(np.bincount(axis.tensor_of_bin, reduced.computed, len(tensors.names)), first)
+        total = np.add.reduceat(tensors.sizes, first)
+        self.missing, self.partial = computed == 0, bool((computed < total).any())
+        pixels = options.pixels // self.cells or 1
+        names = Tensors([label.text for label in labels], np.zeros(self.cells, np.int64), total)
+        self.block = Block(names, np.full(self.cells, pixels))
+        self.title = options.title if options.title is not None else default_title(matrix)
+        self.width = self.block.margin + self.block.side + 0.72
+        self.height = self.block.margin + self.block.side + TOP
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        left, bottom = left + self.block.margin, top - TOP - self.block.side
+        note = "Frobenius norm of each block" + ("; grey: not yet computed, or in part" if self.partial else "")
+        axes = self.block.axes(figure, left, bottom, self.title, note)
+        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
+        high = shown.max() if shown.size else 1.0
+        norm = LogNorm(max(shown.min() if shown.size else 0.1, 1e-12 * high) * 0.999, high * 1.001)
+        cmap = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING, under="white")
+        image = np.ma.masked_array(self.norms, np.isnan(self.norms) | self.missing[:, None])
+        extent = (0, self.block.pixels, self.block.pixels, 0)
+        shown = axes.imshow(image.filled(np.nan), norm=norm, cmap=cmap, extent=extent, interpolation="none", aspect="auto")
+        self.block.draw_boundaries(axes, 4)
+        self.block.draw_names(axes)
+        self.draw_numbers(axes, norm)
+        scale = add_axes(figure, left + self.block.side + 0.1, bottom + 0.15 * self.block.side, 0.1, 0.7 * self.block.side)
+        bar = figure.colorbar(shown, cax=scale)
+        bar.outline.set_linewidth(LINE)
+        scale.tick_params(width=LINE, length=2, labelsize=7)
+
+    def draw_numbers(self, axes, norm) -> None:
+        cell = self.block.widths[0]
+        points = min(7.0, 72 * cell / DPI / 4.2)
+        if points < 4:
+            return
+        for (row, column), value in np.ndenumerate(self.norms):
+            if self.missing[row] or not np.isfinite(value):
+                continue
+            light = value == 0 or norm(value) > 0.6
+            text = f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+            axes.text((column + 0.5) * cell, (row + 0.5) * cell, text, ha="center", va="center_baseline", fontsize=points, color="black" if light else "white")
+
+
+# --- spectrum -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Spectrum:
+    """What hessian_spectrum wrote; what it did not is None."""
+
+    n: int
+    eigenvalues: np.ndarray | None  # all, ascending
+    largest: np.ndarray | None  # the first ones from above, by Lanczos
+    smallest: np.ndarray | None
+    grid: np.ndarray | None  # of the density
+    density: np.ndarray | None
+    error: np.ndarray | None
+    sigma: float
+    probes: int
+
+
+def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int) -> Spectrum:
+    if not path.exists():
+        raise InputError(f"'{path}': no such file; mpirun -n 2 hessian_spectrum '{hessian}' makes it")
+    with opened(path, "spectrum of hessian_spectrum") as file:
+        if file.attrs.get("format") != "hessian_mpi spectrum":
+            raise InputError(f"'{path}' is not a spectrum of hessian_spectrum")
+        if int(file.attrs.get("N", -1)) != n:
+            raise InputError(f"'{path}' is the spectrum of another matrix: N = {file.attrs.get('N')}, '{hessian}' has {n}")
+
+        def numbers(name: str) -> np.ndarray | None:
+            return np.asarray(file[name], np.float64) if name in file else None
+
+        about = file["density"].attrs if "density" in file else {}
+        largest = numbers("largest/eigenvalues")
+        return Spectrum(n, numbers("eigenvalues"), None if largest is None else np.sort(largest)[::-1], numbers("smallest/eigenvalues"), numbers("density/grid"),
+                        numbers("density/density"), numbers("density/error"), float(np.mean(about.get("sigma", np.nan))), int(about.get("probes", 0)))
+
+
+def count_outliers(descending: np.ndarray) -> int:
+    """Those above the widest gap, as a ratio, among the first eigenvalues; 0 where there is none to speak of."""
+    head = descending[: max(2, min(50, len(descending) // 10))]
+    head = head[head > 0]
+    if len(head) < 2:
+        return 0
+    ratios = head[:-1] / head[1:]
+    return int(ratios.argmax()) + 1 if ratios.max() > 1.2 else 0
+
+
+RED, BLUE, ORANGE = "#b2182b", "#2166ac", "#e08214"
+
+
+class SpectrumPanel:
+    """Above, the eigenvalues by rank; below, their density."""
+
+    def __init__(self, matrix: Matrix, spectrum: Spectrum, options: argparse.Namespace):
+        self.spectrum = spectrum
+        known = spectrum.eigenvalues[::-1] if spectrum.eigenvalues is not None else spectrum.largest
+        self.outliers = 0
+        if known is not None:
+            self.outliers = count_outliers(known) if options.outliers is None else min(options.outliers, len(known))
+        self.has_ranks, self.has_density = known is not None, spectrum.grid is not None or spectrum.eigenvalues is not None
+        self.width, self.height = 0.55 + 3.3 + 0.1, options.pixels / DPI + TOP + 0.4
+        self.title = options.title if options.title is not None else "Spectrum"
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        left, width = left + 0.55, self.width - 0.65
+        drawings = [draw for draw, wanted in ((self.draw_ranks, self.has_ranks), (self.draw_density, self.has_density)) if wanted]
+        height = (self.height - TOP - 0.4 - 0.75 * (len(drawings) - 1)) / len(drawings)
+        for k, draw in enumerate(drawings):
+            axes = add_axes(figure, left, top - TOP - height - k * (height + 0.75), width, height)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[:].set_linewidth(LINE)
+            axes.tick_params(width=LINE, length=2.5, labelsize=7)
+            axes.tick_params(which="minor", width=LINE, length=1.5)
+            draw(axes)
+
+    def summary(self) -> str:
+        values = self.spectrum.eigenvalues
+        if values is None:
+            return f"{len(self.spectrum.largest)} largest of {self.spectrum.n:,}, by Lanczos"
+        negative = int((values < 0).sum())
+        text = f"{self.outliers} outliers carry {100 * values[::-1][: self.outliers].sum() / values.sum():.0f} % of the trace" if self.outliers else "no outliers"
+        return text + (f"; {negative:,} of {self.spectrum.n:,} negative, the least {values[0]:.1e}" if negative else "; none negative")
+
+    def draw_ranks(self, axes) -> None:
+        values, k = self.spectrum.eigenvalues, self.outliers
+        if values is not None:
+            ranks, values = np.arange(1, len(values) + 1), values[::-1]
+            positive = values > 0
+            bulk = positive & (ranks > k)
+            axes.plot(ranks[bulk], values[bulk], ".", ms=2, color=BLUE, label="bulk", rasterized=len(ranks) > 5000)
+            axes.plot(ranks[values < 0], -values[values < 0], ".", ms=2, color=ORANGE, label="negative, |λ|", rasterized=len(ranks) > 5000)
+            axes.plot(ranks[:k], values[:k], ".", ms=4.5, color=RED, label=f"{k} outliers")
+        if self.spectrum.largest is not None:
+            found = self.spectrum.largest
+            axes.plot(np.arange(1, len(found) + 1), found, "o", ms=5, mfc="none", mec="black", mew=0.5, label="Lanczos")
+        axes.set(xscale="log", yscale="log")
+        axes.set_xlabel("rank k", fontsize=7.5, labelpad=1)
+        axes.set_ylabel("eigenvalue $λ_k$", fontsize=7.5, labelpad=1)
+        drawn = [line for line in axes.lines if len(line.get_xdata())]
+        axes.legend(handles=drawn, fontsize=6.5, frameon=False, loc="lower left", handletextpad=0.2, borderaxespad=0.2)
+        titled(axes, self.title, self.summary())
+
+    def draw_density(self, axes) -> None:
+        spectrum = self.spectrum
+        grid, sigma = spectrum.grid, spectrum.sigma
+        values = spectrum.eigenvalues
+        if grid is None:
+            margin = 0.03 * (values[-1] - values[0])
+            grid, sigma = np.linspace(values[0] - margin, values[-1] + margin, 1000), margin / 5
+        if values is not None:
+            axes.fill_between(grid, smoothed(values, grid, sigma), 1e-300, color=BLUE, alpha=0.35, linewidth=0, label="all eigenvalues")
+        if spectrum.density is not None:
+            axes.plot(grid, np.maximum(spectrum.density, 1e-300), color="black", linewidth=0.8, label=f"Lanczos quadrature, {spectrum.probes} probes")
+            if spectrum.error is not None:
+                low = np.maximum(spectrum.density - spectrum.error, 1e-300)
+                axes.fill_between(grid, low, spectrum.density + spectrum.error, color="black", alpha=0.25, linewidth=0)
+        one = 1 / (spectrum.n * sigma * np.sqrt(2 * np.pi)) if sigma > 0 else None  # the peak of one eigenvalue
+        top = max(np.max(line) for line in ([spectrum.density] if spectrum.density is not None else [smoothed(values, grid, sigma)]))
+        axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.2 * one if one else None, 4 * top))
+        axes.set_xlabel(f"eigenvalue λ (each a Gaussian of width {sigma:.2g})", fontsize=7.5, labelpad=1)
+        axes.set_ylabel("density", fontsize=7.5, labelpad=1)
+        axes.legend(fontsize=6.5, frameon=False, loc="upper right", borderaxespad=0.2)
+        if not self.has_ranks:
+            titled(axes, self.title, f"density of {spectrum.n:,} eigenvalues")
+
+
+def smoothed(values: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
+    """Mean of Gaussians of width sigma about the values."""
+    density = np.zeros(len(grid))
+    for part in np.array_split(values, max(1, len(values) // 1000)):
+        density += np.exp(-0.5 * ((grid[:, None] - part) / sigma) ** 2).sum(axis=1)
+    return density / (len(values) * sigma * np.sqrt(2 * np.pi))
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+
+def default_title(matrix: Matrix) -> str:
+    attributes = matrix.attributes
+    kind = KINDS.get(str(attributes.get("matrix", "hessian")), "matrix")
+    model = str(attributes.get("model", ""))
+    return kind[0].upper() + kind[1:] + f", N = {matrix.n:,}" + (f", {shortened(pathlib.PurePath(model).name, 28)}" if model else "")
+
+
+def draw(panels: list, output: pathlib.Path, command_line: str) -> None:
+    gap, border = 0.25, 0.08
+    width = sum(panel.width for panel in panels) + gap * (len(panels) - 1) + 2 * border
+    height = max(panel.height for panel in panels) + border
+    figure = Figure(figsize=np.ceil(np.array([width, height]) * DPI) / DPI, dpi=DPI)
+    left = border
+    for panel in panels:
+        panel.draw(figure, left, figure.get_size_inches()[1])
+        left += panel.width + gap
+    key = {"png": "Comment", "pdf": "Subject", "svg": "Description"}[output.suffix[1:].lower()]
+    figure.savefig(output, dpi=DPI, metadata={key: command_line})
+
+
+def progress_line(fraction: float) -> None:
+    print(f"\r{100 * fraction:3.0f} % of the matrix read", end="" if fraction < 1 else "\r\033[K", file=sys.stderr, flush=True)
+
+
+def check_output(output: pathlib.Path) -> None:
+    if output.suffix[1:].lower() not in FORMATS:
+        raise InputError(f"--output '{output}': the picture's format is its suffix: .png, .pdf or .svg")
+    if not output.parent.is_dir():
+        raise InputError(f"--output '{output}': the folder '{output.parent}' does not exist")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise InputError(f"--output '{output}' cannot be written")
+
+
+def plot(options: argparse.Namespace, command_line: str) -> str:
+    """Draws what the options ask for; what it drew, in a line."""
+    path = options.file
+    output = options.output or path.with_suffix(".png")
+    check_output(output)
+    with opened(path, "file of hessian_mpi") as file, contextlib.closing(Matrix(path, file)) as matrix:
+        spectrum = read_spectrum(options.spectrum_file or path.with_suffix(".spectrum.h5"), path, matrix.n) if options.spectrum else None
+        panels = []
+        if options.map or options.norms:
+            tensors = matrix.tensors.matching(options.parameters)
+            axis = make_axis(tensors, options.pixels, options.scale)
+            shown = progress_line if sys.stderr.isatty() else None
+            reduced = reduce_matrix(matrix, axis, options.map, options.norms, options.threads, shown)
+            panels += [panel(matrix, axis, reduced, options) for panel, wanted in ((MapPanel, options.map), (NormPanel, options.norms)) if wanted]
+        if spectrum:
+            panels.append(SpectrumPanel(matrix, spectrum, options))
+        draw(panels, output, command_line)
+        done = sum(end - begin for begin, end in matrix.runs)
+        return f"{output}: {default_title(matrix)}" + ("" if done == matrix.n else f", {done:,} of its rows")
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def positive(kind: type):
+    def convert(text: str):
+        number = kind(text)
+        if not number > 0:
+            raise ValueError
+        return number
+
+    convert.__name__ = "positive number"
+    return convert
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hessian_plot", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Draws what a file of hessian_mpi holds, complete or not. The matrix is read once, a few megabytes at a time.",
+        epilog="""examples:
+  hessian_plot hessian.h5 -o hessian.png                     the heat map
+  hessian_plot hessian.h5 --map --spectrum -o figure.pdf     beside the spectrum that hessian_spectrum made
+  hessian_plot hessian.h5 --parameters 'fc.*' -o fc.png      a part of it
+
+exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)""")
+    parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file: a Hessian or another matrix of hessian_mpi, a part or a copy of one")
+    parser.add_argument("-o", "--output", type=pathlib.Path, metavar="PICTURE", help=".png, .pdf or .svg (default: FILE with .png)")
+    what = parser.add_argument_group("what to draw; several side by side (default: --map)")
+    what.add_argument("--map", action="store_true", help="heat map: colours of a signed logarithmic scale; a pixel is the largest in absolute value of its entries")
+    what.add_argument("--norms", action="store_true", help="Frobenius norms of the blocks")
+    what.add_argument("--spectrum", action="store_true", help="eigenvalues and their density, from what hessian_spectrum wrote")
+    how = parser.add_argument_group("how")
+    how.add_argument("--parameters", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns of the parameters to show in --map and --norms (default: all)")
+    how.add_argument("--scale", choices=("linear", "sqrt", "equal"), default="linear", help="space of a tensor in the map: as its number of elements (at least a pixel), its root, or the same for all")
+    how.add_argument("--decades", type=positive(float), metavar="D", help="powers of ten that the colours span; smaller entries are white (default: as the entries do)")
+    how.add_argument("--largest", type=positive(float), metavar="X", help="absolute value of the darkest colours, to compare pictures (default: the largest entry)")
+    how.add_argument("--pixels", type=positive(int), default=800, metavar="PIXELS", help="width of the map (default: 800, which is 4 inches)")
+    how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the widest gap)")
+    how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
+    how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")
+    how.add_argument("--threads", type=positive(int), default=min(4, cores()), metavar="T", help="threads that read (default: the cores, 4 at most)")
+    parser.add_argument("--version", action="version", version=f"hessian_plot {VERSION}, matplotlib {matplotlib.__version__}, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}")
+    options = parser.parse_args(arguments)
+    options.map = options.map or not (options.norms or options.spectrum)
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42, "mathtext.default": "regular"})
+    try:
+        print(plot(options, "hessian_plot " + " ".join(arguments)))
+        return 0
+    except InputError as error:
+        print(f"hessian_plot: error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError) as error:
+        print(f"hessian_plot: error: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

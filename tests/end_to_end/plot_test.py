@@ -1,0 +1,358 @@
+#!/usr/bin/env python3
+"""hessian_plot on small files made here by numpy and h5py: what a pixel shows, which rows it shows, where names stand,
+what is refused.
+
+usage: plot_test.py HESSIAN_PLOT
+"""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import h5py
+import matplotlib.image
+import numpy as np
+
+PROGRAM = pathlib.Path(sys.argv.pop(1)).resolve()
+loader = importlib.machinery.SourceFileLoader("hessian_plot", str(PROGRAM))
+hessian_plot = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+sys.modules[loader.name] = hessian_plot
+loader.exec_module(hessian_plot)
+
+LAYERS = {"conv.weight": 36, "conv.bias": 4, "norm.weight": 1, "fc.weight": 150, "fc.bias": 6}
+
+
+def write(path, hessian, sizes, complete=True, blocks=(), rows=None, **storage):
+    """A file as hessian_mpi writes it. blocks: (begin, end, mark)."""
+    n = hessian.shape[1]
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("hessian", data=hessian, **storage)
+        dataset.attrs["parameter_names"] = list(sizes)
+        dataset.attrs["parameter_sizes"] = list(sizes.values())
+        dataset.attrs["parameter_offsets"] = np.cumsum([0, *sizes.values()])[:-1]
+        begin, end = rows or (0, n)
+        file.attrs.update(format="hessian_mpi", format_version=1, complete=int(complete), row_begin=begin, row_end=end, model="net.pt2")
+        for key, column in zip(("begin", "end", "mark"), zip(*(blocks or [(begin, end, 1)]))):
+            file["blocks/" + key] = np.array(column, np.uint64 if key == "mark" else np.int64)
+
+
+def random_matrix(n, dtype, seed=0):
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((n, n)) * 10.0 ** random.uniform(-9, 3, (n, n))).astype(dtype)
+
+
+def reduced(path, pixels, scale="linear", patterns=("*",), threads=2):
+    with hessian_plot.opened(path, "file") as file:
+        matrix = hessian_plot.Matrix(path, file)
+        axis = hessian_plot.make_axis(matrix.tensors.matching(list(patterns)), pixels, scale)
+        result = hessian_plot.reduce_matrix(matrix, axis, True, True, threads)
+        matrix.close()
+    return axis, result
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.file = self.folder / "H.h5"
+
+    def run_program(self, *arguments, code=0):
+        """What it prints to stdout and stderr. In this process: matplotlib takes a second to start."""
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                ended = hessian_plot.main(list(map(str, arguments)))
+            except SystemExit as exit:
+                ended = exit.code
+        self.assertEqual(ended, code, errors.getvalue())
+        return output.getvalue(), errors.getvalue()
+
+
+class Pixels(Case):
+    def expect_largest_of_bins(self, hessian, axis, result):
+        for i, (row, row_end) in enumerate(zip(axis.begins, axis.ends)):
+            for j, (column, column_end) in enumerate(zip(axis.begins, axis.ends)):
+                entries = hessian[row:row_end, column:column_end].ravel()
+                self.assertEqual(result.largest[i, j], entries[np.abs(entries).argmax()])
+
+    def test_hold_the_entry_of_largest_absolute_value_with_its_sign(self):
+        n = sum(LAYERS.values())
+        for dtype in (np.float32, np.float64):
+            for pixels in (12, 61, 400):
+                for scale in ("linear", "sqrt", "equal"):
+                    with self.subTest(dtype=dtype, pixels=pixels, scale=scale):
+                        hessian = random_matrix(n, dtype)
+                        write(self.file, hessian, LAYERS)
+                        axis, result = reduced(self.file, pixels, scale)
+                        self.expect_largest_of_bins(hessian, axis, result)
+
+    def test_cover_every_index_once_and_no_two_tensors(self):
+        sizes = np.array(list(LAYERS.values()))
+        tensors = hessian_plot.Tensors(list(LAYERS), np.cumsum([0, *sizes])[:-1], sizes)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        for pixels in (3, 12, 61, 400, 1000):
+            for scale in ("linear", "sqrt", "equal"):
+                axis = hessian_plot.make_axis(tensors, pixels, scale)
+                covered = np.concatenate([np.arange(b, e) for b, e in zip(axis.begins, axis.ends)])
+                np.testing.assert_array_equal(covered, np.arange(sizes.sum()))
+                for begin, end, tensor in zip(axis.begins, axis.ends, axis.tensor_of_bin):
+                    self.assertEqual(set(owner[begin:end]), {tensor})
+                self.assertEqual(set(axis.bin_of_pixel), set(range(len(axis.begins))))  # each is seen
+                self.assertEqual(axis.pixels, axis.widths.sum())
+                self.assertTrue((axis.widths >= 1).all())
+
+    def test_show_nan_and_infinity(self):
+        hessian = random_matrix(197, np.float32)
+        hessian[40, 100], hessian[150, 3] = np.nan, -np.inf
+        write(self.file, hessian, LAYERS)
+        axis, result = reduced(self.file, 61)
+        bin_of = np.repeat(np.arange(len(axis.begins)), axis.ends - axis.begins)
+        self.assertTrue(np.isnan(result.largest[bin_of[40], bin_of[100]]))
+        self.assertEqual(result.largest[bin_of[150], bin_of[3]], -np.inf)
+        self.assertEqual((~np.isfinite(result.largest)).sum(), 2)
+
+    def test_are_those_of_chosen_parameters(self):
+        hessian = random_matrix(197, np.float64)
+        write(self.file, hessian, LAYERS)
+        axis, result = reduced(self.file, 1000, patterns=["*.bias"])
+        chosen = [*range(36, 40), *range(191, 197)]
+        np.testing.assert_array_equal(result.largest, hessian[np.ix_(chosen, chosen)])
+
+    def test_do_not_depend_on_how_the_rows_are_stored(self):
+        hessian = random_matrix(197, np.float32)
+        write(self.file, hessian, LAYERS)
+        expected = reduced(self.file, 61)[1].largest
+        write(self.folder / "packed.h5", hessian, LAYERS, chunks=(20, 30), compression="gzip", shuffle=True)
+        write(self.folder / "big_endian.h5", hessian.astype(">f4"), LAYERS)
+        virtual = h5py.VirtualLayout(hessian.shape, "f4")
+        virtual[:] = h5py.VirtualSource(self.file, "hessian", hessian.shape)
+        write(self.folder / "virtual.h5", hessian, LAYERS)
+        with h5py.File(self.folder / "virtual.h5", "a") as file:
+            attributes = dict(file["hessian"].attrs)
+            del file["hessian"]
+            file.create_virtual_dataset("hessian", virtual).attrs.update(attributes)
+        for name in ("packed", "big_endian", "virtual"):
+            np.testing.assert_array_equal(reduced(self.folder / f"{name}.h5", 61)[1].largest, expected)
+
+    def test_reach_the_picture_one_by_one(self):
+        n, pixels = 5000, 500
+        row, column = 1234, 4321
+        hessian = np.zeros((n, n), np.float32)
+        hessian[row, column] = 7
+        hessian[row + 20, column] = -7
+        write(self.file, hessian, {"all": n})
+        self.run_program(self.file, "--pixels", pixels, "--decades", 3)
+        picture = matplotlib.image.imread(self.file.with_suffix(".png"))[..., :3]
+        colours = hessian_plot.matplotlib.colormaps["RdBu_r"]([0.0, 1.0])[:, :3]
+        blue, red = (np.argwhere((np.abs(picture - colour) < 1.5 / 255).all(axis=2)) for colour in colours)
+        # Those in the scale beside it are in columns further to the right.
+        frame = np.flatnonzero((picture.sum(axis=2) < 0.9).mean(axis=0) > 0.3)
+        left, right = frame.min(), frame[frame < frame.min() + pixels + 5].max()
+        top = np.flatnonzero((picture[:, left : right + 1].sum(axis=2) < 0.9).mean(axis=1) > 0.9).min()
+        found = [marks[(marks[:, 1] > left) & (marks[:, 1] < right)] for marks in (blue, red)]
+        self.assertEqual([len(marks) for marks in found], [1, 1])
+        self.assertLessEqual(abs(right - left - pixels), 2)
+        np.testing.assert_allclose(found[1][0] - [top, left], [row // 10, column // 10], atol=1.01)
+        np.testing.assert_array_equal(found[0][0] - found[1][0], [2, 0])
+
+
+class Rows(Case):
+    def test_that_are_not_marked_are_missing_whatever_the_file_holds_there(self):
+        hessian = random_matrix(197, np.float64)
+        hessian[60:120] = 1e30
+        write(self.file, hessian, LAYERS, complete=False, blocks=[(120, 197, 5), (0, 60, 9), (60, 120, 0)])
+        axis, result = reduced(self.file, 1000)
+        np.testing.assert_array_equal(result.computed > 0, [row < 60 or row >= 120 for row in range(197)])
+        kept = np.r_[0:60, 120:197]
+        np.testing.assert_array_equal(result.largest[kept], hessian[kept])
+        self.assertLess(result.squares.max(), 1e20)
+        shown, _ = self.run_program(self.file, "-o", self.folder / "map.svg")
+        self.assertIn("137 of its rows", shown)
+        self.assertIn("not yet computed (30.5 %", (self.folder / "map.svg").read_text())
+
+    def test_of_a_part_file_are_where_they_belong(self):
+        hessian = random_matrix(197, np.float64)
+        write(self.file, hessian[50:90], LAYERS, rows=(50, 90))
+        result = reduced(self.file, 1000)[1]
+        np.testing.assert_array_equal(np.flatnonzero(result.computed), np.arange(50, 90))
+        np.testing.assert_array_equal(result.largest[50:90], hessian[50:90])
+
+    def test_of_a_run_that_has_not_begun_give_a_picture_without_any(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS, complete=False, blocks=[(0, 197, 0)])
+        self.run_program(self.file, "--map", "--norms")
+        self.assertTrue(self.file.with_suffix(".png").exists())
+
+    def test_are_read_a_few_megabytes_at_a_time(self):
+        write(self.file, random_matrix(197, np.float64), LAYERS)
+        with hessian_plot.opened(self.file, "file") as file:
+            matrix = hessian_plot.Matrix(self.file, file)
+            for n, most in ((197, 64), (10**5, 5), (10**7, 1)):
+                matrix.n = n
+                axis = hessian_plot.make_axis(matrix.tensors, 61, "linear")
+                self.assertEqual(len(hessian_plot._RowReducer(matrix, axis, True, True).slab), most)
+            matrix.close()
+
+
+class Norms(Case):
+    def test_are_those_of_the_blocks(self):
+        ends = np.cumsum([0, *LAYERS.values()])
+        for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-13)):
+            hessian = random_matrix(197, dtype)
+            write(self.file, hessian, LAYERS)
+            norms = np.sqrt(reduced(self.file, 61)[1].squares)
+            expected = [[np.linalg.norm(hessian[a:b, c:d].astype(np.float64)) for c, d in zip(ends, ends[1:])] for a, b in zip(ends, ends[1:])]
+            np.testing.assert_allclose(norms, expected, rtol=tolerance)
+
+
+DEEP = {f"stages.{s}.blocks.{b}.{layer}.{kind}": size for s in range(4) for b in range(6)
+        for layer, kind, size in (("convolution", "weight", 90), ("convolution", "bias", 2), ("normalisation", "weight", 2), ("normalisation", "bias", 2))}
+
+
+class Labels(Case):
+    def test_stay_where_they_do_not_overlap(self):
+        centres = np.array([5.0, 20, 40])
+        np.testing.assert_allclose(hessian_plot.spread(centres, 10, 0, 100), centres)
+
+    def test_are_moved_as_little_as_possible(self):
+        random = np.random.default_rng(1)
+        for _ in range(20):
+            centres, gap = np.sort(random.uniform(20, 80, 7)), 4.0
+            placed = hessian_plot.spread(centres, gap, 0, 100)
+            self.assertGreaterEqual(np.diff(placed).min(), gap - 1e-9)
+            least = np.square(placed - centres).sum()
+            for _ in range(300):  # no other permitted places are nearer
+                other = placed + random.normal(0, 0.5, 7)
+                if np.diff(other).min() >= gap:
+                    self.assertGreaterEqual(np.square(other - centres).sum(), least - 1e-9)
+
+    def test_stay_inside(self):
+        placed = hessian_plot.spread(np.array([0.0, 0.1, 0.2, 99.8, 99.9]), 10, 5, 95)
+        self.assertGreaterEqual(placed.min(), 5)
+        self.assertLessEqual(placed.max(), 95 + 1e-9)
+        self.assertGreaterEqual(np.diff(placed).min(), 10 - 1e-9)
+
+    def test_are_shared_by_neighbours_until_they_fit(self):
+        names, sizes = list(DEEP), np.array(list(DEEP.values()))
+        self.assertEqual([label.text for label in hessian_plot.fitting_labels(names, sizes, 200)], names)
+        by_layer = hessian_plot.fitting_labels(names, sizes, 60)
+        self.assertEqual(by_layer[0], hessian_plot.Label("stages.0.blocks.0.convolution.*", 0, 2))
+        self.assertEqual(len(by_layer), 48)
+        by_block = hessian_plot.fitting_labels(names, sizes, 30)
+        self.assertEqual(by_block[-1], hessian_plot.Label("stages.3.blocks.5.*", 92, 96))
+        flat = [f"tensor{k}" for k in range(50)]
+        self.assertEqual([label.text for label in hessian_plot.fitting_labels(flat, np.arange(50), 2)], ["tensor48", "tensor49"])
+
+    def test_do_not_overlap_in_the_picture(self):
+        for layers in (DEEP, {f"layer{k}": 1 for k in range(120)}, {"weight": 5000, **{f"a.small.one.{k}": 1 for k in range(8)}}):
+            sizes = np.array(list(layers.values()))
+            tensors = hessian_plot.Tensors(list(layers), np.cumsum([0, *sizes])[:-1], sizes)
+            axis = hessian_plot.make_axis(tensors, 600, "linear")
+            figure = hessian_plot.Figure(figsize=(7, 7), dpi=hessian_plot.DPI)
+            block = hessian_plot.Block(tensors, axis.widths)
+            axes = block.axes(figure, block.margin, block.margin, "", "")
+            block.draw_names(axes)
+            renderer = hessian_plot.FigureCanvasAgg(figure).get_renderer()
+            boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text() and text.get_rotation() == 0]
+            self.assertEqual(len(boxes), len(block.labels))
+            for above, below in zip(boxes, boxes[1:]):
+                self.assertGreaterEqual(above.y0, below.y0 + 0.6 * below.height)  # ascents and descents may touch
+            self.assertGreaterEqual(min(box.x0 for box in boxes), 0)
+            self.assertLessEqual(max(box.x1 for box in boxes), axes.get_window_extent(renderer).x0)
+
+
+class Spectra(Case):
+    def write_spectrum(self, values, n=None):
+        with h5py.File(self.folder / "H.spectrum.h5", "w") as file:
+            file.attrs.update(format="hessian_mpi spectrum", format_version=1, N=n or len(values))
+            file["eigenvalues"] = values
+            file["largest/eigenvalues"] = values[-5:]
+            file["density/grid"] = np.linspace(values[0] - 1, values[-1] + 1, 300)
+            file["density/density"] = hessian_plot.smoothed(values, file["density/grid"][:], 0.1)
+            file["density/error"] = np.full(300, 1e-4)
+            file["density"].attrs.update(sigma=0.1, probes=10, steps=40)
+
+    def test_are_drawn_with_the_outliers_and_their_share_of_the_trace(self):
+        values = np.sort(np.concatenate([[-0.5, -0.25], np.linspace(0.001, 0.1, 191), [10.0, 11, 12, 13]]))
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        self.write_spectrum(values)
+        self.run_program(self.file, "--spectrum", "-o", self.folder / "spectrum.svg")
+        text = (self.folder / "spectrum.svg").read_text()
+        self.assertIn(f"4 outliers carry {100 * 46 / values.sum():.0f} % of the trace", text)
+        self.assertIn("2 of 197 negative", text)
+        self.run_program(self.file, "--spectrum", "--map", "--outliers", "2", "-o", self.folder / "both.svg")
+        self.assertIn("2 outliers carry", (self.folder / "both.svg").read_text())
+
+    def test_of_another_matrix_are_refused(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        self.write_spectrum(np.arange(1.0, 21), 20)
+        self.assertIn("another matrix", self.run_program(self.file, "--spectrum", code=2)[1])
+
+    def test_that_are_not_there_are_asked_for(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        self.assertIn("hessian_spectrum", self.run_program(self.file, "--spectrum", code=2)[1])
+
+    def test_are_smoothed_to_a_density(self):
+        grid = np.linspace(-10, 10, 4001)
+        density = hessian_plot.smoothed(np.array([-1.0, 0, 0, 3]), grid, 0.3)
+        self.assertAlmostEqual(np.trapezoid(density, grid) if hasattr(np, "trapezoid") else np.trapz(density, grid), 1, 6)
+        self.assertAlmostEqual(density[2600], 1 / (4 * 0.3 * np.sqrt(2 * np.pi)), 6)
+
+    def test_without_a_gap_have_no_outliers(self):
+        self.assertEqual(hessian_plot.count_outliers(1.05 ** -np.arange(200.0)), 0)
+        self.assertEqual(hessian_plot.count_outliers(np.concatenate([[9, 8, 7, 6, 5], 1.1 ** -np.arange(200.0)])), 5)
+
+
+class Program(Case):
+    def test_ends_with_the_exit_code_and_a_message(self):
+        finished = subprocess.run([sys.executable, PROGRAM, self.file], capture_output=True, text=True)
+        self.assertEqual((finished.returncode, finished.stdout), (2, ""))
+        self.assertEqual(finished.stderr, f"hessian_plot: error: '{self.file}': no such file\n")
+
+    def test_says_its_options_and_version(self):
+        self.assertIn("--norms", self.run_program("--help")[0])
+        self.assertRegex(self.run_program("--version")[0], r"^hessian_plot \d+\.\d+\.\d+, ")
+
+    def test_writes_the_format_of_the_suffix(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        for suffix, begin in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+            self.run_program(self.file, "-o", self.folder / f"H.{suffix}")
+            self.assertTrue((self.folder / f"H.{suffix}").read_bytes().startswith(begin))
+        for name in LAYERS:
+            self.assertIn(name, (self.folder / "H.svg").read_text())
+
+    def test_refuses_mistakes_with_one_line_and_writes_nothing(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        (self.folder / "text.h5").write_text("no HDF5")
+        with h5py.File(self.folder / "other.h5", "w") as file:
+            file["hessian"] = np.eye(3)
+        (self.folder / "half.h5").write_bytes(self.file.read_bytes()[:100_000])
+        before = sorted(self.folder.iterdir())
+        for arguments, words in (
+            (["nothing.h5"], "no such file"),
+            (["text.h5"], "not HDF5"),
+            (["other.h5"], "not a file of hessian_mpi"),
+            (["half.h5"], "damaged"),
+            (["H.h5", "-o", "H.jpeg"], ".png, .pdf or .svg"),
+            (["H.h5", "-o", "none/H.png"], "does not exist"),
+            (["H.h5", "--parameters", "conv1.*"], "conv.weight"),
+        ):
+            with self.subTest(arguments=arguments):
+                paths = [self.folder / word if "." in word and "*" not in word else word for word in arguments]
+                errors = self.run_program(*paths, code=2)[1]
+                self.assertTrue(errors.startswith("hessian_plot: error: "))
+                self.assertEqual(errors.count("\n"), 1, errors)
+                self.assertIn(words, errors)
+        for arguments in (["--pixels", "0"], ["--pixel", "9"], []):
+            self.run_program(*([self.file] if arguments else []), *arguments, code=2)
+        self.assertEqual(sorted(self.folder.iterdir()), before)
+
+
+if __name__ == "__main__":
+    unittest.main()
