@@ -1,5 +1,5 @@
-"""Holds include/hessian_mpi/file_format.md to files that the programs have made: what is in them is in the document, and
-what the document says is in them.
+"""Holds include/hessian_mpi/file_format.md to files that the programs have made: what is in them is in the document,
+and what the document says is in them.
 
     file_format_test.py DOCUMENT HESSIAN_JOIN LAUNCH...
 

@@ -5,8 +5,8 @@
 % Prints where the block lies, the sum of its numbers, and its largest entry with the elements of the two parameters
 % that it belongs to, all counted from 0 as PyTorch does.
 %
-% MATLAB has h5read. Octave has it with the package hdf5oct; without it, this reads the table of parameters by load,
-% which reads only the groups that are named, and the block by h5dump, a program of HDF5 (Debian: hdf5-tools).
+% MATLAB has h5read. Octave has it with the package hdf5oct; without it, this has h5dump, a program of HDF5 (Debian:
+% hdf5-tools), write what is wanted into a temporary file.
 %
 % Both are column-major and turn the order of dimensions round: /hessian appears transposed, so its columns come first
 % and .' gives the block as Python sees it.
@@ -31,25 +31,21 @@ end
 function [complete, parameters] = read_table(path)
   if exist('h5read') > 0
     complete = h5readatt(path, '/', 'complete') == 1;
-    names = h5readatt(path, '/hessian', 'parameter_names');
-    parameters.offset = h5readatt(path, '/hessian', 'parameter_offsets');
-    parameters.size = h5readatt(path, '/hessian', 'parameter_sizes');
-    parameters.shape = h5read(path, '/parameters/shape');
-    parameters.ndim = h5read(path, '/parameters/ndim');
+    parameters.names = cellstr(h5readatt(path, '/hessian', 'parameter_names'));
+    parameters.offset = double(h5readatt(path, '/hessian', 'parameter_offsets'));
+    parameters.size = double(h5readatt(path, '/hessian', 'parameter_sizes'));
+    parameters.ndim = double(h5read(path, '/parameters/ndim'));
+    parameters.shape = double(h5read(path, '/parameters/shape'));
   else
-    [status, text] = system(sprintf('h5dump -y -a /complete "%s"', path));
-    if status ~= 0
-      error('%s is no file of hessian_mpi, or h5dump (hdf5-tools) is missing: %s', path, text);
-    end
-    complete = ~isempty(regexp(text, 'DATA \{\s*1\s*\}', 'once'));
-    loaded = load('-hdf5', path, 'parameters');
-    parameters = struct('offset', loaded.parameters.offset, 'size', loaded.parameters.size, ...
-                        'shape', loaded.parameters.shape, 'ndim', loaded.parameters.ndim);
-    names = loaded.parameters.name;
+    complete = ~isempty(regexp(h5dump('-y -a /complete', path), 'DATA \{\s*1\s*\}', 'once'));
+    parameters.offset = dumped(path, '-d /parameters/offset', 'int64');
+    parameters.size = dumped(path, '-d /parameters/size', 'int64');
+    parameters.ndim = dumped(path, '-d /parameters/ndim', 'int64');
+    count = numel(parameters.offset);
+    parameters.shape = reshape(dumped(path, '-d /parameters/shape', 'int64'), [], count);
+    names = char(reshape(dumped(path, '-d /parameters/name', 'uint8'), [], count).');
+    parameters.names = strrep(cellstr(names), char(0), '');
   end
-  parameters.names = strrep(cellstr(names), char(0), '');
-  parameters.offset = double(parameters.offset);
-  parameters.size = double(parameters.size);
 end
 
 function p = find_parameter(parameters, name)
@@ -62,32 +58,40 @@ end
 % The rectangle of /hessian as Python sees it; first: counted from 0.
 function block = read_rectangle(path, first, count)
   if exist('h5read') > 0
-    block = h5read(path, '/hessian', fliplr(first) + 1, fliplr(count)).';
-    block = double(block);
-    return
+    block = double(h5read(path, '/hessian', fliplr(first) + 1, fliplr(count))).';
+  else
+    precision = 'double';
+    if ~isempty(strfind(h5dump('-H -A 0 -d /hessian', path), 'F32'))
+      precision = 'single';
+    end
+    rectangle = sprintf('-d /hessian -s "%d,%d" -c "%d,%d"', first(1), first(2), count(1), count(2));
+    block = reshape(dumped(path, rectangle, precision), fliplr(count)).';
   end
-  numbers = [tempname(), '.block'];
-  remove = onCleanup(@() delete(numbers));
-  [~, header] = system(sprintf('h5dump -H -A 0 -d /hessian "%s"', path));
-  precision = 'double';
-  if ~isempty(strfind(header, 'F32'))
-    precision = 'single';
-  end
-  [status, text] = system(sprintf('h5dump -d /hessian -s "%d,%d" -c "%d,%d" -b NATIVE -o "%s" "%s"', ...
-                                  first(1), first(2), count(1), count(2), numbers, path));
+end
+
+% What h5dump prints.
+function text = h5dump(options, path)
+  [status, text] = system(sprintf('h5dump %s "%s" 2>&1', options, path));
   if status ~= 0
-    error('the block could not be read: %s', text);
+    error('%s is no file of hessian_mpi, or h5dump (hdf5-tools) is missing: %s', path, text);
   end
-  stream = fopen(numbers);
-  block = fread(stream, fliplr(count), precision).';
+end
+
+% Numbers as h5dump writes them into a file.
+function numbers = dumped(path, options, precision)
+  file = [tempname(), '.numbers'];
+  remove = onCleanup(@() delete(file));
+  h5dump(sprintf('%s -b NATIVE -o "%s"', options, file), path);
+  stream = fopen(file);
+  numbers = fread(stream, Inf, precision);
   fclose(stream);
 end
 
 % Element k (from 0) of a parameter: row-major, so the last index is the fastest. The table of shapes is turned round.
 function text = element(parameters, p, k)
   index = cell(1, 0);
-  for d = double(parameters.ndim(p)):-1:1
-    extent = double(parameters.shape(d, p));
+  for d = parameters.ndim(p):-1:1
+    extent = parameters.shape(d, p);
     index = [{sprintf('%d', mod(k, extent))}, index];
     k = floor(k / extent);
   end
