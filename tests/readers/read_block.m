@@ -11,6 +11,9 @@
 % Both are column-major and turn the order of dimensions round: /hessian appears transposed, so its columns come first
 % and .' gives the block as Python sees it.
 function block = read_block(path, row_name, column_name)
+  if exist(path, 'file') ~= 2
+    error('%s: no such file', path);
+  end
   [complete, parameters] = read_table(path);
   if ~complete
     error('%s is not complete: go on with --resume', path);
