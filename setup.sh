@@ -112,6 +112,16 @@ install_packages() {
   fi
 }
 
+# What some tests need and others do not: without it they are skipped.
+install_optional_packages() {
+  local missing
+  may_install || return 0
+  mapfile -t missing < <(not_installed octave r-cran-hdf5r)
+  [[ ${#missing[@]} -eq 0 ]] || run "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install --yes --no-install-recommends "${missing[@]}" ||
+    say "setup.sh: tests that need ${missing[*]} will be skipped"
+}
+
 # --- LibTorch and Python ----------------------------------------------------------------------------------------------
 
 users_own_torch() {
@@ -167,6 +177,7 @@ build() { run cmake --build --preset release --parallel "$(compilers)" "$@"; }
 prepare() {
   install_packages "$1"
   if [[ $1 == test ]]; then
+    install_optional_packages
     install_python_packages torch==2.13.0 numpy h5py matplotlib
   elif ! users_own_torch; then
     install_python_packages torch==2.13.0
