@@ -3,21 +3,19 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <iterator>
 #include <limits>
 #include <random>
 #include <set>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/row_stream.hpp"
 
 namespace hessian_mpi {
 namespace {
 
 constexpr std::int64_t fewest_sampled_blocks = 32;
 constexpr std::int64_t sampled_share = 64;  // one block in so many
-// The disk reads so many at once, while they are looked at one by one.
-constexpr std::size_t blocks_announced = 16;
 // Rows whose numbers in each other's columns are compared: whole rows are read faster than many small pieces.
 constexpr std::size_t fewest_rows_for_symmetry = 64;
 constexpr std::size_t most_rows_for_symmetry = 256;
@@ -55,6 +53,33 @@ int reader_of(std::int64_t block, const std::vector<SharedBlocks>& written, int 
   return static_cast<int>(block % ranks);
 }
 
+struct NumberedBlock {
+  std::int64_t number;
+  StoredBlock block;
+};
+
+// Collective. Which of the blocks of all ranks are not what their checksums say, in order.
+BlockList damaged_among(const std::filesystem::path& file, const MatrixShape& matrix,
+                        const std::vector<NumberedBlock>& own, const std::function<void(std::int64_t)>& visited,
+                        const Communicator& communicator) {
+  const auto damaged = communicator.together([&] {
+    std::vector<Rows> slabs;
+    for (const auto& [number, block] : own) slabs.push_back(block.rows);
+    std::vector<std::uint64_t> found;
+    auto next = own.begin();
+    RowStream(file, matrix, slabs).each([&](const Slab& slab) {
+      const auto& [number, block] = *next++;
+      if (xxh3(slab.bytes, slab.size()) != block.record.checksum) found.push_back(static_cast<std::uint64_t>(number));
+      if (visited) visited(slab.rows.count());
+    });
+    return found;
+  });
+  const auto all = communicator.join(damaged);
+  BlockList blocks(all.begin(), all.end());
+  std::sort(blocks.begin(), blocks.end());
+  return blocks;
+}
+
 // The numbers that some rows, in order, have in the columns of `rows`: one read for each row.
 std::vector<double> crossings(const HessianReader& reader, const std::vector<std::int64_t>& some,
                               const std::vector<std::int64_t>& rows) {
@@ -87,28 +112,24 @@ BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& m
                          Verify which, const Communicator& communicator) {
   const auto blocks = blocks_to_check(records, which);
   if (blocks.empty()) return {};
-  std::vector<std::int64_t> own;
-  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(own),
-               [&](std::int64_t b) { return reader_of(b, written, communicator.size()) == communicator.rank(); });
-  const auto damaged = communicator.together([&] {
-    const HessianReader reader(file);
-    std::vector<std::uint64_t> found;
-    for (std::size_t k = 0, announced = 0; k < own.size(); ++k) {
-      for (; announced < std::min(k + blocks_announced, own.size()); ++announced) {
-        reader.announce(matrix.grid.block(own[announced]), matrix);
-      }
-      const auto b = own[k];
-      const auto bytes = reader.bytes(matrix.grid.block(b), matrix);
-      if (xxh3(bytes.data(), bytes.size()) != records[static_cast<std::size_t>(b)].checksum) {
-        found.push_back(static_cast<std::uint64_t>(b));
-      }
-    }
-    return found;
-  });
-  const auto all = communicator.join(damaged);
-  BlockCheck result{static_cast<std::int64_t>(blocks.size()), {all.begin(), all.end()}};
-  std::sort(result.damaged.begin(), result.damaged.end());
-  return result;
+  std::vector<NumberedBlock> own;
+  for (const auto b : blocks) {
+    if (reader_of(b, written, communicator.size()) != communicator.rank()) continue;
+    own.push_back({b, {matrix.grid.block(b), records[static_cast<std::size_t>(b)]}});
+  }
+  return {static_cast<std::int64_t>(blocks.size()), damaged_among(file, matrix, own, {}, communicator)};
+}
+
+BlockCheck verify_stored_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
+                                const std::vector<StoredBlock>& blocks,
+                                const std::function<void(std::int64_t)>& visited, const Communicator& communicator) {
+  std::vector<NumberedBlock> marked;
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    if (blocks[b].record.on_disk) marked.push_back({static_cast<std::int64_t>(b), blocks[b]});
+  }
+  const auto share_of_this = share(static_cast<std::int64_t>(marked.size()), communicator.rank(), communicator.size());
+  const std::vector<NumberedBlock> own(marked.begin() + share_of_this.begin, marked.begin() + share_of_this.end);
+  return {static_cast<std::int64_t>(marked.size()), damaged_among(file, matrix, own, visited, communicator)};
 }
 
 std::vector<std::int64_t> sample_for_symmetry(const ParameterIndex& index, const Rows& part) {

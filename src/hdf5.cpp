@@ -408,6 +408,40 @@ std::optional<std::uint64_t> File::needed_bytes(const std::string& name) const {
   return bytes;
 }
 
+std::optional<Chunks> File::chunks(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
+  std::array<hsize_t, 2> shape{};
+  if (H5Pget_layout(layout.id()) != H5D_CHUNKED || H5Pget_chunk(layout.id(), 2, shape.data()) != 2) return std::nullopt;
+  Chunks chunks{shape[0], shape[1]};
+  for (int k = 0; k < H5Pget_nfilters(layout.id()); ++k) {
+    unsigned flags = 0;
+    unsigned level = 0;
+    std::size_t values = 1;
+    const auto filter =
+        H5Pget_filter2(layout.id(), static_cast<unsigned>(k), &flags, &values, &level, 0, nullptr, nullptr);
+    if (filter == H5Z_FILTER_DEFLATE) chunks.gzip = static_cast<int>(level);
+    if (filter == H5Z_FILTER_SHUFFLE) chunks.shuffle = true;
+  }
+  return chunks;
+}
+
+std::vector<std::filesystem::path> File::source_files(const std::string& name) const {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
+  std::vector<std::filesystem::path> files;
+  if (H5Pget_layout(layout.id()) != H5D_VIRTUAL) return files;
+  std::size_t count = 0;
+  check(H5Pget_virtual_count(layout.id(), &count), "count the sources of '", name, "'");
+  for (std::size_t k = 0; k < count; ++k) {
+    const auto length = check(H5Pget_virtual_filename(layout.id(), k, nullptr, 0), "get a source of '", name, "'");
+    std::string file(static_cast<std::size_t>(length), '\0');
+    check(H5Pget_virtual_filename(layout.id(), k, file.data(), file.size() + 1), "get a source of '", name, "'");
+    if (std::find(files.begin(), files.end(), file) == files.end()) files.emplace_back(file);
+  }
+  return files;
+}
+
 void File::create_group(const std::string& name) {
   const SilentErrors silent;
   const Handle group(check(H5Gcreate2(file_.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
@@ -421,6 +455,22 @@ void File::create_dataset(const std::string& name, Type type, const std::vector<
   check(H5Pset_layout(creation.id(), H5D_CONTIGUOUS), "choose a contiguous layout");
   check(H5Pset_alloc_time(creation.id(), H5D_ALLOC_TIME_EARLY), "allocate early");
   check(H5Pset_fill_time(creation.id(), H5D_FILL_TIME_NEVER), "turn filling off");
+  const Handle space = new_space(shape);
+  const Handle dataset(check(H5Dcreate2(file_.id(), name.c_str(), native_type(type), space.id(), H5P_DEFAULT,
+                                        creation.id(), H5P_DEFAULT),
+                             "create dataset '", name, "' in '", path_.string(), "'"),
+                       closer<H5Dclose>);
+}
+
+void File::create_chunked_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,
+                                  const Chunks& chunks) {
+  const SilentErrors silent;
+  const Handle creation = property_list(H5P_DATASET_CREATE);
+  const std::array<hsize_t, 2> chunk{chunks.rows, chunks.columns};
+  check(H5Pset_chunk(creation.id(), 2, chunk.data()), "choose chunks of ", chunks.rows, " x ", chunks.columns);
+  check(H5Pset_fill_time(creation.id(), H5D_FILL_TIME_NEVER), "turn filling off");
+  if (chunks.shuffle) check(H5Pset_shuffle(creation.id()), "turn shuffling on");
+  if (chunks.gzip > 0) check(H5Pset_deflate(creation.id(), static_cast<unsigned>(chunks.gzip)), "turn compression on");
   const Handle space = new_space(shape);
   const Handle dataset(check(H5Dcreate2(file_.id(), name.c_str(), native_type(type), space.id(), H5P_DEFAULT,
                                         creation.id(), H5P_DEFAULT),

@@ -70,8 +70,7 @@ void HessianWriter::close() {
 }
 
 HessianReader::HessianReader(const std::filesystem::path& path)
-    : path_(path),
-      file_(hdf5::File::open_to_read(path)),
+    : file_(hdf5::File::open_to_read(path)),
       first_row_(static_cast<std::uint64_t>(file_.integer_attribute("/", "row_begin").value_or(0))) {}
 
 std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
@@ -79,14 +78,6 @@ std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
   const hdf5::Tile in_file{tile.row - first_row_, tile.column, tile.rows, tile.columns};
   file_.read_tile("/hessian", hdf5::Type::float64, in_file, numbers.data());
   return numbers;
-}
-
-void HessianReader::announce(const Rows& rows, const MatrixShape& matrix) const {
-  if (!file_.stored_bytes("/hessian")) return;  // it refers to part files
-  const auto row_bytes = static_cast<std::uint64_t>(matrix.bytes_of_row());
-  const auto first = static_cast<std::uint64_t>(rows.begin) - first_row_;
-  begin_to_read(path_, file_.offset_in_file("/hessian") + first * row_bytes,
-                static_cast<std::uint64_t>(rows.count()) * row_bytes);
 }
 
 std::vector<char> HessianReader::bytes(const Rows& rows, const MatrixShape& matrix) const {

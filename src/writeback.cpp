@@ -24,12 +24,6 @@ Descriptor::~Descriptor() {
   if (id_ >= 0) ::close(id_);
 }
 
-void begin_to_read(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t bytes) {
-  const Descriptor descriptor(path, Descriptor::Access::read);
-  if (descriptor.id() < 0) return;
-  posix_fadvise(descriptor.id(), static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
-}
-
 EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : path_(path), descriptor_(path) {
   if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <vector>
 
 #include "hessian_mpi/block_table.hpp"
@@ -25,6 +26,13 @@ struct BlockCheck {
 BlockCheck verify_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
                          const std::vector<BlockRecord>& records, const std::vector<SharedBlocks>& written,
                          Verify which, const Communicator& communicator);
+
+/// Collective. Compares all marked blocks of a file with their checksums, each rank a contiguous share of them. blocks:
+/// as the file lists them, which may be those of the parts that it was joined from. visited: called after each block of
+/// this rank with the number of its rows; may be empty.
+BlockCheck verify_stored_blocks(const std::filesystem::path& file, const MatrixShape& matrix,
+                                const std::vector<StoredBlock>& blocks,
+                                const std::function<void(std::int64_t)>& visited, const Communicator& communicator);
 
 /// Rows drawn at random, in order, some from every parameter that the part of the matrix holds: 64 or more where there
 /// are as many. The same for the same arguments.

@@ -63,6 +63,14 @@ struct View {
   Tile tile;
 };
 
+/// How a dataset in chunks is stored: each a rectangle on its own, compressed.
+struct Chunks {
+  std::uint64_t rows = 0;
+  std::uint64_t columns = 0;
+  int gzip = 0;          ///< level of deflate, 1 to 9; 0: not compressed
+  bool shuffle = false;  ///< first bytes of all numbers first, then second ones: compresses better
+};
+
 /// An open file. Not collective unless opened with a communicator.
 class File {
  public:
@@ -99,9 +107,18 @@ class File {
   /// reads what lies behind.
   std::optional<std::uint64_t> needed_bytes(const std::string& dataset) const;
 
+  /// The chunks of a two-dimensional dataset; nothing where it is not stored in chunks.
+  std::optional<Chunks> chunks(const std::string& dataset) const;
+
+  /// Files that hold the elements of a virtual dataset, as it names them, each once; none of another dataset.
+  std::vector<std::filesystem::path> source_files(const std::string& dataset) const;
+
   void create_group(const std::string& name);
   /// A contiguous dataset whose space is allocated now and never filled.
   void create_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape);
+  /// A two-dimensional dataset in chunks, which take space when they are written.
+  void create_chunked_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,
+                              const Chunks& chunks);
   /// A two-dimensional floating-point dataset whose rows lie in other files, each of which holds the dataset under the
   /// same name. Where one of them is missing its rows read as NaN. Needs HDF5 1.10 to be read.
   void create_virtual_dataset(const std::string& name, Type type, const std::vector<std::uint64_t>& shape,

@@ -49,13 +49,10 @@ class HessianReader {
   explicit HessianReader(const std::filesystem::path& path);
   /// The tile's numbers, row-major, converted to double.
   std::vector<double> tile(const hdf5::Tile& tile) const;
-  /// Has the disk begin to read some rows, which are asked for later.
-  void announce(const Rows& rows, const MatrixShape& matrix) const;
   /// Bytes of some rows as they lie in the file: rows.count() x N numbers of the storage type.
   std::vector<char> bytes(const Rows& rows, const MatrixShape& matrix) const;
 
  private:
-  std::filesystem::path path_;
   hdf5::File file_;
   std::uint64_t first_row_;
 };

@@ -1,5 +1,5 @@
 #pragma once
-/// Bytes of an existing file on their way to the disk, and back. Not collective; Linux.
+/// Bytes of an existing file on their way to the disk. Not collective; Linux.
 
 #include <cstdint>
 #include <filesystem>
@@ -27,9 +27,6 @@ class Descriptor {
  private:
   int id_;
 };
-
-/// Has the disk begin to read some bytes of a file that are asked for later. A hint: fails silently.
-void begin_to_read(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t bytes);
 
 /// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
 /// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.

@@ -1,0 +1,169 @@
+// The program that says what is in a file: command line, report, norms, verification.
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <iostream>
+
+#include "hessian_mpi/block_table.hpp"
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/file_report.hpp"
+#include "hessian_mpi/parallel_program.hpp"
+#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/row_stream.hpp"
+#include "hessian_mpi/version.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+namespace po = boost::program_options;
+
+struct InfoOptions {
+  std::filesystem::path file;
+  bool norms = false;
+  bool json = false;
+  bool verify = false;
+  bool mark = false;
+  bool help = false;
+  bool version = false;
+};
+
+po::options_description described_options() {
+  po::options_description described("Options");
+  described.add_options()("norms", po::bool_switch(), "read the rows: trace, Frobenius norm, norm of every block")(
+      "verify", po::bool_switch(),
+      "read the rows and compare them with the checksums taken when they were computed; name what is damaged")(
+      "mark", po::bool_switch(), "with --verify: have hessian_mpi --resume compute again what is damaged")(
+      "json", po::bool_switch(), "the report as JSON, for programs")(
+      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
+                                                                                 "this text");
+  return described;
+}
+
+InfoOptions parse(int argc, const char* const* argv) {
+  po::options_description all = described_options();
+  all.add_options()("file", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("file", -1);
+  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+  po::variables_map given;
+  try {
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    throw InputError(text(error.what(), ": see hessian_info --help"));
+  }
+  InfoOptions options;
+  options.help = given["help"].as<bool>();
+  options.version = given["version"].as<bool>();
+  if (options.help || options.version) return options;
+  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
+    throw InputError("name one file of hessian_mpi: see hessian_info --help");
+  }
+  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.norms = given["norms"].as<bool>();
+  options.json = given["json"].as<bool>();
+  options.verify = given["verify"].as<bool>();
+  options.mark = given["mark"].as<bool>();
+  if (options.mark && !options.verify) throw InputError("--mark goes with --verify");
+  return options;
+}
+
+void print_help(std::ostream& out) {
+  out << "hessian_info: what is in a file of hessian_mpi, also while it is being written\n\n"
+         "  hessian_info hessian.h5\n"
+         "  mpirun -n 4 hessian_info hessian.h5 --norms --verify\n\n"
+      << described_options()
+      << "\nExit codes: 0 the file could be read; 1 it is damaged, or lacks part files; 2 no file of hessian_mpi.\n";
+}
+
+// Shows how far a pass over the blocks on the disk has come.
+Progress progress_of(const StoredLayout& stored, const Communicator& world) {
+  std::int64_t rows = 0;
+  for (const auto b : blocks_on_disk(stored)) rows += stored.blocks[static_cast<std::size_t>(b)].rows.count();
+  return {world.is_root() && is_on_terminal() ? ProgressStyle::bar : ProgressStyle::none,
+          rows,
+          0,
+          static_cast<std::uint64_t>(rows * stored.matrix.bytes_of_row()),
+          std::max<std::int64_t>(1, rows / world.size()),
+          std::cerr};
+}
+
+// Collective. Of the blocks on the disk, each rank reading a contiguous share.
+MatrixFigures read_figures(const FileReport& report, const Communicator& world) {
+  const auto& stored = report.stored;
+  MatrixSums sums(stored.index);
+  auto progress = progress_of(stored, world);
+  world.together([&] {
+    std::vector<Rows> slabs;
+    for (const auto b : share_of_rank(blocks_on_disk(stored), world.rank(), world.size())) {
+      slabs.push_back(stored.blocks[static_cast<std::size_t>(b)].rows);
+    }
+    RowStream(report.file, stored.matrix, slabs).each([&](const Slab& slab) {
+      sums.add(slab);
+      progress.advance(static_cast<double>(slab.rows.count()));
+    });
+  });
+  return sums.all(world);
+}
+
+// Collective.
+BlockCheck verify(const FileReport& report, const Communicator& world) {
+  const auto& stored = report.stored;
+  auto progress = progress_of(stored, world);
+  const auto show = [&](std::int64_t rows) { progress.advance(static_cast<double>(rows)); };
+  return verify_stored_blocks(report.file, stored.matrix, stored.blocks, show, world);
+}
+
+// Takes back the marks of damaged blocks, and with them that the file is complete.
+void mark_damaged(const FileReport& report) {
+  const auto name = report.file.string();
+  if (!report.storage.parts.empty()) {
+    throw InputError(text("'", name, "' refers to part files: verify and mark those, each with its own name"));
+  }
+  if (!report.storage.is_plain()) {
+    throw InputError(text("'", name, "' is a converted copy, which hessian_mpi cannot go on with: convert it again"));
+  }
+  records_of(report.stored.blocks, report.stored.matrix.grid, report.file);  // throws where they are those of parts
+  if (report.stored.complete) reopen_hessian_file(report.file);
+  BlockMarks marks(report.file, report.stored.matrix.grid);
+  for (const auto b : report.check->damaged) {
+    auto record = report.stored.blocks[static_cast<std::size_t>(b)].record;
+    record.on_disk = false;
+    marks.write(b, {record});
+  }
+  marks.sync();
+}
+
+ExitCode run(const InfoOptions& options, const Communicator& world) {
+  auto report = world.together([&] { return report_on(options.file); });
+  const bool lost = !report.storage.lost_parts.empty();
+  if (options.norms && !lost) report.figures = read_figures(report, world);
+  if (options.verify && !lost) report.check = verify(report, world);
+  const bool damaged = report.check && !report.check->damaged.empty();
+  if (damaged && options.mark) {
+    world.on_root([&] { mark_damaged(report); });
+    report.stored = world.together([&] { return read_layout(options.file); });
+  }
+  if (world.is_root() && options.json) std::cout << json_of(report) << std::endl;
+  if (world.is_root() && !options.json) print(std::cout, report);
+  return damaged || lost ? ExitCode::failed : ExitCode::complete;
+}
+
+ExitCode start(int argc, const char* const* argv, const Communicator& world) {
+  const auto options = world.together([&] { return parse(argc, argv); });
+  if (!options.help && !options.version) return run(options, world);
+  if (world.is_root() && options.help) print_help(std::cout);
+  if (world.is_root() && options.version) {
+    std::cout << "hessian_info " << versions().hessian_mpi << '\n'
+              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n';
+  }
+  return ExitCode::complete;
+}
+
+}  // namespace
+}  // namespace hessian_mpi
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  return run_parallel_program("hessian_info", argc, argv,
+                              [&](const Communicator& world) { return start(argc, argv, world); });
+}

@@ -1,0 +1,41 @@
+#include "hessian_mpi/report_text.hpp"
+
+#include <iomanip>
+#include <ostream>
+#include <sstream>
+
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/progress.hpp"
+
+namespace hessian_mpi {
+
+void print_line(std::ostream& out, const std::string& name, const std::string& value) {
+  out << "  " << std::left << std::setw(18) << name << value << '\n';
+}
+
+std::string text_of_number(double value, int digits) {
+  std::ostringstream out;
+  out << std::setprecision(digits) << value;
+  return out.str();
+}
+
+std::string text_of_check(const CheckFigure& check) {
+  if (check.outcome == CheckOutcome::not_made) return "not checked";
+  const auto* what =
+      check.outcome == CheckOutcome::kinks ? "kinks at this point, nothing to compare with" : name_of(check.outcome);
+  return text(text_of_number(check.error, 2), "  ", what, " (at most ", text_of_number(check.tolerance, 2), ')');
+}
+
+std::string plural(std::int64_t count, const std::string& noun, const std::string& ending) {
+  return text(count, ' ', noun, count == 1 ? "" : ending);
+}
+
+std::string text_of_size(const MatrixShape& matrix) {
+  const Rows& part = matrix.grid.part();
+  const auto which =
+      part.count() == matrix.grid.rows() ? std::string() : text("rows ", part.begin, ':', part.end, " of ");
+  return text(which, matrix.grid.rows(), " x ", matrix.columns, ' ', name_of(matrix.storage), ", ",
+              text_of_bytes(static_cast<std::uint64_t>(matrix.bytes())));
+}
+
+}  // namespace hessian_mpi
