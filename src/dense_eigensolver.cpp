@@ -1,7 +1,5 @@
 #include "hessian_mpi/dense_eigensolver.hpp"
 
-#include <mpi.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>

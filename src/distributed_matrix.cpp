@@ -1,7 +1,5 @@
 #include "hessian_mpi/distributed_matrix.hpp"
 
-#include <mpi.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>

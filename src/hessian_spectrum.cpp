@@ -1,9 +1,7 @@
 // The program that decomposes: command line, plan, eigenvalues, checks, summary.
 
 #include <algorithm>
-#include <boost/program_options.hpp>
 #include <cmath>
-#include <filesystem>
 #include <iostream>
 #include <optional>
 #include <sstream>
@@ -11,82 +9,21 @@
 #include "hessian_mpi/dense_eigensolver.hpp"
 #include "hessian_mpi/distributed_matrix.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/extreme_eigenvalues.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/node.hpp"
-#include "hessian_mpi/options.hpp"
 #include "hessian_mpi/parallel_program.hpp"
 #include "hessian_mpi/progress.hpp"
 #include "hessian_mpi/resources.hpp"
 #include "hessian_mpi/result_file.hpp"
+#include "hessian_mpi/spectral_density.hpp"
+#include "hessian_mpi/spectrum_options.hpp"
 #include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/symmetric_operator.hpp"
 #include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
 namespace {
-
-namespace po = boost::program_options;
-
-struct SpectrumOptions {
-  std::filesystem::path file;
-  std::filesystem::path output;
-  bool vectors = false;
-  std::optional<int> threads;
-  bool plan = false;
-  bool overwrite = false;
-  bool help = false;
-  bool version = false;
-  std::string command_line;
-};
-
-po::options_description described_options() {
-  po::options_description described("Options");
-  described.add_options()("vectors", po::bool_switch(), "the eigenvectors too: 8 N^2 bytes in the file")(
-      "output,o", po::value<std::string>()->value_name("FILE"),
-      "the file to write; hessian.spectrum.h5 for hessian.h5")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "threads", po::value<int>()->value_name("T"), "threads of a rank; its share of the node's cores where absent")(
-      "plan", po::bool_switch(), "say what it will take, and do nothing")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
-  return described;
-}
-
-SpectrumOptions parse(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_spectrum --help"));
-  }
-  SpectrumOptions options;
-  options.help = given["help"].as<bool>();
-  options.version = given["version"].as<bool>();
-  if (options.help || options.version) return options;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
-    throw InputError("name one file of hessian_mpi: see hessian_spectrum --help");
-  }
-  options.file = given["file"].as<std::vector<std::string>>().front();
-  options.output = given.count("output") != 0 ? given["output"].as<std::string>()
-                                              : name_of_result(options.file, "spectrum").string();
-  options.vectors = given["vectors"].as<bool>();
-  options.plan = given["plan"].as<bool>();
-  options.overwrite = given["overwrite"].as<bool>();
-  if (given.count("threads") != 0) options.threads = given["threads"].as<int>();
-  if (options.threads && *options.threads < 1) throw InputError("--threads must be 1 or more");
-  options.command_line = command_line_of(argc, argv);
-  return options;
-}
-
-void print_help(std::ostream& out) {
-  out << "hessian_spectrum: eigenvalues of the symmetric part (H + H^T) / 2 of a finished Hessian\n\n"
-         "  mpirun -n 4 hessian_spectrum hessian.h5\n\n"
-      << described_options();
-}
 
 // A line of the report: what, and what of it. Root's alone.
 void say(const Communicator& world, const std::string& what, const std::string& words) {
@@ -116,35 +53,54 @@ void expect_memory(std::uint64_t bytes, const Communicator& world) {
   world.together([&] {
     if (bytes <= there) return;
     throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
-                          " for each of its ranks: use more nodes"));
+                          " for each of its ranks: use more nodes, or --largest, --smallest and --density"));
   });
 }
 
-// Collective. Reads, decomposes, checks and writes; whether the checks passed.
+std::string text_of_outcome(bool right, double tolerance) {
+  return text(" (", right ? "" : "NOT ", "within ", tolerance, ")");
+}
+
+// Collective.
+SymmetricSums read(const Work& work, DistributedMatrix& matrix) {
+  const Stopwatch watch;
+  const auto& world = work.world;
+  const auto bytes = static_cast<std::uint64_t>(work.hessian.matrix.bytes());
+  Progress progress(world.is_root() ? ProgressStyle::automatic : ProgressStyle::none, work.n(), 0, bytes,
+                    std::max<std::int64_t>(1, work.n() / world.size()), std::cerr);
+  const auto sums =
+      read_symmetric_part(work.options.file, Half::lower, matrix, world, [&](double rows) { progress.advance(rows); });
+  say(world, "read", text(text_of_bytes(bytes), " in ", text_of_seconds(watch.seconds())));
+  return sums;
+}
+
+// Collective. Column k of vectors becomes row k in the file.
+void write_vectors(const DistributedMatrix& vectors, const Work& work, ResultFile& result) {
+  const auto n = static_cast<std::uint64_t>(work.n());
+  result.reserve("/eigenvectors", {n, n});
+  ResultFile::TileWriter writer(result);
+  each_column_panel(vectors, work.world, [&](const Rows& columns, const double* numbers) {
+    const auto count = static_cast<std::uint64_t>(columns.count());
+    writer.write("/eigenvectors", {count == 0 ? 0 : static_cast<std::uint64_t>(columns.begin), 0, count, n}, numbers);
+  });
+  writer.close();
+}
+
+// Collective. Reads, decomposes, checks and adds to the result; whether the checks passed.
 bool all_eigenvalues(const Work& work, ResultFile& result) {
   const auto& world = work.world;
   const auto [grid_rows, grid_columns] = nearest_to_square(world.size());
   const ProcessGrid grid(world, grid_rows, grid_columns);
-  DistributedMatrix matrix = square_matrix(grid, work.n());
-  Stopwatch watch;
-  const auto read = [&] {
-    const auto bytes = static_cast<std::uint64_t>(work.hessian.matrix.bytes());
-    Progress progress(world.is_root() ? ProgressStyle::automatic : ProgressStyle::none, work.n(), 0, bytes,
-                      std::max<std::int64_t>(1, work.n() / world.size()), std::cerr);
-    return read_symmetric_part(work.options.file, Half::lower, matrix, world,
-                               [&](double rows) { progress.advance(rows); });
-  };
-  const auto sums = read();
-  say(world, "read",
-      text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
-           text_of_seconds(watch.lap())));
+  auto matrix = square_matrix(grid, work.n());
+  const auto sums = read(work, matrix);
+  const Stopwatch watch;
   std::optional<DistributedMatrix> vectors;
   if (work.options.vectors) vectors.emplace(square_matrix(grid, work.n()));
   const auto values = vectors ? eigenvalues_and_vectors_of(matrix, *vectors, world) : eigenvalues_of(matrix, world);
   const auto negative = std::count_if(values.begin(), values.end(), [](double x) { return x < 0; });
   say(world, "eigenvalues",
-      text(values.size(), " in ", text_of_seconds(watch.lap()), ": from ", values.front(), " to ", values.back(), ", ",
-           negative, " negative"));
+      text(values.size(), " in ", text_of_seconds(watch.seconds()), ": from ", values.front(), " to ", values.back(),
+           ", ", negative, " negative"));
 
   const auto errors = errors_of(values, sums);
   bool right = errors.trace <= spectrum_tolerance && errors.frobenius <= spectrum_tolerance;
@@ -154,51 +110,186 @@ bool all_eigenvalues(const Work& work, ResultFile& result) {
                         {"tolerance", spectrum_tolerance}};
   auto checks = text("trace to ", errors.trace, ", Frobenius norm to ", errors.frobenius);
   if (vectors) {
-    read();  // it was destroyed
+    read(work, matrix);  // it was destroyed
     const auto of_vectors = errors_of(matrix, values, *vectors, world);
     right = right && of_vectors.residual <= spectrum_tolerance && of_vectors.orthogonality <= spectrum_tolerance;
     attributes.emplace_back("residual", of_vectors.residual);
     attributes.emplace_back("orthogonality_error", of_vectors.orthogonality);
     checks += text(", A v = lambda v to ", of_vectors.residual, ", V^T V = I to ", of_vectors.orthogonality);
   }
-  say(world, "checked", text(checks, " (", right ? "" : "NOT ", "within ", spectrum_tolerance, ")"));
-
-  const auto n = static_cast<std::uint64_t>(work.n());
-  result.add("/eigenvalues", {n}, values);
+  say(world, "checked", checks + text_of_outcome(right, spectrum_tolerance));
+  result.add("/eigenvalues", {static_cast<std::uint64_t>(work.n())}, values);
   result.describe("/eigenvalues", attributes);
-  if (vectors) {
-    result.reserve("/eigenvectors", {n, n});
-    ResultFile::RowWriter writer(result);
-    each_column_panel(*vectors, world, [&](const Rows& columns, const double* numbers) {
-      writer.write("/eigenvectors", columns, work.n(), numbers);
-    });
-    writer.close();
-  }
+  if (vectors) write_vectors(*vectors, work, result);
   return right;
+}
+
+void write_vectors(const ExtremeEigenvalues& found, const std::string& group, const SymmetricOperator& matrix,
+                   ResultFile& result) {
+  const auto count = found.values.size();
+  const auto own = static_cast<std::uint64_t>(matrix.own().count());
+  result.reserve(group + "/eigenvectors", {count, static_cast<std::uint64_t>(matrix.size())});
+  ResultFile::TileWriter writer(result);
+  writer.write(group + "/eigenvectors",
+               {0, own == 0 ? 0 : static_cast<std::uint64_t>(matrix.own().begin), own == 0 ? 0 : count, own},
+               found.vectors.data());
+  writer.close();
+}
+
+// Collective. One end of the spectrum; whether its check passed.
+bool extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& wanted, const Work& work,
+                         ResultFile& result) {
+  const std::string name = wanted.end == End::largest ? "largest" : "smallest";
+  const Stopwatch watch;
+  Stopwatch since_line;
+  const auto found = extreme_eigenvalues(matrix, wanted, [&](std::int64_t converged, std::int64_t passes) {
+    constexpr double seconds_between_lines = 10;
+    if (since_line.seconds() < seconds_between_lines) return;
+    since_line.lap();
+    say(work.world, name,
+        text(converged, " of ", wanted.count, " converged, ", passes, " products, ", text_of_seconds(watch.seconds())));
+  });
+  const double worst = *std::max_element(found.residuals.begin(), found.residuals.end()) / wanted.norm;
+  // The norm is an estimate, and the products of the check round in another order.
+  const double allowed = 2 * wanted.tolerance;
+  const bool right = worst <= allowed;
+  say(work.world, name,
+      text(wanted.count, " in ", text_of_seconds(watch.seconds()), " and ", found.passes, " products: from ",
+           found.values.front(), " to ", found.values.back()));
+  say(work.world, "checked", text("A v = lambda v to ", worst, " |A|") + text_of_outcome(right, allowed));
+  const auto count = found.values.size();
+  result.add("/" + name + "/eigenvalues", {count}, found.values);
+  result.add("/" + name + "/residuals", {count}, found.residuals);
+  result.describe("/" + name, {{"solver", slepc_version() + ", Krylov-Schur"},
+                               {"tolerance", wanted.tolerance},
+                               {"norm", wanted.norm},
+                               {"residual", worst},
+                               {"products", found.passes}});
+  if (work.options.vectors) write_vectors(found, "/" + name, matrix, result);
+  return right;
+}
+
+void add_probes(const SpectralDensity& found, std::int64_t steps, ResultFile& result) {
+  std::vector<double> values;
+  std::vector<double> weights;
+  for (const auto& probe : found.probes) {
+    values.insert(values.end(), probe.values.begin(), probe.values.end());
+    weights.insert(weights.end(), probe.weights.begin(), probe.weights.end());
+    // A Krylov space that ended before leaves room: values without weight.
+    values.resize(values.size() + static_cast<std::size_t>(steps) - probe.values.size(), probe.values.back());
+    weights.resize(values.size(), 0.0);
+  }
+  const std::vector<std::uint64_t> shape{found.probes.size(), static_cast<std::uint64_t>(steps)};
+  result.add("/density/ritz_values", shape, values);
+  result.add("/density/weights", shape, weights);
+}
+
+// Collective. Whether the check passed.
+bool density(SymmetricOperator& matrix, const Work& work, ResultFile& result) {
+  auto options = work.options.of_density;
+  options.steps = std::min(options.steps, work.n());
+  const Stopwatch watch;
+  Stopwatch since_line;
+  const auto found = spectral_density(matrix, options, [&](std::int64_t steps) {
+    constexpr double seconds_between_lines = 10;
+    if (since_line.seconds() < seconds_between_lines) return;
+    since_line.lap();
+    const double left = watch.seconds() / static_cast<double>(steps) * static_cast<double>(options.steps - steps);
+    say(work.world, "density", text("step ", steps, " of ", options.steps, ", ", text_of_seconds(left), " left"));
+  });
+  const bool right = found.orthogonality_error <= spectrum_tolerance;
+  say(work.world, "density",
+      text(options.probes, " probes of ", options.steps, " steps in ", text_of_seconds(watch.seconds()),
+           ": mean eigenvalue ", found.mean_eigenvalue, " +- ", found.mean_error));
+  say(work.world, "checked",
+      text("Lanczos bases orthogonal to ", found.orthogonality_error) + text_of_outcome(right, spectrum_tolerance));
+  result.add("/density/grid", {found.grid.size()}, found.grid);
+  result.add("/density/density", {found.grid.size()}, found.density);
+  result.add("/density/error", {found.grid.size()}, found.error);
+  add_probes(found, options.steps, result);
+  result.describe("/density", {{"sigma", found.sigma},
+                               {"probes", options.probes},
+                               {"steps", options.steps},
+                               {"seed", static_cast<std::int64_t>(options.seed)},
+                               {"mean_eigenvalue", found.mean_eigenvalue},
+                               {"mean_eigenvalue_error", found.mean_error},
+                               {"orthogonality_error", found.orthogonality_error}});
+  return right;
+}
+
+// Collective. What is found by multiplying vectors; whether all checks passed.
+bool by_products(const Work& work, std::uint64_t memory, ResultFile& result) {
+  const auto& options = work.options;
+  if (options.largest == 0 && options.smallest == 0 && !options.density) return true;
+  const Stopwatch watch;
+  SymmetricOperator matrix(options.file, work.hessian.matrix, memory, work.world);
+  const auto bytes = text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes()));
+  say(work.world, "read",
+      matrix.in_memory() ? text(bytes, " in ", text_of_seconds(watch.seconds()))
+                         : text(bytes, " again for every product: more than --memory"));
+  bool right = true;
+  for (const auto& [end, count] :
+       {std::pair(End::largest, options.largest), std::pair(End::smallest, options.smallest)}) {
+    if (count == 0) continue;
+    const double norm = estimated_norm(matrix, options.of_density.seed);
+    const bool passed =
+        extreme_eigenvalues(matrix, {end, count, options.tolerance, norm, options.of_density.seed}, work, result);
+    right = right && passed;
+  }
+  if (options.density) right = density(matrix, work, result) && right;
+  return right;
+}
+
+// Collective. Says what it will take, and throws InputError where that is not there.
+void plan(const Work& work, std::uint64_t memory) {
+  const auto& [options, hessian, world] = work;
+  const auto speed = measured_blas_speed();
+  const auto ranks = text(" on ", world.size(), world.size() == 1 ? " rank: " : " ranks: ");
+  if (options.all) {
+    auto cost = cost_of_decomposition(work.n(), options.vectors, world.size(), speed);
+    cost.seconds = world.max(cost.seconds);
+    say(world, "plan", text("all eigenvalues", options.vectors ? " and vectors" : "", ranks, text_of_cost(cost)));
+    expect_memory(cost.bytes, world);
+  }
+  const auto most = std::max(options.largest, options.smallest);
+  if (most > work.n()) throw InputError(text("there are ", work.n(), " eigenvalues, not ", most));
+  if (most == 0 && !options.density) return;
+  const auto own_rows = work.n() / world.size() + 1;
+  const auto rows = static_cast<std::uint64_t>(own_rows * hessian.matrix.bytes_of_row());
+  const auto vectors = static_cast<std::uint64_t>(std::max(2 * most, most + 15));
+  auto bytes = std::max(vectors * static_cast<std::uint64_t>(own_rows) * sizeof(double),
+                        options.density ? bytes_of_lanczos(own_rows, options.of_density.probes,
+                                                           std::min(options.of_density.steps, work.n()))
+                                        : 0);
+  if (rows <= memory) bytes += rows;
+  // Twice two operations for each number: as a row, and as a column.
+  const double operations = 4 * static_cast<double>(work.n()) * static_cast<double>(own_rows);
+  const double pass = world.max(operations / speed.one_use);
+  say(world, "plan",
+      text("products with vectors", ranks, text_of_bytes(bytes), " a rank, about ", text_of_seconds(pass),
+           " a product with one vector", rows <= memory ? "" : " and the time to read the file"));
+  expect_memory(bytes, world);
 }
 
 ExitCode run(const SpectrumOptions& options, const Communicator& world) {
   const auto hessian = world.together([&] { return read_complete_layout(options.file); });
   Options of_ranks;
   of_ranks.threads = options.threads;
+  of_ranks.memory = options.memory;
   const auto resources = resources_of_rank(of_ranks, world);
   use_blas_threads(resources.threads);
   const Work work{options, hessian, world};
   say(world, "matrix",
-      text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage)));
-  const auto speed = measured_blas_speed();
-  auto cost = cost_of_decomposition(work.n(), options.vectors, world.size(), speed);
-  cost.seconds = world.max(cost.seconds);
-  say(world, "plan",
-      text("all eigenvalues", options.vectors ? " and vectors" : "", " on ", world.size(),
-           world.size() == 1 ? " rank" : " ranks", ": ", text_of_cost(cost)));
-  expect_memory(cost.bytes, world);
+      text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage), ", ",
+           text_of_bytes(static_cast<std::uint64_t>(hessian.matrix.bytes()))));
+  world.together([&] { plan(work, resources.memory); });
   if (options.plan) return ExitCode::complete;
 
-  const auto numbers = static_cast<std::uint64_t>(options.vectors ? work.n() * (work.n() + 1) : work.n());
+  const auto vectors = options.vectors ? (options.all ? work.n() : 0) + options.largest + options.smallest : 0;
   ResultFile result(options.output, options.overwrite, {"hessian_mpi spectrum", options.file, options.command_line},
-                    hessian, numbers * sizeof(double), world);
-  const bool right = all_eigenvalues(work, result);
+                    hessian, static_cast<std::uint64_t>(vectors * work.n()) * sizeof(double), world);
+  bool right = by_products(work, resources.memory, result);
+  if (options.all) right = all_eigenvalues(work, result) && right;
   result.publish({{"checks", right ? "passed" : "failed"}});
   say(world, "written", options.output.string());
   if (right) return ExitCode::complete;
@@ -206,12 +297,13 @@ ExitCode run(const SpectrumOptions& options, const Communicator& world) {
 }
 
 ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto options = world.together([&] { return parse(argc, argv); });
+  const auto options = world.together([&] { return parse_spectrum_options(argc, argv); });
   if (!options.help && !options.version) return run(options, world);
-  if (world.is_root() && options.help) print_help(std::cout);
+  if (world.is_root() && options.help) print_spectrum_help(std::cout);
   if (world.is_root() && options.version) {
     std::cout << "hessian_spectrum " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n';
+              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n'
+              << slepc_version() << '\n';
   }
   return ExitCode::complete;
 }

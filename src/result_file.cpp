@@ -92,24 +92,18 @@ void ResultFile::describe(const std::string& object, const Attributes& attribute
   });
 }
 
-ResultFile::RowWriter::RowWriter(const ResultFile& file)
+ResultFile::TileWriter::TileWriter(const ResultFile& file)
     : communicator_(file.communicator_), file_(open_together(file.unfinished_, file.communicator_)) {}
 
-ResultFile::RowWriter::~RowWriter() {
+ResultFile::TileWriter::~TileWriter() {
   if (open_) file_.abandon();
 }
 
-void ResultFile::RowWriter::write(const std::string& dataset, const Rows& rows, std::int64_t columns,
-                                  const double* numbers) {
-  communicator_.together([&] {
-    const auto first = rows.count() == 0 ? 0 : static_cast<std::uint64_t>(rows.begin);
-    file_.write_tile_collectively(
-        dataset, hdf5::Type::float64,
-        {first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(columns)}, numbers);
-  });
+void ResultFile::TileWriter::write(const std::string& dataset, const hdf5::Tile& tile, const double* numbers) {
+  communicator_.together([&] { file_.write_tile_collectively(dataset, hdf5::Type::float64, tile, numbers); });
 }
 
-void ResultFile::RowWriter::close() {
+void ResultFile::TileWriter::close() {
   communicator_.together([&] { file_.close(); });
   open_ = false;
 }

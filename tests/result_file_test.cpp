@@ -25,10 +25,11 @@ TEST(ResultFile, HoldsWhatWasAddedAndWhereItComesFrom) {
     result.add("/largest/eigenvalues", {2}, {4.5, 3.5});
     result.describe("/largest", {{"tolerance", 1e-8}});
     result.reserve("/eigenvectors", {3, 2});
-    ResultFile::RowWriter writer(result);
+    ResultFile::TileWriter writer(result);
     const std::vector<double> rows{0, 1, 10, 11, 20, 21};
-    const Rows own{3 * world.rank() / world.size(), 3 * (world.rank() + 1) / world.size()};
-    writer.write("/eigenvectors", own, 2, rows.data() + 2 * own.begin);
+    const auto begin = static_cast<std::uint64_t>(3 * world.rank() / world.size());
+    const auto end = static_cast<std::uint64_t>(3 * (world.rank() + 1) / world.size());
+    writer.write("/eigenvectors", {begin, 0, end - begin, 2}, rows.data() + 2 * begin);
     writer.close();
     EXPECT_FALSE(std::filesystem::exists(path));
     result.publish({{"checks", "passed"}});

@@ -38,20 +38,20 @@ class ResultFile {
 
   /// Collective. numbers: root's, as many as the shape says, row-major. Groups on the way come to be.
   void add(const std::string& dataset, const std::vector<std::uint64_t>& shape, const std::vector<double>& numbers);
-  /// Collective. The same for a dataset of whole rows, some of which each rank adds by write_rows().
+  /// Collective. The same for a dataset whose numbers the ranks write with a TileWriter.
   void reserve(const std::string& dataset, const std::vector<std::uint64_t>& shape);
   /// Collective. Attributes of a dataset or group that is there.
   void describe(const std::string& object, const Attributes& attributes);
 
-  /// Opens the file on all ranks to write rows of reserved datasets. Collective, as are its functions.
-  class RowWriter {
+  /// Opens the file on all ranks to write pieces of reserved datasets. Collective, as are its functions.
+  class TileWriter {
    public:
-    explicit RowWriter(const ResultFile& file);
-    ~RowWriter();
-    RowWriter(const RowWriter&) = delete;
-    RowWriter& operator=(const RowWriter&) = delete;
-    /// This rank's rows, row-major, or none of them. Below 1 GiB.
-    void write(const std::string& dataset, const Rows& rows, std::int64_t columns, const double* numbers);
+    explicit TileWriter(const ResultFile& file);
+    ~TileWriter();
+    TileWriter(const TileWriter&) = delete;
+    TileWriter& operator=(const TileWriter&) = delete;
+    /// This rank's tile, row-major, or one without rows. Below 1 GiB.
+    void write(const std::string& dataset, const hdf5::Tile& tile, const double* numbers);
     void close();
 
    private:

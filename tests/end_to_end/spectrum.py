@@ -102,6 +102,49 @@ def test_what_exists_stays(spectrum: Spectrum) -> None:
     assert (spectrum.folder / "h.spectrum.h5").read_text() == "mine"
 
 
+def exact_density(values: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
+    away = (grid[:, None] - values[None, :]) / sigma
+    return np.exp(-0.5 * away**2).mean(axis=1) / (sigma * np.sqrt(2 * np.pi))
+
+
+def test_both_ends_and_the_density(spectrum: Spectrum) -> None:
+    stored = like_a_hessian(200).astype(np.float32)
+    fabricated_file.write(spectrum.folder / "h.h5", stored)
+    matrix = (stored.astype(np.float64) + stored.T.astype(np.float64)) / 2
+    expected = np.linalg.eigvalsh(matrix)
+    for ranks, memory in ((1, "1G"), (3, "1G"), (2, "1")):
+        options = ["--largest", "6", "--smallest", "3", "--vectors", "--density", "--steps", "60", "--memory", memory]
+        with spectrum.result(ranks, "h.h5", *options) as file:
+            norm = abs(expected).max()
+            np.testing.assert_allclose(file["largest/eigenvalues"][:], expected[::-1][:6], atol=1e-8 * norm)
+            np.testing.assert_allclose(file["smallest/eigenvalues"][:], expected[:3], atol=1e-8 * norm)
+            for end in ("largest", "smallest"):
+                vectors, values = file[end]["eigenvectors"][:], file[end]["eigenvalues"][:]
+                residuals = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+                np.testing.assert_allclose(file[end]["residuals"][:], residuals, atol=1e-12 * norm)
+                assert residuals.max() <= 1e-8 * norm * 1.1, residuals
+            density = file["density"]
+            assert density["ritz_values"].shape == density["weights"].shape == (10, 60)
+            exact = exact_density(expected, density["grid"][:], density.attrs["sigma"])
+            away = np.abs(density["density"][:] - exact)
+            assert np.all(away <= 6 * density["error"][:] + 1e-3 * exact.max()), away.max()
+            assert "eigenvalues" not in file
+
+
+def test_what_makes_no_sense(spectrum: Spectrum) -> None:
+    fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(20))
+    for options, words in [
+        (["--largest", "21"], "there are 20 eigenvalues, not 21"),
+        (["--largest", "0"], "--largest 0: 1 is the least"),
+        (["--probes", "5"], "--probes is of --density"),
+        (["--density", "--probes", "1"], "2 is the least"),
+        (["--tolerance", "1e-3"], "--tolerance is of"),
+        (["--density", "--sigma", "-1"], "must be positive"),
+    ]:
+        finished = spectrum.run(2, "h.h5", *options)
+        assert finished.returncode == 2 and words in finished.stderr, (options, finished)
+
+
 def main(program: str, launch: list[str]) -> None:
     for name, test in list(globals().items()):
         if not name.startswith("test_"):
