@@ -24,6 +24,7 @@ except ImportError as missing:
     sys.exit(f"hessian_plot: error: {missing}; it needs the Python packages h5py, numpy and matplotlib")
 
 VERSION = "@PROJECT_VERSION@"  # filled in when it is built
+FORMAT_VERSION = 1  # of the file
 DPI = 200
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
 SLAB_ROWS = 64  # squares are added up in the matrix's own precision within a slab, in float64 beyond
@@ -75,12 +76,17 @@ class Matrix:
         self.attributes = dict(file.attrs)
         if self.attributes.get("format") != "hessian_mpi":
             raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = hessian_mpi")
+        if self.attributes.get("format_version") != FORMAT_VERSION:
+            raise InputError(f"'{path}' has format version {self.attributes.get('format_version')}, this program has {FORMAT_VERSION}")
+        self.complete = self.attributes.get("complete") == 1
         self.dataset = file.get("hessian")
         if not isinstance(self.dataset, h5py.Dataset) or self.dataset.ndim != 2 or self.dataset.dtype.kind != "f":
             raise InputError(f"'{path}' has no matrix /hessian; a packed copy is unpacked by hessian_convert")
         try:
             about = self.dataset.attrs
-            self.tensors = Tensors([str(name) for name in about["parameter_names"]], *(np.asarray(about["parameter_" + key], np.int64) for key in ("offsets", "sizes")))
+            offsets, sizes = (np.asarray(about["parameter_" + key], np.int64) for key in ("offsets", "sizes"))
+            shown = np.flatnonzero(sizes)  # a tensor may have no elements
+            self.tensors = Tensors([str(about["parameter_names"][p]) for p in shown], offsets[shown], sizes[shown])
             begin = int(self.attributes.get("row_begin", 0))
             self.runs = _runs_on_disk(file, begin, begin + self.dataset.shape[0])
         except (KeyError, ValueError, TypeError) as error:
@@ -439,7 +445,9 @@ class MapPanel:
         note = f"pixel: of up to {most} × {most} entries the largest |H|, signed" if most > 1 else "every entry"
         rows = sum(end - begin for begin, end in matrix.runs)
         if rows < matrix.n:
-            note += f"; grey: not yet computed ({100 * (1 - rows / matrix.n):.3g} % of the rows)"
+            note += f"; grey: not computed ({100 * (1 - rows / matrix.n):.3g} % of the rows)"
+        elif not matrix.complete:
+            note += "; not complete: no result yet"
         return note + ("; green: NaN or infinite" if self.bad else "")
 
     def colours(self) -> np.ndarray:
@@ -497,7 +505,7 @@ class NormPanel:
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         left, bottom = left + self.block.margin, top - TOP - self.block.side
-        note = "Frobenius norm of each block" + ("; grey: not yet computed, or in part" if self.partial else "")
+        note = "Frobenius norm of each block" + ("; grey: not computed, or in part" if self.partial else "")
         axes = self.block.axes(figure, left, bottom, self.title, note)
         shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
         high = shown.max() if shown.size else 1.0

@@ -108,6 +108,15 @@ class Pixels(Case):
                 self.assertEqual(axis.pixels, axis.widths.sum())
                 self.assertTrue((axis.widths >= 1).all())
 
+    def test_hold_the_largest_of_many_slabs(self):
+        hessian = random_matrix(700, np.float32)
+        write(self.file, hessian, {"empty": 0, "all": 700, "none": 0})
+        for threads in (1, 3):
+            axis, result = reduced(self.file, 3, threads=threads)
+            self.assertEqual(len(axis.begins), 3)
+            self.expect_largest_of_bins(hessian, axis, result)
+            np.testing.assert_allclose(np.sqrt(result.squares), [[np.linalg.norm(hessian.astype(np.float64))]], rtol=1e-6)
+
     def test_show_nan_and_infinity(self):
         hessian = random_matrix(197, np.float32)
         hessian[40, 100], hessian[150, 3] = np.nan, -np.inf
@@ -175,7 +184,7 @@ class Rows(Case):
         self.assertLess(result.squares.max(), 1e20)
         shown, _ = self.run_program(self.file, "-o", self.folder / "map.svg")
         self.assertIn("137 of its rows", shown)
-        self.assertIn("not yet computed (30.5 %", (self.folder / "map.svg").read_text())
+        self.assertIn("not computed (30.5 %", (self.folder / "map.svg").read_text())
 
     def test_of_a_part_file_are_where_they_belong(self):
         hessian = random_matrix(197, np.float64)
@@ -332,6 +341,9 @@ class Program(Case):
         (self.folder / "text.h5").write_text("no HDF5")
         with h5py.File(self.folder / "other.h5", "w") as file:
             file["hessian"] = np.eye(3)
+        write(self.folder / "newer.h5", random_matrix(197, np.float32), LAYERS)
+        with h5py.File(self.folder / "newer.h5", "a") as file:
+            file.attrs["format_version"] = 2
         (self.folder / "half.h5").write_bytes(self.file.read_bytes()[:100_000])
         before = sorted(self.folder.iterdir())
         for arguments, words in (
@@ -339,6 +351,7 @@ class Program(Case):
             (["text.h5"], "not HDF5"),
             (["other.h5"], "not a file of hessian_mpi"),
             (["half.h5"], "damaged"),
+            (["newer.h5"], "format version 2"),
             (["H.h5", "-o", "H.jpeg"], ".png, .pdf or .svg"),
             (["H.h5", "-o", "none/H.png"], "does not exist"),
             (["H.h5", "--parameters", "conv1.*"], "conv.weight"),
