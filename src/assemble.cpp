@@ -24,10 +24,6 @@ constexpr double seconds_between_writes = 1;
 // From the last block to the end of the process.
 constexpr double seconds_to_leave = 1;
 
-std::int64_t bytes_of_block(const MatrixShape& matrix) {
-  return matrix.grid.rows_per_block() * matrix.bytes_of_row();
-}
-
 std::int64_t blocks_worth_a_call(const Engine& engine, const BlockGrid& grid) {
   return (engine.rows_at_once() + grid.rows_per_block() - 1) / grid.rows_per_block();
 }
@@ -67,12 +63,19 @@ Magnitude magnitude(const Number* numbers, std::int64_t count) {
   return result;
 }
 
-Magnitude magnitude_of_row(const char* row, const MatrixShape& matrix) {
-  return matrix.storage == Precision::float32 ? magnitude_of(reinterpret_cast<const float*>(row), matrix.columns)
-                                              : magnitude_of(reinterpret_cast<const double*>(row), matrix.columns);
+Magnitude magnitude_of_row(const char* row, std::int64_t count, Precision storage) {
+  return storage == Precision::float32 ? magnitude_of(reinterpret_cast<const float*>(row), count)
+                                       : magnitude_of(reinterpret_cast<const double*>(row), count);
 }
 
-// Some neighbouring blocks in memory.
+// Those of some neighbouring blocks that are of one piece with the first.
+Blocks within_piece(const Blocks& blocks, const BlockGrid& grid) {
+  if (blocks.count() == 0) return blocks;
+  const auto piece = grid.piece_of(grid.block(blocks.begin).begin);
+  return {blocks.begin, std::min(blocks.end, grid.blocks_of_piece(piece).end)};
+}
+
+// Some neighbouring blocks of one piece in memory.
 struct Piece {
   std::unique_ptr<char[]> numbers;
   Blocks blocks;
@@ -90,7 +93,7 @@ class OwnBlocks {
         blocks_(std::move(blocks)),
         step_(blocks_worth_a_call(engine, matrix.grid)),
         most_(blocks_at_once) {
-    const auto size = std::min(most_, static_cast<std::int64_t>(blocks_.size())) * bytes_of_block(matrix);
+    const auto size = std::min(most_, static_cast<std::int64_t>(blocks_.size())) * matrix.bytes_of_largest_block();
     // Not filled: pages are touched first by the rows themselves.
     for (auto* piece : {&computed_, &next_}) {
       piece->numbers = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(size));
@@ -139,9 +142,10 @@ std::int64_t OwnBlocks::blocks_for(double seconds) const {
 
 // Looks at the rows of one block once, while they are in the cache.
 void OwnBlocks::look_at(const Rows& rows, const char* bytes) {
-  BlockRecord record{xxh3(bytes, static_cast<std::size_t>(rows.count() * matrix_.bytes_of_row())), 0, true};
-  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-    const auto row = magnitude_of_row(bytes + (i - rows.begin) * matrix_.bytes_of_row(), matrix_);
+  const auto size = matrix_.bytes_of_rows(rows);
+  BlockRecord record{xxh3(bytes, static_cast<std::size_t>(size)), 0, true};
+  for (std::int64_t i = rows.begin; i < rows.end; ++i, bytes += size / rows.count()) {
+    const auto row = magnitude_of_row(bytes, matrix_.columns_of(i).count(), matrix_.storage);
     record.largest = std::max(record.largest, row.largest);
     if (row.finite) continue;
     next_.nonfinite_rows.push_back(i);
@@ -152,7 +156,7 @@ void OwnBlocks::look_at(const Rows& rows, const char* bytes) {
 
 void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress) {
   const Stopwatch watch;
-  const auto wanted = neighbours_from(blocks_, begun_, count);
+  const auto wanted = within_piece(neighbours_from(blocks_, begun_, count), matrix_.grid);
   const auto first_row = rows_of(matrix_.grid, wanted).begin;
   next_.blocks = {wanted.begin, wanted.begin};
   next_.records.clear();
@@ -160,10 +164,9 @@ void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& p
   while (next_.blocks.end < wanted.end && stop.reason() == 0) {
     const Blocks asked{next_.blocks.end, std::min(next_.blocks.end + step_, wanted.end)};
     const Rows rows = rows_of(matrix_.grid, asked);
-    const auto place = [&](std::int64_t row) {
-      return next_.numbers.get() + (row - first_row) * matrix_.bytes_of_row();
-    };
-    engine_.compute(rows, matrix_.storage, place(rows.begin), [&](double done) { progress.advance(done); });
+    const auto place = [&](std::int64_t row) { return next_.numbers.get() + matrix_.bytes_of_rows({first_row, row}); };
+    engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin),
+                    [&](double done) { progress.advance(done); });
     for (auto b = asked.begin; b < asked.end; ++b) look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin));
     next_.blocks.end = asked.end;
   }
@@ -292,8 +295,9 @@ Magnitude magnitude_of(const double* numbers, std::int64_t count) {
 }
 
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory) {
-  const auto block = static_cast<std::uint64_t>(bytes_of_block(matrix));
-  const auto beside = engine.bytes_per_row() * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
+  const auto block = static_cast<std::uint64_t>(matrix.bytes_of_largest_block());
+  const auto beside =
+      engine.bytes_per_row(matrix.longest_row()) * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
   const auto fitting = static_cast<std::int64_t>(memory / (2 * block + beside));  // one is computed, one is written
   if (fitting < 1) {
     throw InputError(text("--memory of ", memory,

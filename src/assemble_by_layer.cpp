@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "hessian_mpi/diagonal.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/l2_term.hpp"
@@ -97,16 +98,17 @@ void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
   }
 }
 
-/// Makes rows by another engine and notes each of them as a column.
+/// Makes whole rows by another engine and notes each of them as a column.
 class NotingEngine final : public Engine {
  public:
   NotingEngine(Engine& engine, std::vector<EarlierColumns*> columns, const MatrixShape& matrix)
       : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
-  std::uint64_t bytes_per_row() const override { return engine_.bytes_per_row(); }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
-    engine_.compute(rows, storage, out, advance);
+  std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override {
+    engine_.compute(rows, columns, storage, out, advance);
     note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
   }
 
@@ -132,9 +134,9 @@ class LayeredAssembly::KeptRows final : public Engine {
   explicit KeptRows(std::int64_t bytes_of_row) : bytes_of_row_(bytes_of_row) {}
   std::string name() const override { return "kept"; }
   std::int64_t rows_at_once() const override { return 1; }
-  std::uint64_t bytes_per_row() const override { return 0; }
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
   void keep(std::int64_t row, const char* numbers) { rows_[row].assign(numbers, numbers + bytes_of_row_); }
-  void compute(const Rows& rows, Precision /*storage*/, void* out,
+  void compute(const Rows& rows, const Rows& /*columns*/, Precision /*storage*/, void* out,
                const std::function<void(double)>& advance) override {
     for (auto row = rows.begin; row < rows.end; ++row) {
       const auto found = rows_.find(row);
@@ -170,7 +172,7 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
     if (s > 0 && steps_[s].active) {
       steps_[s].columns.emplace(earlier, steps_[s].own, communicator.rank(), matrix.storage);
     }
-    earlier = united(std::move(earlier), steps_[s].rows);
+    if (matrix.entries == Entries::all) earlier = united(std::move(earlier), steps_[s].rows);
   }
 }
 
@@ -195,7 +197,9 @@ void LayeredAssembly::share_blocks(const BlockList& missing) {
 // What the ranks make of a step's rows. Those of later steps are known.
 void LayeredAssembly::find_rows(std::size_t s) {
   auto& step = steps_[s];
-  for (auto later = s + 1; later < steps_.size(); ++later) step.is_column = step.is_column || steps_[later].active;
+  for (auto later = s + 1; later < steps_.size() && matrix_.entries == Entries::all; ++later) {
+    step.is_column = step.is_column || steps_[later].active;
+  }
   const auto ranks = communicator_.size();
   for (int rank = 0; rank < ranks; ++rank) {
     const auto phase = common(rows_of(matrix_.grid, phases_[s].of_rank(rank)), step.rows);
@@ -219,6 +223,7 @@ void LayeredAssembly::find_rows(std::size_t s) {
 
 std::vector<EarlierColumns*> LayeredAssembly::columns_after(std::size_t s) {
   std::vector<EarlierColumns*> columns;
+  if (matrix_.entries != Entries::all) return columns;
   for (auto later = s + 1; later < steps_.size(); ++later) {
     if (steps_[later].columns) columns.push_back(&*steps_[later].columns);
   }
@@ -266,7 +271,7 @@ int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& row
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(rows, place, engine.rows_at_once());
     numbers.resize(static_cast<std::size_t>(some.count() * matrix_.bytes_of_row()));
-    noting.compute(some, matrix_.storage, numbers.data(), [](double) {});
+    noting.compute(some, {0, matrix_.columns}, matrix_.storage, numbers.data(), [](double) {});
     for (const auto& run : common({some}, steps_[s].kept)) {
       for (auto row = run.begin; row < run.end; ++row) {
         kept_->keep(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
@@ -323,8 +328,10 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     result.compute_seconds += preparing.seconds();
     if (!phases_[s].blocks.empty()) {
       NotingEngine noting(engine, columns_after(s), matrix_);
-      WithL2Term whole(noting, problem_.l2(), matrix_.columns);
-      add(assemble_blocks(whole, phases_[s]), result);
+      WithL2Term whole(noting, problem_.l2());
+      Diagonal diagonal(whole);
+      add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<Engine&>(diagonal) : whole, phases_[s]),
+          result);
       if (result.stopped != 0) return result;
     }
     if (s == 0) continue;  // prepare() has made what is beside

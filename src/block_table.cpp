@@ -81,7 +81,7 @@ void write_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks) {
 
 std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
   const auto shape = file.shape("/blocks/begin");
-  const auto rows = file.shape("/hessian");
+  const auto rows = file.shape("/gradient");
   const bool plausible = shape.size() == 1 && !rows.empty() && shape[0] <= rows[0];
   if (!plausible) throw_damaged(file);
   BlockColumns columns(shape[0]);

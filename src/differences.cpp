@@ -16,7 +16,8 @@ namespace hessian_mpi {
 namespace {
 
 constexpr double precision = std::numeric_limits<double>::epsilon();
-constexpr int lines = 2;
+constexpr int lines_through_all = 2;
+constexpr std::size_t most_single_lines = 8;  // of diagonal blocks and diagonals
 constexpr int most_steps = 4;
 constexpr double next_step = 0.1;
 // Forward and backward differences of a smooth function differ by what is far below this share of an error.
@@ -35,10 +36,30 @@ double largest_of(const std::vector<double>& numbers) {
   return largest;
 }
 
-std::vector<double> moved(const std::vector<double>& theta, const std::vector<double>& v, double step) {
+// A place on a line that moves the parameters of some columns.
+std::vector<double> moved(const std::vector<double>& theta, const Rows& columns, const std::vector<double>& v,
+                          double step) {
   std::vector<double> result(theta);
-  for (std::size_t k = 0; k < theta.size(); ++k) result[k] += step * v[k];
+  for (std::size_t k = 0; k < v.size(); ++k) result[static_cast<std::size_t>(columns.begin) + k] += step * v[k];
   return result;
+}
+
+std::vector<double> part_of(const std::vector<double>& numbers, const Rows& columns) {
+  return {numbers.begin() + columns.begin, numbers.begin() + columns.end};
+}
+
+std::vector<double> random_direction(std::int64_t count, std::mt19937_64& random) {
+  std::normal_distribution<double> normal;
+  std::vector<double> v(static_cast<std::size_t>(count));
+  for (auto& x : v) x = normal(random);
+  const double length = std::sqrt(dot(v, v));
+  for (auto& x : v) x /= length;
+  return v;
+}
+
+std::vector<double> without_constants(std::vector<double> v, const std::vector<double>& gradient) {
+  for (std::size_t k = 0; k < v.size(); ++k) v[k] = gradient[k] == 0 ? 0 : v[k];
+  return v;
 }
 
 // The loss at a place of a line, and N numbers whose change along it is the matrix times v.
@@ -60,14 +81,14 @@ CheckFigure compare_slope(const Line& line, const Place& here, double slope, dou
 }
 
 CheckFigure compare_rows(const Line& line, const Place& here, const std::vector<std::int64_t>& rows,
-                         const std::vector<double>& products, double tolerance) {
+                         const std::vector<double>& products, double scale, double tolerance) {
   std::vector<Difference> differences;
   for (std::size_t k = 0; k < rows.size(); ++k) {
     const auto i = static_cast<std::size_t>(rows[k]);
     differences.push_back({products[k], line.behind.numbers[i], here.numbers[i], line.ahead.numbers[i]});
   }
   const double noise = rounding * largest_of(here.numbers) / line.step;
-  return compare(differences, line.step, noise / tolerance, tolerance);
+  return compare(differences, line.step, std::max(scale, noise / tolerance), tolerance);
 }
 
 // The worse of two outcomes, the larger of two errors.
@@ -83,12 +104,12 @@ bool passes(const DifferenceFigures& figures) {
 // What is compared, and where.
 class Check {
  public:
-  Check(Problem& problem, Matrix matrix, const LossAndGradient& point, const std::vector<std::int64_t>& rows,
+  Check(Problem& problem, Matrix matrix, const LossAndGradient& point, double scale,
         const DifferenceTolerances& tolerances)
       : problem_(problem),
         matrix_(matrix),
         point_(point),
-        rows_(rows),
+        scale_(scale),
         tolerances_(tolerances),
         theta_(problem.flat_parameters()),
         here_(at(theta_)) {}
@@ -99,7 +120,8 @@ class Check {
     const double largest = std::max(std::abs(point_.loss), std::abs(here_.loss));
     return std::abs(here_.loss - point_.loss) <= rounding_of_float32 * largest;
   }
-  DifferenceFigures along(const std::vector<double>& v, const std::vector<double>& products) const;
+  /// Along direction d of some lines.
+  DifferenceFigures along(const Lines& lines, std::size_t d) const;
 
  private:
   Place at(const std::vector<double>& place) const;
@@ -107,7 +129,7 @@ class Check {
   Problem& problem_;
   Matrix matrix_;
   const LossAndGradient& point_;
-  const std::vector<std::int64_t>& rows_;
+  double scale_;
   const DifferenceTolerances& tolerances_;
   std::vector<double> theta_;
   Place here_;
@@ -128,19 +150,25 @@ Place Check::at(const std::vector<double>& place) const {
   return {loss, std::move(numbers)};
 }
 
-DifferenceFigures Check::along(const std::vector<double>& v, const std::vector<double>& products) const {
+DifferenceFigures Check::along(const Lines& lines, std::size_t d) const {
+  const auto& v = lines.directions[d];
+  if (dot(v, v) == 0)
+    return {{0, tolerances_.gradient, CheckOutcome::passed}, {0, tolerances_.hessian, CheckOutcome::passed}};
   // A slope along a random line is about so much.
-  const double slope = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(v.size()));
+  const double slope = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(theta_.size()));
   const auto unsettled = [](const CheckFigure& figure) { return figure.outcome == CheckOutcome::kinks; };
   CheckFigure gradient{0, tolerances_.gradient, CheckOutcome::kinks};
   CheckFigure hessian{0, tolerances_.hessian, CheckOutcome::kinks};
   double step = std::cbrt(precision) * std::max(1.0, std::sqrt(dot(theta_, theta_)));
   for (int k = 0; k < most_steps && (unsettled(gradient) || unsettled(hessian)); ++k, step *= next_step) {
-    const Line line{at(moved(theta_, v, -step)), at(moved(theta_, v, step)), step};
+    const Line line{at(moved(theta_, lines.columns, v, -step)), at(moved(theta_, lines.columns, v, step)), step};
     if (unsettled(gradient)) {
-      gradient = compare_slope(line, here_, dot(point_.gradient, v), slope, tolerances_.gradient);
+      gradient =
+          compare_slope(line, here_, dot(part_of(point_.gradient, lines.columns), v), slope, tolerances_.gradient);
     }
-    if (unsettled(hessian)) hessian = compare_rows(line, here_, rows_, products, tolerances_.hessian);
+    if (unsettled(hessian)) {
+      hessian = compare_rows(line, here_, lines.rows, lines.products[d], scale_, tolerances_.hessian);
+    }
   }
   return {gradient, hessian};
 }
@@ -166,60 +194,73 @@ CheckFigure compare(const std::vector<Difference>& differences, double step, dou
   return {error, tolerance, contradicted >= contradiction * worst ? CheckOutcome::kinks : CheckOutcome::failed};
 }
 
-std::vector<std::vector<double>> products(const std::filesystem::path& file, const std::vector<std::int64_t>& rows,
-                                          const std::vector<std::vector<double>>& vectors,
+std::vector<std::vector<double>> products(const std::filesystem::path& file, const Lines& lines,
                                           const Communicator& communicator) {
   const auto own = communicator.together([&] {
     const HessianReader reader(file);
     std::vector<std::uint64_t> bits;
-    for (const auto i : share_of_rank(rows, communicator.rank(), communicator.size())) {
-      const auto row = reader.tile({static_cast<std::uint64_t>(i), 0, 1, vectors.front().size()});
-      for (const auto& v : vectors) bits.push_back(std::bit_cast<std::uint64_t>(dot(row, v)));
+    for (const auto i : share_of_rank(lines.rows, communicator.rank(), communicator.size())) {
+      const auto row = reader.tile({static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(lines.columns.begin), 1,
+                                    static_cast<std::uint64_t>(lines.columns.count())});
+      for (const auto& v : lines.directions) bits.push_back(std::bit_cast<std::uint64_t>(dot(row, v)));
     }
     return bits;
   });
   const auto all = communicator.join(own);
-  std::vector<std::vector<double>> result(vectors.size());
+  std::vector<std::vector<double>> result(lines.directions.size());
   for (std::size_t k = 0; k < all.size(); ++k) result[k % result.size()].push_back(std::bit_cast<double>(all[k]));
   return result;
 }
 
-std::vector<std::vector<double>> random_lines(const std::vector<double>& gradient) {
+std::vector<Lines> random_lines(const std::vector<double>& gradient, const MatrixShape& matrix,
+                                const std::vector<std::int64_t>& sample) {
+  std::vector<Lines> all;
+  for (const auto row : sample) {
+    const Rows columns = matrix.columns_of(row);
+    if (all.empty() || all.back().columns != columns) all.push_back({columns, {}, {}, {}});
+    all.back().rows.push_back(row);
+  }
+  if (matrix.entries != Entries::all && all.size() > most_single_lines) {
+    std::vector<Lines> some;
+    for (std::size_t k = 0; k < most_single_lines; ++k) some.push_back(all[k * all.size() / most_single_lines]);
+    all = std::move(some);
+  }
   std::mt19937_64 random(line_seed);
-  std::normal_distribution<double> normal;
-  std::vector<std::vector<double>> vectors(lines, std::vector<double>(gradient.size()));
-  for (auto& v : vectors) {
-    for (auto& x : v) x = normal(random);
-    const double length = std::sqrt(dot(v, v));
-    for (auto& x : v) x /= length;
+  for (auto& lines : all) {
+    const std::size_t count = matrix.entries == Entries::all ? lines_through_all : 1;
+    for (std::size_t d = 0; d < count; ++d) {
+      lines.directions.push_back(random_direction(lines.columns.count(), random));
+    }
+    for (std::size_t d = 0; d < count; ++d) {
+      lines.directions.push_back(without_constants(lines.directions[d], part_of(gradient, lines.columns)));
+    }
   }
-  for (std::size_t d = 0; d < lines; ++d) {
-    auto& v = vectors.emplace_back(vectors[d]);
-    for (std::size_t k = 0; k < v.size(); ++k) v[k] = gradient[k] == 0 ? 0 : v[k];
-  }
-  return vectors;
+  return all;
 }
 
 DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossAndGradient& point,
-                                    const std::vector<std::int64_t>& rows,
-                                    const std::vector<std::vector<double>>& rows_times_lines,
+                                    const std::vector<Lines>& lines, double scale,
                                     const DifferenceTolerances& tolerances) {
-  const auto vectors = random_lines(point.gradient);
-  const Check check(problem, matrix, point, rows, tolerances);
+  const Check check(problem, matrix, point, scale, tolerances);
   if (!check.is_of_the_same_function()) return {};
-  const auto along = [&](std::size_t first) {
+  bool any_constants = false;
+  const auto along = [&](bool with_constants) {
     DifferenceFigures all;
-    for (auto d = first; d < first + lines; ++d) {
-      const auto [gradient, hessian, constants] = check.along(vectors[d], rows_times_lines[d]);
-      all = {worse(all.gradient, gradient), worse(all.hessian, hessian), constants};
+    for (const auto& some : lines) {
+      const auto count = some.directions.size() / 2;
+      for (std::size_t d = 0; d < count; ++d) {
+        any_constants = any_constants || some.directions[d] != some.directions[d + count];
+        const auto [gradient, hessian, constants] = check.along(some, with_constants ? d : d + count);
+        all = {worse(all.gradient, gradient), worse(all.hessian, hessian), constants};
+      }
     }
     return all;
   };
-  const auto all = along(0);
-  if (passes(all) || vectors[0] == vectors[lines]) return all;
-  auto without_constants = along(lines);
-  without_constants.constants = true;
-  return passes(without_constants) ? without_constants : all;
+  const auto all = along(true);
+  if (passes(all) || !any_constants) return all;
+  auto without = along(false);
+  without.constants = true;
+  return passes(without) ? without : all;
 }
 
 }  // namespace hessian_mpi

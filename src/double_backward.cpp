@@ -18,9 +18,9 @@ std::int64_t DoubleBackward::rows_at_once() const {
   return rows_worth_a_call(problem_.batches());
 }
 
-std::uint64_t DoubleBackward::bytes_per_row() const {
+std::uint64_t DoubleBackward::bytes_per_row(std::int64_t columns) const {
   // Several batches are added up in float64.
-  return problem_.batches() == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(problem_.index().size());
+  return problem_.batches() == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(columns);
 }
 
 const DoubleBackward::Graph& DoubleBackward::graph_of(std::int64_t batch) {
@@ -31,14 +31,16 @@ const DoubleBackward::Graph& DoubleBackward::graph_of(std::int64_t batch) {
   return *graph_;
 }
 
-std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, std::int64_t i) {
+// Derivatives of g_i by some parameters.
+std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, const std::vector<torch::Tensor>& parameters,
+                                               std::int64_t i) {
   const auto [parameter, element] = problem_.index().locate(i);
   const torch::Tensor& g = graph.gradient[parameter];
   // A parameter that the loss does not depend on, or depends on linearly alone, has zero rows.
-  if (!g.defined() || !g.requires_grad()) return std::vector<torch::Tensor>(graph.gradient.size());
+  if (!g.defined() || !g.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
   const torch::Tensor& cotangent = cotangents_[parameter];
   set_element(cotangent, element, 1);
-  auto parts = torch::autograd::grad({g}, problem_.parameters(), {cotangent}, /*retain_graph=*/true,
+  auto parts = torch::autograd::grad({g}, parameters, {cotangent}, /*retain_graph=*/true,
                                      /*create_graph=*/false, /*allow_unused=*/true);
   // What came back may be the cotangent itself, where a gradient is its parameter.
   for (auto& part : parts) {
@@ -49,27 +51,30 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, std::int64_t 
 }
 
 template <class Number>
-void DoubleBackward::compute_as(const Rows& rows, Number* out, const std::function<void(double)>& advance) {
+void DoubleBackward::compute_as(const Rows& rows, const Rows& columns, Number* out,
+                                const std::function<void(double)>& advance) {
+  const ColumnsOfParameters by(problem_, columns);
+  const auto parameters = by.parameters();
   if (problem_.batches() > 1) {
     const auto sum = summed_over_batches(
-        rows, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
-        [this](const Graph& graph, std::int64_t i) { return row(graph, i); }, advance);
+        rows, by, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
+        [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); }, advance);
     std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
     return;
   }
   const Graph& graph = graph_of(0);
   for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-    store(row(graph, i), problem_.index(), out + (i - rows.begin) * problem_.index().size());
+    by.store(row(graph, parameters, i), out + (i - rows.begin) * columns.count());
     advance(1);
   }
 }
 
-void DoubleBackward::compute(const Rows& rows, Precision storage, void* out,
+void DoubleBackward::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                              const std::function<void(double)>& advance) {
   if (storage == Precision::float32) {
-    compute_as(rows, static_cast<float*>(out), advance);
+    compute_as(rows, columns, static_cast<float*>(out), advance);
   } else {
-    compute_as(rows, static_cast<double*>(out), advance);
+    compute_as(rows, columns, static_cast<double*>(out), advance);
   }
 }
 

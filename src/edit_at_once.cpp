@@ -99,17 +99,20 @@ struct Changes {
 
 // Calls visit(offset, bytes) for the pages of a file of some size that are not left alone.
 template <class Visit>
-void each_page(std::uint64_t size, const Extent& left_alone, const Visit& visit) {
-  for (std::uint64_t offset = 0; offset < size;) {
-    if (left_alone.bytes > 0 && offset >= left_alone.offset && offset < left_alone.offset + left_alone.bytes) {
-      offset = left_alone.offset + left_alone.bytes;
-      continue;
+void each_page(std::uint64_t size, const std::vector<Extent>& left_alone, const Visit& visit) {
+  std::uint64_t offset = 0;
+  const auto visit_until = [&](std::uint64_t last) {
+    while (offset < last) {
+      const auto end = std::min(last, (offset / page + 1) * page);
+      visit(offset, end - offset);
+      offset = end;
     }
-    auto end = std::min(size, (offset / page + 1) * page);
-    if (left_alone.bytes > 0 && offset < left_alone.offset) end = std::min(end, left_alone.offset);
-    visit(offset, end - offset);
-    offset = end;
+  };
+  for (const auto& extent : left_alone) {
+    visit_until(std::min(size, extent.offset));
+    offset = std::max(offset, extent.offset + extent.bytes);
   }
+  visit_until(size);
 }
 
 // A folder whose files take memory only for what is written to them, and whose name libraries can open. One for each
@@ -144,7 +147,8 @@ OpenFile create_new(const std::filesystem::path& path) {
 }
 
 Changes changes_made_by(const std::function<void(const std::filesystem::path&)>& edit,
-                        const std::filesystem::path& name, const OpenFile& file, const Extent& left_alone) {
+                        const std::filesystem::path& name, const OpenFile& file,
+                        const std::vector<Extent>& left_alone) {
   const FolderInMemory memory(name);
   const OpenFile copy = create_new(memory.file());
   copy.resize(file.size());
@@ -253,7 +257,7 @@ void make_at_once(const std::filesystem::path& path, const std::function<void(co
   file.sync();
 }
 
-void edit_at_once(const std::filesystem::path& path, const Extent& left_alone,
+void edit_at_once(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit) {
   const auto file = open_existing(path);
   const auto changes = changes_made_by(edit, path, file, left_alone);

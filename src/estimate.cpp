@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "hessian_mpi/diagonal.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/layer_plan.hpp"
@@ -29,17 +30,30 @@ class Trial {
  public:
   explicit Trial(const MatrixShape& matrix) : matrix_(matrix) {}
   double seconds_for(Engine& engine, const Rows& rows) {
-    constexpr std::int64_t bytes_at_once = 16 << 20;  // as the buffers of a run
-    const auto at_once = std::max({std::int64_t{1}, bytes_at_once / matrix_.bytes_of_row(), engine.rows_at_once()});
-    numbers_.resize(static_cast<std::size_t>(std::min(at_once, rows.count()) * matrix_.bytes_of_row()));
+    std::vector<Rows> calls;
+    for (auto row = rows.begin; row < rows.end; row = calls.back().end) calls.push_back(call_from(row, rows, engine));
+    for (const auto& some : calls) {
+      numbers_.resize(std::max(numbers_.size(), static_cast<std::size_t>(matrix_.bytes_of_rows(some))));
+    }
+    Diagonal diagonal(engine);
+    Engine& entries = matrix_.entries == Entries::diagonal ? static_cast<Engine&>(diagonal) : engine;
     const Stopwatch watch;
-    for (auto row = rows.begin; row < rows.end; row += at_once) {
-      engine.compute({row, std::min(rows.end, row + at_once)}, matrix_.storage, numbers_.data(), [](double) {});
+    for (const auto& some : calls) {
+      entries.compute(some, matrix_.columns_of(some.begin), matrix_.storage, numbers_.data(), [](double) {});
     }
     return watch.seconds();
   }
 
  private:
+  // Rows of one piece, as many as the buffers of a run have.
+  Rows call_from(std::int64_t row, const Rows& rows, const Engine& engine) const {
+    constexpr std::int64_t bytes_at_once = 16 << 20;
+    const auto fitting = bytes_at_once / matrix_.bytes_of_rows({row, row + 1});
+    const auto end = std::min(rows.end, row + std::max({std::int64_t{1}, fitting, engine.rows_at_once()}));
+    if (matrix_.entries == Entries::all) return {row, end};
+    return {row, std::min(end, matrix_.grid.piece(matrix_.grid.piece_of(row)).end)};
+  }
+
   const MatrixShape& matrix_;
   std::vector<char> numbers_;
 };
@@ -116,7 +130,8 @@ class SampledSteps {
       for (std::size_t p = 0; p < plan_.steps.size(); ++p) {
         if (plan_.steps[p] != s) continue;
         const auto& entry = problem_.index().entries()[p];
-        const double all = seconds_of_parameter(factors, entry, plan_.rows_together[p], trial_, matrix_.columns);
+        const double all = seconds_of_parameter(factors, entry, plan_.rows_together[p], trial_,
+                                                matrix_.columns_of(entry.offset).count());
         const auto part = common_count({entry.offset, entry.offset + entry.size}, matrix_.grid.part());
         sum.rows += all * static_cast<double>(part) / static_cast<double>(entry.size);
       }
@@ -147,6 +162,7 @@ Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixSha
   sum.columns_a_second = columns_a_second;
   for (std::size_t s = 1; s <= plan.stages.size(); ++s) {
     steps.add_stage(s, sum);
+    if (matrix.entries != Entries::all) continue;  // which have no columns of other steps
     sum.columns += static_cast<std::uint64_t>(earlier * plan.rows[s]) * bytes_of(matrix.storage);
     earlier += plan.rows[s];
   }

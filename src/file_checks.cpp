@@ -19,6 +19,9 @@ constexpr std::int64_t sampled_share = 64;  // one block in so many
 // Rows whose numbers in each other's columns are compared: whole rows are read faster than many small pieces.
 constexpr std::size_t fewest_rows_for_symmetry = 64;
 constexpr std::size_t most_rows_for_symmetry = 256;
+// Of diagonal blocks.
+constexpr std::int64_t most_sampled_pieces = 64;
+constexpr std::size_t fewest_rows_of_piece = 8;
 constexpr std::uint64_t sampling_seed = 20260611;
 
 // The same numbers on every rank and in every run: a check that fails can be looked at again.
@@ -145,6 +148,21 @@ std::vector<std::int64_t> sample_for_symmetry(const ParameterIndex& index, const
     for (const auto row : sample_rows(rows, static_cast<int>(of_each))) sample.push_back(row);
   }
   return sample;
+}
+
+std::vector<std::vector<std::int64_t>> samples_of(const ParameterIndex& index, const MatrixShape& matrix) {
+  std::vector<std::vector<std::int64_t>> groups;
+  if (matrix.entries == Entries::all) return {sample_for_symmetry(index, matrix.grid.part())};
+  if (matrix.entries == Entries::diagonal) {
+    for (const auto row : sample_for_symmetry(index, matrix.grid.part())) groups.push_back({row});
+    return groups;
+  }
+  const auto pieces = matrix.grid.pieces();
+  const auto of_each = std::max(fewest_rows_of_piece, fewest_rows_for_symmetry / pieces);
+  for (const auto p : draw(static_cast<std::int64_t>(pieces), most_sampled_pieces)) {
+    groups.push_back(sample_rows(matrix.grid.piece(static_cast<std::size_t>(p)), static_cast<int>(of_each)));
+  }
+  return groups;
 }
 
 double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest,

@@ -11,6 +11,7 @@
 #include <ostream>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/progress.hpp"
@@ -46,7 +47,9 @@ double number(const Attributes& attributes, const std::string& name) {
 
 RowStorage storage_of(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
-  RowStorage storage{file.chunks("/hessian"), file.source_files("/hessian"), {}, file.stored_bytes("/hessian")};
+  const auto datasets = MatrixDatasets(file).names();
+  const auto& first = datasets.front();  // only a whole matrix is in chunks or parts
+  RowStorage storage{file.chunks(first), file.source_files(first), {}, file.stored_bytes(first)};
   for (const auto& part : storage.parts) {
     if (!std::filesystem::exists(path.parent_path() / part)) storage.lost_parts.push_back(part);
   }

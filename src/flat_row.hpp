@@ -24,30 +24,72 @@ void with_elements(const at::Tensor& tensor, const Sink& sink) {
   }
 }
 
-/// Puts a row's parts where the index has them, zeros where a part is undefined.
-template <class Number>
-void store(const std::vector<at::Tensor>& parts, const ParameterIndex& index, Number* row) {
-  for (std::size_t p = 0; p < parts.size(); ++p) {
-    Number* const target = row + index.entries()[p].offset;
-    if (parts[p].defined()) {
-      with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
-        std::transform(elements, elements + count, target, [](auto x) { return static_cast<Number>(x); });
-      });
-    } else {
-      std::fill_n(target, index.entries()[p].size, Number{0});
-    }
+/// Some columns of the matrix, as the parameters that they belong to.
+class ColumnsOfParameters {
+ public:
+  /// The problem must outlive the object.
+  ColumnsOfParameters(const Problem& problem, const Rows& columns) : problem_(problem), columns_(columns) {
+    const auto& entries = problem.index().entries();
+    while (begin_ < entries.size() && end_of(begin_) <= columns.begin) ++begin_;
+    end_ = begin_;
+    while (end_ < entries.size() && entries[end_].offset < columns.end) ++end_;
   }
-}
 
-/// Adds a row's parts where the index has them.
-inline void add(const std::vector<at::Tensor>& parts, const ParameterIndex& index, double* row) {
-  for (std::size_t p = 0; p < parts.size(); ++p) {
-    if (!parts[p].defined()) continue;
-    double* const target = row + index.entries()[p].offset;
-    with_elements(parts[p], [&](const auto* elements, std::int64_t count) {
-      for (std::int64_t k = 0; k < count; ++k) target[k] += static_cast<double>(elements[k]);
+  /// What a derivative is taken by.
+  std::vector<at::Tensor> parameters() const {
+    const auto begin = problem_.parameters().begin();
+    return {begin + static_cast<std::ptrdiff_t>(begin_), begin + static_cast<std::ptrdiff_t>(end_)};
+  }
+  std::int64_t count() const { return columns_.count(); }
+
+  /// Puts derivatives by parameters() where a row has them, zeros where one is undefined.
+  template <class Number>
+  void store(const std::vector<at::Tensor>& parts, Number* row) const {
+    each(parts, row, [](const at::Tensor& part, const Rows& elements, Number* to) {
+      if (!part.defined()) {
+        std::fill_n(to, elements.count(), Number{0});
+        return;
+      }
+      with_elements(part, [&](const auto* all, std::int64_t) {
+        std::transform(all + elements.begin, all + elements.end, to, [](auto x) { return static_cast<Number>(x); });
+      });
     });
   }
+
+  /// Adds them to what the row has.
+  void add(const std::vector<at::Tensor>& parts, double* row) const {
+    each(parts, row, [](const at::Tensor& part, const Rows& elements, double* to) {
+      if (!part.defined()) return;
+      with_elements(part, [&](const auto* all, std::int64_t) {
+        for (auto k = elements.begin; k < elements.end; ++k) to[k - elements.begin] += static_cast<double>(all[k]);
+      });
+    });
+  }
+
+ private:
+  std::int64_t end_of(std::size_t p) const {
+    const auto& entry = problem_.index().entries()[p];
+    return entry.offset + entry.size;
+  }
+  // Calls visit(part, its elements among the columns, their place in the row).
+  template <class Number, class Visit>
+  void each(const std::vector<at::Tensor>& parts, Number* row, const Visit& visit) const {
+    for (auto p = begin_; p < end_; ++p) {
+      const auto offset = problem_.index().entries()[p].offset;
+      const Rows some{std::max(offset, columns_.begin), std::min(end_of(p), columns_.end)};
+      if (some.count() <= 0) continue;
+      visit(parts[p - begin_], Rows{some.begin - offset, some.end - offset}, row + (some.begin - columns_.begin));
+    }
+  }
+
+  const Problem& problem_;
+  Rows columns_;
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+};
+
+inline ColumnsOfParameters all_columns(const Problem& problem) {
+  return {problem, {0, problem.index().size()}};
 }
 
 /// One element of a contiguous tensor, past autograd and the dispatcher: a cotangent has no history.
@@ -65,17 +107,17 @@ inline std::int64_t rows_worth_a_call(std::int64_t batches) {
   return batches == 1 ? 1 : rows_that_pay_for_batches;
 }
 
-/// Rows, each the sum of what it is in every batch, in float64: [rows][N]. graph_of(b) makes what row_of(graph, i)
-/// derives from; its result is used until the next call.
+/// Rows, each the sum of what it is in every batch, in float64: [rows][columns]. graph_of(b) makes what row_of(graph,
+/// i) derives from; its result is used until the next call.
 template <class GraphOf, class RowOf>
-std::vector<double> summed_over_batches(const Rows& rows, const Problem& problem, const GraphOf& graph_of,
-                                        const RowOf& row_of, const std::function<void(double)>& advance) {
-  const auto n = problem.index().size();
-  std::vector<double> sum(static_cast<std::size_t>(rows.count() * n), 0.0);
+std::vector<double> summed_over_batches(const Rows& rows, const ColumnsOfParameters& columns, const Problem& problem,
+                                        const GraphOf& graph_of, const RowOf& row_of,
+                                        const std::function<void(double)>& advance) {
+  std::vector<double> sum(static_cast<std::size_t>(rows.count() * columns.count()), 0.0);
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
     const auto& graph = graph_of(b);
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      add(row_of(graph, i), problem.index(), sum.data() + (i - rows.begin) * n);
+      columns.add(row_of(graph, i), sum.data() + (i - rows.begin) * columns.count());
       advance(1.0 / static_cast<double>(problem.batches()));
     }
   }

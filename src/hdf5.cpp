@@ -165,6 +165,8 @@ Handle select(const Handle& file_space, const Tile& tile) {
     check(H5Sselect_none(memory.id()), "select nothing");
     return memory;
   }
+  const auto dimensions = check(H5Sget_simple_extent_ndims(file_space.id()), "ask for the dimensions of a dataset");
+  if (dimensions < 1 || dimensions > 2) throw RunError("a tile is of a dataset with one or two dimensions");
   const std::array<hsize_t, 2> start{tile.row, tile.column};
   const std::array<hsize_t, 2> count{tile.rows, tile.columns};
   check(H5Sselect_hyperslab(file_space.id(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr),
@@ -605,6 +607,14 @@ void File::write_tile_collectively(const std::string& name, Type memory_type, co
   // full disk) is told that it succeeded, and bytes have gone astray (open-mpi/ompi#12718).
   check(H5Pset_dxpl_mpio_collective_opt(transfer.id(), H5FD_MPIO_INDIVIDUAL_IO), "let every rank write its own rows");
   check(H5Dwrite(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), transfer.id(), values),
+        "write rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
+}
+
+void File::write_tile_alone(const std::string& name, Type memory_type, const Tile& tile, const void* values) {
+  const Handle dataset = open_dataset(file_.id(), name, path_);
+  const Handle file_space = space_of(dataset);
+  const Handle memory_space = select(file_space, tile);
+  check(H5Dwrite(dataset.id(), native_type(memory_type), memory_space.id(), file_space.id(), H5P_DEFAULT, values),
         "write rows ", tile.row, " to ", tile.row + tile.rows, " of '", name, "' in '", path_.string(), "'");
 }
 

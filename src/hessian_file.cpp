@@ -7,12 +7,12 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <string_view>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/edit_at_once.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/named_blocks.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/unfinished_file.hpp"
@@ -42,13 +42,14 @@ void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
 
 // Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
 // system cannot do that in advance (NFS before 4.2), it is found when it happens.
-void take_space(const std::filesystem::path& file, const std::filesystem::path& named, std::uint64_t offset,
-                std::uint64_t bytes) {
+void take_space(const std::filesystem::path& file, const std::filesystem::path& named,
+                const std::vector<Extent>& extents) {
   const Descriptor descriptor(file);
   if (descriptor.id() < 0) throw RunError(text("'", file.string(), "' could not be opened: ", reason(errno)));
-  if (fallocate(descriptor.id(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0) return;
-  if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) throw_no_room(named, bytes);
-  if (errno != EOPNOTSUPP && errno != ENOSYS) {
+  for (const auto& [offset, bytes] : extents) {
+    if (fallocate(descriptor.id(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0) continue;
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
+    if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) throw_no_room(named, bytes);
     throw InputError(text("no space could be taken for '", named.string(), "': ", reason(errno)));
   }
 }
@@ -59,7 +60,8 @@ void set_attributes(hdf5::File& file, const Attributes& attributes) {
   }
 }
 
-void describe_parameters(hdf5::File& file, const ParameterIndex& index) {
+// matrix: the object that has the order of parameters.
+void describe_parameters(hdf5::File& file, const std::string& matrix, const ParameterIndex& index) {
   std::vector<std::string> names;
   std::vector<std::string> shapes;
   std::vector<std::int64_t> offsets;
@@ -74,10 +76,10 @@ void describe_parameters(hdf5::File& file, const ParameterIndex& index) {
     dimensions.push_back(static_cast<std::int64_t>(entry.shape.size()));
     most_dimensions = std::max(most_dimensions, entry.shape.size());
   }
-  file.set_attribute("/hessian", "parameter_names", names);
-  file.set_attribute("/hessian", "parameter_offsets", offsets);
-  file.set_attribute("/hessian", "parameter_sizes", sizes);
-  file.set_attribute("/hessian", "parameter_shapes", shapes);
+  file.set_attribute(matrix, "parameter_names", names);
+  file.set_attribute(matrix, "parameter_offsets", offsets);
+  file.set_attribute(matrix, "parameter_sizes", sizes);
+  file.set_attribute(matrix, "parameter_shapes", shapes);
 
   const auto count = names.size();
   most_dimensions = std::max<std::size_t>(most_dimensions, 1);  // a network of scalars still has a table
@@ -98,7 +100,7 @@ void describe_parameters(hdf5::File& file, const ParameterIndex& index) {
 // All but the matrix.
 void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
-  describe_parameters(file, layout.index);
+  describe_parameters(file, matrix_object(layout.matrix.entries), layout.index);
   write_blocks(file, blocks);
   for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
     file.create_dataset(name, hdf5::type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
@@ -110,25 +112,31 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
   set_attributes(file, layout.attributes);
-  if (layout.matrix.grid.part().count() == layout.matrix.columns) create_named_blocks(file, layout.index);
+  const bool whole =
+      layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+  if (whole) create_named_blocks(file, layout.index);
 }
 
-std::vector<std::uint64_t> shape_in_file(const MatrixShape& matrix) {
-  return {static_cast<std::uint64_t>(matrix.grid.part().count()), static_cast<std::uint64_t>(matrix.columns)};
+std::uint64_t bytes_of(const MatrixDataset& dataset, const MatrixShape& matrix) {
+  return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
 }
 
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
              const std::vector<StoredBlock>& blocks) {
-  std::uint64_t offset = 0;
+  const auto datasets = datasets_of(layout.matrix, layout.index);
+  std::vector<Extent> extents;
   make_at_once(path, [&](const std::filesystem::path& in_memory) {
     auto file = hdf5::File::create(in_memory);
-    file.create_dataset("/hessian", hdf5::type_of(layout.matrix.storage), shape_in_file(layout.matrix));
+    if (layout.matrix.entries == Entries::diagonal_blocks) file.create_group(matrix_object(layout.matrix.entries));
+    for (const auto& dataset : datasets) {
+      file.create_dataset(dataset.name, hdf5::type_of(layout.matrix.storage), dataset.shape);
+      extents.push_back({file.offset_in_file(dataset.name), bytes_of(dataset, layout.matrix)});
+    }
     describe(file, layout, blocks);
-    offset = file.offset_in_file("/hessian");
     file.close();
   });
-  take_space(path, named, offset, static_cast<std::uint64_t>(layout.matrix.bytes()));
+  take_space(path, named, extents);
   bring_to_disk(path);
 }
 
@@ -147,8 +155,8 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
   }
   make_at_once(path, [&](const std::filesystem::path& in_memory) {
     auto file = hdf5::File::create(in_memory);
-    file.create_virtual_dataset("/hessian", hdf5::type_of(layout.matrix.storage), shape_in_file(layout.matrix),
-                                elsewhere);
+    const auto whole = datasets_of(layout.matrix, layout.index).front();
+    file.create_virtual_dataset(whole.name, hdf5::type_of(layout.matrix.storage), whole.shape, elsewhere);
     describe(file, layout, blocks);
     file.close();
   });
@@ -174,12 +182,15 @@ void copy_rows(const std::filesystem::path& path, const MatrixShape& matrix, con
   file.sync();
 }
 
-// The bytes of the rows; none where they lie in other files.
-Extent matrix_in_file(const std::filesystem::path& path) {
+// The bytes of the rows, in the order of the file; none where they lie in other files.
+std::vector<Extent> matrix_in_file(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
-  const auto bytes = file.stored_bytes("/hessian");
-  if (!bytes) return {};
-  return {file.offset_in_file("/hessian"), *bytes};
+  std::vector<Extent> extents;
+  for (const auto& name : MatrixDatasets(file).names()) {
+    if (const auto bytes = file.stored_bytes(name)) extents.push_back({file.offset_in_file(name), *bytes});
+  }
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.offset < b.offset; });
+  return extents;
 }
 
 // --- reading back ---------------------------------------------------------------------------------------------------
@@ -190,32 +201,68 @@ void expect_shape(const hdf5::File& file, const std::string& name, const std::ve
 }
 
 // A file from elsewhere may lead into others, or have less than its shapes say.
+void expect_own_dataset(const hdf5::File& file, const std::string& name, bool may_be_virtual) {
+  const bool elsewhere = file.linked_file(name).has_value();
+  const auto stored = file.stored_bytes(name);
+  const auto needed = file.needed_bytes(name);
+  if (!elsewhere && ((may_be_virtual && !stored) || (stored && stored >= needed.value_or(0)))) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' is not where it should be"));
+}
+
 void expect_own_datasets(const hdf5::File& file) {
-  for (const auto* name :
-       {"/hessian", "/gradient", "/parameters/name", "/parameters/shape", "/parameters/ndim", "/parameters/value",
-        "/blocks/begin", "/blocks/end", "/blocks/checksum", "/blocks/largest", "/blocks/mark"}) {
-    const bool elsewhere = file.linked_file(name).has_value();
-    const auto stored = file.stored_bytes(name);
-    const auto needed = file.needed_bytes(name);
-    const bool rows_of_parts = std::string_view(name) == "/hessian" && !stored;
-    if (!elsewhere && (rows_of_parts || (stored && stored >= needed.value_or(0)))) continue;
-    throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' is not where it should be"));
+  for (const auto* name : {"/gradient", "/parameters/name", "/parameters/shape", "/parameters/ndim",
+                           "/parameters/offset", "/parameters/size", "/parameters/value", "/blocks/begin",
+                           "/blocks/end", "/blocks/checksum", "/blocks/largest", "/blocks/mark"}) {
+    expect_own_dataset(file, name, false);
   }
 }
 
-MatrixShape read_shape(const hdf5::File& file) {
-  const auto shape = file.shape("/hessian");
-  const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
-                  file.integer_attribute("/", "row_end").value_or(-1)};
-  const auto n = shape.size() == 2 ? static_cast<std::int64_t>(shape[1]) : 0;
-  const bool fits =
-      0 <= rows.begin && rows.begin < rows.end && rows.end <= n && rows.count() == static_cast<std::int64_t>(shape[0]);
-  if (!fits) throw InputError(text("'", file.path().string(), "' is damaged: '/hessian' does not have its rows"));
-  const auto storage = file.type("/hessian") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
-  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage)), rows), n, storage};
+Entries entries_in(const hdf5::File& file) {
+  if (file.has(matrix_object(Entries::diagonal))) return Entries::diagonal;
+  return file.is_group(matrix_object(Entries::all)) ? Entries::diagonal_blocks : Entries::all;
 }
 
-ParameterIndex read_index(const hdf5::File& file, std::int64_t n) {
+// The matrix, whose datasets are looked at.
+MatrixShape read_matrix(const hdf5::File& file, const ParameterIndex& index) {
+  const auto entries = entries_in(file);
+  const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
+                  file.integer_attribute("/", "row_end").value_or(-1)};
+  const auto n = index.size();
+  const bool in_order = 0 <= rows.begin && rows.begin < rows.end && rows.end <= n;
+  if (!in_order || (entries != Entries::all && rows != Rows{0, n})) {
+    throw InputError(
+        text("'", file.path().string(), "' is damaged: '", matrix_object(entries), "' does not have its rows"));
+  }
+  const auto matrix_in = [&](Precision storage) {
+    auto matrix = matrix_of(index, storage, entries);
+    if (entries == Entries::all) matrix.grid = BlockGrid(n, matrix.bytes_of_row(), rows);
+    return matrix;
+  };
+  const auto datasets = datasets_of(matrix_in(Precision::float32), index);
+  const auto type = file.type(datasets.front().name);
+  for (const auto& dataset : datasets) {
+    expect_own_dataset(file, dataset.name, entries == Entries::all);
+    expect_shape(file, dataset.name, dataset.shape);
+    if (file.type(dataset.name) == type) continue;
+    throw InputError(
+        text("'", file.path().string(), "' is damaged: '", dataset.name, "' has another type than others"));
+  }
+  return matrix_in(type == hdf5::Type::float32 ? Precision::float32 : Precision::float64);
+}
+
+// Sizes of a damaged file must not overflow what is computed with them.
+void expect_plausible(const hdf5::File& file, std::int64_t before, const std::vector<std::int64_t>& shape) {
+  constexpr std::int64_t most = std::int64_t{1} << 40;
+  std::int64_t size = 1;
+  bool plausible = true;
+  for (const auto dimension : shape) {
+    plausible = plausible && 0 <= dimension && !__builtin_mul_overflow(size, dimension, &size) && size <= most;
+  }
+  if (plausible && before + size <= most) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: the shapes of its parameters"));
+}
+
+ParameterIndex read_index(const hdf5::File& file) {
   const auto names = file.read_strings("/parameters/name");
   const auto table = file.shape("/parameters/shape");
   const auto width = table.size() == 2 ? table[1] : 0;
@@ -229,9 +276,9 @@ ParameterIndex read_index(const hdf5::File& file, std::int64_t n) {
   for (std::size_t p = 0; p < names.size(); ++p) {
     const auto used = std::clamp<std::int64_t>(dimensions[p], 0, static_cast<std::int64_t>(width));
     const auto begin = shapes.begin() + static_cast<std::ptrdiff_t>(p * width);
+    expect_plausible(file, index.size(), {begin, begin + used});
     index.append(names[p], {begin, begin + used});
   }
-  if (index.size() != n) throw InputError(text("'", file.path().string(), "' is damaged: its parameters are not ", n));
   return index;
 }
 
@@ -292,14 +339,15 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
   file.publish(path, replace);
 }
 
-void retake_space(const std::filesystem::path& path, std::uint64_t bytes) {
-  take_space(path, path, hdf5::File::open_to_read(path).offset_in_file("/hessian"), bytes);
+void retake_space(const std::filesystem::path& path) {
+  take_space(path, path, matrix_in_file(path));
 }
 
 StoredLayout read_layout(const std::filesystem::path& path) {
   try {
     const auto file = hdf5::File::open_untrusted(path);
-    if (file.text_attribute("/", "format") != format_name || !file.has("/hessian")) {
+    const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
+    if (file.text_attribute("/", "format") != format_name || !has_matrix) {
       throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
     }
     if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
@@ -308,8 +356,8 @@ StoredLayout read_layout(const std::filesystem::path& path) {
     }
     expect_own_datasets(file);
     StoredLayout stored;
-    stored.matrix = read_shape(file);
-    stored.index = read_index(file, stored.matrix.columns);
+    stored.index = read_index(file);
+    stored.matrix = read_matrix(file, stored.index);
     stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
     stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
     stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
@@ -327,6 +375,11 @@ StoredLayout read_complete_layout(const std::filesystem::path& path) {
   auto stored = read_layout(path);
   if (!stored.complete) {
     throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
+  }
+  if (stored.matrix.entries != Entries::all) {
+    throw InputError(text("'", path.string(), "' has ",
+                          stored.matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",
+                          " alone: this takes a whole matrix, made without --blocks diagonal and --diagonal"));
   }
   const auto& part = stored.matrix.grid.part();
   if (part.count() != stored.matrix.columns) {

@@ -9,6 +9,7 @@
 #include "hessian_mpi/file_report.hpp"
 #include "hessian_mpi/parallel_program.hpp"
 #include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/row_stream.hpp"
 #include "hessian_mpi/version.hpp"
 
@@ -78,11 +79,15 @@ void print_help(std::ostream& out) {
 // Shows how far a pass over the blocks on the disk has come.
 Progress progress_of(const StoredLayout& stored, const Communicator& world) {
   std::int64_t rows = 0;
-  for (const auto b : blocks_on_disk(stored)) rows += stored.blocks[static_cast<std::size_t>(b)].rows.count();
+  std::int64_t bytes = 0;
+  for (const auto b : blocks_on_disk(stored)) {
+    rows += stored.blocks[static_cast<std::size_t>(b)].rows.count();
+    bytes += stored.matrix.bytes_of_rows(stored.blocks[static_cast<std::size_t>(b)].rows);
+  }
   return {world.is_root() && is_on_terminal() ? ProgressStyle::bar : ProgressStyle::none,
           rows,
           0,
-          static_cast<std::uint64_t>(rows * stored.matrix.bytes_of_row()),
+          static_cast<std::uint64_t>(bytes),
           std::max<std::int64_t>(1, rows / world.size()),
           std::cerr};
 }
@@ -134,7 +139,14 @@ void mark_damaged(const FileReport& report) {
 }
 
 ExitCode run(const InfoOptions& options, const Communicator& world) {
-  auto report = world.together([&] { return report_on(options.file); });
+  auto report = world.together([&] {
+    auto found = report_on(options.file);
+    if (options.norms && found.stored.matrix.entries != Entries::all) {
+      throw InputError(text("--norms are those of a whole matrix; '", options.file.string(), "' has ",
+                            text_of_size(found.stored.matrix)));
+    }
+    return found;
+  });
   const bool lost = !report.storage.lost_parts.empty();
   if (options.norms && !lost) report.figures = read_figures(report, world);
   if (options.verify && !lost) report.check = verify(report, world);

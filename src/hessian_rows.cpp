@@ -26,7 +26,7 @@ hdf5::File open_together(const std::filesystem::path& path, const Communicator& 
 HessianWriter::HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix,
                              const Communicator& communicator)
     : file_(open_together(path, communicator)),
-      offset_(communicator.together([&] { return file_.offset_in_file("/hessian"); })),
+      datasets_(communicator.together([&] { return MatrixDatasets(file_); })),
       writeback_(communicator.together([&] { return EarlyWriteback(path); })),
       matrix_(matrix),
       communicator_(communicator) {}
@@ -46,12 +46,17 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
     }
   });
   communicator_.together([&] {
-    const auto first = rows.count() == 0 ? 0 : rows.begin - part.begin;
-    const hdf5::Tile tile{static_cast<std::uint64_t>(first), 0, static_cast<std::uint64_t>(rows.count()),
-                          static_cast<std::uint64_t>(matrix_.columns)};
-    file_.write_tile_collectively("/hessian", hdf5::type_of(matrix_.storage), tile, numbers);
-    const auto row_bytes = static_cast<std::uint64_t>(matrix_.bytes_of_row());
-    if (tile.rows > 0) writeback_.start(offset_ + tile.row * row_bytes, tile.rows * row_bytes);
+    const auto row = rows.count() == 0 ? part.begin : rows.begin;
+    const auto [dataset, tile] = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
+    if (matrix_.entries == Entries::all) {
+      file_.write_tile_collectively(dataset, hdf5::type_of(matrix_.storage), tile, numbers);
+    } else if (rows.count() > 0) {  // ranks may be in different datasets
+      file_.write_tile_alone(dataset, hdf5::type_of(matrix_.storage), tile, numbers);
+    }
+    if (rows.count() > 0) {
+      const auto bytes = static_cast<std::uint64_t>(matrix_.bytes_of_rows(rows));
+      writeback_.start(file_.offset_in_file(dataset) + tile.row * (bytes / tile.rows), bytes);
+    }
   });
 }
 
@@ -70,21 +75,23 @@ void HessianWriter::close() {
 }
 
 HessianReader::HessianReader(const std::filesystem::path& path)
-    : file_(hdf5::File::open_to_read(path)),
-      first_row_(static_cast<std::uint64_t>(file_.integer_attribute("/", "row_begin").value_or(0))) {}
+    : file_(hdf5::File::open_to_read(path)), datasets_(file_) {}
 
 std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
   std::vector<double> numbers(tile.rows * tile.columns);
-  const hdf5::Tile in_file{tile.row - first_row_, tile.column, tile.rows, tile.columns};
-  file_.read_tile("/hessian", hdf5::Type::float64, in_file, numbers.data());
+  const auto range = [](std::uint64_t begin, std::uint64_t count) {
+    return Rows{static_cast<std::int64_t>(begin), static_cast<std::int64_t>(begin + count)};
+  };
+  const auto place = datasets_.place_of(range(tile.row, tile.rows), range(tile.column, tile.columns));
+  file_.read_tile(place.dataset, hdf5::Type::float64, place.tile, numbers.data());
   return numbers;
 }
 
 std::vector<char> HessianReader::bytes(const Rows& rows, const MatrixShape& matrix) const {
-  const auto first = rows.count() == 0 ? 0 : static_cast<std::uint64_t>(rows.begin) - first_row_;
-  const hdf5::Tile tile{first, 0, static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(matrix.columns)};
-  std::vector<char> buffer(static_cast<std::size_t>(rows.count() * matrix.bytes_of_row()));
-  file_.read_tile("/hessian", hdf5::type_of(matrix.storage), tile, buffer.data());
+  std::vector<char> buffer(static_cast<std::size_t>(matrix.bytes_of_rows(rows)));
+  if (rows.count() == 0) return buffer;
+  const auto [dataset, tile] = datasets_.place_of(rows, matrix.columns_of(rows.begin));
+  file_.read_tile(dataset, hdf5::type_of(matrix.storage), tile, buffer.data());
   return buffer;
 }
 

@@ -54,7 +54,7 @@ class Factors {
   std::int64_t outputs() const { return begins_.back(); }
 
   template <class Out>
-  void multiply(const Rows& rows, Out* out);
+  void multiply(const Rows& rows, const Rows& columns, Out* out);
 
  private:
   void count_outputs(Matrix matrix);
@@ -112,7 +112,7 @@ void Factors<Number>::derive(Matrix matrix, const Rows& own) {
       if (map.y.requires_grad()) {
         parts = torch::autograd::grad({map.y}, problem_.parameters(), {cotangent}, true, false, /*allow_unused=*/true);
       }
-      store(parts, problem_.index(), jacobian_.data() + k * n_);
+      all_columns(problem_).store(parts, jacobian_.data() + k * n_);
       set_element(cotangent, k - first, 0);
     }
   }
@@ -120,7 +120,7 @@ void Factors<Number>::derive(Matrix matrix, const Rows& own) {
 
 template <class Number>
 template <class Out>
-void Factors<Number>::multiply(const Rows& rows, Out* out) {
+void Factors<Number>::multiply(const Rows& rows, const Rows& columns, Out* out) {
   const auto count = rows.count();
   left_.assign(static_cast<std::size_t>(outputs() * count), Number{0});
   for (std::int64_t k = 0; k < outputs(); ++k) {
@@ -131,13 +131,14 @@ void Factors<Number>::multiply(const Rows& rows, Out* out) {
   constexpr auto width = Strips<Number>::width;
   const auto fitting = panel_bytes / (outputs() * static_cast<std::int64_t>(sizeof(Number))) / width * width;
   const auto widest = std::max(fitting, 4 * width);
-  for (std::int64_t column = 0; column < n_; column += widest) {
-    const auto columns = std::min(widest, n_ - column);
-    panel_.resize(outputs(), columns);
+  for (auto column = columns.begin; column < columns.end; column += widest) {
+    const auto some = std::min(widest, columns.end - column);
+    panel_.resize(outputs(), some);
     for (std::int64_t k = 0; k < outputs(); ++k) {
-      combine<Number>(columns, 1, row(k) + column, 0, nullptr, panel_, k, 0);
+      combine<Number>(some, 1, row(k) + column, 0, nullptr, panel_, k, 0);
     }
-    hessian_mpi::multiply(Product<Number>{left_.data(), count, panel_.factor()}, count, out + column, n_);
+    hessian_mpi::multiply(Product<Number>{left_.data(), count, panel_.factor()}, count, out + column - columns.begin,
+                          columns.count());
   }
 }
 
@@ -154,8 +155,8 @@ class JacobianFactors::Numbers {
     return std::visit([](const auto& factors) { return factors.outputs(); }, factors_);
   }
   template <class Out>
-  void multiply(const Rows& rows, Out* out) {
-    std::visit([&](auto& factors) { factors.multiply(rows, out); }, factors_);
+  void multiply(const Rows& rows, const Rows& columns, Out* out) {
+    std::visit([&](auto& factors) { factors.multiply(rows, columns, out); }, factors_);
   }
 
  private:
@@ -169,16 +170,16 @@ JacobianFactors::JacobianFactors(const Problem& problem, Matrix matrix, Precisio
 
 JacobianFactors::~JacobianFactors() = default;
 
-std::uint64_t JacobianFactors::bytes_per_row() const {
+std::uint64_t JacobianFactors::bytes_per_row(std::int64_t /*columns*/) const {
   return sizeof(double) * static_cast<std::uint64_t>(numbers_->outputs());
 }
 
-void JacobianFactors::compute(const Rows& rows, Precision storage, void* out,
+void JacobianFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                               const std::function<void(double)>& advance) {
   if (storage == Precision::float32) {
-    numbers_->multiply(rows, static_cast<float*>(out));
+    numbers_->multiply(rows, columns, static_cast<float*>(out));
   } else {
-    numbers_->multiply(rows, static_cast<double*>(out));
+    numbers_->multiply(rows, columns, static_cast<double*>(out));
   }
   advance(static_cast<double>(rows.count()));
 }

@@ -12,10 +12,11 @@ namespace {
 
 using torch::Tensor;
 
-// J^T x, each part undefined where y does not depend on a parameter.
-std::vector<Tensor> transposed_times(const Problem& problem, const Tensor& y, const Tensor& x, bool create_graph) {
-  if (!y.requires_grad()) return std::vector<Tensor>(problem.parameters().size());
-  return torch::autograd::grad({y}, problem.parameters(), {x}, /*retain_graph=*/true, create_graph,
+// J^T x for J by some parameters, each part undefined where y does not depend on one.
+std::vector<Tensor> transposed_times(const std::vector<Tensor>& parameters, const Tensor& y, const Tensor& x,
+                                     bool create_graph) {
+  if (!y.requires_grad()) return std::vector<Tensor>(parameters.size());
+  return torch::autograd::grad({y}, parameters, {x}, /*retain_graph=*/true, create_graph,
                                /*allow_unused=*/true);
 }
 
@@ -25,8 +26,8 @@ std::int64_t JacobianRows::rows_at_once() const {
   return rows_worth_a_call(problem_.batches());
 }
 
-std::uint64_t JacobianRows::bytes_per_row() const {
-  return sizeof(double) * static_cast<std::uint64_t>(problem_.index().size());
+std::uint64_t JacobianRows::bytes_per_row(std::int64_t columns) const {
+  return sizeof(double) * static_cast<std::uint64_t>(columns);
 }
 
 const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
@@ -34,28 +35,31 @@ const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
     graph_.reset();  // the old graph's memory before the new one's
     auto map = output_map(problem_, matrix_, batch);
     auto cotangent = torch::zeros_like(map.y).detach().requires_grad_();
-    auto products = transposed_times(problem_, map.y, cotangent, /*create_graph=*/true);
+    auto products = transposed_times(problem_.parameters(), map.y, cotangent, /*create_graph=*/true);
     graph_ = Graph{batch, std::move(map), std::move(cotangent), std::move(products)};
   }
   return *graph_;
 }
 
-std::vector<Tensor> JacobianRows::row(const Graph& graph, std::int64_t i) const {
+std::vector<Tensor> JacobianRows::row(const Graph& graph, const std::vector<Tensor>& parameters, std::int64_t i) const {
   const auto [parameter, element] = problem_.index().locate(i);
   const Tensor& g = graph.products[parameter];
-  std::vector<Tensor> none(graph.products.size());
+  std::vector<Tensor> none(parameters.size());
   if (!g.defined() || !g.requires_grad()) return none;
   const Tensor unit = torch::zeros_like(g).contiguous().detach();
   set_element(unit, element, 1);
   const auto column = torch::autograd::grad({g}, {graph.cotangent}, {unit}, true, false, /*allow_unused=*/true).front();
   if (!column.defined()) return none;
-  return transposed_times(problem_, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
+  return transposed_times(parameters, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
 }
 
-void JacobianRows::compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
+void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
+  const ColumnsOfParameters by(problem_, columns);
+  const auto parameters = by.parameters();
   const auto sum = summed_over_batches(
-      rows, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
-      [this](const Graph& graph, std::int64_t i) { return row(graph, i); }, advance);
+      rows, by, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
+      [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); }, advance);
   if (storage == Precision::float32) {
     std::transform(sum.begin(), sum.end(), static_cast<float*>(out), [](double x) { return static_cast<float>(x); });
   } else {
@@ -74,7 +78,7 @@ std::vector<double> pulled_back(const Problem& problem, Matrix matrix, const std
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
     const auto map = output_map(problem, matrix, b);
     const Tensor x = map.times(outputs[static_cast<std::size_t>(b)].to(map.y.scalar_type()));
-    add(transposed_times(problem, map.y, x, /*create_graph=*/false), problem.index(), sum.data());
+    all_columns(problem).add(transposed_times(problem.parameters(), map.y, x, /*create_graph=*/false), sum.data());
   }
   return sum;
 }

@@ -28,6 +28,11 @@ std::string text_of_rows(const Part& part) {
 Part read_part(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
   Part part{path, read_layout(path)};
+  if (part.stored.matrix.entries != Entries::all) {
+    throw InputError(text("'", path.string(),
+                          "' has no rows of the whole matrix: it is one of --blocks diagonal or "
+                          "--diagonal"));
+  }
   if (!part.stored.complete) {
     throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
   }

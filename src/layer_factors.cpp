@@ -37,16 +37,18 @@ class FactoredRows {
   }
 
   template <class Out>
-  void compute(const Rows& rows, Precision storage, Out* out, const std::function<void(double)>& advance);
+  void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
+               const std::function<void(double)>& advance);
 
  private:
   const Slab<Number>* slab_of(std::int64_t row) const;
   std::vector<OutputOfLayer> expected(const std::vector<Rows>& own) const;
   template <class Out>
-  void compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, Out* out, std::int64_t stride);
+  void compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
+                    std::int64_t stride);
   template <class Out>
   void sum_rows(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output, std::size_t m,
-                Out* out, std::int64_t stride);
+                const Rows& columns, Out* out, std::int64_t stride);
 
   const Problem& problem_;
   const EarlierColumns& columns_;
@@ -88,9 +90,16 @@ std::vector<OutputOfLayer> FactoredRows<Number>::expected(const std::vector<Rows
   return outputs;
 }
 
+// The columns that a slab has among some of H, counted from its own first.
+template <class Number>
+Rows columns_in(const Slab<Number>& y, const Rows& columns) {
+  const auto begin = std::max(columns.begin - y.offset, std::int64_t{0});
+  return {begin, std::max(begin, std::min(columns.end - y.offset, y.rows()))};
+}
+
 template <class Number>
 template <class Out>
-void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, Out* out,
+void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
                                         std::int64_t stride) {
   const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
   const auto& layer = factors_.layer(x.layer);
@@ -99,26 +108,33 @@ void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutpu
     for (const auto m : layer.upstream) by_sums[m] = true;
   }
   for (const auto& y : slabs_) {
-    if (!by_sums[y.layer]) panels_.multiply(x, rows, of_output, y, out + y.offset, stride);
+    if (by_sums[y.layer]) continue;
+    const Rows some = columns_in(y, columns);
+    if (some.count() == 0) continue;
+    panels_.multiply(x, rows, of_output, y, some, out + (y.offset + some.begin - columns.begin), stride);
   }
   for (std::size_t m = 0; m < by_sums.size(); ++m) {
-    if (by_sums[m]) sum_rows(x, rows, of_output, m, out, stride);
+    if (by_sums[m]) sum_rows(x, rows, of_output, m, columns, out, stride);
   }
 }
 
 template <class Number>
 template <class Out>
 void FactoredRows<Number>::sum_rows(const Slab<Number>& x, const RowsOfOutput& rows,
-                                    const OutputFactors<Number>& of_output, std::size_t m, Out* out,
-                                    std::int64_t stride) {
+                                    const OutputFactors<Number>& of_output, std::size_t m, const Rows& columns,
+                                    Out* out, std::int64_t stride) {
+  const auto is_asked_for = [&](const auto& y) { return y.layer == m && columns_in(y, columns).count() > 0; };
+  if (std::none_of(slabs_.begin(), slabs_.end(), is_asked_for)) return;
   const auto at_once = sums_.rows_at_once(m);
   for (auto begin = rows.begin; begin < rows.end; begin += at_once) {
     const RowsOfOutput some{rows.output, begin, std::min(rows.end, begin + at_once)};
     sums_.sum(x, some, of_output, m);
     for (const auto& y : slabs_) {
-      if (y.layer != m) continue;
+      if (!is_asked_for(y)) continue;
+      const Rows in_slab = columns_in(y, columns);
+      Out* const to = out + (y.offset + in_slab.begin - columns.begin);
       for (std::int64_t i = 0; i < some.count(); ++i) {
-        sums_.multiply(i, y, out + (begin + i - rows.begin) * stride + y.offset);
+        sums_.multiply(i, y, in_slab, to + (begin + i - rows.begin) * stride);
       }
     }
   }
@@ -126,23 +142,25 @@ void FactoredRows<Number>::sum_rows(const Slab<Number>& x, const RowsOfOutput& r
 
 template <class Number>
 template <class Out>
-void FactoredRows<Number>::compute(const Rows& rows, Precision storage, Out* out,
+void FactoredRows<Number>::compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
                                    const std::function<void(double)>& advance) {
-  const auto n = problem_.index().size();
+  const auto n = columns.count();
+  const bool whole = n == problem_.index().size();
   for (auto row = rows.begin; row < rows.end;) {
     Out* const to = out + (row - rows.begin) * n;
     const auto* slab = slab_of(row);
     Rows some{row, row + 1};
     if (slab == nullptr) {
       while (some.end < rows.end && slab_of(some.end) == nullptr) ++some.end;
-      others_.compute(some, storage, to, advance);
+      others_.compute(some, columns, storage, to, advance);
     } else {
       some.end = std::min(rows.end, slab->offset + slab->rows());
       for (const auto& of_output : outputs_in(*slab, some)) {
-        compute_rows(*slab, of_output, to + (slab->row(of_output.output, of_output.begin) - row) * n, slab->step() * n);
+        compute_rows(*slab, of_output, columns, to + (slab->row(of_output.output, of_output.begin) - row) * n,
+                     slab->step() * n);
         advance(static_cast<double>(of_output.count()));
       }
-      for (auto i = some.begin; i < some.end; ++i) columns_.fill(i, to + (i - some.begin) * n);
+      for (auto i = some.begin; whole && i < some.end; ++i) columns_.fill(i, to + (i - some.begin) * n);
     }
     row = some.end;
   }
@@ -158,8 +176,9 @@ class LayerFactors::Assembly {
                                                : Either(std::in_place_type<FactoredRows<double>>, arguments...)) {}
 
   template <class Out>
-  void compute(const Rows& rows, Precision storage, Out* out, const std::function<void(double)>& advance) {
-    std::visit([&](auto& some) { some.compute(rows, storage, out, advance); }, rows_);
+  void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
+               const std::function<void(double)>& advance) {
+    std::visit([&](auto& some) { some.compute(rows, columns, storage, out, advance); }, rows_);
   }
 
  private:
@@ -174,11 +193,12 @@ LayerFactors::LayerFactors(const Problem& problem, const LayerStage& stage, cons
 
 LayerFactors::~LayerFactors() = default;
 
-void LayerFactors::compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) {
+void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
   if (storage == Precision::float32) {
-    assembly_->compute(rows, storage, static_cast<float*>(out), advance);
+    assembly_->compute(rows, columns, storage, static_cast<float*>(out), advance);
   } else {
-    assembly_->compute(rows, storage, static_cast<double*>(out), advance);
+    assembly_->compute(rows, columns, storage, static_cast<double*>(out), advance);
   }
 }
 

@@ -171,11 +171,26 @@ LayerPlan all_row_by_row(const Problem& problem, const std::string& reason) {
   return plan;
 }
 
-LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::vector<bool>& samples_last) {
+// Each layer in a stage of its own: the derivatives of one layer's input by another layer's output have no part in its
+// diagonal block.
+std::vector<LayerStage> one_by_one(const std::vector<LayerStage>& stages) {
+  std::vector<LayerStage> single;
+  for (const auto& stage : stages) {
+    for (auto layer : stage.layers) {
+      layer.upstream.clear();
+      if (layer.makes_rows) single.push_back({stage.unit, {std::move(layer)}});
+    }
+  }
+  return single;
+}
+
+LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::vector<bool>& samples_last,
+                  Entries entries) {
   const auto& calls = network.graph.forward().calls;
   LayerPlan plan = all_row_by_row(network.problem, "");
   plan.reasons = network.graph.forward().reasons;
   plan.stages = stages_of(network, proposal.choice, samples_last);
+  if (entries != Entries::all) plan.stages = one_by_one(plan.stages);
   plan.row_costs.assign(plan.steps.size(), cost_of_plain_row(network));
   for (std::size_t c = 0; c < calls.size(); ++c) {
     for (const auto& parameter : {calls[c].weight, calls[c].bias}) {
@@ -212,7 +227,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
 
 }  // namespace
 
-LayerPlan plan_layers(const Problem& problem, Method method) {
+LayerPlan plan_layers(const Problem& problem, Method method, Entries entries) {
   if (method == Method::rows) return all_row_by_row(problem, "--method rows");
   const LayerGraph graph(problem, 0);
   if (!same_in_all_batches(problem, graph.forward())) {
@@ -236,7 +251,7 @@ LayerPlan plan_layers(const Problem& problem, Method method) {
   for (std::size_t c = 0; c < unsound.size(); ++c) {
     if (!unsound[c].empty()) best.why[c] = unsound[c];
   }
-  return plan_of(network, best, separable.samples_last);
+  return plan_of(network, best, separable.samples_last, entries);
 }
 
 std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, std::size_t step) {

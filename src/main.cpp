@@ -78,7 +78,8 @@ struct Job {
 };
 
 LayerPlan plan_of(const Job& job) {
-  return plan_layers(job.problem, job.options.matrix == Matrix::hessian ? job.options.method : Method::rows);
+  return plan_layers(job.problem, job.options.matrix == Matrix::hessian ? job.options.method : Method::rows,
+                     job.options.entries);
 }
 
 std::unique_ptr<Engine> row_by_row_engine(const Job& job) {
@@ -105,11 +106,12 @@ Rows rows_of_job(const Options& options, const BlockGrid& all) {
 }
 
 Job job_of(const Options& options, const Problem& problem) {
-  const auto n = problem.index().size();
-  const auto storage = options.storage.value_or(problem.precision());
-  const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
-  const auto rows = rows_of_job(options, BlockGrid(n, bytes_of_row));
-  return {options, problem, {BlockGrid(n, bytes_of_row, rows), n, storage}, {}, 0};
+  auto matrix = matrix_of(problem.index(), options.storage.value_or(problem.precision()), options.entries);
+  if (options.entries == Entries::all) {
+    const auto rows = rows_of_job(options, matrix.grid);
+    matrix.grid = BlockGrid(matrix.columns, matrix.bytes_of_row(), rows);
+  }
+  return {options, problem, std::move(matrix), {}, 0};
 }
 
 Precision accumulation(const Job& job) {
@@ -181,31 +183,39 @@ Options with_threads_of_file(Options options, const Communicator& world) {
   return options;
 }
 
-// Collective. The point at which H is taken, and the proof that there is an H: all that can be wrong with the input is
-// found here.
-LossAndGradient examine(const Job& job, bool resuming, const Communicator& world) {
+// The point at which H is taken, and what LibTorch is kept from doing so that its second derivatives are right.
+struct Examined {
+  LossAndGradient point;
+  std::vector<std::string> cures;
+};
+
+// Collective. The proof that there is an H: all that can be wrong with the input is found here.
+Examined examine(const Job& job, bool resuming, const Communicator& world) {
   world.on_root([&] {
     const auto bytes = static_cast<std::uint64_t>(job.matrix.bytes());
     if (!resuming && !job.options.plan) check_room_for(job.options.output, bytes, job.options.overwrite);
   });
   return world.together([&] {
-    for (const auto& cure : probe_second_derivatives(job.problem)) warn(world, cure);
-    return loss_and_gradient(job.problem);
+    auto cures = probe_second_derivatives(job.problem);
+    for (const auto& cure : cures) warn(world, cure);
+    return Examined{loss_and_gradient(job.problem), std::move(cures)};
   });
 }
 
 // Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
-Resumed open_file(const Job& job, bool resuming, const LossAndGradient& point, int threads, const Communicator& world) {
+Resumed open_file(const Job& job, bool resuming, const Examined& examined, int threads, const Communicator& world) {
   Resumed found;
   world.on_root([&] {
-    const MethodOfRows method{name_of_method(job), lines_of_methods(job), accumulation(job)};
-    const auto attributes = initial_attributes(job.options, job.problem, method, point.loss, world.size(), threads);
+    const MethodOfRows method{name_of_method(job), lines_of_methods(job), accumulation(job),
+                              joined(examined.cures, "\n")};
+    const auto attributes =
+        initial_attributes(job.options, job.problem, method, examined.point.loss, world.size(), threads);
     const auto theta = job.problem.flat_parameters();
-    const HessianLayout layout{job.problem.index(), job.matrix, job.problem.precision(), theta,
-                               point.gradient,      attributes};
+    const HessianLayout layout{job.problem.index(),     job.matrix, job.problem.precision(), theta,
+                               examined.point.gradient, attributes};
     if (resuming) {
       found = resume_from(job.options.output, layout);
-      retake_space(job.options.output, static_cast<std::uint64_t>(job.matrix.bytes()));
+      retake_space(job.options.output);
     } else {
       create_hessian_file(job.options.output, layout, job.options.overwrite);
     }
@@ -302,9 +312,9 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
   const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
   const auto blocks = blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2);
   const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
-  const auto bytes_of_row = static_cast<std::uint64_t>(job.matrix.bytes_of_row());
-  const auto buffers =
-      static_cast<std::uint64_t>(blocks) * rows * (2 * bytes_of_row + assembly.row_by_row().bytes_per_row());
+  const auto beside = rows * assembly.row_by_row().bytes_per_row(job.matrix.longest_row());
+  const auto buffers = static_cast<std::uint64_t>(blocks) *
+                       (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
   return {rest / 2, blocks, wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0,
           kept + std::min(rest / 2, 2 * job.plan.bytes_if_there * wide) + buffers};
 }
@@ -386,9 +396,9 @@ double largest_of(const std::vector<BlockRecord>& records) {
 
 // Collective. What is known of the file's blocks: of a new one nothing, of one that is gone on with what earlier runs
 // have marked, read back first where the user asks for it. Nothing to compute in a file that is complete: no value.
-std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const LossAndGradient& point, int threads,
+std::optional<Checkpoint> begin_or_resume(const Job& job, bool resuming, const Examined& examined, int threads,
                                           const Communicator& world) {
-  const auto found = open_file(job, resuming, point, threads, world);
+  const auto found = open_file(job, resuming, examined, threads, world);
   std::optional<Checkpoint> checkpoint;
   checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world);
   if (!resuming) return checkpoint;
@@ -457,7 +467,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   Job job = world.together([&] { return job_of(options, problem); });
   seconds.load = phase.lap();
 
-  const auto point = examine(job, resuming, world);
+  const auto examined = examine(job, resuming, world);
   leave_if_asked(job, stop, world);
   world.together([&] {
     job.plan = plan_of(job);
@@ -476,7 +486,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
     return ExitCode::complete;
   }
 
-  auto checkpoint = begin_or_resume(job, resuming, point, resources.threads, world);
+  auto checkpoint = begin_or_resume(job, resuming, examined, resources.threads, world);
   if (!checkpoint) return ExitCode::complete;
   seconds.create = phase.lap();
 
@@ -486,7 +496,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   const double making_factors = phase.lap();
   fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
   seconds.rows += making_factors;
-  return finish_file(job, *checkpoint, assembly.phases(), point, stop, world, seconds, total);
+  return finish_file(job, *checkpoint, assembly.phases(), examined.point, stop, world, seconds, total);
 }
 
 void print_version(std::ostream& out) {

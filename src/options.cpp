@@ -80,6 +80,10 @@ po::options_description described_options() {
   to.option("matrix", "hessian|ggn|fisher",
             "hessian; ggn: the generalised Gauss-Newton matrix, without second derivatives of the network; fisher: the "
             "empirical Fisher matrix, gradients of samples times themselves [hessian]");
+  to.option("blocks", "all|diagonal",
+            "all: the whole matrix; diagonal: the block of each parameter tensor alone, one dataset for each, for "
+            "networks whose whole matrix does not fit [all]");
+  to.flag("diagonal", "the diagonal of the matrix alone");
   to.option(
       "method", "auto|rows|layers",
       "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
@@ -219,6 +223,13 @@ Options options_from(const po::variables_map& given) {
     options.matrix = one_of<Matrix>("matrix", word,
                                     {{"hessian", Matrix::hessian}, {"ggn", Matrix::ggn}, {"fisher", Matrix::fisher}});
   });
+  if_given(given, "blocks", [&](const auto& word) {
+    options.entries = one_of<Entries>("blocks", word, {{"all", Entries::all}, {"diagonal", Entries::diagonal_blocks}});
+  });
+  if (given["diagonal"].as<bool>()) {
+    if (given.count("blocks") != 0) throw InputError("--diagonal is less than --blocks: give one of them");
+    options.entries = Entries::diagonal;
+  }
   if_given(given, "method", [&](const auto& word) {
     options.method = one_of<Method>("method", word,
                                     {{"auto", Method::automatic}, {"rows", Method::rows}, {"layers", Method::layers}});
@@ -267,6 +278,9 @@ void check_consistency(const Options& options) {
   }
   if (options.resume && options.overwrite) {
     throw InputError("--resume goes on with the file, --overwrite throws it away: give one of them");
+  }
+  if (options.entries != Entries::all && (options.rows || options.part_of_rows)) {
+    throw InputError("--rows is a part of the whole matrix: leave out --blocks diagonal and --diagonal, or --rows");
   }
   if (options.matrix == Matrix::fisher && options.l2 > 0) {
     throw InputError("--matrix fisher is made of gradients of samples, of which --l2 is none: leave out one of them");

@@ -10,6 +10,11 @@ namespace {
 constexpr std::int64_t target_block_bytes = 4 << 20;
 constexpr std::int64_t target_block_count = 1024;
 
+std::int64_t height_of_blocks(std::int64_t rows, std::int64_t bytes_per_row) {
+  const auto fitting = (target_block_bytes + bytes_per_row - 1) / bytes_per_row;
+  return std::max<std::int64_t>(1, std::min(fitting, rows / target_block_count));
+}
+
 }  // namespace
 
 Blocks share(std::int64_t count, std::int64_t k, std::int64_t shares) {
@@ -28,18 +33,104 @@ void append_run(const Rows& rows, std::vector<Rows>& runs) {
 BlockGrid::BlockGrid(std::int64_t rows, std::int64_t bytes_per_row) : BlockGrid(rows, bytes_per_row, {0, rows}) {}
 
 BlockGrid::BlockGrid(std::int64_t rows, std::int64_t bytes_per_row, const Rows& part)
-    : rows_(rows),
-      rows_per_block_(std::max<std::int64_t>(
-          1, std::min((target_block_bytes + bytes_per_row - 1) / bytes_per_row, rows / target_block_count))),
-      part_(part) {}
+    : rows_(rows), part_(part), pieces_{{part, height_of_blocks(rows, bytes_per_row), 0}} {}
+
+BlockGrid::BlockGrid(const std::vector<Rows>& pieces, const std::vector<std::int64_t>& bytes_per_row)
+    : rows_(pieces.back().end), part_{0, rows_} {
+  std::int64_t first = 0;
+  for (std::size_t p = 0; p < pieces.size(); ++p) {
+    pieces_.push_back({pieces[p], height_of_blocks(rows_, bytes_per_row[p]), first});
+    first = blocks_of_piece(p).end;
+  }
+}
+
+// A part file's blocks lie where those of the whole matrix do; those of a piece begin with it.
+std::int64_t BlockGrid::origin(const Piece& piece) const {
+  return part_.count() < rows_ ? 0 : piece.rows.begin;
+}
+
+std::int64_t BlockGrid::block_of(std::int64_t row) const {
+  const auto& piece = pieces_[piece_of(row)];
+  const auto at = origin(piece);
+  return piece.first_block + (row - at) / piece.rows_per_block - (piece.rows.begin - at) / piece.rows_per_block;
+}
+
+Blocks BlockGrid::blocks_of_piece(std::size_t p) const {
+  const auto& rows = pieces_[p].rows;
+  const auto first = pieces_[p].first_block;
+  if (rows.count() == 0) return {first, first};
+  return {first, block_of(rows.end - 1) + 1};
+}
+
+std::size_t BlockGrid::piece_of(std::int64_t row) const {
+  const auto after = std::upper_bound(pieces_.begin() + 1, pieces_.end(), row,
+                                      [](std::int64_t i, const Piece& piece) { return i < piece.rows.begin; });
+  return static_cast<std::size_t>(after - pieces_.begin() - 1);
+}
+
+std::int64_t BlockGrid::rows_per_block() const {
+  std::int64_t most = 0;
+  for (const auto& piece : pieces_) most = std::max(most, piece.rows_per_block);
+  return most;
+}
 
 std::int64_t BlockGrid::count() const {
-  return (part_.end + rows_per_block_ - 1) / rows_per_block_ - part_.begin / rows_per_block_;
+  return blocks_of_piece(pieces_.size() - 1).end;
 }
 
 Rows BlockGrid::block(std::int64_t b) const {
-  const auto of_whole = part_.begin / rows_per_block_ + b;
-  return {std::max(part_.begin, of_whole * rows_per_block_), std::min(part_.end, (of_whole + 1) * rows_per_block_)};
+  const auto after = std::upper_bound(pieces_.begin() + 1, pieces_.end(), b,
+                                      [](std::int64_t i, const Piece& piece) { return i < piece.first_block; });
+  const auto& piece = *(after - 1);
+  const auto height = piece.rows_per_block;
+  const auto at = origin(piece);
+  const auto begin = at + ((piece.rows.begin - at) / height + b - piece.first_block) * height;
+  return {std::max(piece.rows.begin, begin), std::min(piece.rows.end, begin + height)};
+}
+
+Rows MatrixShape::columns_of(std::int64_t row) const {
+  if (entries == Entries::diagonal) return {row, row + 1};
+  return entries == Entries::all ? Rows{0, columns} : grid.piece(grid.piece_of(row));
+}
+
+std::int64_t MatrixShape::bytes_of_rows(const Rows& rows) const {
+  if (rows.count() == 0) return 0;
+  return rows.count() * columns_of(rows.begin).count() * static_cast<std::int64_t>(bytes_of(storage));
+}
+
+std::int64_t MatrixShape::bytes_of_largest_block() const {
+  std::int64_t most = 0;
+  for (std::size_t p = 0; p < grid.pieces(); ++p) {
+    const auto begin = grid.piece(p).begin;
+    most = std::max(most, bytes_of_rows({begin, begin + grid.rows_per_block(p)}));
+  }
+  return most;
+}
+
+std::int64_t MatrixShape::bytes() const {
+  std::int64_t sum = 0;
+  for (std::size_t p = 0; p < grid.pieces(); ++p) sum += bytes_of_rows(grid.piece(p));
+  return sum;
+}
+
+std::int64_t MatrixShape::longest_row() const {
+  std::int64_t longest = 0;
+  for (std::size_t p = 0; p < grid.pieces(); ++p) longest = std::max(longest, columns_of(grid.piece(p).begin).count());
+  return longest;
+}
+
+MatrixShape matrix_of(const ParameterIndex& index, Precision storage, Entries entries) {
+  const auto n = index.size();
+  const auto bytes = static_cast<std::int64_t>(bytes_of(storage));
+  if (entries == Entries::all) return {BlockGrid(n, n * bytes), n, storage, entries};
+  std::vector<Rows> pieces;
+  std::vector<std::int64_t> bytes_per_row;
+  for (const auto& entry : index.entries()) {
+    if (entry.size == 0) continue;
+    pieces.push_back({entry.offset, entry.offset + entry.size});
+    bytes_per_row.push_back(entries == Entries::diagonal ? bytes : entry.size * bytes);
+  }
+  return {BlockGrid(pieces, bytes_per_row), n, storage, entries};
 }
 
 Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts) {

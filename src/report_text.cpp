@@ -32,10 +32,18 @@ std::string plural(std::int64_t count, const std::string& noun, const std::strin
 
 std::string text_of_size(const MatrixShape& matrix) {
   const Rows& part = matrix.grid.part();
+  const auto bytes = text_of_bytes(static_cast<std::uint64_t>(matrix.bytes()));
+  const auto longest = matrix.longest_row();
+  if (matrix.entries == Entries::diagonal) {
+    return text("the diagonal, ", matrix.columns, ' ', name_of(matrix.storage), ", ", bytes);
+  }
+  if (matrix.entries == Entries::diagonal_blocks) {
+    return text(plural(static_cast<std::int64_t>(matrix.grid.pieces()), "diagonal block"), ", the largest ", longest,
+                " x ", longest, ' ', name_of(matrix.storage), ", ", bytes);
+  }
   const auto which =
       part.count() == matrix.grid.rows() ? std::string() : text("rows ", part.begin, ':', part.end, " of ");
-  return text(which, matrix.grid.rows(), " x ", matrix.columns, ' ', name_of(matrix.storage), ", ",
-              text_of_bytes(static_cast<std::uint64_t>(matrix.bytes())));
+  return text(which, matrix.grid.rows(), " x ", matrix.columns, ' ', name_of(matrix.storage), ", ", bytes);
 }
 
 }  // namespace hessian_mpi

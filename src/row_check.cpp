@@ -45,7 +45,7 @@ std::function<std::vector<double>(std::int64_t)> rows_again(const Problem& probl
   const auto engine = std::make_shared<JacobianRows>(problem, matrix);
   return [&problem, matrix, engine](std::int64_t i) {
     std::vector<double> row(static_cast<std::size_t>(problem.index().size()));
-    engine->compute({i, i + 1}, Precision::float64, row.data(), [](double) {});
+    engine->compute({i, i + 1}, {0, problem.index().size()}, Precision::float64, row.data(), [](double) {});
     if (matrix == Matrix::ggn) row[static_cast<std::size_t>(i)] += problem.l2();
     return row;
   };
@@ -67,13 +67,14 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
   return largest;
 }
 
-std::vector<double> row_of_file(const HessianReader& reader, std::int64_t i, std::int64_t columns) {
-  return reader.tile({static_cast<std::uint64_t>(i), 0, 1, static_cast<std::uint64_t>(columns)});
+std::vector<double> row_of_file(const HessianReader& reader, std::int64_t i, const Rows& columns) {
+  return reader.tile({static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(columns.begin), 1,
+                      static_cast<std::uint64_t>(columns.count())});
 }
 
 }  // namespace
 
-double row_error(const std::filesystem::path& file, const Problem& problem, Matrix matrix,
+double row_error(const std::filesystem::path& file, const MatrixShape& shape, const Problem& problem, Matrix matrix,
                  const std::vector<std::int64_t>& rows, double largest, const Communicator& communicator) {
   constexpr double floor_of_scale = 1e-2;
   const double worst = communicator.together([&] {
@@ -82,8 +83,10 @@ double row_error(const std::filesystem::path& file, const Problem& problem, Matr
     double found = 0;
     for (std::size_t k = 0; k < rows.size(); ++k) {
       if (static_cast<int>(k % static_cast<std::size_t>(communicator.size())) != communicator.rank()) continue;
-      const auto again = row_again(rows[k]);
-      const auto stored = row_of_file(reader, rows[k], problem.index().size());
+      const Rows columns = shape.columns_of(rows[k]);
+      const auto whole = row_again(rows[k]);
+      const std::vector<double> again(whole.begin() + columns.begin, whole.begin() + columns.end);
+      const auto stored = row_of_file(reader, rows[k], columns);
       const double scale = std::max({largest_of(again), floor_of_scale * largest});
       const double difference = largest_difference(again, stored);
       if (difference > 0) found = std::max(found, difference / scale);

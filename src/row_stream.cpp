@@ -16,17 +16,9 @@ namespace {
 // What a core's caches hold while it is looked at, and still large for a disk.
 constexpr std::int64_t target_slab_bytes = 4 << 20;
 // HDF5 before 1.12.3 fails at 2 GiB.
-constexpr std::int64_t most_bytes_at_once = 1 << 30;
+constexpr std::size_t most_bytes_at_once = 1 << 30;
 // The disk reads so many at once, while they are looked at one by one.
 constexpr std::size_t slabs_announced = 16;
-
-std::size_t largest_of(const std::vector<Rows>& slabs, const MatrixShape& matrix) {
-  std::int64_t rows = 0;
-  for (const auto& slab : slabs) rows = std::max(rows, slab.count());
-  const auto bytes = rows * matrix.bytes_of_row();
-  if (bytes >= most_bytes_at_once) throw RunError(text("a slab of ", rows, " rows is larger than can be read at once"));
-  return static_cast<std::size_t>(bytes);
-}
 
 }  // namespace
 
@@ -37,10 +29,11 @@ Rows rows_of_rank(const MatrixShape& matrix, int rank, int ranks) {
 }
 
 std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix) {
-  const auto height = std::max<std::int64_t>(1, target_slab_bytes / matrix.bytes_of_row());
   std::vector<Rows> slabs;
-  for (auto begin = rows.begin; begin < rows.end; begin += height) {
-    slabs.push_back({begin, std::min(begin + height, rows.end)});
+  for (auto begin = rows.begin; begin < rows.end; begin = slabs.back().end) {
+    const auto height = std::max<std::int64_t>(1, target_slab_bytes / matrix.bytes_of_rows({begin, begin + 1}));
+    const auto end = std::min(rows.end, matrix.grid.piece(matrix.grid.piece_of(begin)).end);
+    slabs.push_back({begin, std::min(begin + height, end)});
   }
   return slabs;
 }
@@ -50,19 +43,35 @@ RowStream::RowStream(const std::filesystem::path& path, const MatrixShape& matri
       matrix_(matrix),
       slabs_(std::move(slabs)),
       file_(hdf5::File::open_to_read(path)),
-      offset_(file_.plain_offset("/hessian", hdf5::type_of(matrix.storage))),
-      descriptor_(path, Descriptor::Access::read),
-      at_hand_(largest_of(slabs_, matrix)),
-      next_(at_hand_.size()) {
+      descriptor_(path, Descriptor::Access::read) {
   if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+  const MatrixDatasets datasets(file_);
+  std::size_t most = 0;
+  for (const auto& slab : slabs_) {
+    places_.push_back(place_of(slab, datasets));
+    most = std::max(most, places_.back().bytes);
+  }
+  if (most >= most_bytes_at_once) throw RunError(text("a slab of ", most, " bytes is larger than can be read at once"));
+  at_hand_.resize(most);
+  next_.resize(most);
+}
+
+RowStream::Place RowStream::place_of(const Rows& slab, const MatrixDatasets& datasets) const {
+  const auto [dataset, tile] = datasets.place_of(slab, matrix_.columns_of(slab.begin));
+  const auto bytes = static_cast<std::size_t>(matrix_.bytes_of_rows(slab));
+  auto offset = file_.plain_offset(dataset, hdf5::type_of(matrix_.storage));
+  if (offset && tile.rows > 0) *offset += tile.row * (bytes / tile.rows);
+  return {dataset, tile, offset, bytes};
+}
+
+bool RowStream::reads_plainly() const {
+  return std::all_of(places_.begin(), places_.end(), [](const Place& place) { return place.offset.has_value(); });
 }
 
 void RowStream::announce(std::size_t slab) const {
-  if (!offset_ || slab >= slabs_.size()) return;
-  const auto [begin, end] = slabs_[slab];
-  const auto first = begin - matrix_.grid.part().begin;
-  posix_fadvise(descriptor_.id(), static_cast<off_t>(*offset_) + first * matrix_.bytes_of_row(),
-                (end - begin) * matrix_.bytes_of_row(), POSIX_FADV_WILLNEED);
+  if (slab >= places_.size() || !places_[slab].offset) return;
+  posix_fadvise(descriptor_.id(), static_cast<off_t>(*places_[slab].offset), static_cast<off_t>(places_[slab].bytes),
+                POSIX_FADV_WILLNEED);
 }
 
 void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const {
@@ -77,16 +86,12 @@ void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, st
   }
 }
 
-void RowStream::read(const Rows& rows, std::vector<char>& buffer) const {
-  const auto first = static_cast<std::uint64_t>(rows.begin - matrix_.grid.part().begin);
-  if (offset_) {
-    const auto bytes_of_row = static_cast<std::uint64_t>(matrix_.bytes_of_row());
-    read_plainly(*offset_ + first * bytes_of_row, buffer, static_cast<std::size_t>(rows.count()) * bytes_of_row);
-    return;
+void RowStream::read(const Place& place, std::vector<char>& buffer) const {
+  if (place.offset) {
+    read_plainly(*place.offset, buffer, place.bytes);
+  } else {
+    file_.read_tile(place.dataset, hdf5::type_of(matrix_.storage), place.tile, buffer.data());
   }
-  const hdf5::Tile tile{first, 0, static_cast<std::uint64_t>(rows.count()),
-                        static_cast<std::uint64_t>(matrix_.columns)};
-  file_.read_tile("/hessian", hdf5::type_of(matrix_.storage), tile, buffer.data());
 }
 
 void RowStream::each(const std::function<void(const Slab&)>& visit) {
@@ -95,7 +100,7 @@ void RowStream::each(const std::function<void(const Slab&)>& visit) {
   const auto begin_to_read_slab = [&](std::size_t k) {
     return reader.begin([this, k] {
       announce(k + slabs_announced);
-      read(slabs_[k], next_);
+      read(places_[k], next_);
     });
   };
   for (std::size_t k = 0; k < slabs_announced; ++k) announce(k);
@@ -104,7 +109,7 @@ void RowStream::each(const std::function<void(const Slab&)>& visit) {
     reading.get();
     std::swap(at_hand_, next_);
     if (k + 1 < slabs_.size()) reading = begin_to_read_slab(k + 1);
-    visit({slabs_[k], matrix_.columns, matrix_.storage, at_hand_.data()});
+    visit({slabs_[k], matrix_.columns_of(slabs_[k].begin).count(), matrix_.storage, at_hand_.data()});
   }
 }
 

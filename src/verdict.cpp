@@ -10,6 +10,8 @@
 namespace hessian_mpi {
 namespace {
 
+constexpr double floor_of_scale = 1e-2;
+
 // Rounding of the coarser of what was computed and what was stored decides what can be expected.
 Tolerances tolerances_for(const Problem& problem, Precision storage) {
   const bool coarse = problem.precision() == Precision::float32 || storage == Precision::float32;
@@ -36,11 +38,11 @@ CheckFigure judged(double error, double tolerance) {
 
 // On root.
 DifferenceFigures differences(const std::function<Problem()>& float64_twin, Matrix matrix, const LossAndGradient& point,
-                              const std::vector<std::int64_t>& rows, const std::vector<std::vector<double>>& products,
-                              const DifferenceTolerances& tolerances, Verdict& verdict) {
+                              const std::vector<Lines>& lines, double scale, const DifferenceTolerances& tolerances,
+                              Verdict& verdict) {
   try {
     auto twin = float64_twin();
-    const auto found = check_differences(twin, matrix, point, rows, products, tolerances);
+    const auto found = check_differences(twin, matrix, point, lines, scale, tolerances);
     if (found.gradient.outcome != CheckOutcome::not_made) return found;
     verdict.warnings.emplace_back(
         "no difference check: the loss in float64 is another one, as where a network draws random numbers of its own; "
@@ -49,6 +51,16 @@ DifferenceFigures differences(const std::function<Problem()>& float64_twin, Matr
     verdict.warnings.push_back(text("no difference check: the network does not run in float64: ", error.what()));
   }
   return {};
+}
+
+// Collective. Lines through the point, with what the file says of the change along them.
+std::vector<Lines> lines_with_products(const WrittenFile& file, const std::vector<std::vector<std::int64_t>>& samples,
+                                       const LossAndGradient& point, const Communicator& communicator) {
+  std::vector<std::int64_t> rows;
+  for (const auto& group : samples) rows.insert(rows.end(), group.begin(), group.end());
+  auto all = random_lines(point.gradient, file.matrix, rows);
+  for (auto& lines : all) lines.products = products(file.path, lines, communicator);
+  return all;
 }
 
 // Collective. What root found, on all ranks.
@@ -104,17 +116,25 @@ Verdict check_file(const WrittenFile& file, const Problem& problem, Matrix matri
   between_checks();
   if (rows == 0) return verdict;
   const auto tolerances = tolerances_for(problem, file.matrix.storage);
-  const Rows& part = file.matrix.grid.part();
-  const auto sample = sample_for_symmetry(problem.index(), part);
-  figures.symmetry = judged(symmetry_error(file.path, sample, file.largest, communicator), tolerances.symmetry);
+  const auto samples = samples_of(problem.index(), file.matrix);
+  if (file.matrix.entries != Entries::diagonal) {
+    double worst = 0;
+    for (const auto& group : samples) {
+      worst = std::max(worst, symmetry_error(file.path, group, file.largest, communicator));
+    }
+    figures.symmetry = judged(worst, tolerances.symmetry);
+  }
   between_checks();
-  figures.row = judged(row_error(file.path, problem, matrix, sample_rows(part, rows), file.largest, communicator),
-                       tolerances.row);
+  const auto again = sample_rows(file.matrix.grid.part(), rows);
+  figures.row =
+      judged(row_error(file.path, file.matrix, problem, matrix, again, file.largest, communicator), tolerances.row);
   between_checks();
-  const auto along_lines = products(file.path, sample, random_lines(point.gradient), communicator);
+  const auto lines = lines_with_products(file, samples, point, communicator);
+  // Of single blocks or entries, which may be small by chance.
+  const double scale = file.matrix.entries == Entries::all ? 0 : floor_of_scale * file.largest;
   DifferenceFigures found;
   communicator.on_root(
-      [&] { found = differences(float64_twin, matrix, point, sample, along_lines, tolerances.difference, verdict); });
+      [&] { found = differences(float64_twin, matrix, point, lines, scale, tolerances.difference, verdict); });
   if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);

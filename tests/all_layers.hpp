@@ -30,15 +30,16 @@ class AllLayers final : public Engine {
         row_by_row_(problem) {}
   std::string name() const override { return "layers"; }
   std::int64_t rows_at_once() const override { return 1; }
-  std::uint64_t bytes_per_row() const override { return 0; }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override {
     if (engines_.empty()) prepare(storage);
-    const auto bytes_of_row = problem_.index().size() * static_cast<std::int64_t>(bytes_of(storage));
+    const auto bytes_of_row = columns.count() * static_cast<std::int64_t>(bytes_of(storage));
     for (auto row = rows.begin; row < rows.end;) {  // neighbours that are made in the same step
       Rows some{row, row + 1};
       while (some.end < rows.end && step_of(some.end) == step_of(row)) ++some.end;
-      engines_[step_of(row)]->compute(some, storage, static_cast<char*>(out) + (row - rows.begin) * bytes_of_row,
-                                      advance);
+      engines_[step_of(row)]->compute(some, columns, storage,
+                                      static_cast<char*>(out) + (row - rows.begin) * bytes_of_row, advance);
       row = some.end;
     }
   }
@@ -58,7 +59,7 @@ class AllLayers final : public Engine {
       std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
       for (const auto& run : earlier) {
         for (auto i = run.begin; i < run.end; ++i) {
-          engines_[step_of(i)]->compute({i, i + 1}, storage, row.data(), [](double) {});
+          engines_[step_of(i)]->compute({i, i + 1}, {0, problem_.index().size()}, storage, row.data(), [](double) {});
           columns->note(i, row.data());
         }
       }

@@ -35,8 +35,9 @@ class FormulaEngine final : public Engine {
 
   std::string name() const override { return "formula"; }
   std::int64_t rows_at_once() const override { return at_once; }
-  std::uint64_t bytes_per_row() const override { return beside; }
-  void compute(const Rows& rows, Precision, void* out, const std::function<void(double)>& advance) override {
+  std::uint64_t bytes_per_row(std::int64_t) const override { return beside; }
+  void compute(const Rows& rows, const Rows&, Precision, void* out,
+               const std::function<void(double)>& advance) override {
     asked.push_back(rows);
     auto* number = static_cast<float*>(out);
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {

@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <functional>
+#include <numeric>
 #include <utility>
 
 #include "closed_form_model.hpp"
@@ -76,26 +77,35 @@ Problem problem_of(std::unique_ptr<Model> model) {
   return {std::move(model), Data{{samples}, {}}, settings};
 }
 
-// Rows of a matrix times the lines through a point.
-std::vector<std::vector<double>> times_lines(const std::vector<double>& matrix, const std::vector<double>& gradient) {
-  const auto n = static_cast<std::int64_t>(gradient.size());
-  std::vector<std::vector<double>> result;
-  for (const auto& v : random_lines(gradient)) {
-    auto& products = result.emplace_back();
-    for (std::int64_t i = 0; i < n; ++i) {
-      double sum = 0;
-      for (std::int64_t j = 0; j < n; ++j)
-        sum += matrix[static_cast<std::size_t>(i * n + j)] * v[static_cast<std::size_t>(j)];
-      products.push_back(sum);
-    }
-  }
-  return result;
-}
-
 std::vector<std::int64_t> all_rows(std::int64_t n) {
   std::vector<std::int64_t> rows;
   for (std::int64_t i = 0; i < n; ++i) rows.push_back(i);
   return rows;
+}
+
+MatrixShape whole_matrix(std::int64_t n) {
+  return {BlockGrid(n, 8 * n), n, Precision::float64};
+}
+
+// Lines through a point, and a matrix times them in all rows.
+std::vector<Lines> times_lines(const std::vector<double>& matrix, const std::vector<double>& gradient,
+                               const MatrixShape& shape) {
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  auto all = random_lines(gradient, shape, all_rows(n));
+  for (auto& lines : all) {
+    for (const auto& v : lines.directions) {
+      auto& products = lines.products.emplace_back();
+      for (const auto i : lines.rows) {
+        const double* row = matrix.data() + i * n + lines.columns.begin;
+        products.push_back(std::inner_product(v.begin(), v.end(), row, 0.0));
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<Lines> times_lines(const std::vector<double>& matrix, const std::vector<double>& gradient) {
+  return times_lines(matrix, gradient, whole_matrix(static_cast<std::int64_t>(gradient.size())));
 }
 
 TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
@@ -104,8 +114,7 @@ TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
   const auto point = evaluate(problem);
   auto matrix = closed_form_hessian(0.5, -2.0);
   const auto check = [&] {
-    return check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
-                             times_lines(matrix, point.gradient), tolerances);
+    return check_differences(problem, Matrix::hessian, point, times_lines(matrix, point.gradient), 0, tolerances);
   };
   const auto right = check();
   EXPECT_EQ(right.hessian.outcome, CheckOutcome::passed);
@@ -129,8 +138,8 @@ TEST(CheckDifferences, KnowTheL2Term) {
   auto matrix = closed_form_hessian(0.5, -2.0);
   for (std::size_t k = 0; k < closed_form_size; ++k) matrix[k * closed_form_size + k] += 0.75;
   const auto point = evaluate(problem);
-  const auto found = check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
-                                       times_lines(matrix, point.gradient), tolerances);
+  const auto found =
+      check_differences(problem, Matrix::hessian, point, times_lines(matrix, point.gradient), 0, tolerances);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::passed);
 }
@@ -139,8 +148,8 @@ TEST(CheckDifferences, TellTheGradientFromAnotherVector) {
   auto problem = problem_of(std::make_unique<ClosedFormModel>());
   auto point = evaluate(problem);
   point.gradient[1] += 0.1;
-  const auto found = check_differences(problem, Matrix::hessian, point, all_rows(closed_form_size),
-                                       times_lines(closed_form_hessian(0.5, -2.0), point.gradient), tolerances);
+  const auto found = check_differences(problem, Matrix::hessian, point,
+                                       times_lines(closed_form_hessian(0.5, -2.0), point.gradient), 0, tolerances);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
 }
@@ -165,7 +174,7 @@ class Kinked final : public Model {
 DifferenceFigures figures_beside_kink(double offset) {
   auto problem = problem_of(std::make_unique<Kinked>(offset));
   const auto point = evaluate(problem);
-  return check_differences(problem, Matrix::hessian, point, {0, 1}, random_lines(point.gradient), tolerances);
+  return check_differences(problem, Matrix::hessian, point, times_lines({1, 0, 0, 1}, point.gradient), 0, tolerances);
 }
 
 TEST(CheckDifferences, SayThatThereIsAKinkInsteadOfFailing) {
@@ -195,8 +204,8 @@ class CutOff final : public Model {
 TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
   auto problem = problem_of(std::make_unique<CutOff>());
   const auto point = evaluate(problem);
-  const auto found = check_differences(problem, Matrix::hessian, point, {0, 1},
-                                       times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), tolerances);
+  const auto found = check_differences(problem, Matrix::hessian, point,
+                                       times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), 0, tolerances);
   EXPECT_FALSE(found.constants);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::failed);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::failed);
@@ -223,37 +232,77 @@ TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
   ASSERT_EQ(point.gradient, (std::vector<double>{6, 0, 2}));
   const std::vector<double> hessian{0, 0, 2, 0, 0, 0, 2, 0, 0};
   const auto found =
-      check_differences(problem, Matrix::hessian, point, {0, 1, 2}, times_lines(hessian, point.gradient), tolerances);
+      check_differences(problem, Matrix::hessian, point, times_lines(hessian, point.gradient), 0, tolerances);
   EXPECT_TRUE(found.constants);
   EXPECT_EQ(found.gradient.outcome, CheckOutcome::passed);
   EXPECT_EQ(found.hessian.outcome, CheckOutcome::passed);
   const std::vector<double> wrong{0, 0, 3, 0, 0, 0, 3, 0, 0};
-  EXPECT_EQ(
-      check_differences(problem, Matrix::hessian, point, {0, 1, 2}, times_lines(wrong, point.gradient), tolerances)
-          .hessian.outcome,
-      CheckOutcome::failed);
+  EXPECT_EQ(check_differences(problem, Matrix::hessian, point, times_lines(wrong, point.gradient), 0, tolerances)
+                .hessian.outcome,
+            CheckOutcome::failed);
+}
+
+// The closed form's parameters as two tensors, the first of two numbers.
+MatrixShape shape_of_two(Entries entries) {
+  ParameterIndex index;
+  index.append("first", {2});
+  index.append("second", {closed_form_size - 2});
+  return matrix_of(index, Precision::float64, entries);
+}
+
+TEST(CheckDifferences, TellDiagonalBlocksAndDiagonalsFromOthers) {
+  auto problem = problem_of(std::make_unique<ClosedFormModel>());
+  const auto point = evaluate(problem);
+  for (const auto entries : {Entries::diagonal_blocks, Entries::diagonal}) {
+    auto matrix = closed_form_hessian(0.5, -2.0);
+    const auto check = [&] {
+      return check_differences(problem, Matrix::hessian, point,
+                               times_lines(matrix, point.gradient, shape_of_two(entries)), 0, tolerances);
+    };
+    EXPECT_EQ(check().hessian.outcome, CheckOutcome::passed) << name_of(entries);
+    EXPECT_EQ(check().gradient.outcome, CheckOutcome::passed) << name_of(entries);
+    matrix[0] += 1;
+    EXPECT_EQ(check().hessian.outcome, CheckOutcome::failed) << name_of(entries);
+  }
+}
+
+double length_of(const std::vector<double>& v) {
+  return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
 }
 
 TEST(RandomLines, AreUnitVectorsAndTheSameInEveryCall) {
   const std::vector<double> gradient(50, 1.0);
-  const auto lines = random_lines(gradient);
-  ASSERT_GE(lines.size(), 4U);
-  EXPECT_EQ(lines, random_lines(gradient));
-  EXPECT_NE(lines[0], lines[1]);
-  for (const auto& v : lines) {
-    double square = 0;
-    for (const double x : v) square += x * x;
-    EXPECT_NEAR(square, 1, 1e-12);
-  }
+  const auto lines = random_lines(gradient, whole_matrix(50), {3, 4});
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_EQ(lines[0].rows, (std::vector<std::int64_t>{3, 4}));
+  ASSERT_EQ(lines[0].directions.size(), 4U);
+  EXPECT_EQ(lines[0].directions, random_lines(gradient, whole_matrix(50), {3, 4})[0].directions);
+  EXPECT_NE(lines[0].directions[0], lines[0].directions[1]);
+  for (const auto& v : lines[0].directions) EXPECT_NEAR(length_of(v), 1, 1e-12);
 }
 
 TEST(RandomLines, AreThereAgainWithoutWhatHasNoGradient) {
   std::vector<double> gradient(50, 1.0);
   gradient[7] = 0;
-  const auto lines = random_lines(gradient);
-  auto expected = lines[0];
+  const auto directions = random_lines(gradient, whole_matrix(50), {0})[0].directions;
+  auto expected = directions[0];
   expected[7] = 0;
-  EXPECT_EQ(lines[lines.size() / 2], expected);
+  EXPECT_EQ(directions[2], expected);
+}
+
+TEST(RandomLines, MoveOneTensorOrOneParameterOfASparserMatrix) {
+  const std::vector<double> gradient(closed_form_size, 1.0);
+  const auto sample = all_rows(closed_form_size);
+  const auto blocks = random_lines(gradient, shape_of_two(Entries::diagonal_blocks), sample);
+  ASSERT_EQ(blocks.size(), 2U);
+  EXPECT_EQ(blocks[1].columns, (Rows{2, closed_form_size}));
+  EXPECT_EQ(blocks[0].rows, (std::vector<std::int64_t>{0, 1}));
+  EXPECT_EQ(blocks[1].directions[0].size(), static_cast<std::size_t>(closed_form_size - 2));
+  const auto single = random_lines(gradient, shape_of_two(Entries::diagonal), sample);
+  ASSERT_FALSE(single.empty());
+  EXPECT_EQ(single[0].columns.count(), 1);
+  EXPECT_EQ(single[0].rows, std::vector<std::int64_t>{single[0].columns.begin});
+  EXPECT_NEAR(std::abs(single[0].directions[0][0]), 1, 1e-12);
 }
 
 TEST(Products, AreThoseOfTheFilesRows) {
@@ -262,12 +311,15 @@ TEST(Products, AreThoseOfTheFilesRows) {
   std::vector<double> ones(60, 1.0);
   std::vector<double> unit(60, 0.0);
   unit[7] = 2;
-  const auto found = products(file.path(), {3, 20, 59}, {ones, unit}, world);
+  const auto found = products(file.path(), {{0, 60}, {3, 20, 59}, {ones, unit}, {}}, world);
   ASSERT_EQ(found.size(), 2U);
   EXPECT_EQ(found[1], (std::vector<double>{2 * std::cos(10.0), 2 * std::cos(27.0), 2 * std::cos(66.0)}));
   double sum = 0;
   for (int j = 0; j < 60; ++j) sum += std::cos(20.0 + j);
   EXPECT_NEAR(found[0][1], sum, 1e-12);
+  EXPECT_EQ(products(file.path(), {{7, 8}, {3, 59}, {{2.0}}, {}}, world)[0],
+            (std::vector<double>{2 * std::cos(10.0), 2 * std::cos(66.0)}))
+      << "of some columns";
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ std::vector<Number> rows_of_engine(DoubleBackward& engine, const Rows& rows, Pre
   std::vector<Number> numbers(static_cast<std::size_t>(rows.count() * columns),
                               std::numeric_limits<Number>::quiet_NaN());
   double advanced = 0;
-  engine.compute(rows, storage, numbers.data(), [&](double done) { advanced += done; });
+  engine.compute(rows, {0, columns}, storage, numbers.data(), [&](double done) { advanced += done; });
   EXPECT_NEAR(advanced, static_cast<double>(rows.count()), 1e-9);
   return numbers;
 }
@@ -98,9 +98,9 @@ TEST(DoubleBackward, ChosenParametersGiveTheirPartOfTheMatrix) {
 TEST(DoubleBackward, AsksForMemoryOnlyWhereBatchesAreAddedUp) {
   const auto one = problem_with(std::nullopt, Precision::float32);
   const auto many = problem_with(2, Precision::float32);
-  EXPECT_EQ(DoubleBackward(one).bytes_per_row(), 0U);
+  EXPECT_EQ(DoubleBackward(one).bytes_per_row(closed_form_size), 0U);
   EXPECT_EQ(DoubleBackward(one).rows_at_once(), 1);
-  EXPECT_EQ(DoubleBackward(many).bytes_per_row(), closed_form_size * sizeof(double));
+  EXPECT_EQ(DoubleBackward(many).bytes_per_row(closed_form_size), closed_form_size * sizeof(double));
   EXPECT_GT(DoubleBackward(many).rows_at_once(), 1);
 }
 

@@ -54,7 +54,7 @@ class EditAtOnce : public testing::Test {
     text.replace(90'000, 6, "second");
     return text;
   }();
-  const Extent left_alone{20'001, 60'000};
+  const std::vector<Extent> left_alone{{20'001, 60'000}};
 
  private:
   const Communicator world_ = Communicator::world();

@@ -91,7 +91,7 @@ Numbers fisher(Reduction reduction) {
 Numbers all_rows(Engine& engine) {
   Numbers numbers(n * n, std::nan(""));
   double advanced = 0;
-  engine.compute({0, n}, Precision::float64, numbers.data(), [&](double done) { advanced += done; });
+  engine.compute({0, n}, {0, n}, Precision::float64, numbers.data(), [&](double done) { advanced += done; });
   EXPECT_NEAR(advanced, static_cast<double>(n), 1e-9);
   return numbers;
 }
@@ -125,7 +125,7 @@ TEST(Jacobian, ARowDoesNotDependOnWhatIsAskedForBesideIt) {
   const auto whole = all_rows(factors);
   Numbers one(n);
   for (std::int64_t i = 0; i < n; ++i) {
-    factors.compute({i, i + 1}, Precision::float64, one.data(), [](double) {});
+    factors.compute({i, i + 1}, {0, n}, Precision::float64, one.data(), [](double) {});
     EXPECT_EQ(std::memcmp(one.data(), whole.data() + i * n, n * sizeof(double)), 0) << "row " << i;
   }
 }

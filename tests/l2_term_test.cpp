@@ -15,8 +15,9 @@ class CountingEngine final : public Engine {
  public:
   std::string name() const override { return "counting"; }
   std::int64_t rows_at_once() const override { return 3; }
-  std::uint64_t bytes_per_row() const override { return 7; }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override {
+  std::uint64_t bytes_per_row(std::int64_t) const override { return 7; }
+  void compute(const Rows& rows, const Rows& /*columns*/, Precision storage, void* out,
+               const std::function<void(double)>& advance) override {
     for (auto i = rows.begin; i < rows.end; ++i) {
       for (std::int64_t j = 0; j < columns; ++j) {
         const double number = i + j == 0 ? -0.0 : static_cast<double>(10 * i + j);
@@ -35,10 +36,10 @@ class CountingEngine final : public Engine {
 template <class Number>
 std::vector<Number> rows_with(double lambda, const Rows& rows) {
   CountingEngine counting;
-  WithL2Term engine(counting, lambda, columns);
+  WithL2Term engine(counting, lambda);
   std::vector<Number> numbers(static_cast<std::size_t>(rows.count() * columns));
   double advanced = 0;
-  engine.compute(rows, sizeof(Number) == 4 ? Precision::float32 : Precision::float64, numbers.data(),
+  engine.compute(rows, {0, columns}, sizeof(Number) == 4 ? Precision::float32 : Precision::float64, numbers.data(),
                  [&](double done) { advanced += done; });
   EXPECT_EQ(advanced, static_cast<double>(rows.count()));
   return numbers;
@@ -56,10 +57,10 @@ TEST(WithL2Term, ChangesNoBitWhereThereIsNone) {
 
 TEST(WithL2Term, IsElseTheEngineThatItWraps) {
   CountingEngine counting;
-  const WithL2Term engine(counting, 1, columns);
+  const WithL2Term engine(counting, 1);
   EXPECT_EQ(engine.name(), "counting");
   EXPECT_EQ(engine.rows_at_once(), 3);
-  EXPECT_EQ(engine.bytes_per_row(), 7U);
+  EXPECT_EQ(engine.bytes_per_row(columns), 7U);
 }
 
 }  // namespace

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "all_layers.hpp"
+#include "hessian_mpi/diagonal.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/engine.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -81,7 +82,7 @@ Numbers<Number> rows_of(Engine& engine, const Rows& rows, std::int64_t columns) 
   // NaN: what is not written shows.
   Numbers<Number> numbers(static_cast<std::size_t>(rows.count() * columns), std::numeric_limits<Number>::quiet_NaN());
   double advanced = 0;
-  engine.compute(rows, precision_of<Number>, numbers.data(), [&](double done) { advanced += done; });
+  engine.compute(rows, {0, columns}, precision_of<Number>, numbers.data(), [&](double done) { advanced += done; });
   EXPECT_NEAR(advanced, static_cast<double>(rows.count()), 1e-6);
   return numbers;
 }
@@ -129,6 +130,42 @@ void expect_same_bytes_in_pieces(const Problem& problem, const Numbers<Number>& 
   }
 }
 
+// Each tensor's diagonal block, all at once and in squares, from a plan that makes nothing else.
+void expect_diagonal_blocks(const Problem& problem, const Numbers<double>& whole) {
+  const auto n = problem.index().size();
+  const auto plan = plan_layers(problem, Method::layers, Entries::diagonal_blocks);
+  const auto world = Communicator::world();
+  DoubleBackward row_by_row(problem);
+  for (std::size_t p = 0; p < plan.steps.size(); ++p) {
+    const auto& entry = problem.index().entries()[p];
+    const Rows rows{entry.offset, entry.offset + entry.size};
+    if (rows.count() == 0) continue;
+    const EarlierColumns none({}, {{rows}}, 0, Precision::float64);
+    std::optional<LayerFactors> factors;
+    if (plan.is_factored(p)) {
+      const auto& stage = plan.stages[plan.steps[p] - 1];
+      ASSERT_EQ(stage.layers.size(), 1U) << "of other layers nothing is needed";
+      factors.emplace(problem, stage, std::vector<Rows>{rows}, none, row_by_row, Precision::float64, enough_memory,
+                      world);
+    }
+    Engine& engine = factors ? static_cast<Engine&>(*factors) : row_by_row;
+    Numbers<double> expected;
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      expected.insert(expected.end(), whole.begin() + i * n + rows.begin, whole.begin() + i * n + rows.end);
+    }
+    Numbers<double> block(expected.size(), std::numeric_limits<double>::quiet_NaN());
+    engine.compute(rows, rows, Precision::float64, block.data(), [](double) {});
+    ParameterIndex own;
+    own.append(entry.name, entry.shape);
+    expect_alike(block, expected, tolerance_in_float64, own, "a diagonal block");
+    Numbers<double> diagonal(static_cast<std::size_t>(rows.count()), std::numeric_limits<double>::quiet_NaN());
+    Diagonal(engine).compute(rows, rows, Precision::float64, diagonal.data(), [](double) {});
+    for (std::size_t i = 0; i < diagonal.size(); ++i) {
+      EXPECT_EQ(diagonal[i], block[i * (diagonal.size() + 1)]) << entry.name << ", the same number in fewer columns";
+    }
+  }
+}
+
 class RandomNetwork : public testing::TestWithParam<Network> {};
 
 TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
@@ -144,6 +181,7 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   expect_alike(by_layers, expected, tolerance_in_float64, wide.index(), "layers against PyTorch");
   expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");
   if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
+  if (std::stoi(network.name) % 2 == 0) expect_diagonal_blocks(wide, by_rows);
 
   const auto narrow = load(network, Precision::float32);
   DoubleBackward narrow_engine(narrow);

@@ -74,7 +74,7 @@ LoadedProblem load(const Network& network, const std::string& format, Precision 
 std::vector<double> all_rows(Engine& engine, const Problem& problem) {
   const auto n = problem.index().size();
   std::vector<double> numbers(static_cast<std::size_t>(n * n), std::numeric_limits<double>::quiet_NaN());
-  engine.compute({0, n}, Precision::float64, numbers.data(), [](double) {});
+  engine.compute({0, n}, {0, n}, Precision::float64, numbers.data(), [](double) {});
   return numbers;
 }
 
@@ -140,7 +140,7 @@ void check_in_float32(const Network& network, const std::string& format, const s
   DoubleBackward row_by_row(loaded.problem);
   const auto n = loaded.problem.index().size();
   std::vector<float> coarse(static_cast<std::size_t>(n * n));
-  row_by_row.compute({0, n}, Precision::float32, coarse.data(), [](double) {});
+  row_by_row.compute({0, n}, {0, n}, Precision::float32, coarse.data(), [](double) {});
   compare("rows in float32", {coarse.begin(), coarse.end()}, rows, tolerance_in_float32, faults);
   for (const auto& cure : loaded.cures) {
     if (std::find(cures.begin(), cures.end(), cure) == cures.end()) cures.push_back(text("in float32: ", cure));

@@ -225,6 +225,53 @@ TEST(Parts, CoverEveryRowOnceAndAreCutBetweenBlocks) {
   }
 }
 
+ParameterIndex index_of(const std::vector<std::int64_t>& sizes) {
+  ParameterIndex index;
+  for (const auto size : sizes) index.append(std::to_string(index.entries().size()), {size});
+  return index;
+}
+
+TEST(MatrixOfDiagonalBlocks, HasAPieceForEachTensorThatHasElements) {
+  const auto index = index_of({3000, 0, 1, 70'000});
+  for (const auto entries : {Entries::diagonal_blocks, Entries::diagonal}) {
+    const auto matrix = matrix_of(index, Precision::float32, entries);
+    const auto& grid = matrix.grid;
+    ASSERT_EQ(grid.pieces(), 3U);
+    std::int64_t next = 0;
+    for (std::int64_t b = 0; b < grid.count(); ++b) {
+      const auto rows = grid.block(b);
+      ASSERT_EQ(rows.begin, next);
+      ASSERT_GT(rows.end, next);
+      EXPECT_EQ(grid.piece_of(rows.begin), grid.piece_of(rows.end - 1)) << "no block across two tensors";
+      EXPECT_EQ(grid.block_of(rows.begin), b);
+      EXPECT_EQ(grid.block_of(rows.end - 1), b);
+      const auto blocks = grid.blocks_of_piece(grid.piece_of(rows.begin));
+      EXPECT_TRUE(blocks.begin <= b && b < blocks.end);
+      next = rows.end;
+    }
+    EXPECT_EQ(next, 73'001);
+    EXPECT_GE(grid.count(), 1024) << "enough for many ranks";
+  }
+}
+
+TEST(MatrixOfDiagonalBlocks, KnowsColumnsAndBytes) {
+  const auto index = index_of({3000, 0, 1, 70'000});
+  const auto blocks = matrix_of(index, Precision::float32, Entries::diagonal_blocks);
+  EXPECT_EQ(blocks.columns_of(2999), (Rows{0, 3000}));
+  EXPECT_EQ(blocks.columns_of(3000), (Rows{3000, 3001}));
+  EXPECT_EQ(blocks.columns_of(3001), (Rows{3001, 73'001}));
+  EXPECT_EQ(blocks.bytes(), 4 * (std::int64_t{3000} * 3000 + 1 + std::int64_t{70'000} * 70'000));
+  EXPECT_EQ(blocks.longest_row(), 70'000);
+  EXPECT_EQ(blocks.bytes_of_rows({3001, 3003}), 2 * 70'000 * 4);
+  const auto diagonal = matrix_of(index, Precision::float64, Entries::diagonal);
+  EXPECT_EQ(diagonal.columns_of(17), (Rows{17, 18}));
+  EXPECT_EQ(diagonal.bytes(), 8 * 73'001);
+  EXPECT_EQ(diagonal.longest_row(), 1);
+  const auto whole = matrix_of(index, Precision::float64, Entries::all);
+  EXPECT_EQ(whole.columns_of(17), (Rows{0, 73'001}));
+  EXPECT_EQ(whole.bytes(), std::int64_t{8} * 73'001 * 73'001);
+}
+
 TEST(MatrixShape, CountsBytesBeyond32Bits) {
   const auto bytes = [](std::int64_t n, Precision storage) {
     return MatrixShape{BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage))), n, storage}.bytes();

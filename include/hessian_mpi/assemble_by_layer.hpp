@@ -1,6 +1,6 @@
 #pragma once
 /// The order of work where rows are factored by layer: the plan's steps, each with the rows of earlier ones as columns.
-/// Each step is split over all ranks.
+/// Each step is split over all ranks. Steps of diagonal blocks, or of the diagonal, know nothing of each other.
 
 #include <filesystem>
 #include <functional>

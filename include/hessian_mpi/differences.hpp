@@ -8,6 +8,7 @@
 
 #include "hessian_mpi/check_figures.hpp"
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/problem.hpp"
 
 namespace hessian_mpi {
@@ -33,26 +34,36 @@ struct DifferenceFigures {
   bool constants = false;
 };
 
-/// Rows of the file times vectors: for each vector, one number a row. Collective: each rank reads its share of the
-/// rows.
-std::vector<std::vector<double>> products(const std::filesystem::path& file, const std::vector<std::int64_t>& rows,
-                                          const std::vector<std::vector<double>>& vectors,
+/// Random lines through a point that move some parameters alone, and rows of the matrix that have entries in all
+/// columns of those.
+struct Lines {
+  Rows columns;                    ///< which parameters move
+  std::vector<std::int64_t> rows;  ///< in which H v is looked at
+  /// Unit vectors, of as many numbers as there are columns; then the same without the parameters whose gradient is
+  /// exactly zero.
+  std::vector<std::vector<double>> directions;
+  /// products() of the rows with the directions.
+  std::vector<std::vector<double>> products;
+};
+
+/// The same in every call. sample: rows of the file, of which some are looked at. Where all entries are made, two lines
+/// that move all parameters; else a line in each of some tensors, or along some single parameters.
+std::vector<Lines> random_lines(const std::vector<double>& gradient, const MatrixShape& matrix,
+                                const std::vector<std::int64_t>& sample);
+
+/// Collective: each rank reads its share of the rows. For each direction one number a row.
+std::vector<std::vector<double>> products(const std::filesystem::path& file, const Lines& lines,
                                           const Communicator& communicator);
 
-/// Random lines through a point, as unit vectors, the same in every call; and after them the same lines again, without
-/// the parameters whose gradient is exactly zero.
-std::vector<std::vector<double>> random_lines(const std::vector<double>& gradient);
-
-/// Not collective. point: loss and gradient as they stand in the file. rows_times_lines: products() of some rows with
-/// random_lines(). problem: of float64 precision; its parameters are moved and put back. The step is the cube root of
-/// the precision, times the length of theta where that is more than 1: there truncation and rounding of a central
-/// difference balance. Of a Gauss-Newton or Fisher matrix it is the outputs that differences are taken of, pulled back
-/// by J^T A. Where it meets kinks, steps of a tenth, a hundredth and a thousandth are tried. The lines without some
-/// parameters are gone along where the others fail. Nothing is made where the problem's loss is not that of the point:
-/// it is another function then.
+/// Not collective. point: loss and gradient as they stand in the file. problem: of float64 precision; its parameters
+/// are moved and put back. The step is the cube root of the precision, times the length of theta where that is more
+/// than 1: there truncation and rounding of a central difference balance. Of a Gauss-Newton or Fisher matrix it is the
+/// outputs that differences are taken of, pulled back by J^T A. Where it meets kinks, steps of a tenth, a hundredth and
+/// a thousandth are tried. The lines without some parameters are gone along where the others fail. scale: errors are
+/// relative to this at least. Nothing is made where the problem's loss is not that of the point: it is another function
+/// then.
 DifferenceFigures check_differences(Problem& problem, Matrix matrix, const LossAndGradient& point,
-                                    const std::vector<std::int64_t>& rows,
-                                    const std::vector<std::vector<double>>& rows_times_lines,
+                                    const std::vector<Lines>& lines, double scale,
                                     const DifferenceTolerances& tolerances);
 
 }  // namespace hessian_mpi

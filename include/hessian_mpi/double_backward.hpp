@@ -19,8 +19,9 @@ class DoubleBackward final : public Engine {
 
   std::string name() const override { return "rows"; }
   std::int64_t rows_at_once() const override;
-  std::uint64_t bytes_per_row() const override;
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+  std::uint64_t bytes_per_row(std::int64_t columns) const override;
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
 
  private:
   // The gradient of one batch with its graph; kept between calls, so that a single batch is run once in all.
@@ -30,8 +31,8 @@ class DoubleBackward final : public Engine {
   };
   const Graph& graph_of(std::int64_t batch);
   template <class Number>
-  void compute_as(const Rows& rows, Number* out, const std::function<void(double)>& advance);
-  std::vector<torch::Tensor> row(const Graph& graph, std::int64_t i);
+  void compute_as(const Rows& rows, const Rows& columns, Number* out, const std::function<void(double)>& advance);
+  std::vector<torch::Tensor> row(const Graph& graph, const std::vector<torch::Tensor>& parameters, std::int64_t i);
 
   const Problem& problem_;
   std::optional<Graph> graph_;

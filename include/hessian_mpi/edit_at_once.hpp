@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <vector>
 
 namespace hessian_mpi {
 
@@ -19,10 +20,10 @@ struct Extent {
 /// not exist. Throws RunError where that cannot be written.
 void make_at_once(const std::filesystem::path& file, const std::function<void(const std::filesystem::path&)>& make);
 
-/// Hands edit the path of a copy in memory, with a hole for what is left alone, and takes its changes over. edit closes
-/// what it opens. Whatever edit throws leaves the file as it was; RunError where there is no room for the log, or the
-/// file can't be written to.
-void edit_at_once(const std::filesystem::path& file, const Extent& left_alone,
+/// Hands edit the path of a copy in memory, with holes for what is left alone, extents in the order of the file, and
+/// takes its changes over. edit closes what it opens. Whatever edit throws leaves the file as it was; RunError where
+/// there is no room for the log, or the file can't be written to.
+void edit_at_once(const std::filesystem::path& file, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit);
 
 /// Completes an edit of the file that was interrupted; does nothing where there was none. Throws RunError where it

@@ -38,6 +38,10 @@ BlockCheck verify_stored_blocks(const std::filesystem::path& file, const MatrixS
 /// are as many. The same for the same arguments.
 std::vector<std::int64_t> sample_for_symmetry(const ParameterIndex& index, const Rows& part);
 
+/// Those of a matrix, in groups whose rows have entries in each other's columns. Of diagonal blocks, several from each
+/// of some; of a diagonal, each for itself.
+std::vector<std::vector<std::int64_t>> samples_of(const ParameterIndex& index, const MatrixShape& matrix);
+
 /// Collective. Largest |H_ij - H_ji| for i and j of the rows, divided by `largest`, the largest |H_ij| of all.
 double symmetry_error(const std::filesystem::path& file, const std::vector<std::int64_t>& rows, double largest,
                       const Communicator& communicator);

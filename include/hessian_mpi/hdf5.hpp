@@ -42,7 +42,7 @@ class Handle {
   Close close_ = nullptr;
 };
 
-/// A rectangle of a two-dimensional dataset.
+/// A rectangle of a two-dimensional dataset; of a one-dimensional one its rows, in one column.
 struct Tile {
   std::uint64_t row = 0;
   std::uint64_t column = 0;
@@ -141,6 +141,8 @@ class File {
   /// Collective over the file's communicator: each rank writes its own tile, or nothing where the tile has no rows.
   /// At most 1 GiB a call: larger ones fail in some versions of Open MPI.
   void write_tile_collectively(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
+  /// Not collective, though the file was opened by several ranks: writes a tile of a dataset that has its space.
+  void write_tile_alone(const std::string& dataset, Type memory_type, const Tile& tile, const void* values);
 
   /// Creates the attribute, or replaces the value of an existing one. object: a path, "/" for the root group.
   void set_attribute(const std::string& object, const std::string& name, const std::string& value);

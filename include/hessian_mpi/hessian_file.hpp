@@ -65,7 +65,7 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
 
 /// Not collective. Takes the space of the rows from the disk again, for a file that was copied with holes. Throws
 /// InputError where there is no room.
-void retake_space(const std::filesystem::path& path, std::uint64_t bytes);
+void retake_space(const std::filesystem::path& path);
 
 /// What a file says of itself, all but the rows.
 struct StoredLayout {

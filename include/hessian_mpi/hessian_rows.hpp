@@ -7,6 +7,7 @@
 
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/writeback.hpp"
 
@@ -22,8 +23,8 @@ class HessianWriter {
   HessianWriter(const HessianWriter&) = delete;
   HessianWriter& operator=(const HessianWriter&) = delete;
 
-  /// Collective. Each rank hands in its own rows: rows.count() x N numbers of the storage type, row-major; or none.
-  /// At most 1 GiB a rank.
+  /// Collective. Each rank hands in its own rows, of one piece of the matrix: all of their entries, numbers of the
+  /// storage type, row-major; or none. At most 1 GiB a rank.
   void write(const Rows& rows, const void* numbers);
 
   /// Collective. Returns when every row that was written is on the disk, as far as the operating system knows.
@@ -35,7 +36,7 @@ class HessianWriter {
 
  private:
   hdf5::File file_;
-  std::uint64_t offset_;  // of the matrix in the file
+  MatrixDatasets datasets_;
   EarlyWriteback writeback_;
   MatrixShape matrix_;
   const Communicator& communicator_;
@@ -47,14 +48,14 @@ class HessianWriter {
 class HessianReader {
  public:
   explicit HessianReader(const std::filesystem::path& path);
-  /// The tile's numbers, row-major, converted to double.
+  /// The tile's numbers, row-major, converted to double. Of rows that have entries in these columns.
   std::vector<double> tile(const hdf5::Tile& tile) const;
-  /// Bytes of some rows as they lie in the file: rows.count() x N numbers of the storage type.
+  /// Bytes of some rows, of one piece of the matrix, as they lie in the file.
   std::vector<char> bytes(const Rows& rows, const MatrixShape& matrix) const;
 
  private:
   hdf5::File file_;
-  std::uint64_t first_row_;
+  MatrixDatasets datasets_;
 };
 
 }  // namespace hessian_mpi

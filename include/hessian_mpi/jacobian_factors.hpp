@@ -24,8 +24,9 @@ class JacobianFactors final : public Engine {
 
   std::string name() const override { return "outputs"; }
   std::int64_t rows_at_once() const override { return 64; }
-  std::uint64_t bytes_per_row() const override;
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override;
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
 
   class Numbers;  // in numbers of one precision
 

@@ -20,9 +20,10 @@ class JacobianRows final : public Engine {
 
   std::string name() const override { return "rows"; }
   std::int64_t rows_at_once() const override;
-  std::uint64_t bytes_per_row() const override;
+  std::uint64_t bytes_per_row(std::int64_t columns) const override;
   /// Throws what output_map() throws.
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
 
  private:
   // One batch with the graph of J^T u; kept between calls.
@@ -33,7 +34,8 @@ class JacobianRows final : public Engine {
     std::vector<torch::Tensor> products;  // J^T u, undefined where the outputs do not depend on a parameter
   };
   const Graph& graph_of(std::int64_t batch);
-  std::vector<torch::Tensor> row(const Graph& graph, std::int64_t i) const;
+  std::vector<torch::Tensor> row(const Graph& graph, const std::vector<torch::Tensor>& parameters,
+                                 std::int64_t i) const;
 
   const Problem& problem_;
   Matrix matrix_;

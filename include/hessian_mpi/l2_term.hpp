@@ -14,18 +14,17 @@ namespace hessian_mpi {
 /// those that an engine hands to another one as columns would get it twice.
 class WithL2Term final : public Engine {
  public:
-  /// columns: N. The engine must outlive the object.
-  WithL2Term(Engine& engine, double lambda, std::int64_t columns)
-      : engine_(engine), lambda_(lambda), columns_(columns) {}
+  /// The engine must outlive the object.
+  WithL2Term(Engine& engine, double lambda) : engine_(engine), lambda_(lambda) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
-  std::uint64_t bytes_per_row() const override { return engine_.bytes_per_row(); }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+  std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
 
  private:
   Engine& engine_;
   double lambda_;
-  std::int64_t columns_;
 };
 
 }  // namespace hessian_mpi

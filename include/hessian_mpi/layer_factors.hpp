@@ -31,8 +31,9 @@ class LayerFactors final : public Engine {
   /// Collective over the communicator: the passes for J are split over its ranks. stage: the same on all ranks. own:
   /// the rows of the stage that this rank is going to ask for, in order. columns: what rows of earlier steps have in
   /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
-  /// of the sums over samples. memory: bytes for what passes find; more of them are made again where it is small.
-  /// Problem, stage, columns and others must outlive the engine.
+  /// of the sums over samples. What is asked for is all columns, or some of those of the stage's own layers. memory:
+  /// bytes for what passes find; more of them are made again where it is small. Problem, stage, columns and others must
+  /// outlive the engine.
   LayerFactors(const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own,
                const EarlierColumns& columns, Engine& others, Precision accumulate, std::uint64_t memory,
                const Communicator& communicator);
@@ -42,8 +43,9 @@ class LayerFactors final : public Engine {
 
   std::string name() const override { return "layers"; }
   std::int64_t rows_at_once() const override { return 64; }
-  std::uint64_t bytes_per_row() const override { return 0; }
-  void compute(const Rows& rows, Precision storage, void* out, const std::function<void(double)>& advance) override;
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
 
   class Assembly;  // in numbers of one precision
 

@@ -52,8 +52,9 @@ struct LayerPlan {
 
 /// Not collective; the same on all ranks. Method::rows: no layers. Method::layers: all layers that can be factored
 /// without factors larger than the matrix is worth. Method::automatic: those where it saves operations. Runs the model
-/// a few times, and tests with some backward passes what second derivatives cross.
-LayerPlan plan_layers(const Problem& problem, Method method);
+/// a few times, and tests with some backward passes what second derivatives cross. For diagonal blocks, or the diagonal
+/// of them, each layer has a stage of its own.
+LayerPlan plan_layers(const Problem& problem, Method method, Entries entries = Entries::all);
 
 /// The rows that a step makes, as runs of neighbours.
 std::vector<Rows> rows_of(const LayerPlan& plan, const ParameterIndex& index, std::size_t step);

@@ -32,6 +32,7 @@ struct Options {
   std::vector<std::string> parameters = {"*"};
   std::uint64_t seed = 0;
   Matrix matrix = Matrix::hessian;
+  Entries entries = Entries::all;
   Method method = Method::automatic;
   std::optional<Precision> accumulate;     ///< of sums over samples; as the derivatives where absent
   std::optional<Rows> rows;                ///< all where this and the next are absent

@@ -5,47 +5,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/vocabulary.hpp"
 
 namespace hessian_mpi {
-
-/// Rows in blocks of equal height, the last one smaller. A block is what has a checksum and what a checkpoint marks.
-/// The grid depends on the matrix alone, never on ranks or memory: any number of ranks can verify or go on with a file.
-class BlockGrid {
- public:
-  /// Blocks of about 4 MiB, but at least 1,024 of them where there are as many rows, so that many ranks find work.
-  BlockGrid(std::int64_t rows, std::int64_t bytes_per_row);
-  /// The same grid, of which a part file holds some rows, at least one: the first and the last block are cut off there.
-  BlockGrid(std::int64_t rows, std::int64_t bytes_per_row, const Rows& part);
-
-  /// Rows of the whole matrix, and those that are meant.
-  std::int64_t rows() const { return rows_; }
-  const Rows& part() const { return part_; }
-  std::int64_t rows_per_block() const { return rows_per_block_; }
-  /// Number of blocks.
-  std::int64_t count() const;
-  /// Rows of block b in [0, count()).
-  Rows block(std::int64_t b) const;
-  /// The block of a row of the part.
-  std::int64_t block_of(std::int64_t row) const { return row / rows_per_block_ - part_.begin / rows_per_block_; }
-
- private:
-  std::int64_t rows_;
-  std::int64_t rows_per_block_;
-  Rows part_;
-};
-
-/// The matrix of a file: the rows that are meant, N columns, and the numbers on disk.
-struct MatrixShape {
-  BlockGrid grid{0, 1};
-  std::int64_t columns = 0;
-  Precision storage = Precision::float32;
-  std::int64_t bytes_of_row() const { return columns * static_cast<std::int64_t>(bytes_of(storage)); }
-  std::int64_t bytes() const { return grid.part().count() * bytes_of_row(); }
-};
-
-/// Part k of the given number of parts of the whole grid, cut between blocks: the rows of one task of a job array.
-Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts);
 
 /// Blocks [begin, end), counted as Rows count rows.
 struct Blocks {
@@ -54,6 +17,76 @@ struct Blocks {
   std::int64_t count() const { return end - begin; }
   friend bool operator==(const Blocks&, const Blocks&) = default;
 };
+
+/// Rows in blocks of equal height, the last one smaller. A block is what has a checksum and what a checkpoint marks.
+/// The grid depends on the matrix alone, never on ranks or memory: any number of ranks can verify or go on with a file.
+/// Where the matrix is cut into pieces, each piece has blocks of its own.
+class BlockGrid {
+ public:
+  /// Blocks of about 4 MiB, but at least 1,024 of them where there are as many rows, so that many ranks find work.
+  BlockGrid(std::int64_t rows, std::int64_t bytes_per_row);
+  /// The same grid, of which a part file holds some rows, at least one: the first and the last block are cut off there.
+  BlockGrid(std::int64_t rows, std::int64_t bytes_per_row, const Rows& part);
+  /// Rows in pieces with no block across two of them. pieces: all rows, in order, none of them empty. bytes_per_row: of
+  /// each piece.
+  BlockGrid(const std::vector<Rows>& pieces, const std::vector<std::int64_t>& bytes_per_row);
+
+  /// Rows of the whole matrix, and those that are meant.
+  std::int64_t rows() const { return rows_; }
+  const Rows& part() const { return part_; }
+  /// Of the highest block.
+  std::int64_t rows_per_block() const;
+  /// Number of blocks.
+  std::int64_t count() const;
+  /// Rows of block b in [0, count()).
+  Rows block(std::int64_t b) const;
+  /// The block of a row of the part.
+  std::int64_t block_of(std::int64_t row) const;
+  /// The pieces, in order; one where the matrix is not cut.
+  std::size_t pieces() const { return pieces_.size(); }
+  const Rows& piece(std::size_t p) const { return pieces_[p].rows; }
+  std::size_t piece_of(std::int64_t row) const;
+  /// Blocks of a piece, all of the same height but for the last.
+  std::int64_t rows_per_block(std::size_t p) const { return pieces_[p].rows_per_block; }
+  Blocks blocks_of_piece(std::size_t p) const;
+
+ private:
+  struct Piece {
+    Rows rows;
+    std::int64_t rows_per_block;
+    std::int64_t first_block;
+  };
+  std::int64_t origin(const Piece& piece) const;
+  std::int64_t rows_;
+  Rows part_;
+  std::vector<Piece> pieces_;
+};
+
+/// The matrix of a file: the rows that are meant, N columns, the numbers on disk, and which of the entries are made. Of
+/// diagonal blocks, and of a diagonal, each parameter tensor is a piece of the grid.
+struct MatrixShape {
+  BlockGrid grid{0, 1};
+  std::int64_t columns = 0;
+  Precision storage = Precision::float32;
+  Entries entries = Entries::all;
+
+  /// The columns in which a row has entries.
+  Rows columns_of(std::int64_t row) const;
+  /// Bytes of some rows of one piece; and of the largest block.
+  std::int64_t bytes_of_rows(const Rows& rows) const;
+  std::int64_t bytes_of_largest_block() const;
+  /// Bytes of a whole row, where all entries are made.
+  std::int64_t bytes_of_row() const { return columns * static_cast<std::int64_t>(bytes_of(storage)); }
+  std::int64_t bytes() const;
+  /// Entries in the longest row.
+  std::int64_t longest_row() const;
+};
+
+/// The whole matrix over these parameters.
+MatrixShape matrix_of(const ParameterIndex& index, Precision storage, Entries entries);
+
+/// Part k of the given number of parts of the whole grid, cut between blocks: the rows of one task of a job array.
+Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts);
 
 /// The rows of some blocks.
 Rows rows_of(const BlockGrid& grid, const Blocks& blocks);

@@ -11,11 +11,13 @@
 
 namespace hessian_mpi {
 
-/// How the rows are made: "rows" or "layers", for each parameter in words, and in which precision sums are taken.
+/// How the rows are made: "rows", "layers" or "outputs", for each parameter in words, in which precision sums are
+/// taken, and what was done in another way than PyTorch does it, so that second derivatives are right.
 struct MethodOfRows {
   std::string method;
   std::string of_parameters;  ///< a line for each
   Precision accumulate = Precision::float32;
+  std::string cures;  ///< a line for each
 };
 
 /// Attributes known before the first row. Not collective; reads the model and data files once for their SHA-256.

@@ -8,10 +8,12 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/vocabulary.hpp"
 #include "hessian_mpi/writeback.hpp"
@@ -20,8 +22,8 @@ namespace hessian_mpi {
 
 /// Some whole rows in memory, which belongs to the stream that handed them out: valid until the visit returns.
 struct Slab {
-  Rows rows;  ///< of the whole matrix, also where the file is a part
-  std::int64_t columns = 0;
+  Rows rows;                 ///< of the whole matrix, also where the file is a part
+  std::int64_t columns = 0;  ///< entries in each of them
   Precision storage = Precision::float32;
   const char* bytes = nullptr;  ///< rows.count() x columns numbers of the storage type, row-major, as in the file
   std::size_t size() const { return static_cast<std::size_t>(rows.count() * columns) * bytes_of(storage); }
@@ -41,7 +43,7 @@ void with_numbers(const Slab& slab, const Visit& visit) {
 /// most; none where ranks outnumber rows.
 Rows rows_of_rank(const MatrixShape& matrix, int rank, int ranks);
 
-/// Rows cut into slabs of about 4 MiB, at least a row each.
+/// Rows cut into slabs of about 4 MiB, at least a row each, and each of one piece of the matrix.
 std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix);
 
 /// A file, open to read the same slabs once or many times.
@@ -56,18 +58,26 @@ class RowStream {
   void each(const std::function<void(const Slab&)>& visit);
 
   /// Whether HDF5 has no part in reading.
-  bool reads_plainly() const { return offset_.has_value(); }
+  bool reads_plainly() const;
 
  private:
+  /// Where a slab lies.
+  struct Place {
+    std::string dataset;
+    hdf5::Tile tile;
+    std::optional<std::uint64_t> offset;  // in the file, where it can be read plainly
+    std::size_t bytes = 0;
+  };
+  Place place_of(const Rows& slab, const MatrixDatasets& datasets) const;
   void announce(std::size_t slab) const;
-  void read(const Rows& rows, std::vector<char>& buffer) const;
+  void read(const Place& place, std::vector<char>& buffer) const;
   void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
 
   std::filesystem::path path_;
   MatrixShape matrix_;
   std::vector<Rows> slabs_;
   hdf5::File file_;
-  std::optional<std::uint64_t> offset_;  // of the matrix, where it can be read plainly
+  std::vector<Place> places_;
   Descriptor descriptor_;
   std::vector<char> at_hand_;
   std::vector<char> next_;

@@ -22,6 +22,9 @@ enum class Method { automatic, rows, layers };
 /// the network), or the empirical Fisher matrix (gradients of samples times themselves).
 enum class Matrix { hessian, ggn, fisher };
 
+/// Which entries of the matrix are made: all, the diagonal block of each parameter tensor, or the diagonal alone.
+enum class Entries { all, diagonal_blocks, diagonal };
+
 /// Which blocks are read back from the file and compared with their checksums.
 enum class Verify { none, sample, all };
 
@@ -48,7 +51,11 @@ constexpr const char* name_of(Matrix matrix) {
   return matrix == Matrix::hessian ? "hessian" : matrix == Matrix::ggn ? "ggn" : "fisher";
 }
 
-/// Rows [begin, end) of the Hessian.
+constexpr const char* name_of(Entries entries) {
+  return entries == Entries::all ? "all" : entries == Entries::diagonal_blocks ? "diagonal_blocks" : "diagonal";
+}
+
+/// Rows, or columns, [begin, end) of the Hessian.
 struct Rows {
   std::int64_t begin = 0;
   std::int64_t end = 0;

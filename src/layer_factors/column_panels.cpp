@@ -13,17 +13,17 @@ constexpr std::int64_t widest_panel = 8192;
 template <class Number>
 template <class Out>
 void ColumnPanels<Number>::multiply(const Slab<Number>& x, const RowsOfOutput& rows,
-                                    const OutputFactors<Number>& of_output, const Slab<Number>& y, Out* out,
-                                    std::int64_t stride) {
+                                    const OutputFactors<Number>& of_output, const Slab<Number>& y, const Rows& some,
+                                    Out* out, std::int64_t stride) {
   const auto units = factors_.units();
   constexpr auto width = Strips<Number>::width;
   const auto fitting = panel_bytes / (units * static_cast<std::int64_t>(sizeof(Number))) / width * width;
   const auto widest = std::clamp<std::int64_t>(fitting, 4 * width, widest_panel);
-  for (std::int64_t column = 0; column < y.rows(); column += widest) {
-    panel_.resize(units, std::min(widest, y.rows() - column));
+  for (auto column = some.begin; column < some.end; column += widest) {
+    panel_.resize(units, std::min(widest, some.end - column));
     fill(of_output, y, column);
     hessian_mpi::multiply(Product<Number>{x.inputs + rows.begin, x.columns, panel_.factor()}, rows.count(),
-                          out + column, stride);
+                          out + column - some.begin, stride);
   }
 }
 
@@ -131,7 +131,7 @@ void ColumnPanels<Number>::fill_columns(const OutputFactors<Number>& of_output, 
 
 #define HESSIAN_MPI_INSTANTIATE(Number, Out)                                                                           \
   template void ColumnPanels<Number>::multiply(const Slab<Number>&, const RowsOfOutput&, const OutputFactors<Number>&, \
-                                               const Slab<Number>&, Out*, std::int64_t)
+                                               const Slab<Number>&, const Rows&, Out*, std::int64_t)
 template class ColumnPanels<float>;
 template class ColumnPanels<double>;
 HESSIAN_MPI_INSTANTIATE(float, float);

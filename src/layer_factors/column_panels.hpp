@@ -22,11 +22,11 @@ class ColumnPanels {
   /// The factors must outlive the object.
   explicit ColumnPanels(const Factors<Number>& factors) : factors_(factors) {}
 
-  /// Writes the rows of x, the first to out, each stride numbers after the last, in the columns of y, which begin
-  /// there. of_output: of the rows' output.
+  /// Writes the rows of x, the first to out, each stride numbers after the last, in some of the columns of y, counted
+  /// from its first; the first of them is there. of_output: of the rows' output.
   template <class Out>
   void multiply(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
-                const Slab<Number>& y, Out* out, std::int64_t stride);
+                const Slab<Number>& y, const Rows& some, Out* out, std::int64_t stride);
 
  private:
   void fill(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column);

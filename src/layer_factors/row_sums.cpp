@@ -108,17 +108,35 @@ const Number* RowSums<Number>::seen(std::int64_t i, const Slab<Number>& y) {
 
 template <class Number>
 template <class Out>
-void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, Out* out) {
+void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out) {
+  // Columns that lie output by output are made for the outputs that some belong to, others for all.
+  const Rows outputs =
+      y.by_input ? Rows{0, y.outputs} : Rows{some.begin / y.columns, (some.end + y.columns - 1) / y.columns};
+  const auto first = y.by_input ? 0 : outputs.begin * y.columns;
+  if (some == Rows{first, first + outputs.count() * y.columns}) {
+    multiply_outputs(i, y, outputs, out);
+    return;
+  }
+  std::vector<Out> numbers(static_cast<std::size_t>(outputs.count() * y.columns));
+  multiply_outputs(i, y, outputs, numbers.data());
+  std::copy(numbers.begin() + (some.begin - first), numbers.begin() + (some.end - first), out);
+}
+
+// In all columns of some outputs, counted from the slab's first.
+template <class Number>
+template <class Out>
+void RowSums<Number>::multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out) {
   const auto& layer = factors_.layer(y.layer);
   const auto places = factors_.units() * layer.positions;
-  const Number* const second = second_.data() + i * places * layer.outputs + y.first_output;
+  const auto first = y.first_output + outputs.begin;
+  const Number* const second = second_.data() + i * places * layer.outputs + first;
   if (y.bias) {
-    add_up(second, layer.outputs, y.outputs, places, out);
+    add_up(second, layer.outputs, outputs.count(), places, out);
     return;
   }
   const std::size_t products = derivatives_.empty() ? 1 : 2;
   const Number* const derivatives = derivatives_.empty() ? nullptr : seen(i, y);
-  const Number* const delta = layer.delta.data() + y.first_output;
+  const Number* const delta = layer.delta.data() + first;
   if (y.by_input) {
     const std::array<Product<Number>, 2> both{
         Product<Number>{y.inputs, y.columns, rows_as_factor(second, layer.outputs, places, layer.outputs)},
@@ -128,12 +146,12 @@ void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, Out* out) 
     if (derivatives != nullptr) fill_strips(derivatives, places, y.columns, seen_strips_);
     const std::array<Product<Number>, 2> both{Product<Number>{second, layer.outputs, y.strips.factor()},
                                               Product<Number>{delta, layer.outputs, seen_strips_.factor()}};
-    hessian_mpi::multiply(std::span(both).first(products), y.outputs, out, y.columns);
+    hessian_mpi::multiply(std::span(both).first(products), outputs.count(), out, y.columns);
   }
 }
 
 #define HESSIAN_MPI_INSTANTIATE(Number, Out) \
-  template void RowSums<Number>::multiply(std::int64_t, const Slab<Number>&, Out*)
+  template void RowSums<Number>::multiply(std::int64_t, const Slab<Number>&, const Rows&, Out*)
 template class RowSums<float>;
 template class RowSums<double>;
 HESSIAN_MPI_INSTANTIATE(float, float);

@@ -29,9 +29,10 @@ class RowSums {
   /// Makes E and D of some rows, in the columns of layer m.
   void sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output, std::size_t m);
 
-  /// Writes row i of those that were summed, in the columns of y, a slab of that layer, which begin at out.
+  /// Writes row i of those that were summed, in some of the columns of y, a slab of that layer, counted from its first;
+  /// the first of them is at out.
   template <class Out>
-  void multiply(std::int64_t i, const Slab<Number>& y, Out* out);
+  void multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out);
 
  private:
   void sum_one_position(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
@@ -39,6 +40,8 @@ class RowSums {
                      std::vector<Number>& sums) const;
   void add_own_derivatives(const Slab<Number>& x, const RowsOfOutput& rows, std::size_t m);
   const Number* seen(std::int64_t i, const Slab<Number>& y);
+  template <class Out>
+  void multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
 
   Factors<Number>& factors_;
   const std::vector<Number>& ones_;

@@ -51,7 +51,7 @@ void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix)
     const auto some = neighbours_from(blocks, place, most);
     const auto rows = rows_of(matrix.grid, some);
     buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(rows.count() * matrix.bytes_of_row())));
-    engine.compute(rows, matrix.storage, buffer.data(), [](double) {});
+    engine.compute(rows, {0, matrix.columns}, matrix.storage, buffer.data(), [](double) {});
     place += static_cast<std::size_t>(some.count());
   }
 }

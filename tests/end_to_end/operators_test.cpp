@@ -45,6 +45,9 @@ TEST_P(Operators, AreRightOnAnyNumberOfRanksAndAnnounceWhatIsReplaced) {
       } else {
         EXPECT_NE(finished.errors.find(announced), std::string::npos) << finished.errors;
       }
+      EXPECT_NE(("\n" + StoredFile(output).attribute_text("/", "cures")).find('\n' + std::string(announced)),
+                std::string::npos)
+          << "and in the file";
       EXPECT_LE(relative_difference(output, models() / "operators" / name / "reference.h5"), 1e-6);
     }
     EXPECT_TRUE(StoredFile(folder / (options + std::string("1.h5"))).bytes("/hessian") ==

@@ -39,25 +39,31 @@ def fits(kind, dtype):
 
 def pattern_of(path):
     """Names in capital letters stand for those of parameters."""
-    return re.compile(re.sub("ROW|COLUMN", "[^/]+", path) + r"\Z")
+    return re.compile(re.sub("ROW|COLUMN|NAME", "[^/]+", path) + r"\Z")
+
+
+def matrix_of(file):
+    """What has the order of parameters: a dataset, or the group of diagonal blocks."""
+    return file["diagonal" if "diagonal" in file else "hessian"]
 
 
 def sizes(file):
-    hessian, count = file["hessian"], file["parameters/size"]
-    return {"": (), "N": (hessian.shape[1],), "P": count.shape, "B": file["blocks/begin"].shape, "R, N": hessian.shape,
+    count, n, rows = file["parameters/size"], file["gradient"].shape[0], file.attrs["row_end"] - file.attrs["row_begin"]
+    return {"": (), "N": (n,), "P": count.shape, "B": file["blocks/begin"].shape, "R, N": (rows, n),
             "P, D": (count.shape[0], max(1, *file["parameters/ndim"]))}
 
 
 def check_datasets(file, kind, listed):
     datasets = {}
     file.visititems(lambda path, item: datasets.update({f"/{path}": item}) if isinstance(item, h5py.Dataset) else None)
-    shapes, extents = sizes(file), dict(zip(file["hessian"].attrs["parameter_names"], file["parameters/size"]))
+    shapes, extents = sizes(file), dict(zip(matrix_of(file).attrs["parameter_names"], file["parameters/size"]))
     for path, (wanted, shape, kinds) in listed.items():
         here = {name: item for name, item in datasets.items() if pattern_of(path).match(name)}
         is_listed = bool({"all", kind} & set(kinds))
         assert bool(here) == is_listed, f"{kind}: {path} is listed for {kinds}, and here: {list(here)}"
         for name, item in here.items():
-            in_names = [(extents[row], extents[column]) for row, column in [name.split("/")[-2:]] if "ROW" in path]
+            row, column = name.split("/")[-2:] if "ROW" in path else [name.split("/")[-1]] * 2
+            in_names = [(extents[row], extents[column])] if re.search("ROW|NAME", path) else []
             assert fits(wanted, item.dtype), f"{kind}: {name} is {item.dtype}, not {wanted}"
             assert item.shape == (in_names or [shapes.get(shape)])[0], f"{kind}: {name} is {item.shape}, not {shape}"
             del datasets[name]
@@ -73,13 +79,22 @@ def check_attributes(item, file, kind, listed):
         assert of_file.shape == sizes(file)[shape], f"{kind}: {name} is {of_file.shape}, not {shape}"
 
 
+def rows_of(file, first, behind):
+    """Rows of a block of rows, all of one parameter where blocks have datasets of their own."""
+    matrix, begin = matrix_of(file), file.attrs["row_begin"]
+    if isinstance(matrix, h5py.Dataset):
+        return matrix[first - begin:behind - begin]
+    p = np.searchsorted(file["parameters/offset"][:], first, side="right") - 1
+    at = file["parameters/offset"][p]
+    return matrix[matrix.attrs["parameter_names"][p]][first - at:behind - at]
+
+
 def check_promises(file):
     """The numbered list, as far as one file shows it."""
-    hessian, root = file["hessian"], file.attrs
+    hessian, root = matrix_of(file), file.attrs
     assert (root["format"], root["format_version"], root["complete"]) == ("hessian_mpi", 1, 1)
-    assert hessian.shape[0] == root["row_end"] - root["row_begin"]
     offset, size = file["parameters/offset"][:], file["parameters/size"][:]
-    assert list(offset) == [0, *np.cumsum(size)[:-1]] and size.sum() == hessian.shape[1]
+    assert list(offset) == [0, *np.cumsum(size)[:-1]] and size.sum() == file["gradient"].shape[0]
     table = zip(*(file[f"parameters/{k}"][:] for k in ("name", "ndim", "shape")))
     for p, (name, dimensions, shape) in enumerate(table):
         assert list(shape[dimensions:]) == [0] * (len(shape) - dimensions) and np.prod(shape[:dimensions]) == size[p]
@@ -89,9 +104,10 @@ def check_promises(file):
     begin, end = file["blocks/begin"][:], file["blocks/end"][:]
     assert (begin[0], end[-1]) == (root["row_begin"], root["row_end"]) and list(begin[1:]) == list(end[:-1])
     for first, behind, largest in zip(begin, end, file["blocks/largest"]):
-        assert np.abs(hessian[first - root["row_begin"]:behind - root["row_begin"]]).max() == largest
-    if not hessian.is_virtual:
-        assert hessian.chunks is None and hessian.id.get_offset() > 0
+        assert np.abs(rows_of(file, first, behind)).max() == largest
+    for dataset in hessian.values() if isinstance(hessian, h5py.Group) else [hessian]:
+        if not dataset.is_virtual:
+            assert dataset.chunks is None and dataset.id.get_offset() > 0
 
 
 def make_files(folder, join, launch):
@@ -103,7 +119,10 @@ def make_files(folder, join, launch):
         subprocess.run([*job, part, "--rows", f"{k}/2"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([join, *parts, "--output", folder / "joined.h5"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([join, "--copy", *parts, "--output", folder / "copied.h5"], check=True, stdout=subprocess.DEVNULL)
-    return {"part": parts[1], **{kind: folder / f"{kind}.h5" for kind in ("whole", "joined", "copied")}}
+    for kind, option in {"blocks": ["--blocks", "diagonal"], "diagonal": ["--diagonal"]}.items():
+        subprocess.run([*job, folder / f"{kind}.h5", *option], check=True, stdout=subprocess.DEVNULL)
+    kinds = ("whole", "joined", "copied", "blocks", "diagonal")
+    return {"part": parts[1], **{kind: folder / f"{kind}.h5" for kind in kinds}}
 
 
 document, join, *launch = sys.argv[1:]
@@ -116,7 +135,7 @@ with tempfile.TemporaryDirectory() as folder:
     for kind, path in make_files(pathlib.Path(folder), join, launch).items():
         with h5py.File(path) as file:
             check_datasets(file, kind, sections["Datasets"])
-            check_attributes(file["hessian"], file, kind, sections["Attributes of `/hessian`"])
+            check_attributes(matrix_of(file), file, kind, sections["Attributes of `/hessian`"])
             check_attributes(file, file, kind, sections["Attributes of `/`"])
             check_promises(file)
-print("files of four kinds are as the document says")
+print("files of six kinds are as the document says")

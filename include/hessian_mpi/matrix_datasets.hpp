@@ -1,0 +1,50 @@
+#pragma once
+/// Which dataset of the file has which entries of the matrix: /hessian all of them; of diagonal blocks /hessian/NAME
+/// that of parameter NAME (link_name() of named_blocks.hpp); of the diagonal /diagonal its N numbers. Not collective.
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/hdf5.hpp"
+#include "hessian_mpi/parameter_index.hpp"
+#include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// A dataset, and the rows of the whole matrix that it has.
+struct MatrixDataset {
+  std::string name;
+  Rows rows;
+  std::vector<std::uint64_t> shape;
+};
+
+/// The dataset or group that has the order and the offsets of parameters as attributes.
+const char* matrix_object(Entries entries);
+
+/// All datasets of a matrix, in the order of rows.
+std::vector<MatrixDataset> datasets_of(const MatrixShape& matrix, const ParameterIndex& index);
+
+/// The datasets of a file that was checked or made by this program.
+class MatrixDatasets {
+ public:
+  /// Throws RunError where the file has none.
+  explicit MatrixDatasets(const hdf5::File& file);
+
+  std::vector<std::string> names() const;
+
+  /// Where some rows, of one dataset, lie: that dataset, and they as rows of it, in columns of the matrix that its rows
+  /// have.
+  struct Place {
+    const std::string& dataset;
+    hdf5::Tile tile;
+  };
+  Place place_of(const Rows& rows, const Rows& columns) const;
+
+ private:
+  Entries entries_;
+  std::vector<MatrixDataset> datasets_;
+};
+
+}  // namespace hessian_mpi
