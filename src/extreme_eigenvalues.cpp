@@ -22,9 +22,7 @@ class Session {
   explicit Session(const Communicator& communicator) {
     PETSC_COMM_WORLD = communicator.handle();
     check(SlepcInitializeNoArguments(), "SlepcInitialize");
-    // This program's own ways to stop and to tell errors are enough.
-    PetscPopSignalHandler();
-    PetscPushErrorHandler(PetscReturnErrorHandler, nullptr);
+    petsc::leave_signals_and_errors_to_us();
   }
   ~Session() { SlepcFinalize(); }
   Session(const Session&) = delete;

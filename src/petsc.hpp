@@ -19,6 +19,12 @@ inline void check(PetscErrorCode status, const char* call) {
   throw RunError(text(call, " failed: ", words != nullptr ? words : "error ", words != nullptr ? "" : text(status)));
 }
 
+/// This program has its own ways to stop and to tell errors.
+inline void leave_signals_and_errors_to_us() {
+  PetscPopSignalHandler();
+  PetscPushErrorHandler(PetscReturnErrorHandler, nullptr);
+}
+
 /// An object of PETSc or SLEPc, destroyed with this. Collective where it is.
 template <class Object, PetscErrorCode (*destroy)(Object*)>
 class Owned {

@@ -21,6 +21,7 @@ class SymmetricOperator {
                     const Communicator& communicator);
 
   std::int64_t size() const { return matrix_.columns; }
+  const MatrixShape& shape() const { return matrix_; }
   /// The rows of this rank, and the elements that it has of every vector.
   const Rows& own() const { return own_; }
   bool in_memory() const { return in_memory_; }

@@ -1,0 +1,344 @@
+// The program that solves linear systems: command line, right sides, solution, checks, summary.
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <cmath>
+#include <iostream>
+#include <numeric>
+#include <optional>
+#include <sstream>
+
+#include "hessian_mpi/distributed_matrix.hpp"
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/extreme_eigenvalues.hpp"
+#include "hessian_mpi/hessian_file.hpp"
+#include "hessian_mpi/lanczos.hpp"
+#include "hessian_mpi/linear_solve.hpp"
+#include "hessian_mpi/node.hpp"
+#include "hessian_mpi/options.hpp"
+#include "hessian_mpi/parallel_program.hpp"
+#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/resources.hpp"
+#include "hessian_mpi/result_file.hpp"
+#include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/version.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+namespace po = boost::program_options;
+
+struct SolveOptions {
+  std::filesystem::path file;
+  std::filesystem::path output;
+  std::optional<std::string> right_sides;  ///< FILE:DATASET; minus the gradient where absent
+  double damping = 0;
+  std::optional<Solver> solver;  ///< dense where it fits where absent
+  IterationOptions iteration;
+  std::optional<int> threads;
+  std::optional<std::uint64_t> memory;
+  bool plan = false;
+  bool overwrite = false;
+  bool help = false;
+  bool version = false;
+  std::string command_line;
+};
+
+po::options_description described_options() {
+  po::options_description described("Options", 110);
+  described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
+                          "added to the diagonal: solves (A + X I) x = b")(
+      "rhs", po::value<std::string>()->value_name("FILE:DATASET"),
+      "right sides: N numbers, or rows of N; minus the gradient of the Hessian's file where absent")(
+      "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
+      "dense: LU factors, N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each iteration; cg: "
+      "positive definite A + X I alone; auto: dense where memory allows it, else minres")(
+      "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
+      "of minres and cg: |b - (A + X I) x| / |b|")(
+      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
+      "memory", po::value<std::string>()->value_name("SIZE"),
+      "of minres and cg: what a rank's rows may take (512M, 2G); larger ones are read again for every iteration; a "
+      "quarter of free memory / ranks on the node where absent")(
+      "threads", po::value<int>()->value_name("T"),
+      "of a rank; OMP_NUM_THREADS or its share of the cores where absent")(
+      "output,o", po::value<std::string>()->value_name("FILE"),
+      "the file to write; hessian.solution.h5 for hessian.h5")(
+      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
+      "plan", po::bool_switch(), "say what it will take, and do nothing")(
+      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
+                                                                                 "this text");
+  return described;
+}
+
+po::variables_map given_options(int argc, const char* const* argv) {
+  po::options_description all = described_options();
+  all.add_options()("file", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("file", -1);
+  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+  po::variables_map given;
+  try {
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    throw InputError(text(error.what(), ": see hessian_solve --help"));
+  }
+  return given;
+}
+
+std::optional<Solver> solver_named(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "dense") return Solver::dense;
+  if (name == "minres") return Solver::minres;
+  if (name == "cg") return Solver::cg;
+  throw InputError(text("--method ", name, ": auto, dense, minres or cg"));
+}
+
+SolveOptions parse(int argc, const char* const* argv) {
+  const auto given = given_options(argc, argv);
+  SolveOptions options;
+  options.help = given["help"].as<bool>();
+  options.version = given["version"].as<bool>();
+  if (options.help || options.version) return options;
+  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
+    throw InputError("name one file of hessian_mpi: see hessian_solve --help");
+  }
+  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
+                                              : name_of_result(options.file, "solution");
+  if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
+  options.damping = given["damping"].as<double>();
+  if (!std::isfinite(options.damping)) throw InputError("--damping must be a finite number");
+  options.solver = solver_named(given["method"].as<std::string>());
+  options.iteration.tolerance = given["tolerance"].as<double>();
+  if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
+  options.iteration.most = given["iterations"].as<std::int64_t>();
+  if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
+  if (given.count("threads") != 0) options.threads = given["threads"].as<int>();
+  if (options.threads && *options.threads < 1) throw InputError("--threads must be 1 or more");
+  if (given.count("memory") != 0) options.memory = parse_bytes(given["memory"].as<std::string>());
+  options.plan = given["plan"].as<bool>();
+  options.overwrite = given["overwrite"].as<bool>();
+  options.command_line = command_line_of(argc, argv);
+  return options;
+}
+
+void print_help(std::ostream& out) {
+  out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
+         "without --rhs, x is Newton's step from the point at which H was taken\n\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.h5:test --damping 1e-3 --method minres\n\n"
+      << described_options();
+}
+
+// A line of the report: what, and what of it. Root's alone.
+void say(const Communicator& world, const std::string& what, const std::string& words) {
+  constexpr std::size_t width = 12;
+  if (world.is_root()) std::cout << what << std::string(width - what.size(), ' ') << words << std::endl;
+}
+
+// What all parts of the work need.
+struct Work {
+  const SolveOptions& options;
+  const StoredLayout& hessian;
+  const Communicator& world;
+  RightSides right_sides;
+  std::int64_t n() const { return hessian.matrix.columns; }
+  std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
+};
+
+RightSides read_right_sides(const std::string& name, std::int64_t n) {
+  const auto colon = name.rfind(':');
+  if (colon == std::string::npos || colon + 1 == name.size()) {
+    throw InputError(text("--rhs ", name, ": name the dataset too, as in gradients.h5:test"));
+  }
+  const std::filesystem::path path = name.substr(0, colon);
+  const auto dataset = name.substr(colon + 1);
+  if (!std::filesystem::exists(path)) throw InputError(text("--rhs '", path.string(), "': no such file"));
+  if (!hdf5::is_hdf5(path)) throw InputError(text("--rhs '", path.string(), "' is not an HDF5 file"));
+  try {
+    const auto file = hdf5::File::open_untrusted(path);
+    if (!file.has(dataset)) throw InputError(text("--rhs: '", path.string(), "' has no dataset '", dataset, "'"));
+    const auto shape = file.shape(dataset);
+    const auto rows = shape.size() == 2 ? shape[0] : 1;
+    if (shape.empty() || shape.size() > 2 || shape.back() != static_cast<std::uint64_t>(n) || rows == 0) {
+      throw InputError(text("--rhs: '", dataset, "' of '", path.string(), "' must have ", n,
+                            " numbers, as the Hessian has rows, or rows of so many"));
+    }
+    RightSides sides(rows * static_cast<std::uint64_t>(n));
+    file.read(dataset, hdf5::Type::float64, sides.data());
+    return sides;
+  } catch (const RunError& error) {
+    throw InputError(text("--rhs ", name, ": ", error.what()));
+  }
+}
+
+RightSides right_sides(const SolveOptions& options, const StoredLayout& hessian) {
+  RightSides sides;
+  if (options.right_sides) {
+    sides = read_right_sides(*options.right_sides, hessian.matrix.columns);
+  } else {
+    for (const double g : hessian.gradient) sides.push_back(-g);
+  }
+  if (!std::all_of(sides.begin(), sides.end(), [](double x) { return std::isfinite(x); })) {
+    throw InputError("the right side has NaN or infinity");
+  }
+  return sides;
+}
+
+// Collective. The method, said with what it will take. Throws InputError where there is no memory for what was asked
+// for.
+Solver plan(const Work& work, std::uint64_t memory) {
+  const auto& world = work.world;
+  const auto speed = measured_blas_speed();
+  auto cost = cost_of_dense_solve(work.n(), world.size(), speed);
+  cost.seconds = world.max(cost.seconds);
+  const auto there = available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
+  const bool fits = world.max(std::int64_t{cost.bytes > there}) == 0;
+  const auto solver = work.options.solver.value_or(fits ? Solver::dense : Solver::minres);
+  std::ostringstream words;
+  words.precision(2);
+  words << work.count() << (work.count() == 1 ? " right side" : " right sides") << " on " << world.size()
+        << (world.size() == 1 ? " rank" : " ranks") << ", damping " << work.options.damping << ", ";
+  if (solver == Solver::dense) {
+    words << "LU factors: " << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
+          << text_of_seconds(cost.seconds);
+  } else {
+    const auto own = static_cast<std::uint64_t>((work.n() / world.size() + 1) * work.hessian.matrix.bytes_of_row());
+    words << (solver == Solver::cg ? "CG" : "MINRES") << ": "
+          << (own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
+  }
+  say(world, "plan", words.str());
+  if (solver == Solver::dense && !fits) {
+    throw InputError(text("a rank needs ", text_of_bytes(cost.bytes),
+                          ", more than its share of its node's memory: use "
+                          "more nodes, or --method minres"));
+  }
+  return solver;
+}
+
+// Collective.
+std::vector<double> solve_densely(const Work& work, Attributes& attributes) {
+  const auto& world = work.world;
+  const auto [grid_rows, grid_columns] = nearest_to_square(world.size());
+  const ProcessGrid grid(world, grid_rows, grid_columns);
+  Stopwatch watch;
+  auto matrix = square_matrix(grid, work.n());
+  read_symmetric_part(work.options.file, Half::both, matrix, world, {});
+  say(world, "read",
+      text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
+           text_of_seconds(watch.lap())));
+  auto found = solve_dense(matrix, work.options.damping, work.right_sides, world);
+  say(world, "solved",
+      text("in ", text_of_seconds(watch.lap()), ", condition number about ", 1 / found.reciprocal_condition));
+  attributes.emplace_back("solver", "ScaLAPACK pdgetrf, pdgetrs");
+  attributes.emplace_back("reciprocal_condition", found.reciprocal_condition);
+  return std::move(found.solutions);
+}
+
+// Collective.
+std::vector<double> solve_by_products(const Work& work, Solver solver, SymmetricOperator& matrix,
+                                      Attributes& attributes) {
+  auto options = work.options.iteration;
+  options.solver = solver;
+  const Stopwatch watch;
+  Stopwatch since_line;
+  auto found = solve_iteratively(
+      matrix, work.options.damping, work.right_sides, options, [&](std::int64_t iteration, double residual) {
+        constexpr double seconds_between_lines = 10;
+        if (since_line.seconds() < seconds_between_lines) return;
+        since_line.lap();
+        say(work.world, "iteration", text(iteration, ": residual ", residual, ", ", text_of_seconds(watch.seconds())));
+      });
+  const auto iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
+  say(work.world, "solved", text("in ", text_of_seconds(watch.seconds()), " and ", iterations, " iterations"));
+  attributes.emplace_back("solver", text(slepc_version(), solver == Solver::cg ? ", CG" : ", MINRES"));
+  attributes.emplace_back("iterations", iterations);
+  return std::move(found.solutions);
+}
+
+// What Newton's step promises: by how much the loss changes in the quadratic model, which H alone makes, not damping.
+double predicted_change(const Work& work, const std::vector<double>& step, const std::vector<double>& product) {
+  const auto& gradient = work.hessian.gradient;
+  return std::inner_product(step.begin(), step.end(), gradient.begin(), 0.0) +
+         0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
+}
+
+// Collective. Solves, checks and adds to the result; whether the check passed.
+bool solve(const Work& work, Solver solver, std::uint64_t memory, ResultFile& result) {
+  const auto& [options, hessian, world, sides] = work;
+  Attributes attributes{{"damping", options.damping}, {"rhs", options.right_sides.value_or("minus the gradient")}};
+  std::vector<double> solutions;
+  // Factors take the memory first, and give it back.
+  if (solver == Solver::dense) solutions = solve_densely(work, attributes);
+  SymmetricOperator matrix(options.file, hessian.matrix, memory, world);
+  if (solver != Solver::dense) solutions = solve_by_products(work, solver, matrix, attributes);
+  const double norm = estimated_norm(matrix, 0) + std::abs(options.damping);
+  const auto errors = errors_of(matrix, options.damping, norm, sides, solutions);
+  const double residual = *std::max_element(errors.residuals.begin(), errors.residuals.end());
+  const double backward = *std::max_element(errors.backward_errors.begin(), errors.backward_errors.end());
+  // LU factors answer for the backward error; how much of b is left then depends on the condition of A.
+  const bool right =
+      solver == Solver::dense ? backward <= spectrum_tolerance : residual <= 2 * options.iteration.tolerance;
+  say(world, "checked",
+      text("|b - (A + damping I) x| / |b| = ", residual, ", backward error ", backward,
+           right ? " (within " : " (NOT within ",
+           solver == Solver::dense ? spectrum_tolerance : 2 * options.iteration.tolerance, ")"));
+  attributes.emplace_back("residual", residual);
+  attributes.emplace_back("backward_error", backward);
+  if (!options.right_sides) {
+    const double length = std::sqrt(std::inner_product(solutions.begin(), solutions.end(), solutions.begin(), 0.0));
+    const double change = predicted_change(work, solutions, errors.products);
+    say(world, "step", text("length ", length, ", predicted change of the loss ", change));
+    attributes.emplace_back("predicted_change", change);
+  }
+  const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(work.count()),
+                                         static_cast<std::uint64_t>(work.n())};
+  result.add("/solution", shape, solutions);
+  result.add("/rhs", shape, sides);
+  result.add("/residuals", {shape[0]}, errors.residuals);
+  result.describe("/solution", attributes);
+  return right;
+}
+
+ExitCode run(const SolveOptions& options, const Communicator& world) {
+  const auto hessian = world.together([&] { return read_complete_layout(options.file); });
+  Options of_ranks;
+  of_ranks.threads = options.threads;
+  of_ranks.memory = options.memory;
+  const auto resources = resources_of_rank(of_ranks, world);
+  use_blas_threads(resources.threads);
+  const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
+  say(world, "matrix",
+      text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage), ", ",
+           text_of_bytes(static_cast<std::uint64_t>(hessian.matrix.bytes()))));
+  const auto solver = world.together([&] { return plan(work, resources.memory); });
+  if (options.plan) return ExitCode::complete;
+  ResultFile result(options.output, options.overwrite, {"hessian_mpi solution", options.file, options.command_line},
+                    hessian, 2 * work.right_sides.size() * sizeof(double), world);
+  const bool right = solve(work, solver, resources.memory, result);
+  result.publish({{"checks", right ? "passed" : "failed"}});
+  say(world, "written", options.output.string());
+  if (right) return ExitCode::complete;
+  throw AgreedError(ExitCode::failed, text("'", options.output.string(), "' is wrong: the check above has failed"));
+}
+
+ExitCode start(int argc, const char* const* argv, const Communicator& world) {
+  const auto options = world.together([&] { return parse(argc, argv); });
+  if (!options.help && !options.version) return run(options, world);
+  if (world.is_root() && options.help) print_help(std::cout);
+  if (world.is_root() && options.version) {
+    std::cout << "hessian_solve " << versions().hessian_mpi << '\n'
+              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n'
+              << slepc_version() << '\n';
+  }
+  return ExitCode::complete;
+}
+
+}  // namespace
+}  // namespace hessian_mpi
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  return run_parallel_program("hessian_solve", argc, argv,
+                              [&](const Communicator& world) { return start(argc, argv, world); });
+}

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Runs hessian_solve as its users do, and compares what it writes with numpy.
+
+usage: solve.py PROGRAM LAUNCH...
+
+LAUNCH is mpirun with its options but for the number of ranks.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import fabricated_file
+import h5py
+import numpy as np
+
+N = 120
+
+
+class Case:
+    """A folder with h.h5, indefinite and symmetric but for rounding, and g.h5 with two right sides."""
+
+    def __init__(self, program: str, launch: list[str], folder: pathlib.Path):
+        self.program, self.launch, self.folder = program, launch, folder
+        random = np.random.default_rng(3)
+        matrix = random.standard_normal((N, N))
+        stored = (matrix + matrix.T + 1e-6 * random.standard_normal((N, N))).astype(np.float32)
+        gradient = random.standard_normal(N).astype(np.float32)
+        fabricated_file.write(folder / "h.h5", stored, gradient)
+        self.gradient = gradient.astype(np.float64)
+        self.matrix = (stored.astype(np.float64) + stored.T.astype(np.float64)) / 2
+        self.sides = random.standard_normal((2, N))
+        with h5py.File(folder / "g.h5", "w") as file:
+            file["some/sides"] = self.sides
+            file["short"] = self.sides[:, 1:]
+
+    def run(self, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
+        command = [*self.launch, "-n", str(ranks), self.program, *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+
+    def result(self, ranks: int, *arguments: str) -> h5py.File:
+        finished = self.run(ranks, "h.h5", *arguments, "--overwrite")
+        assert finished.returncode == 0, finished.stderr + finished.stdout
+        return h5py.File(self.folder / "h.solution.h5")
+
+
+def test_newton_step(case: Case) -> None:
+    for ranks in (1, 2, 3):
+        with case.result(ranks, "--damping", "0.3") as file:
+            damped = case.matrix + 0.3 * np.eye(N)
+            step = np.linalg.solve(damped, -case.gradient)
+            np.testing.assert_allclose(file["solution"][:], step[None], rtol=1e-8, atol=1e-9)
+            np.testing.assert_allclose(file["rhs"][:], -case.gradient[None])
+            change = case.gradient @ step + 0.5 * step @ case.matrix @ step
+            np.testing.assert_allclose(file["solution"].attrs["predicted_change"], change, rtol=1e-6)
+            assert file.attrs["format"] == "hessian_mpi solution"
+            assert file.attrs["checks"] == "passed"
+            assert file["hessian"].attrs["model"] == "net.pt"
+
+
+def test_right_sides_of_a_file_by_every_method(case: Case) -> None:
+    for ranks, method, damping, memory in ((2, "dense", 0.3, "1G"), (3, "minres", 0.3, "1G"), (2, "cg", 40, "1")):
+        options = ["--rhs", "g.h5:some/sides", "--method", method, "--damping", str(damping), "--memory", memory]
+        with case.result(ranks, *options, *(["--tolerance", "1e-11"] if method != "dense" else [])) as file:
+            damped = case.matrix + damping * np.eye(N)
+            expected = np.linalg.solve(damped, case.sides.T).T
+            np.testing.assert_allclose(file["solution"][:], expected, rtol=1e-5, atol=1e-7)
+            residuals = np.linalg.norm(case.sides - file["solution"][:] @ damped, axis=1) / np.linalg.norm(case.sides, axis=1)
+            np.testing.assert_allclose(file["residuals"][:], residuals, atol=1e-12)
+
+
+def test_what_cannot_be_solved(case: Case) -> None:
+    for options, code, words in [
+        (["--rhs", "g.h5"], 2, "name the dataset too"),
+        (["--rhs", "g.h5:none"], 2, "has no dataset 'none'"),
+        (["--rhs", "g.h5:short"], 2, "must have 120 numbers"),
+        (["--rhs", "none.h5:x"], 2, "no such file"),
+        (["--method", "guess"], 2, "auto, dense, minres or cg"),
+        (["--method", "cg"], 1, "--method minres"),
+        (["--method", "minres", "--iterations", "2"], 1, "in 2 iterations"),
+    ]:
+        finished = case.run(2, "h.h5", *options)
+        errors = [line for line in finished.stderr.splitlines() if line.startswith("hessian_solve:")]
+        assert finished.returncode == code, (options, finished)
+        assert len(errors) == 1 and words in errors[0], (options, finished.stderr)
+        assert not list(case.folder.glob("*.solution.h5*")) and not list(case.folder.glob(".*")), options
+
+
+def main(program: str, launch: list[str]) -> None:
+    for name, test in list(globals().items()):
+        if not name.startswith("test_"):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            test(Case(program, launch, pathlib.Path(folder)))
+        print(name, "passed", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
