@@ -135,6 +135,7 @@ void expect_diagonal_blocks(const Problem& problem, const Numbers<double>& whole
   const auto n = problem.index().size();
   const auto plan = plan_layers(problem, Method::layers, Entries::diagonal_blocks);
   const auto world = Communicator::world();
+  auto found = whole;  // with its diagonal blocks made anew
   DoubleBackward row_by_row(problem);
   for (std::size_t p = 0; p < plan.steps.size(); ++p) {
     const auto& entry = problem.index().entries()[p];
@@ -149,21 +150,19 @@ void expect_diagonal_blocks(const Problem& problem, const Numbers<double>& whole
                       world);
     }
     Engine& engine = factors ? static_cast<Engine&>(*factors) : row_by_row;
-    Numbers<double> expected;
-    for (auto i = rows.begin; i < rows.end; ++i) {
-      expected.insert(expected.end(), whole.begin() + i * n + rows.begin, whole.begin() + i * n + rows.end);
-    }
-    Numbers<double> block(expected.size(), std::numeric_limits<double>::quiet_NaN());
+    const auto width = rows.count();
+    Numbers<double> block(static_cast<std::size_t>(width * width), std::numeric_limits<double>::quiet_NaN());
     engine.compute(rows, rows, Precision::float64, block.data(), [](double) {});
-    ParameterIndex own;
-    own.append(entry.name, entry.shape);
-    expect_alike(block, expected, tolerance_in_float64, own, "a diagonal block");
+    for (std::int64_t i = 0; i < width; ++i) {
+      std::copy_n(block.begin() + i * width, width, found.begin() + (rows.begin + i) * n + rows.begin);
+    }
     Numbers<double> diagonal(static_cast<std::size_t>(rows.count()), std::numeric_limits<double>::quiet_NaN());
     Diagonal(engine).compute(rows, rows, Precision::float64, diagonal.data(), [](double) {});
     for (std::size_t i = 0; i < diagonal.size(); ++i) {
       EXPECT_EQ(diagonal[i], block[i * (diagonal.size() + 1)]) << entry.name << ", the same number in fewer columns";
     }
   }
+  expect_alike(found, whole, tolerance_in_float64, problem.index(), "diagonal blocks");
 }
 
 class RandomNetwork : public testing::TestWithParam<Network> {};
@@ -181,7 +180,7 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   expect_alike(by_layers, expected, tolerance_in_float64, wide.index(), "layers against PyTorch");
   expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");
   if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
-  if (std::stoi(network.name) % 2 == 0) expect_diagonal_blocks(wide, by_rows);
+  if (std::stoi(network.name) % 4 == 2) expect_diagonal_blocks(wide, by_rows);
 
   const auto narrow = load(network, Precision::float32);
   DoubleBackward narrow_engine(narrow);
