@@ -79,6 +79,11 @@ void write_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks) {
   });
 }
 
+void rewrite_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks) {
+  BlockColumns(blocks).each(
+      [&](const char* name, hdf5::Type type, const void* numbers) { file.write(name, type, numbers); });
+}
+
 std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
   const auto shape = file.shape("/blocks/begin");
   const auto rows = file.shape("/gradient");

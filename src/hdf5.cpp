@@ -54,6 +54,8 @@ Handle property_list(hid_t kind) {
 
 Handle file_access() {
   Handle access = property_list(H5P_FILE_ACCESS);
+  // Pieces of rows are read as they are, not with what lies around them.
+  check(H5Pset_sieve_buf_size(access.id(), 1), "turn off the reading of more than is asked for");
   // Without locks: some file systems of clusters know none, and someone who looks at the file of a running job must not
   // end it. (HDF5_USE_FILE_LOCKING wins over this.)
   check(H5Pset_file_locking(access.id(), /*use=*/false, /*ignore_when_disabled=*/true), "choose how files are locked");

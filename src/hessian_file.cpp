@@ -22,6 +22,7 @@ namespace hessian_mpi {
 namespace {
 
 constexpr const char* format_name = "hessian_mpi";
+constexpr const char* format_of_packed = "hessian_mpi packed triangle";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
 constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
@@ -98,7 +99,8 @@ void describe_parameters(hdf5::File& file, const std::string& matrix, const Para
 }
 
 // All but the matrix.
-void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks) {
+void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks,
+              bool packed = false) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
   describe_parameters(file, matrix_object(layout.matrix.entries), layout.index);
   write_blocks(file, blocks);
@@ -106,14 +108,14 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
     file.create_dataset(name, hdf5::type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
     file.write(name, hdf5::Type::float64, values->data());
   }
-  file.set_attribute("/", "format", std::string(format_name));
+  file.set_attribute("/", "format", std::string(packed ? format_of_packed : format_name));
   file.set_attribute("/", "format_version", format_version);
   file.set_attribute("/", "complete", std::int64_t{0});
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
   set_attributes(file, layout.attributes);
   const bool whole =
-      layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+      !packed && layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
   if (whole) create_named_blocks(file, layout.index);
 }
 
@@ -121,19 +123,31 @@ std::uint64_t bytes_of(const MatrixDataset& dataset, const MatrixShape& matrix) 
   return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
 }
 
+// The numbers of an upper triangle with its diagonal.
+std::uint64_t packed_count(std::int64_t n) {
+  return static_cast<std::uint64_t>(n) * static_cast<std::uint64_t>(n + 1) / 2;
+}
+
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
-             const std::vector<StoredBlock>& blocks) {
-  const auto datasets = datasets_of(layout.matrix, layout.index);
+             const RowLayout& rows) {
+  const auto& matrix = layout.matrix;
+  const auto type = hdf5::type_of(matrix.storage);
   std::vector<Extent> extents;
   make_at_once(path, [&](const std::filesystem::path& in_memory) {
     auto file = hdf5::File::create(in_memory);
-    if (layout.matrix.entries == Entries::diagonal_blocks) file.create_group(matrix_object(layout.matrix.entries));
-    for (const auto& dataset : datasets) {
-      file.create_dataset(dataset.name, hdf5::type_of(layout.matrix.storage), dataset.shape);
-      extents.push_back({file.offset_in_file(dataset.name), bytes_of(dataset, layout.matrix)});
+    if (matrix.entries == Entries::diagonal_blocks) file.create_group(matrix_object(matrix.entries));
+    for (const auto& dataset : datasets_of(matrix, layout.index)) {
+      if (rows.chunks) {
+        file.create_chunked_dataset(dataset.name, type, dataset.shape, *rows.chunks);
+        continue;
+      }
+      const auto packed = packed_count(matrix.columns);
+      file.create_dataset(dataset.name, type, rows.packed ? std::vector<std::uint64_t>{packed} : dataset.shape);
+      extents.push_back({file.offset_in_file(dataset.name),
+                         rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
     }
-    describe(file, layout, blocks);
+    describe(file, layout, rows.blocks, rows.packed);
     file.close();
   });
   take_space(path, named, extents);
@@ -316,10 +330,28 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
-  check_room_for(path, static_cast<std::uint64_t>(layout.matrix.bytes()), replace);
+  create_copy(path, layout, {blocks_of(layout.matrix.grid), std::nullopt}, replace);
+}
+
+void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace) {
+  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
+  check_room_for(path, rows.chunks ? 0 : rows.packed ? bytes / 2 : bytes, replace);
   const UnfinishedFile file(path);
-  lay_out(file.path(), path, layout, blocks_of(layout.matrix.grid));
+  lay_out(file.path(), path, layout, rows);
   file.publish(path, replace);
+}
+
+void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
+                 const Attributes& attributes) {
+  auto file = hdf5::File::open_to_write(path);
+  rewrite_blocks(file, blocks);
+  set_attributes(file, attributes);
+  file.close();
+  bring_to_disk(path);
+  file = hdf5::File::open_to_write(path);
+  file.set_attribute("/", "complete", std::int64_t{1});
+  file.close();
+  bring_to_disk(path);
 }
 
 void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,
@@ -330,7 +362,7 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
   std::vector<StoredBlock> blocks;
   for (const auto& part : parts) blocks.insert(blocks.end(), part.blocks.begin(), part.blocks.end());
   if (copy) {
-    lay_out(file.path(), path, layout, blocks);
+    lay_out(file.path(), path, layout, {blocks, std::nullopt});
     copy_rows(file.path(), layout.matrix, parts);
   } else {
     refer_to_parts(file.path(), layout, parts, blocks);

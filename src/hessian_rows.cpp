@@ -1,6 +1,5 @@
 #include "hessian_mpi/hessian_rows.hpp"
 
-#include <optional>
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
@@ -53,10 +52,10 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
     } else if (rows.count() > 0) {  // ranks may be in different datasets
       file_.write_tile_alone(dataset, hdf5::type_of(matrix_.storage), tile, numbers);
     }
-    if (rows.count() > 0) {
-      const auto bytes = static_cast<std::uint64_t>(matrix_.bytes_of_rows(rows));
-      writeback_.start(file_.offset_in_file(dataset) + tile.row * (bytes / tile.rows), bytes);
-    }
+    if (rows.count() == 0) return;
+    const auto offset = file_.plain_offset(dataset, hdf5::type_of(matrix_.storage));  // none where it lies in chunks
+    const auto bytes = static_cast<std::uint64_t>(matrix_.bytes_of_rows(rows));
+    if (offset) writeback_.start(*offset + tile.row * (bytes / tile.rows), bytes);
   });
 }
 

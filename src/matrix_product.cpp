@@ -77,7 +77,7 @@ HESSIAN_MPI_PIECE_OF(float)
 HESSIAN_MPI_PIECE_OF(double)
 
 // Vectors as a slab is multiplied by them, and where the products go: N numbers and rows.count() numbers for each.
-struct Vectors {
+struct RightHandSides {
   const double* numbers;
   std::int64_t count;
   Rows rows;
@@ -87,8 +87,8 @@ struct Vectors {
 // Calls visit(row of the slab, piece) for columns [begin, end) of every row, panel by panel; the first pass over the
 // vectors measures, if figures are wanted at all.
 template <class Number, class Visit>
-void each_piece(const Slab& slab, const Number* numbers, std::int64_t begin, std::int64_t end, const Vectors& vectors,
-                bool with_figures, const Visit& visit) {
+void each_piece(const Slab& slab, const Number* numbers, std::int64_t begin, std::int64_t end,
+                const RightHandSides& vectors, bool with_figures, const Visit& visit) {
   const auto n = slab.columns;
   const auto first = slab.rows.begin - vectors.rows.begin;
   for (auto column = begin; column < end; column += panel) {
@@ -109,7 +109,7 @@ void each_piece(const Slab& slab, const Number* numbers, std::int64_t begin, std
   }
 }
 
-void clear(const Slab& slab, const Vectors& vectors) {
+void clear(const Slab& slab, const RightHandSides& vectors) {
   for (std::int64_t v = 0; v < vectors.count; ++v) {
     auto* first = vectors.products + v * vectors.rows.count() + slab.rows.begin - vectors.rows.begin;
     std::fill(first, first + slab.rows.count(), 0.0);
@@ -122,7 +122,7 @@ MatrixSums::MatrixSums(const ParameterIndex& index)
     : index_(index), squares_(index.entries().size() * index.entries().size()), traces_(index.entries().size()) {}
 
 void MatrixSums::add(const Slab& slab, const double* vectors, std::int64_t count, const Rows& rows, double* products) {
-  const Vectors all{vectors, count, rows, products};
+  const RightHandSides all{vectors, count, rows, products};
   clear(slab, all);
   const auto& entries = index_.entries();
   std::vector<std::size_t> parameter_of;
@@ -157,7 +157,7 @@ MatrixProduct::MatrixProduct(const std::filesystem::path& path, const MatrixShap
 std::vector<double> MatrixProduct::times(const std::vector<double>& vectors, std::int64_t count,
                                          const std::function<void(std::int64_t)>& visited) {
   std::vector<double> products(static_cast<std::size_t>(own_.count() * count));
-  const Vectors all{vectors.data(), count, own_, products.data()};
+  const RightHandSides all{vectors.data(), count, own_, products.data()};
   stream_.each([&](const Slab& slab) {
     with_numbers(slab, [&](const auto* numbers) {
       each_piece(slab, numbers, 0, slab.columns, all, false, [](std::int64_t, const Piece&) {});

@@ -30,6 +30,9 @@ std::vector<StoredBlock> blocks_of(const BlockGrid& grid);
 /// Writes the table into a new file, whose group /blocks is there.
 void write_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks);
 
+/// Writes another table of as many blocks into a file that has one.
+void rewrite_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks);
+
 /// Reads the table. on_disk says what was so at the end of the file's last run. Throws InputError where it is damaged.
 std::vector<StoredBlock> read_blocks(const hdf5::File& file);
 

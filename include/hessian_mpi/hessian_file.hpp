@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -44,6 +45,21 @@ struct HessianLayout {
 /// failure nor a race touches an existing file; with replace, one that exists is replaced at that moment. Throws
 /// InputError: the file exists, the folder doesn't or can't be written to, no room on the disk.
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace);
+
+/// How the rows of a copy lie in its file, and the blocks that they are checked by, which need not be those of a grid.
+struct RowLayout {
+  std::vector<StoredBlock> blocks;
+  std::optional<hdf5::Chunks> chunks;  ///< one after the other where there are none
+  bool packed = false;  ///< H[i, i:] of every row i, one after the other: /hessian is a vector, `format` another
+};
+
+/// Not collective. As create_hessian_file, for a copy.
+void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace);
+
+/// Not collective. Writes the blocks of a copy, whose rows are on the disk, sets attributes, and then that it is
+/// complete. Where it is interrupted, it is not.
+void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
+                 const Attributes& attributes);
 
 /// A complete part of a matrix, in a file of its own.
 struct PartFile {
