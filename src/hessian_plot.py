@@ -5,6 +5,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import fnmatch
+import io
 import os
 import pathlib
 import sys
@@ -19,13 +20,12 @@ try:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from PIL import Image
 except ImportError as missing:
     sys.exit(f"hessian_plot: error: {missing}; it needs the Python packages h5py, numpy and matplotlib")
 
 VERSION = "@PROJECT_VERSION@"  # filled in when it is built
 FORMAT_VERSION = 1  # of the file
-DPI = 200
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
 SLAB_ROWS = 64  # squares are added up in the matrix's own precision within a slab, in float64 beyond
 FORMATS = ("png", "pdf", "svg")
@@ -81,7 +81,8 @@ class Matrix:
         self.complete = self.attributes.get("complete") == 1
         self.dataset = file.get("hessian")
         if not isinstance(self.dataset, h5py.Dataset) or self.dataset.ndim != 2 or self.dataset.dtype.kind != "f":
-            raise InputError(f"'{path}' has no matrix /hessian; a packed copy is unpacked by hessian_convert")
+            there = str(self.attributes.get("entries", "no matrix")).replace("_", " ")
+            raise InputError(f"'{path}' has no matrix /hessian to draw: it holds {there}")
         try:
             about = self.dataset.attrs
             offsets, sizes = (np.asarray(about["parameter_" + key], np.int64) for key in ("offsets", "sizes"))
@@ -332,13 +333,13 @@ def shortened(text: str, most: int = 36) -> str:
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most // 2) :]
 
 
-_SCRATCH = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+_SCRATCH = FigureCanvasAgg(Figure(dpi=200)).get_renderer()
 
 
 def text_width(text: str, points: float) -> float:
     """In inches."""
     font = matplotlib.font_manager.FontProperties(size=points)
-    return _SCRATCH.get_text_width_height_descent(text, font, False)[0] / DPI
+    return _SCRATCH.get_text_width_height_descent(text, font, False)[0] / _SCRATCH.dpi
 
 
 # --- panels: each knows its size in inches, and draws itself at a place of the figure -----------------------------------
@@ -353,10 +354,11 @@ class Block:
 
     tensors: Tensors
     widths: np.ndarray
+    dpi: int
 
     def __post_init__(self):
         self.pixels = int(self.widths.sum())
-        self.side = self.pixels / DPI
+        self.side = self.pixels / self.dpi
         room = int(self.side / (NAME_POINTS * LINE_HEIGHT))
         self.points = NAME_POINTS if len(self.tensors.names) <= room else max(SMALLEST_POINTS, NAME_POINTS * room / len(self.tensors.names))
         self.labels = fitting_labels(self.tensors.names, self.tensors.sizes, int(self.side / (self.points * LINE_HEIGHT)))
@@ -376,9 +378,9 @@ class Block:
     def draw_names(self, axes) -> None:
         edges = self.boundaries
         spans = [(edges[label.first], edges[label.last]) for label in self.labels]
-        gap = self.points * LINE_HEIGHT * DPI
+        gap = self.points * LINE_HEIGHT * self.dpi
         places = spread(np.mean(spans, axis=1), gap, gap / 2, self.pixels - gap / 2)
-        out = LEADER * DPI
+        out = LEADER * self.dpi
         style = dict(color=GREY, linewidth=LINE, clip_on=False, solid_capstyle="butt")
         for label, (begin, end), place in zip(self.labels, spans, places):
             far = [-0.06 * out, -0.25 * out, -0.75 * out, -out]
@@ -404,7 +406,7 @@ class Block:
 
 def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float):
     """Axes at a place in inches, on whole pixels: no number is lost or doubled by resampling."""
-    place = np.rint(np.array([left, bottom, width, height]) * DPI) / DPI
+    place = np.rint(np.array([left, bottom, width, height]) * figure.dpi) / figure.dpi
     size = figure.get_size_inches()
     return figure.add_axes([place[0] / size[0], place[1] / size[1], place[2] / size[0], place[3] / size[1]])
 
@@ -421,7 +423,7 @@ class MapPanel:
     """The matrix, one pixel for the largest of the entries that it stands for."""
 
     def __init__(self, matrix: Matrix, axis: Axis, reduced: Reduced, options: argparse.Namespace):
-        self.axis, self.block = axis, Block(axis.tensors, axis.widths)
+        self.axis, self.block = axis, Block(axis.tensors, axis.widths, options.dpi)
         self.present = reduced.computed > 0
         self.values = reduced.largest
         shown = np.abs(self.values[self.present])
@@ -435,10 +437,10 @@ class MapPanel:
         self.height = self.block.margin + self.block.side + TOP
 
     def fitting_decades(self, shown: np.ndarray) -> int:
-        """Powers of ten from the largest down to where all but a few pixels are seen."""
+        """Powers of ten for the colours, of which most pixels use the darker two thirds."""
         if not shown.size:
-            return 1
-        return int(np.clip(np.ceil(np.log10(self.largest / np.quantile(shown, 0.05))), 2, 12))
+            return 2
+        return int(np.clip(np.ceil(1.5 * np.log10(self.largest / np.median(shown))), 2, 10))
 
     def describe(self, matrix: Matrix, axis: Axis) -> str:
         most = int((axis.ends - axis.begins).max())
@@ -498,7 +500,7 @@ class NormPanel:
         self.missing, self.partial = computed == 0, bool((computed < total).any())
         pixels = options.pixels // self.cells or 1
         names = Tensors([label.text for label in labels], np.zeros(self.cells, np.int64), total)
-        self.block = Block(names, np.full(self.cells, pixels))
+        self.block = Block(names, np.full(self.cells, pixels), options.dpi)
         self.title = options.title if options.title is not None else default_title(matrix)
         self.width = self.block.margin + self.block.side + 0.72
         self.height = self.block.margin + self.block.side + TOP
@@ -524,7 +526,7 @@ class NormPanel:
 
     def draw_numbers(self, axes, norm) -> None:
         cell = self.block.widths[0]
-        points = min(7.0, 72 * cell / DPI / 4.2)
+        points = min(7.0, 72 * cell / self.block.dpi / 4.2)
         if points < 4:
             return
         for (row, column), value in np.ndenumerate(self.norms):
@@ -589,12 +591,13 @@ class SpectrumPanel:
 
     def __init__(self, matrix: Matrix, spectrum: Spectrum, options: argparse.Namespace):
         self.spectrum = spectrum
+        self.l2 = float(matrix.attributes.get("l2", 0))
         known = spectrum.eigenvalues[::-1] if spectrum.eigenvalues is not None else spectrum.largest
         self.outliers = 0
         if known is not None:
             self.outliers = count_outliers(known) if options.outliers is None else min(options.outliers, len(known))
         self.has_ranks, self.has_density = known is not None, spectrum.grid is not None or spectrum.eigenvalues is not None
-        self.width, self.height = 0.55 + 3.3 + 0.1, options.pixels / DPI + TOP + 0.4
+        self.width, self.height = 0.55 + 3.3 + 0.1, options.pixels / options.dpi + TOP + 0.4
         self.title = options.title if options.title is not None else "Spectrum"
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
@@ -630,10 +633,13 @@ class SpectrumPanel:
             found = self.spectrum.largest
             axes.plot(np.arange(1, len(found) + 1), found, "o", ms=5, mfc="none", mec="black", mew=0.5, label="Lanczos")
         axes.set(xscale="log", yscale="log")
+        if self.l2 > 0:
+            axes.axhline(self.l2, color=GREY, linewidth=LINE, linestyle=(0, (4, 3)), zorder=0)
+            axes.annotate("L2 term", (1, self.l2), (0, 2), axes.get_yaxis_transform(), textcoords="offset points", ha="right", fontsize=6.5, color=GREY)
         axes.set_xlabel("rank k", fontsize=7.5, labelpad=1)
         axes.set_ylabel("eigenvalue $λ_k$", fontsize=7.5, labelpad=1)
-        drawn = [line for line in axes.lines if len(line.get_xdata())]
-        axes.legend(handles=drawn, fontsize=6.5, frameon=False, loc="lower left", handletextpad=0.2, borderaxespad=0.2)
+        drawn = [line for line in axes.lines if len(line.get_xdata()) and not line.get_label().startswith("_")]
+        axes.legend(handles=drawn, fontsize=6.5, frameon=False, loc="upper right", handletextpad=0.2, borderaxespad=0.2)
         titled(axes, self.title, self.summary())
 
     def draw_density(self, axes) -> None:
@@ -650,9 +656,12 @@ class SpectrumPanel:
             if spectrum.error is not None:
                 low = np.maximum(spectrum.density - spectrum.error, 1e-300)
                 axes.fill_between(grid, low, spectrum.density + spectrum.error, color="black", alpha=0.25, linewidth=0)
+        if self.outliers and self.has_ranks:
+            known = values[::-1] if values is not None else spectrum.largest
+            axes.plot(known[: self.outliers], np.full(self.outliers, 0.02), "|", transform=axes.get_xaxis_transform(), ms=6, color=RED, label=f"{self.outliers} outliers")
         one = 1 / (spectrum.n * sigma * np.sqrt(2 * np.pi)) if sigma > 0 else None  # the peak of one eigenvalue
         top = max(np.max(line) for line in ([spectrum.density] if spectrum.density is not None else [smoothed(values, grid, sigma)]))
-        axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.2 * one if one else None, 4 * top))
+        axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.1 * one if one else None, 4 * top))
         axes.set_xlabel(f"eigenvalue λ (each a Gaussian of width {sigma:.2g})", fontsize=7.5, labelpad=1)
         axes.set_ylabel("density", fontsize=7.5, labelpad=1)
         axes.legend(fontsize=6.5, frameon=False, loc="upper right", borderaxespad=0.2)
@@ -678,17 +687,23 @@ def default_title(matrix: Matrix) -> str:
     return kind[0].upper() + kind[1:] + f", N = {matrix.n:,}" + (f", {shortened(pathlib.PurePath(model).name, 28)}" if model else "")
 
 
-def draw(panels: list, output: pathlib.Path, command_line: str) -> None:
-    gap, border = 0.25, 0.08
+def draw(panels: list, output: pathlib.Path, options: argparse.Namespace, command_line: str) -> None:
+    gap, border = 0.12, 0.08
     width = sum(panel.width for panel in panels) + gap * (len(panels) - 1) + 2 * border
     height = max(panel.height for panel in panels) + border
-    figure = Figure(figsize=np.ceil(np.array([width, height]) * DPI) / DPI, dpi=DPI)
+    figure = Figure(figsize=np.ceil(np.array([width, height]) * options.dpi) / options.dpi, dpi=options.dpi)
     left = border
     for panel in panels:
         panel.draw(figure, left, figure.get_size_inches()[1])
         left += panel.width + gap
-    key = {"png": "Comment", "pdf": "Subject", "svg": "Description"}[output.suffix[1:].lower()]
-    figure.savefig(output, dpi=DPI, metadata={key: command_line})
+    suffix = output.suffix[1:].lower()
+    key = {"png": "Comment", "pdf": "Subject", "svg": "Description"}[suffix]
+    if suffix == "png" and options.palette:
+        with io.BytesIO() as png:
+            figure.savefig(png, dpi=options.dpi)
+            Image.open(png).convert("RGB").quantize(min(options.palette, 256), kmeans=1, dither=Image.Dither.NONE).save(output, optimize=True)
+    else:
+        figure.savefig(output, dpi=options.dpi, metadata={key: command_line})
 
 
 def progress_line(fraction: float) -> None:
@@ -720,7 +735,7 @@ def plot(options: argparse.Namespace, command_line: str) -> str:
             panels += [panel(matrix, axis, reduced, options) for panel, wanted in ((MapPanel, options.map), (NormPanel, options.norms)) if wanted]
         if spectrum:
             panels.append(SpectrumPanel(matrix, spectrum, options))
-        draw(panels, output, command_line)
+        draw(panels, output, options, command_line)
         done = sum(end - begin for begin, end in matrix.runs)
         return f"{output}: {default_title(matrix)}" + ("" if done == matrix.n else f", {done:,} of its rows")
 
@@ -761,7 +776,9 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
     how.add_argument("--scale", choices=("linear", "sqrt", "equal"), default="linear", help="space of a tensor in the map: as its number of elements (at least a pixel), its root, or the same for all")
     how.add_argument("--decades", type=positive(float), metavar="D", help="powers of ten that the colours span; smaller entries are white (default: as the entries do)")
     how.add_argument("--largest", type=positive(float), metavar="X", help="absolute value of the darkest colours, to compare pictures (default: the largest entry)")
-    how.add_argument("--pixels", type=positive(int), default=800, metavar="PIXELS", help="width of the map (default: 800, which is 4 inches)")
+    how.add_argument("--pixels", type=positive(int), default=800, metavar="PIXELS", help="width of the map (default: 800)")
+    how.add_argument("--dpi", type=positive(int), default=200, metavar="D", help="pixels an inch: fewer make the letters smaller beside the map (default: 200)")
+    how.add_argument("--palette", type=positive(int), metavar="K", help="K colours (256 at most) in a .png: a third of the bytes")
     how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the widest gap)")
     how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
     how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")

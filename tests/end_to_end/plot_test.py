@@ -263,8 +263,8 @@ class Labels(Case):
             sizes = np.array(list(layers.values()))
             tensors = hessian_plot.Tensors(list(layers), np.cumsum([0, *sizes])[:-1], sizes)
             axis = hessian_plot.make_axis(tensors, 600, "linear")
-            figure = hessian_plot.Figure(figsize=(7, 7), dpi=hessian_plot.DPI)
-            block = hessian_plot.Block(tensors, axis.widths)
+            figure = hessian_plot.Figure(figsize=(7, 7), dpi=200)
+            block = hessian_plot.Block(tensors, axis.widths, 200)
             axes = block.axes(figure, block.margin, block.margin, "", "")
             block.draw_names(axes)
             renderer = hessian_plot.FigureCanvasAgg(figure).get_renderer()
@@ -335,6 +335,9 @@ class Program(Case):
             self.assertTrue((self.folder / f"H.{suffix}").read_bytes().startswith(begin))
         for name in LAYERS:
             self.assertIn(name, (self.folder / "H.svg").read_text())
+        self.run_program(self.file, "-o", self.folder / "small.png", "--palette", "32")
+        small, usual = ((self.folder / name).stat().st_size for name in ("small.png", "H.png"))
+        self.assertLess(small, usual / 2)
 
     def test_refuses_mistakes_with_one_line_and_writes_nothing(self):
         write(self.file, random_matrix(197, np.float32), LAYERS)
