@@ -80,7 +80,9 @@ class Processes {
       products = matrix_.communicator().sum(std::move(products));
       for (int i = 0; i < count; ++i) {
         for (int j = 0; j < count; ++j) {
-          const double error = std::abs(products[static_cast<std::size_t>(i * count + j)] - (i == j ? 1 : 0));
+          const double error = std::abs(
+              products[static_cast<std::size_t>(i) * static_cast<std::size_t>(count) + static_cast<std::size_t>(j)] -
+              (i == j ? 1 : 0));
           worst = std::max(worst, error);
         }
       }

@@ -4,6 +4,7 @@
 #include <mpi.h>
 
 extern "C" {
+// NOLINTBEGIN(readability-identifier-naming): the names are those of the libraries
 
 int Csys2blacs_handle(MPI_Comm communicator);
 void Cfree_blacs_system_handle(int handle);
@@ -50,4 +51,5 @@ void dgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n
             const int* ldc);
 void dgemv_(const char* trans, const int* m, const int* n, const double* alpha, const double* a, const int* lda,
             const double* x, const int* incx, const double* beta, double* y, const int* incy);
+// NOLINTEND(readability-identifier-naming)
 }
