@@ -7,14 +7,11 @@ LAUNCH is mpirun with its options but for the number of ranks.
 """
 
 import json
-import pathlib
-import subprocess
-import sys
-import tempfile
 
 import fabricated_file
 import h5py
 import numpy as np
+from tool import Tool, run_tests
 
 SHAPES = {"conv.weight": (3, 1, 2, 2), "nothing": (0,), "fc.weight": (4, 10), "scale": (1,), "fc.bias": (4,)}
 SIZES = [int(np.prod(shape)) for shape in SHAPES.values()]
@@ -26,28 +23,10 @@ def symmetric(dtype: type) -> np.ndarray:
     return (numbers + numbers.T).astype(dtype)
 
 
-class Info:
-    def __init__(self, program: str, launch: list[str], folder: pathlib.Path):
-        self.program, self.launch, self.folder = program, launch, folder
-
-    def run(self, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
-        """Without mpirun on one rank."""
-        launch = [*self.launch, "-n", str(ranks)] if ranks > 1 else []
-        return subprocess.run(
-            [*launch, self.program, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=120
-        )
-
-    def json(self, ranks: int, *arguments: str, code: int = 0) -> dict:
-        finished = self.run(ranks, *arguments, "--json")
-        assert finished.returncode == code, finished
-        return json.loads(finished.stdout)
-
-    def error(self, *arguments: str) -> str:
-        """The one line of a person's mistake."""
-        finished = self.run(1, *arguments)
-        assert finished.returncode == 2 and finished.stdout == "", finished
-        assert finished.stderr.count("\n") == 1 and finished.stderr.startswith("hessian_info: error: "), finished
-        return finished.stderr
+def report(info: Tool, ranks: int, *arguments: str, code: int = 0) -> dict:
+    finished = info.run(ranks, *arguments, "--json")
+    assert finished.returncode == code, finished
+    return json.loads(finished.stdout)
 
 
 def expect_norms(found: dict, matrix: np.ndarray) -> None:
@@ -62,14 +41,14 @@ def expect_norms(found: dict, matrix: np.ndarray) -> None:
     np.testing.assert_allclose(found["traces"], [np.trace(wide[p, p]) for p in parts], rtol=1e-12)
 
 
-def test_complete_file(info: Info) -> None:
+def test_complete_file(info: Tool) -> None:
     for dtype in (np.float32, np.float64):
         matrix = symmetric(dtype)
         attributes = {"symmetry_error": 2e-9, "symmetry_tolerance": 1e-3, "symmetry_check": "passed", "matrix": "ggn"}
         path = info.folder / "h.h5"
         fabricated_file.write(path, matrix, gradient=np.full(N, 0.5), shapes=SHAPES, attributes=attributes)
         for ranks in (1, 3):
-            found = info.json(ranks, "h.h5", "--norms", "--verify")
+            found = report(info, ranks, "h.h5", "--norms", "--verify")
             expect_norms(found["norms"], matrix)
             assert found["complete"] and found["resume"] is None
             assert found["verified"] == {"blocks": N, "damaged_blocks": [], "damaged_rows": []}
@@ -84,7 +63,7 @@ def test_complete_file(info: Info) -> None:
             assert words in text, text
 
 
-def test_damage_is_found_and_marked(info: Info) -> None:
+def test_damage_is_found_and_marked(info: Tool) -> None:
     matrix = symmetric(np.float32)
     path = info.folder / "damaged.h5"
     attributes = {"command_line": "hessian_mpi -o damaged.h5", "ranks": np.int64(5)}
@@ -94,7 +73,7 @@ def test_damage_is_found_and_marked(info: Info) -> None:
         file["hessian"][21, 3] += 1
         file["hessian"][50, 0] = np.nan
     for ranks in (1, 3):
-        found = info.json(ranks, "damaged.h5", "--verify", code=1)
+        found = report(info, ranks, "damaged.h5", "--verify", code=1)
         assert found["complete"] and found["verified"]["damaged_blocks"] == [20, 21, 50]
         assert found["verified"]["damaged_rows"] == [[20, 22], [50, 51]]
     text = info.run(1, "damaged.h5", "--verify").stdout
@@ -102,7 +81,7 @@ def test_damage_is_found_and_marked(info: Info) -> None:
     with h5py.File(path) as file:
         before = {name: file["blocks/" + name][:] for name in file["blocks"]}
         assert file.attrs["complete"] == 1
-    found = info.json(2, "damaged.h5", "--verify", "--mark", code=1)
+    found = report(info, 2, "damaged.h5", "--verify", "--mark", code=1)
     assert not found["complete"] and found["blocks"]["missing_rows"] == [[20, 22], [50, 51]]
     assert found["resume"] == "mpirun -n 5 hessian_mpi -o damaged.h5 --resume"
     with h5py.File(path) as file:
@@ -111,10 +90,10 @@ def test_damage_is_found_and_marked(info: Info) -> None:
         for name, values in before.items():
             assert (file["blocks/" + name][:][kept] == values[kept]).all()
         assert (file["blocks/mark"][:][~kept] == 0).all()
-    assert info.json(1, "damaged.h5", "--verify")["verified"]["blocks"] == N - 3
+    assert report(info, 1, "damaged.h5", "--verify")["verified"]["blocks"] == N - 3
 
 
-def test_file_that_is_being_written(info: Info) -> None:
+def test_file_that_is_being_written(info: Tool) -> None:
     matrix = symmetric(np.float64)
     on_disk = np.ones(N, bool)
     on_disk[[0, 1, 30]] = False
@@ -124,7 +103,7 @@ def test_file_that_is_being_written(info: Info) -> None:
     with h5py.File(path, "r+") as file:  # open for writing while it is looked at
         file["hessian"][30] = np.nan
         file.flush()
-        found = info.json(3, "unfinished.h5", "--norms", "--verify")
+        found = report(info, 3, "unfinished.h5", "--norms", "--verify")
         text = info.run(1, "unfinished.h5").stdout
     assert not found["complete"] and found["verified"]["damaged_blocks"] == []
     assert found["blocks"] == {"count": N, "on_disk": N - 3, "missing_rows": [[0, 2], [30, 31]]}
@@ -134,7 +113,7 @@ def test_file_that_is_being_written(info: Info) -> None:
         assert words in text, text
 
 
-def test_parts_and_what_refers_to_them(info: Info) -> None:
+def test_parts_and_what_refers_to_them(info: Tool) -> None:
     matrix = symmetric(np.float64)
     joined = h5py.VirtualLayout((N, N), matrix.dtype)
     for name, begin, end in (("first.h5", 0, 25), ("second.h5", 25, N)):
@@ -144,26 +123,26 @@ def test_parts_and_what_refers_to_them(info: Info) -> None:
     with h5py.File(info.folder / "joined.h5", "r+") as file:
         del file["hessian"]
         file.create_virtual_dataset("hessian", joined)
-    part = info.json(2, "second.h5", "--verify", "--norms")
+    part = report(info, 2, "second.h5", "--verify", "--norms")
     assert (part["matrix"]["row_begin"], part["matrix"]["row_end"]) == (25, N)
     assert part["verified"] == {"blocks": N - 25, "damaged_blocks": [], "damaged_rows": []}
     only = matrix.copy()
     only[:25] = 0
     expect_norms(part["norms"], only)
-    whole = info.json(2, "joined.h5", "--verify", "--norms")
+    whole = report(info, 2, "joined.h5", "--verify", "--norms")
     assert whole["matrix"]["layout"] == "virtual" and whole["matrix"]["parts"] == ["first.h5", "second.h5"]
     assert whole["verified"]["damaged_blocks"] == []
     expect_norms(whole["norms"], matrix)
     with h5py.File(info.folder / "second.h5", "r+") as file:
         file["hessian"][0, 0] += 1
-    assert info.json(2, "joined.h5", "--verify", code=1)["verified"]["damaged_rows"] == [[25, 26]]
+    assert report(info, 2, "joined.h5", "--verify", code=1)["verified"]["damaged_rows"] == [[25, 26]]
     assert "verify and mark those" in info.error("joined.h5", "--verify", "--mark")
     (info.folder / "second.h5").unlink()
-    assert info.json(2, "joined.h5", "--verify", code=1)["matrix"]["lost_parts"] == ["second.h5"]
+    assert report(info, 2, "joined.h5", "--verify", code=1)["matrix"]["lost_parts"] == ["second.h5"]
     assert "part files are not there" in info.run(1, "joined.h5").stdout
 
 
-def test_mistakes_are_told_in_one_line(info: Info) -> None:
+def test_mistakes_are_told_in_one_line(info: Tool) -> None:
     (info.folder / "text.h5").write_text("no HDF5")
     with h5py.File(info.folder / "other.h5", "w") as file:
         file["hessian"] = np.eye(3)
@@ -181,12 +160,5 @@ def test_mistakes_are_told_in_one_line(info: Info) -> None:
     assert info.run(1, "--version").stdout.startswith("hessian_info ")
 
 
-def main(program: str, launch: list[str]) -> None:
-    for name, test in list(globals().items()):
-        if name.startswith("test_"):
-            with tempfile.TemporaryDirectory() as folder:
-                test(Info(program, launch, pathlib.Path(folder)))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    run_tests(globals())
