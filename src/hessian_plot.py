@@ -26,6 +26,7 @@ except ImportError as missing:
 
 VERSION = "@PROJECT_VERSION@"  # filled in when it is built
 FORMAT_VERSION = 1  # of the file
+OUTLIER_GAP = 1.5  # between an outlier and what follows, as a ratio
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
 SLAB_ROWS = 64  # squares are added up in the matrix's own precision within a slab, in float64 beyond
 FORMATS = ("png", "pdf", "svg")
@@ -574,13 +575,11 @@ def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int) -> Spectrum
 
 
 def count_outliers(descending: np.ndarray) -> int:
-    """Those above the widest gap, as a ratio, among the first eigenvalues; 0 where there is none to speak of."""
+    """Those above the last wide gap among the first eigenvalues: they are apart from what follows."""
     head = descending[: max(2, min(50, len(descending) // 10))]
     head = head[head > 0]
-    if len(head) < 2:
-        return 0
-    ratios = head[:-1] / head[1:]
-    return int(ratios.argmax()) + 1 if ratios.max() > 1.2 else 0
+    wide = np.flatnonzero(head[:-1] > OUTLIER_GAP * head[1:])
+    return int(wide[-1]) + 1 if wide.size else 0
 
 
 RED, BLUE, ORANGE = "#b2182b", "#2166ac", "#e08214"
@@ -612,12 +611,17 @@ class SpectrumPanel:
             axes.tick_params(which="minor", width=LINE, length=1.5)
             draw(axes)
 
+    def count(self) -> str:
+        return f"{self.outliers} outlier" + "s" * (self.outliers != 1)
+
     def summary(self) -> str:
         values = self.spectrum.eigenvalues
         if values is None:
             return f"{len(self.spectrum.largest)} largest of {self.spectrum.n:,}, by Lanczos"
         negative = int((values < 0).sum())
-        text = f"{self.outliers} outliers carry {100 * values[::-1][: self.outliers].sum() / values.sum():.0f} % of the trace" if self.outliers else "no outliers"
+        text = "no outliers"
+        if self.outliers:
+            text = f"{self.count()} above the bulk: {100 * values[::-1][: self.outliers].sum() / values.sum():.0f} % of the trace"
         return text + (f"; {negative:,} of {self.spectrum.n:,} negative, the least {values[0]:.1e}" if negative else "; none negative")
 
     def draw_ranks(self, axes) -> None:
@@ -628,7 +632,7 @@ class SpectrumPanel:
             bulk = positive & (ranks > k)
             axes.plot(ranks[bulk], values[bulk], ".", ms=2, color=BLUE, label="bulk", rasterized=len(ranks) > 5000)
             axes.plot(ranks[values < 0], -values[values < 0], ".", ms=2, color=ORANGE, label="negative, |λ|", rasterized=len(ranks) > 5000)
-            axes.plot(ranks[:k], values[:k], ".", ms=4.5, color=RED, label=f"{k} outliers")
+            axes.plot(ranks[:k], values[:k], ".", ms=4.5, color=RED, label=self.count())
         if self.spectrum.largest is not None:
             found = self.spectrum.largest
             axes.plot(np.arange(1, len(found) + 1), found, "o", ms=5, mfc="none", mec="black", mew=0.5, label="Lanczos")
@@ -658,7 +662,7 @@ class SpectrumPanel:
                 axes.fill_between(grid, low, spectrum.density + spectrum.error, color="black", alpha=0.25, linewidth=0)
         if self.outliers and self.has_ranks:
             known = values[::-1] if values is not None else spectrum.largest
-            axes.plot(known[: self.outliers], np.full(self.outliers, 0.02), "|", transform=axes.get_xaxis_transform(), ms=6, color=RED, label=f"{self.outliers} outliers")
+            axes.plot(known[: self.outliers], np.full(self.outliers, 0.02), "|", transform=axes.get_xaxis_transform(), ms=6, color=RED, label=self.count())
         one = 1 / (spectrum.n * sigma * np.sqrt(2 * np.pi)) if sigma > 0 else None  # the peak of one eigenvalue
         top = max(np.max(line) for line in ([spectrum.density] if spectrum.density is not None else [smoothed(values, grid, sigma)]))
         axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.1 * one if one else None, 4 * top))
@@ -779,7 +783,7 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
     how.add_argument("--pixels", type=positive(int), default=800, metavar="PIXELS", help="width of the map (default: 800)")
     how.add_argument("--dpi", type=positive(int), default=200, metavar="D", help="pixels an inch: fewer make the letters smaller beside the map (default: 200)")
     how.add_argument("--palette", type=positive(int), metavar="K", help="K colours (256 at most) in a .png: a third of the bytes")
-    how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the widest gap)")
+    how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the last gap of a factor of 1.5 in the first 50)")
     how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
     how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")
     how.add_argument("--threads", type=positive(int), default=min(4, cores()), metavar="T", help="threads that read (default: the cores, 4 at most)")
