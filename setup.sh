@@ -8,6 +8,8 @@ usage() {
 usage: ./setup.sh build             install what is missing, configure, build
        ./setup.sh run [OPTION...]   build, then hessian_mpi on two ranks: the embedded example (N = 23365, a file of
                                     2.2 GB), or the job that its options say
+       ./setup.sh digits [FOLDER]   build, then the worked example: train on handwritten digits, take the Hessian, draw
+                                    it, decompose it, all into FOLDER (default: digits)
        ./setup.sh test [OPTION...]  build with the tests, then all checks and tests; options go to ctest (-R NAME)
 
 LibTorch comes from the Python package torch, into .deps/python, unless CMAKE_PREFIX_PATH or Torch_DIR names one.
@@ -180,7 +182,10 @@ prepare() {
   install_packages "$1"
   if [[ $1 == test ]]; then
     install_optional_packages
-    install_python_packages torch==2.13.0 numpy h5py matplotlib
+    install_python_packages torch==2.13.0 numpy h5py matplotlib scikit-learn
+  elif [[ $1 == digits ]]; then
+    install_optional_packages
+    install_python_packages torch==2.13.0 numpy h5py matplotlib scikit-learn
   elif ! users_own_torch; then
     install_python_packages torch==2.13.0
   fi
@@ -243,7 +248,7 @@ check_with_clang_tidy() {
 }
 
 case ${1:-} in
-  build | run | test) ;;
+  build | run | digits | test) ;;
   -h | --help) usage && exit 0 ;;
   *) usage >&2 && exit 2 ;;
 esac
@@ -259,6 +264,13 @@ case $mode in
     build --target hessian_mpi
     if [[ $here != "$root" ]]; then run cd "$here"; fi
     run_program "$@"
+    ;;
+  digits)
+    build --target hessian_mpi hessian_spectrum
+    export PYTHON=$root/$python
+    if [[ $(cores) -lt 2 ]]; then export MPIRUN='mpirun --oversubscribe'; fi
+    if [[ $here != "$root" ]]; then run cd "$here"; fi
+    run "$root/tests/worked_example/run.sh" "$root/build" "$@"
     ;;
   test)
     check_format
