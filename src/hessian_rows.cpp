@@ -22,12 +22,11 @@ hdf5::File open_together(const std::filesystem::path& path, const Communicator& 
 
 }  // namespace
 
-HessianWriter::HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix,
-                             const Communicator& communicator)
+HessianWriter::HessianWriter(const std::filesystem::path& path, MatrixShape matrix, const Communicator& communicator)
     : file_(open_together(path, communicator)),
       datasets_(communicator.together([&] { return MatrixDatasets(file_); })),
       writeback_(communicator.together([&] { return EarlyWriteback(path); })),
-      matrix_(matrix),
+      matrix_(std::move(matrix)),
       communicator_(communicator) {}
 
 HessianWriter::~HessianWriter() {

@@ -38,13 +38,13 @@ std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix) {
   return slabs;
 }
 
-RowStream::RowStream(const std::filesystem::path& path, const MatrixShape& matrix, std::vector<Rows> slabs)
-    : path_(path),
-      matrix_(matrix),
+RowStream::RowStream(std::filesystem::path path, MatrixShape matrix, std::vector<Rows> slabs)
+    : path_(std::move(path)),
+      matrix_(std::move(matrix)),
       slabs_(std::move(slabs)),
-      file_(hdf5::File::open_to_read(path)),
-      descriptor_(path, Descriptor::Access::read) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+      file_(hdf5::File::open_to_read(path_)),
+      descriptor_(path_, Descriptor::Access::read) {
+  if (descriptor_.id() < 0) throw RunError(text("'", path_.string(), "' could not be opened: ", reason(errno)));
   const MatrixDatasets datasets(file_);
   std::size_t most = 0;
   for (const auto& slab : slabs_) {

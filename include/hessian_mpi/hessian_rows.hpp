@@ -19,7 +19,7 @@ namespace hessian_mpi {
 class HessianWriter {
  public:
   /// Collective over the communicator, which must outlive this object.
-  HessianWriter(const std::filesystem::path& path, const MatrixShape& matrix, const Communicator& communicator);
+  HessianWriter(const std::filesystem::path& path, MatrixShape matrix, const Communicator& communicator);
   ~HessianWriter();
   HessianWriter(const HessianWriter&) = delete;
   HessianWriter& operator=(const HessianWriter&) = delete;

@@ -51,7 +51,7 @@ class RowStream {
  public:
   /// slabs: rows that the file holds, less than 1 GiB each, in the order in which they are to be visited. matrix: as
   /// read_layout() found it. Throws RunError where the file cannot be opened.
-  RowStream(const std::filesystem::path& path, const MatrixShape& matrix, std::vector<Rows> slabs);
+  RowStream(std::filesystem::path path, MatrixShape matrix, std::vector<Rows> slabs);
 
   /// Visits all slabs. What visit throws ends the pass; RunError where the file cannot be read. HDF5 is not safe among
   /// threads: visit must not call it (hdf5.hpp and what builds on it) unless reads_plainly().
