@@ -256,7 +256,7 @@ void plan(const Work& work, std::uint64_t memory) {
   if (most == 0 && !options.density) return;
   const auto own_rows = work.n() / world.size() + 1;
   const auto rows = static_cast<std::uint64_t>(own_rows * hessian.matrix.bytes_of_row());
-  const auto vectors = static_cast<std::uint64_t>(std::max(2 * most, most + 15));
+  const auto vectors = static_cast<std::uint64_t>(most == 0 ? 0 : vectors_kept(most, work.n()));
   auto bytes = std::max(vectors * static_cast<std::uint64_t>(own_rows) * sizeof(double),
                         options.density ? bytes_of_lanczos(own_rows, options.of_density.probes,
                                                            std::min(options.of_density.steps, work.n()))

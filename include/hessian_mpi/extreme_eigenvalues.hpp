@@ -21,6 +21,9 @@ struct ExtremeOptions {
   std::uint64_t seed = 0;
 };
 
+/// How many vectors of N numbers the method keeps, over all ranks, for so many eigenvalues of N.
+std::int64_t vectors_kept(std::int64_t count, std::int64_t n);
+
 struct ExtremeEigenvalues {
   std::vector<double> values;     ///< the outermost first
   std::vector<double> residuals;  ///< |A v - value v| of each, by a product made for it
