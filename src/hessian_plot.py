@@ -194,11 +194,16 @@ def make_axis(tensors: Tensors, pixels: int, scale: str) -> Axis:
     return Axis(tensors, widths, *map(np.concatenate, (begins, ends, owners, lookup)))
 
 
-def reduce_segments(operation: np.ufunc, row: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The operation over row[begins[k]:ends[k]] for each k; segments ascend and do not overlap."""
-    edges = np.union1d(begins, ends)
-    edges = edges[edges < len(row)]
-    return operation.reduceat(row, edges)[np.searchsorted(edges, begins)]
+class Segments:
+    """Segments of a row of n numbers, ascending, that do not overlap."""
+
+    def __init__(self, begins: np.ndarray, ends: np.ndarray, n: int):
+        edges = np.union1d(begins, ends)
+        self.edges = edges[edges < n]
+        self.wanted = np.searchsorted(self.edges, begins)
+
+    def reduce(self, operation: np.ufunc, row: np.ndarray) -> np.ndarray:
+        return operation.reduceat(row, self.edges)[self.wanted]
 
 
 @dataclass
@@ -219,6 +224,8 @@ class _RowReducer:
         row_bytes = matrix.n * matrix.row_type.itemsize
         self.slab = np.empty((max(1, min(SLAB_ROWS, SLAB_BYTES // row_bytes)), matrix.n), matrix.row_type)
         self.low, self.high, self.some = (np.empty(matrix.n, matrix.row_type) for _ in range(3))
+        self.bins = Segments(axis.begins, axis.ends, matrix.n)
+        self.tensors = Segments(axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes, matrix.n)
 
     def slabs(self, begin: int, end: int):
         for first, last in self.matrix.runs_within(begin, end):
@@ -242,11 +249,10 @@ class _RowReducer:
                 squares += np.einsum("ij,ij->j", rows, rows)
         largest = None
         if self.want_largest and computed > 0:
-            high = reduce_segments(np.maximum, self.high, axis.begins, axis.ends)
-            low = reduce_segments(np.minimum, self.low, axis.begins, axis.ends)
+            high, low = self.bins.reduce(np.maximum, self.high), self.bins.reduce(np.minimum, self.low)
             largest = np.where(high >= -low, high, low)  # NaN, which is in both, stays
         if self.want_squares:
-            squares = reduce_segments(np.add, squares, axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes)
+            squares = self.tensors.reduce(np.add, squares)
         return largest, squares, computed
 
 
