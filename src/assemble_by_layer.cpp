@@ -172,7 +172,7 @@ LayeredAssembly::LayeredAssembly(const Problem& problem, const LayerPlan& plan, 
     if (s > 0 && steps_[s].active) {
       steps_[s].columns.emplace(earlier, steps_[s].own, communicator.rank(), matrix.storage);
     }
-    if (matrix.entries == Entries::all) earlier = united(std::move(earlier), steps_[s].rows);
+    if (steps_[s].is_column) earlier = united(std::move(earlier), steps_[s].rows);
   }
 }
 
@@ -223,7 +223,7 @@ void LayeredAssembly::find_rows(std::size_t s) {
 
 std::vector<EarlierColumns*> LayeredAssembly::columns_after(std::size_t s) {
   std::vector<EarlierColumns*> columns;
-  if (matrix_.entries != Entries::all) return columns;
+  if (!steps_[s].is_column) return columns;
   for (auto later = s + 1; later < steps_.size(); ++later) {
     if (steps_[later].columns) columns.push_back(&*steps_[later].columns);
   }

@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <utility>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/error.hpp"
@@ -118,8 +119,8 @@ std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, c
   return records_of(read_blocks(hdf5::File::open_to_read(path)), grid, path);
 }
 
-BlockMarks::BlockMarks(const std::filesystem::path& path, const BlockGrid& grid)
-    : path_(path), grid_(grid), descriptor_(path) {
+BlockMarks::BlockMarks(const std::filesystem::path& path, BlockGrid grid)
+    : path_(path), grid_(std::move(grid)), descriptor_(path) {
   if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
   const auto file = hdf5::File::open_to_read(path);
   checksums_ = file.offset_in_file(checksum_dataset);

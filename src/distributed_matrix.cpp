@@ -20,17 +20,6 @@ int own_count(int n, int block, int process, int processes) {
   return numroc_(&n, &block, &process, &origin, &processes);
 }
 
-// Calls visit(number, row, column) for every number that this rank holds.
-template <class Matrix, class Visit>
-void each_number(Matrix& matrix, const Visit& visit) {
-  for (std::int64_t j = 0; j < matrix.own_columns(); ++j) {
-    const auto column = matrix.column_of(j);
-    for (std::int64_t i = 0; i < matrix.own_rows(); ++i) {
-      visit(matrix.data()[j * matrix.own_rows() + i], matrix.row_of(i), column);
-    }
-  }
-}
-
 // A block on the diagonal lies whole on one rank.
 void average_with_transpose_within_blocks(DistributedMatrix& matrix) {
   const auto block = matrix.block();

@@ -14,20 +14,8 @@ namespace hessian_mpi {
 namespace {
 
 using petsc::check;
+using Session = petsc::Session<SlepcInitializeNoArguments, SlepcFinalize>;
 using Solver = petsc::Owned<EPS, EPSDestroy>;
-
-// SLEPc from construction to destruction. Collective.
-class Session {
- public:
-  explicit Session(const Communicator& communicator) {
-    PETSC_COMM_WORLD = communicator.handle();
-    check(SlepcInitializeNoArguments(), "SlepcInitialize");
-    petsc::leave_signals_and_errors_to_us();
-  }
-  ~Session() { SlepcFinalize(); }
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
-};
 
 struct Watcher {
   const SymmetricOperator& matrix;

@@ -67,6 +67,7 @@ BlockList damaged_among(const std::filesystem::path& file, const MatrixShape& ma
                         const Communicator& communicator) {
   const auto damaged = communicator.together([&] {
     std::vector<Rows> slabs;
+    slabs.reserve(own.size());
     for (const auto& [number, block] : own) slabs.push_back(block.rows);
     std::vector<std::uint64_t> found;
     auto next = own.begin();

@@ -13,7 +13,7 @@
 #include "hessian_mpi/progress.hpp"
 #include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/resources.hpp"
-#include "hessian_mpi/version.hpp"
+#include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -42,21 +42,6 @@ po::options_description described_options() {
       "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
                                                                                  "this text");
   return described;
-}
-
-po::variables_map values_of(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_convert --help"));
-  }
-  return given;
 }
 
 Precision parse_storage(const std::string& word) {
@@ -94,17 +79,16 @@ std::optional<hdf5::Chunks> parse_chunks(const po::variables_map& given) {
 }
 
 CommandLine parse(int argc, const char* const* argv) {
-  const auto given = values_of(argc, argv);
+  const auto given = parse_arguments("hessian_convert", argc, argv, described_options());
   CommandLine line;
   line.help = given["help"].as<bool>();
   line.version = given["version"].as<bool>();
   if (line.help || line.version) return line;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 2) {
-    throw InputError("name the file and that of the copy: see hessian_convert --help");
-  }
+  const auto files = files_of(given);
+  if (files.size() != 2) throw InputError("name the file and that of the copy: see hessian_convert --help");
   auto& conversion = line.conversion;
-  conversion.source = given["file"].as<std::vector<std::string>>().front();
-  conversion.output = given["file"].as<std::vector<std::string>>().back();
+  conversion.source = files.front();
+  conversion.output = files.back();
   if (given.count("storage") != 0) conversion.storage = parse_storage(given["storage"].as<std::string>());
   conversion.symmetrise = given["symmetrise"].as<bool>();
   conversion.triangle = given["triangle"].as<bool>();
@@ -116,7 +100,7 @@ CommandLine parse(int argc, const char* const* argv) {
   return line;
 }
 
-void print_help(std::ostream& out) {
+void print_convert_help(std::ostream& out) {
   out << "hessian_convert: a copy of a finished file in another form, made out of core by all ranks\n\n"
          "  mpirun -n 4 hessian_convert hessian.h5 archive.h5 --storage float32 --symmetrise --gzip 4 --shuffle\n\n"
       << described_options()
@@ -126,9 +110,7 @@ void print_help(std::ostream& out) {
 }
 
 ExitCode run(CommandLine line, const Communicator& world) {
-  Options of_ranks;
-  of_ranks.memory = line.memory;
-  line.conversion.memory = resources_of_rank(of_ranks, world).memory;
+  line.conversion.memory = resources_of_rank(std::nullopt, line.memory, world).memory;
   keep_freed_memory();
   const auto done = convert(line.conversion, world);
   if (!world.is_root()) return ExitCode::complete;
@@ -140,22 +122,10 @@ ExitCode run(CommandLine line, const Communicator& world) {
   return ExitCode::complete;
 }
 
-ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto line = world.together([&] { return parse(argc, argv); });
-  if (!line.help && !line.version) return run(line, world);
-  if (world.is_root() && line.help) print_help(std::cout);
-  if (world.is_root() && line.version) {
-    std::cout << "hessian_convert " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n';
-  }
-  return ExitCode::complete;
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return run_parallel_program("hessian_convert", argc, argv,
-                              [&](const Communicator& world) { return start(argc, argv, world); });
+  return hessian_mpi::run_tool({"hessian_convert", hessian_mpi::print_convert_help}, argc, argv, hessian_mpi::parse,
+                               hessian_mpi::run);
 }

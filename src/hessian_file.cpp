@@ -55,12 +55,6 @@ void take_space(const std::filesystem::path& file, const std::filesystem::path& 
   }
 }
 
-void set_attributes(hdf5::File& file, const Attributes& attributes) {
-  for (const auto& [name, value] : attributes) {
-    std::visit([&, &key = name](const auto& v) { file.set_attribute("/", key, v); }, value);
-  }
-}
-
 // matrix: the object that has the order of parameters.
 void describe_parameters(hdf5::File& file, const std::string& matrix, const ParameterIndex& index) {
   std::vector<std::string> names;
@@ -113,7 +107,7 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   file.set_attribute("/", "complete", std::int64_t{0});
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
-  set_attributes(file, layout.attributes);
+  set_attributes(file, "/", layout.attributes);
   const bool whole =
       !packed && layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
   if (whole) create_named_blocks(file, layout.index);
@@ -231,11 +225,6 @@ void expect_own_datasets(const hdf5::File& file) {
   }
 }
 
-Entries entries_in(const hdf5::File& file) {
-  if (file.has(matrix_object(Entries::diagonal))) return Entries::diagonal;
-  return file.is_group(matrix_object(Entries::all)) ? Entries::diagonal_blocks : Entries::all;
-}
-
 // The matrix, whose datasets are looked at.
 MatrixShape read_matrix(const hdf5::File& file, const ParameterIndex& index) {
   const auto entries = entries_in(file);
@@ -316,6 +305,12 @@ Attributes read_attributes(const hdf5::File& file) {
 
 }  // namespace
 
+void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes) {
+  for (const auto& [name, value] : attributes) {
+    std::visit([&, &key = name](const auto& v) { file.set_attribute(object, key, v); }, value);
+  }
+}
+
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
   const auto folder = folder_of(path);
   if (!std::filesystem::is_directory(folder)) {
@@ -345,7 +340,7 @@ void finish_copy(const std::filesystem::path& path, const std::vector<StoredBloc
                  const Attributes& attributes) {
   auto file = hdf5::File::open_to_write(path);
   rewrite_blocks(file, blocks);
-  set_attributes(file, attributes);
+  set_attributes(file, "/", attributes);
   file.close();
   bring_to_disk(path);
   file = hdf5::File::open_to_write(path);
@@ -424,7 +419,7 @@ StoredLayout read_complete_layout(const std::filesystem::path& path) {
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {
   edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
     auto file = hdf5::File::open_to_write(copy);
-    set_attributes(file, attributes);
+    set_attributes(file, "/", attributes);
     if (complete) file.set_attribute("/", "complete", std::int64_t{1});
     file.close();
   });

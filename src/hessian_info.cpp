@@ -11,7 +11,7 @@
 #include "hessian_mpi/progress.hpp"
 #include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/row_stream.hpp"
-#include "hessian_mpi/version.hpp"
+#include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -41,25 +41,12 @@ po::options_description described_options() {
 }
 
 InfoOptions parse(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_info --help"));
-  }
+  const auto given = parse_arguments("hessian_info", argc, argv, described_options());
   InfoOptions options;
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return options;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
-    throw InputError("name one file of hessian_mpi: see hessian_info --help");
-  }
-  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.file = file_of("hessian_info", given);
   options.norms = given["norms"].as<bool>();
   options.json = given["json"].as<bool>();
   options.verify = given["verify"].as<bool>();
@@ -68,7 +55,7 @@ InfoOptions parse(int argc, const char* const* argv) {
   return options;
 }
 
-void print_help(std::ostream& out) {
+void print_info_help(std::ostream& out) {
   out << "hessian_info: what is in a file of hessian_mpi, also while it is being written\n\n"
          "  hessian_info hessian.h5\n"
          "  mpirun -n 4 hessian_info hessian.h5 --norms --verify\n\n"
@@ -160,22 +147,10 @@ ExitCode run(const InfoOptions& options, const Communicator& world) {
   return damaged || lost ? ExitCode::failed : ExitCode::complete;
 }
 
-ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto options = world.together([&] { return parse(argc, argv); });
-  if (!options.help && !options.version) return run(options, world);
-  if (world.is_root() && options.help) print_help(std::cout);
-  if (world.is_root() && options.version) {
-    std::cout << "hessian_info " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n';
-  }
-  return ExitCode::complete;
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return run_parallel_program("hessian_info", argc, argv,
-                              [&](const Communicator& world) { return start(argc, argv, world); });
+  return hessian_mpi::run_tool({"hessian_info", hessian_mpi::print_info_help}, argc, argv, hessian_mpi::parse,
+                               hessian_mpi::run);
 }

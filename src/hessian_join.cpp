@@ -7,6 +7,7 @@
 #include "hessian_mpi/join.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -24,32 +25,17 @@ po::options_description described_options() {
   return described;
 }
 
-po::variables_map parse(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("part", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("part", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_join --help"));
-  }
-  return given;
-}
-
 int run(int argc, const char* const* argv) {
-  const auto given = parse(argc, argv);
+  const auto given = parse_arguments("hessian_join", argc, argv, described_options(), "part");
   if (given["help"].as<bool>()) {
     std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
                  "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
               << described_options();
     return static_cast<int>(ExitCode::complete);
   }
-  if (given.count("part") == 0) throw InputError("name the part files: see hessian_join --help");
   JoinOptions options;
-  for (const auto& part : given["part"].as<std::vector<std::string>>()) options.parts.emplace_back(part);
+  for (const auto& part : files_of(given, "part")) options.parts.emplace_back(part);
+  if (options.parts.empty()) throw InputError("name the part files: see hessian_join --help");
   options.output = given["output"].as<std::string>();
   options.copy = given["copy"].as<bool>();
   options.overwrite = given["overwrite"].as<bool>();

@@ -15,8 +15,8 @@
 #include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/result_file.hpp"
 #include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/tool_options.hpp"
 #include "hessian_mpi/vectors_file.hpp"
-#include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -51,25 +51,12 @@ po::options_description described_options() {
 }
 
 MultiplyOptions parse(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_multiply --help"));
-  }
+  const auto given = parse_arguments("hessian_multiply", argc, argv, described_options());
   MultiplyOptions options;
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return options;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
-    throw InputError("name one file of hessian_mpi: see hessian_multiply --help");
-  }
-  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.file = file_of("hessian_multiply", given);
   options.output =
       given.count("output") != 0 ? given["output"].as<std::string>() : name_of_result(options.file, "product").string();
   options.vectors = given["vectors"].as<std::string>();
@@ -88,7 +75,7 @@ MultiplyOptions parse(int argc, const char* const* argv) {
   return options;
 }
 
-void print_help(std::ostream& out) {
+void print_multiply_help(std::ostream& out) {
   out << "hessian_multiply: H times vectors, in one pass over a finished file of any size\n\n"
          "  mpirun -n 4 hessian_multiply hessian.h5 --vectors v.npy\n\n"
       << described_options()
@@ -170,22 +157,10 @@ ExitCode run(const MultiplyOptions& options, const Communicator& world) {
   throw AgreedError(ExitCode::failed, text("'", options.file.string(), "' has numbers that are not finite"));
 }
 
-ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto options = world.together([&] { return parse(argc, argv); });
-  if (!options.help && !options.version) return run(options, world);
-  if (world.is_root() && options.help) print_help(std::cout);
-  if (world.is_root() && options.version) {
-    std::cout << "hessian_multiply " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n';
-  }
-  return ExitCode::complete;
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return run_parallel_program("hessian_multiply", argc, argv,
-                              [&](const Communicator& world) { return start(argc, argv, world); });
+  return hessian_mpi::run_tool({"hessian_multiply", hessian_mpi::print_multiply_help}, argc, argv, hessian_mpi::parse,
+                               hessian_mpi::run);
 }

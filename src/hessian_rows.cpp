@@ -6,9 +6,6 @@
 
 namespace hessian_mpi {
 
-namespace {
-
-// Collective. An open file of all ranks, or an error after which nothing is left to do but to abort.
 hdf5::File open_together(const std::filesystem::path& path, const Communicator& communicator) {
   std::optional<hdf5::File> file;
   try {
@@ -20,11 +17,10 @@ hdf5::File open_together(const std::filesystem::path& path, const Communicator& 
   return std::move(*file);
 }
 
-}  // namespace
-
 HessianWriter::HessianWriter(const std::filesystem::path& path, MatrixShape matrix, const Communicator& communicator)
     : file_(open_together(path, communicator)),
       datasets_(communicator.together([&] { return MatrixDatasets(file_); })),
+      offsets_(file_, matrix.storage),
       writeback_(communicator.together([&] { return EarlyWriteback(path); })),
       matrix_(std::move(matrix)),
       communicator_(communicator) {}
@@ -45,16 +41,15 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
   });
   communicator_.together([&] {
     const auto row = rows.count() == 0 ? part.begin : rows.begin;
-    const auto [dataset, tile] = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
+    const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
     if (matrix_.entries == Entries::all) {
-      file_.write_tile_collectively(dataset, hdf5::type_of(matrix_.storage), tile, numbers);
+      file_.write_tile_collectively(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
     } else if (rows.count() > 0) {  // ranks may be in different datasets
-      file_.write_tile_alone(dataset, hdf5::type_of(matrix_.storage), tile, numbers);
+      file_.write_tile_alone(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
     }
     if (rows.count() == 0) return;
-    const auto offset = file_.plain_offset(dataset, hdf5::type_of(matrix_.storage));  // none where it lies in chunks
     const auto bytes = static_cast<std::uint64_t>(matrix_.bytes_of_rows(rows));
-    if (offset) writeback_.start(*offset + tile.row * (bytes / tile.rows), bytes);
+    if (const auto offset = offsets_.of(place, bytes)) writeback_.start(*offset, bytes);  // none where it is in chunks
   });
 }
 

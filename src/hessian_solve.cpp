@@ -21,7 +21,7 @@
 #include "hessian_mpi/resources.hpp"
 #include "hessian_mpi/result_file.hpp"
 #include "hessian_mpi/stopwatch.hpp"
-#include "hessian_mpi/version.hpp"
+#include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -70,21 +70,6 @@ po::options_description described_options() {
   return described;
 }
 
-po::variables_map given_options(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_solve --help"));
-  }
-  return given;
-}
-
 std::optional<Solver> solver_named(const std::string& name) {
   if (name == "auto") return std::nullopt;
   if (name == "dense") return Solver::dense;
@@ -94,15 +79,12 @@ std::optional<Solver> solver_named(const std::string& name) {
 }
 
 SolveOptions parse(int argc, const char* const* argv) {
-  const auto given = given_options(argc, argv);
+  const auto given = parse_arguments("hessian_solve", argc, argv, described_options());
   SolveOptions options;
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return options;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
-    throw InputError("name one file of hessian_mpi: see hessian_solve --help");
-  }
-  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.file = file_of("hessian_solve", given);
   options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
                                               : name_of_result(options.file, "solution");
   if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
@@ -122,18 +104,12 @@ SolveOptions parse(int argc, const char* const* argv) {
   return options;
 }
 
-void print_help(std::ostream& out) {
+void print_solve_help(std::ostream& out) {
   out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
          "without --rhs, x is Newton's step from the point at which H was taken\n\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.h5:test --damping 1e-3 --method minres\n\n"
       << described_options();
-}
-
-// A line of the report: what, and what of it. Root's alone.
-void say(const Communicator& world, const std::string& what, const std::string& words) {
-  constexpr std::size_t width = 12;
-  if (world.is_root()) std::cout << what << std::string(width - what.size(), ' ') << words << std::endl;
 }
 
 // What all parts of the work need.
@@ -241,12 +217,11 @@ std::vector<double> solve_by_products(const Work& work, Solver solver, Symmetric
   auto options = work.options.iteration;
   options.solver = solver;
   const Stopwatch watch;
-  Stopwatch since_line;
+  constexpr double seconds_between_lines = 10;
+  PeriodicTimer line(seconds_between_lines);
   auto found = solve_iteratively(
       matrix, work.options.damping, work.right_sides, options, [&](std::int64_t iteration, double residual) {
-        constexpr double seconds_between_lines = 10;
-        if (since_line.seconds() < seconds_between_lines) return;
-        since_line.lap();
+        if (!line.is_due()) return;
         say(work.world, "iteration", text(iteration, ": residual ", residual, ", ", text_of_seconds(watch.seconds())));
       });
   const auto iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
@@ -302,10 +277,7 @@ bool solve(const Work& work, Solver solver, std::uint64_t memory, ResultFile& re
 
 ExitCode run(const SolveOptions& options, const Communicator& world) {
   const auto hessian = world.together([&] { return read_complete_layout(options.file); });
-  Options of_ranks;
-  of_ranks.threads = options.threads;
-  of_ranks.memory = options.memory;
-  const auto resources = resources_of_rank(of_ranks, world);
+  const auto resources = resources_of_rank(options.threads, options.memory, world);
   use_blas_threads(resources.threads);
   const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
   say(world, "matrix",
@@ -322,23 +294,10 @@ ExitCode run(const SolveOptions& options, const Communicator& world) {
   throw AgreedError(ExitCode::failed, text("'", options.output.string(), "' is wrong: the check above has failed"));
 }
 
-ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto options = world.together([&] { return parse(argc, argv); });
-  if (!options.help && !options.version) return run(options, world);
-  if (world.is_root() && options.help) print_help(std::cout);
-  if (world.is_root() && options.version) {
-    std::cout << "hessian_solve " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n'
-              << slepc_version() << '\n';
-  }
-  return ExitCode::complete;
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return run_parallel_program("hessian_solve", argc, argv,
-                              [&](const Communicator& world) { return start(argc, argv, world); });
+  return hessian_mpi::run_tool({"hessian_solve", hessian_mpi::print_solve_help, hessian_mpi::slepc_version()}, argc,
+                               argv, hessian_mpi::parse, hessian_mpi::run);
 }

@@ -20,16 +20,11 @@
 #include "hessian_mpi/spectrum_options.hpp"
 #include "hessian_mpi/stopwatch.hpp"
 #include "hessian_mpi/symmetric_operator.hpp"
-#include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
 namespace {
 
-// A line of the report: what, and what of it. Root's alone.
-void say(const Communicator& world, const std::string& what, const std::string& words) {
-  constexpr std::size_t width = 12;
-  if (world.is_root()) std::cout << what << std::string(width - what.size(), ' ') << words << std::endl;
-}
+constexpr double seconds_between_lines = 10;
 
 // What all parts of the work need.
 struct Work {
@@ -141,11 +136,9 @@ bool extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& wanted
                          ResultFile& result) {
   const std::string name = wanted.end == End::largest ? "largest" : "smallest";
   const Stopwatch watch;
-  Stopwatch since_line;
+  PeriodicTimer line(seconds_between_lines);
   const auto found = extreme_eigenvalues(matrix, wanted, [&](std::int64_t converged, std::int64_t passes) {
-    constexpr double seconds_between_lines = 10;
-    if (since_line.seconds() < seconds_between_lines) return;
-    since_line.lap();
+    if (!line.is_due()) return;
     say(work.world, name,
         text(converged, " of ", wanted.count, " converged, ", passes, " products, ", text_of_seconds(watch.seconds())));
   });
@@ -189,11 +182,9 @@ bool density(SymmetricOperator& matrix, const Work& work, ResultFile& result) {
   auto options = work.options.of_density;
   options.steps = std::min(options.steps, work.n());
   const Stopwatch watch;
-  Stopwatch since_line;
+  PeriodicTimer line(seconds_between_lines);
   const auto found = spectral_density(matrix, options, [&](std::int64_t steps) {
-    constexpr double seconds_between_lines = 10;
-    if (since_line.seconds() < seconds_between_lines) return;
-    since_line.lap();
+    if (!line.is_due()) return;
     const double left = watch.seconds() / static_cast<double>(steps) * static_cast<double>(options.steps - steps);
     say(work.world, "density", text("step ", steps, " of ", options.steps, ", ", text_of_seconds(left), " left"));
   });
@@ -228,10 +219,11 @@ bool by_products(const Work& work, std::uint64_t memory, ResultFile& result) {
       matrix.in_memory() ? text(bytes, " in ", text_of_seconds(watch.seconds()))
                          : text(bytes, " again for every product: more than --memory"));
   bool right = true;
+  const bool ends = options.largest > 0 || options.smallest > 0;
+  const double norm = ends ? estimated_norm(matrix, options.of_density.seed) : 0;
   for (const auto& [end, count] :
        {std::pair(End::largest, options.largest), std::pair(End::smallest, options.smallest)}) {
     if (count == 0) continue;
-    const double norm = estimated_norm(matrix, options.of_density.seed);
     const bool passed =
         extreme_eigenvalues(matrix, {end, count, options.tolerance, norm, options.of_density.seed}, work, result);
     right = right && passed;
@@ -273,10 +265,7 @@ void plan(const Work& work, std::uint64_t memory) {
 
 ExitCode run(const SpectrumOptions& options, const Communicator& world) {
   const auto hessian = world.together([&] { return read_complete_layout(options.file); });
-  Options of_ranks;
-  of_ranks.threads = options.threads;
-  of_ranks.memory = options.memory;
-  const auto resources = resources_of_rank(of_ranks, world);
+  const auto resources = resources_of_rank(options.threads, options.memory, world);
   use_blas_threads(resources.threads);
   const Work work{options, hessian, world};
   say(world, "matrix",
@@ -296,23 +285,10 @@ ExitCode run(const SpectrumOptions& options, const Communicator& world) {
   throw AgreedError(ExitCode::failed, text("'", options.output.string(), "' is wrong: the checks above have failed"));
 }
 
-ExitCode start(int argc, const char* const* argv, const Communicator& world) {
-  const auto options = world.together([&] { return parse_spectrum_options(argc, argv); });
-  if (!options.help && !options.version) return run(options, world);
-  if (world.is_root() && options.help) print_spectrum_help(std::cout);
-  if (world.is_root() && options.version) {
-    std::cout << "hessian_spectrum " << versions().hessian_mpi << '\n'
-              << versions().mpi << "\nHDF5 " << versions().hdf5 << '\n'
-              << slepc_version() << '\n';
-  }
-  return ExitCode::complete;
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return run_parallel_program("hessian_spectrum", argc, argv,
-                              [&](const Communicator& world) { return start(argc, argv, world); });
+  return hessian_mpi::run_tool({"hessian_spectrum", hessian_mpi::print_spectrum_help, hessian_mpi::slepc_version()},
+                               argc, argv, hessian_mpi::parse_spectrum_options, hessian_mpi::run);
 }

@@ -148,6 +148,7 @@ Joined join_parts(const JoinOptions& options) {
   const MatrixShape matrix{BlockGrid(n, first.matrix.bytes_of_row()), n, first.matrix.storage};
   const auto attributes = joined_attributes(parts, options.command_line);
   std::vector<PartFile> files;
+  files.reserve(parts.size());
   for (const auto& part : parts) files.push_back({part.path, part.rows(), part.stored.blocks});
   const double tolerance = tolerances_of(std::min(first.dtype, matrix.storage)).symmetry;
   create_joined_file(

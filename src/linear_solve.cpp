@@ -15,33 +15,11 @@ namespace hessian_mpi {
 namespace {
 
 using petsc::check;
+using Session = petsc::Session<PetscInitializeNoArguments, PetscFinalize>;
 using Iteration = petsc::Owned<KSP, KSPDestroy>;
 
 constexpr int first = 1;  // Fortran counts from 1
 constexpr int ask = -1;   // ScaLAPACK says what it needs
-
-// PETSc from construction to destruction. Collective.
-class Session {
- public:
-  explicit Session(const Communicator& communicator) {
-    PETSC_COMM_WORLD = communicator.handle();
-    check(PetscInitializeNoArguments(), "PetscInitialize");
-    petsc::leave_signals_and_errors_to_us();
-  }
-  ~Session() { PetscFinalize(); }
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
-};
-
-// Calls visit(number, row, column) for every number that this rank holds.
-template <class Visit>
-void each_number(DistributedMatrix& matrix, const Visit& visit) {
-  for (std::int64_t j = 0; j < matrix.own_columns(); ++j) {
-    for (std::int64_t i = 0; i < matrix.own_rows(); ++i) {
-      visit(matrix.data()[j * matrix.own_rows() + i], matrix.row_of(i), matrix.column_of(j));
-    }
-  }
-}
 
 double norm(const double* numbers, std::int64_t count) {
   return std::sqrt(std::inner_product(numbers, numbers + count, numbers, 0.0));

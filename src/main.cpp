@@ -25,6 +25,7 @@
 #include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
+#include "hessian_mpi/parallel_program.hpp"
 #include "hessian_mpi/partition.hpp"
 #include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/problem.hpp"
@@ -456,7 +457,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   stop.set_time_limit(given.time_limit);
   const bool resuming = finds_file_to_resume(given, world);
   const Options options = resuming ? with_threads_of_file(given, world) : given;
-  const auto resources = resources_of_rank(options, world);
+  const auto resources = resources_of_rank(options.threads, options.memory, world);
   if (!resources.warning.empty()) warn(world, resources.warning);
   at::set_num_threads(resources.threads);
   use_differentiable_kernels();
@@ -518,21 +519,8 @@ ExitCode start(int argc, char** argv, StopRequest& stop, const Communicator& wor
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  StopRequest stop;
-  const MpiSession mpi(argc, argv);
-  const auto world = Communicator::world();
-  try {
-    return static_cast<int>(start(argc, argv, stop, world));
-  } catch (const AgreedError& error) {
-    const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
-    if (world.is_root()) std::cerr << "hessian_mpi: " << kind << error.what() << std::endl;
-    if (error.afterwards() == AgreedError::Afterwards::finalise) return static_cast<int>(error.code());
-    if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
-    abort_all_ranks(error.code());
-  } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
-    std::cerr << "hessian_mpi: error: rank " << world.rank() << " on " << world.host() << ": " << error.what()
-              << std::endl;
-    abort_all_ranks(ExitCode::failed);
-  }
+  hessian_mpi::StopRequest stop;
+  return hessian_mpi::run_parallel_program("hessian_mpi", argc, argv, [&](const hessian_mpi::Communicator& world) {
+    return hessian_mpi::start(argc, argv, stop, world);
+  });
 }

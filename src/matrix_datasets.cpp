@@ -38,14 +38,15 @@ std::vector<MatrixDataset> blocks_in(const hdf5::File& file) {
   return blocks;
 }
 
-Rows rows_from(std::int64_t begin, std::uint64_t count) {
-  return {begin, begin + static_cast<std::int64_t>(count)};
-}
-
 }  // namespace
 
 const char* matrix_object(Entries entries) {
   return entries == Entries::diagonal ? diagonal : whole;
+}
+
+Entries entries_in(const hdf5::File& file) {
+  if (file.has(diagonal)) return Entries::diagonal;
+  return file.is_group(whole) ? Entries::diagonal_blocks : Entries::all;
 }
 
 std::vector<MatrixDataset> datasets_of(const MatrixShape& matrix, const ParameterIndex& index) {
@@ -59,19 +60,15 @@ std::vector<MatrixDataset> datasets_of(const MatrixShape& matrix, const Paramete
   return blocks;
 }
 
-MatrixDatasets::MatrixDatasets(const hdf5::File& file) {
-  if (file.has(diagonal)) {
-    entries_ = Entries::diagonal;
-    const auto shape = file.shape(diagonal);
-    datasets_.push_back({diagonal, rows_from(0, shape.at(0)), shape});
-  } else if (file.is_group(whole)) {
-    entries_ = Entries::diagonal_blocks;
+MatrixDatasets::MatrixDatasets(const hdf5::File& file) : entries_(entries_in(file)) {
+  if (entries_ == Entries::diagonal_blocks) {
     datasets_ = blocks_in(file);
-  } else {
-    entries_ = Entries::all;
-    const auto shape = file.shape(whole);
-    datasets_.push_back({whole, rows_from(file.integer_attribute("/", "row_begin").value_or(0), shape.at(0)), shape});
+    return;
   }
+  const auto* name = matrix_object(entries_);
+  const auto shape = file.shape(name);
+  const auto begin = file.integer_attribute("/", "row_begin").value_or(0);
+  datasets_.push_back({name, {begin, begin + static_cast<std::int64_t>(shape.at(0))}, shape});
 }
 
 std::vector<std::string> MatrixDatasets::names() const {
@@ -91,6 +88,15 @@ MatrixDatasets::Place MatrixDatasets::place_of(const Rows& rows, const Rows& col
           {static_cast<std::uint64_t>(rows.begin - dataset.rows.begin),
            static_cast<std::uint64_t>(columns.begin - first_column), static_cast<std::uint64_t>(rows.count()),
            static_cast<std::uint64_t>(columns.count())}};
+}
+
+std::optional<std::uint64_t> PlainOffsets::of(const MatrixDatasets::Place& place, std::uint64_t bytes) {
+  auto found = begins_.find(place.dataset);
+  if (found == begins_.end()) {
+    found = begins_.emplace(place.dataset, file_.plain_offset(place.dataset, hdf5::type_of(storage_))).first;
+  }
+  if (!found->second || place.tile.rows == 0) return found->second;
+  return *found->second + place.tile.row * (bytes / place.tile.rows);
 }
 
 }  // namespace hessian_mpi

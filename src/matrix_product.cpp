@@ -121,8 +121,9 @@ void clear(const Slab& slab, const RightHandSides& vectors) {
 MatrixSums::MatrixSums(const ParameterIndex& index)
     : index_(index), squares_(index.entries().size() * index.entries().size()), traces_(index.entries().size()) {}
 
-void MatrixSums::add(const Slab& slab, const double* vectors, std::int64_t count, const Rows& rows, double* products) {
-  const RightHandSides all{vectors, count, rows, products};
+void MatrixSums::add(const Slab& slab, std::span<const double> vectors, std::int64_t count, const Rows& rows,
+                     std::span<double> products) {
+  const RightHandSides all{vectors.data(), count, rows, products.data()};
   clear(slab, all);
   const auto& entries = index_.entries();
   std::vector<std::size_t> parameter_of;
@@ -171,7 +172,7 @@ std::vector<double> MatrixProduct::times(const std::vector<double>& vectors, std
                                          const std::function<void(std::int64_t)>& visited) {
   std::vector<double> products(static_cast<std::size_t>(own_.count() * count));
   stream_.each([&](const Slab& slab) {
-    sums.add(slab, vectors.data(), count, own_, products.data());
+    sums.add(slab, vectors, count, own_, products);
     if (visited) visited(slab.rows.count());
   });
   return products;

@@ -2,6 +2,9 @@
 
 #include <iostream>
 
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/version.hpp"
+
 namespace hessian_mpi {
 
 int run_parallel_program(const char* name, int argc, char** argv,
@@ -11,7 +14,8 @@ int run_parallel_program(const char* name, int argc, char** argv,
   try {
     return static_cast<int>(body(world));
   } catch (const AgreedError& error) {
-    if (world.is_root()) std::cerr << name << ": error: " << error.what() << std::endl;
+    const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
+    if (world.is_root()) std::cerr << name << ": " << kind << error.what() << std::endl;
     if (error.afterwards() == AgreedError::Afterwards::finalise) return static_cast<int>(error.code());
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     abort_all_ranks(error.code());
@@ -20,6 +24,17 @@ int run_parallel_program(const char* name, int argc, char** argv,
               << std::endl;
     abort_all_ranks(ExitCode::failed);
   }
+}
+
+void print_versions(std::ostream& out, const ProgramText& program) {
+  const auto v = versions();
+  out << program.name << ' ' << v.hessian_mpi << '\n' << v.mpi << "\nHDF5 " << v.hdf5 << '\n';
+  if (!program.libraries.empty()) out << program.libraries << '\n';
+}
+
+void say(const Communicator& world, const std::string& what, const std::string& words) {
+  constexpr std::size_t width = 12;
+  if (world.is_root()) std::cout << what << std::string(width - what.size(), ' ') << words << std::endl;
 }
 
 }  // namespace hessian_mpi

@@ -19,11 +19,21 @@ inline void check(PetscErrorCode status, const char* call) {
   throw RunError(text(call, " failed: ", words != nullptr ? words : "error ", words != nullptr ? "" : text(status)));
 }
 
-/// This program has its own ways to stop and to tell errors.
-inline void leave_signals_and_errors_to_us() {
-  PetscPopSignalHandler();
-  PetscPushErrorHandler(PetscReturnErrorHandler, nullptr);
-}
+/// PETSc, or SLEPc on it, from construction to destruction. Collective.
+template <PetscErrorCode (*initialise)(), PetscErrorCode (*finalise)()>
+class Session {
+ public:
+  explicit Session(const Communicator& communicator) {
+    PETSC_COMM_WORLD = communicator.handle();
+    check(initialise(), "the start of PETSc");
+    // This program has its own ways to stop and to tell errors.
+    PetscPopSignalHandler();
+    PetscPushErrorHandler(PetscReturnErrorHandler, nullptr);
+  }
+  ~Session() { finalise(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+};
 
 /// An object of PETSc or SLEPc, destroyed with this. Collective where it is.
 template <class Object, PetscErrorCode (*destroy)(Object*)>

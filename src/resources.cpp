@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "hessian_mpi/error.hpp"
 #include "hessian_mpi/node.hpp"
 
 namespace hessian_mpi {
@@ -19,27 +20,26 @@ std::optional<int> number_in_environment(const char* name) {
   return end != word && number > 0 ? std::optional(static_cast<int>(std::min(number, most))) : std::nullopt;
 }
 
-int wanted_threads(const Options& options, const Communicator& communicator) {
-  if (options.threads) return *options.threads;
+int threads_by_default(const Communicator& communicator) {
   for (const auto* variable : {"OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"}) {
     if (const auto number = number_in_environment(variable)) return *number;
   }
   return std::max(1, std::min(cores_of_node() / communicator.ranks_on_node(), cores_of_process()));
 }
 
-std::uint64_t wanted_memory(const Options& options, const Communicator& communicator) {
+std::uint64_t memory_by_default(const Communicator& communicator) {
   constexpr std::uint64_t share_of_free = 4;
-  return options.memory.value_or(available_memory() / share_of_free /
-                                 static_cast<std::uint64_t>(communicator.ranks_on_node()));
+  return available_memory() / share_of_free / static_cast<std::uint64_t>(communicator.ranks_on_node());
 }
 
 }  // namespace
 
-Resources resources_of_rank(const Options& options, const Communicator& communicator) {
+Resources resources_of_rank(std::optional<int> threads, std::optional<std::uint64_t> memory,
+                            const Communicator& communicator) {
   Resources resources;
-  resources.threads = static_cast<int>(communicator.min(wanted_threads(options, communicator)));
-  resources.memory =
-      static_cast<std::uint64_t>(communicator.min(static_cast<std::int64_t>(wanted_memory(options, communicator))));
+  resources.threads = static_cast<int>(communicator.min(threads.value_or(threads_by_default(communicator))));
+  resources.memory = static_cast<std::uint64_t>(
+      communicator.min(static_cast<std::int64_t>(memory.value_or(memory_by_default(communicator)))));
   const auto bound = communicator.min(cores_of_process());
   if (resources.threads > bound) {
     resources.warning =

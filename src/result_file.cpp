@@ -1,34 +1,12 @@
 #include "hessian_mpi/result_file.hpp"
 
-#include <optional>
 #include <utility>
-#include <variant>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
-namespace {
-
-void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes) {
-  for (const auto& [name, value] : attributes) {
-    std::visit([&, &key = name](const auto& v) { file.set_attribute(object, key, v); }, value);
-  }
-}
-
-hdf5::File open_together(const std::filesystem::path& path, const Communicator& communicator) {
-  std::optional<hdf5::File> file;
-  try {
-    communicator.together([&] { file.emplace(hdf5::File::open_parallel(path, communicator.handle())); });
-  } catch (const AgreedError& error) {
-    if (file) file->abandon();
-    throw AgreedError(error.code(), error.what(), AgreedError::Afterwards::abort);
-  }
-  return std::move(*file);
-}
-
-}  // namespace
-
 std::filesystem::path name_of_result(const std::filesystem::path& source, const std::string& kind) {
   auto name = source;
   if (name.extension() == ".h5" || name.extension() == ".hdf5") name.replace_extension();

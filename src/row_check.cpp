@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "hessian_mpi/check_figures.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
 #include "hessian_mpi/jacobian_rows.hpp"
 
@@ -76,7 +77,6 @@ std::vector<double> row_of_file(const HessianReader& reader, std::int64_t i, con
 
 double row_error(const std::filesystem::path& file, const MatrixShape& shape, const Problem& problem, Matrix matrix,
                  const std::vector<std::int64_t>& rows, double largest, const Communicator& communicator) {
-  constexpr double floor_of_scale = 1e-2;
   const double worst = communicator.together([&] {
     const HessianReader reader(file);
     const auto row_again = rows_again(problem, matrix);

@@ -46,22 +46,17 @@ RowStream::RowStream(std::filesystem::path path, MatrixShape matrix, std::vector
       descriptor_(path_, Descriptor::Access::read) {
   if (descriptor_.id() < 0) throw RunError(text("'", path_.string(), "' could not be opened: ", reason(errno)));
   const MatrixDatasets datasets(file_);
+  PlainOffsets offsets(file_, matrix_.storage);
   std::size_t most = 0;
   for (const auto& slab : slabs_) {
-    places_.push_back(place_of(slab, datasets));
-    most = std::max(most, places_.back().bytes);
+    const auto place = datasets.place_of(slab, matrix_.columns_of(slab.begin));
+    const auto bytes = static_cast<std::size_t>(matrix_.bytes_of_rows(slab));
+    places_.push_back({place.dataset, place.tile, offsets.of(place, bytes), bytes});
+    most = std::max(most, bytes);
   }
   if (most >= most_bytes_at_once) throw RunError(text("a slab of ", most, " bytes is larger than can be read at once"));
   at_hand_.resize(most);
   next_.resize(most);
-}
-
-RowStream::Place RowStream::place_of(const Rows& slab, const MatrixDatasets& datasets) const {
-  const auto [dataset, tile] = datasets.place_of(slab, matrix_.columns_of(slab.begin));
-  const auto bytes = static_cast<std::size_t>(matrix_.bytes_of_rows(slab));
-  auto offset = file_.plain_offset(dataset, hdf5::type_of(matrix_.storage));
-  if (offset && tile.rows > 0) *offset += tile.row * (bytes / tile.rows);
-  return {dataset, tile, offset, bytes};
 }
 
 bool RowStream::reads_plainly() const {

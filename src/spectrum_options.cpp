@@ -8,6 +8,7 @@
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/result_file.hpp"
+#include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -59,21 +60,6 @@ po::options_description described_options() {
   return described.add(general);
 }
 
-po::variables_map parse(int argc, const char* const* argv) {
-  po::options_description all = described_options();
-  all.add_options()("file", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("file", -1);
-  const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-  po::variables_map given;
-  try {
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    throw InputError(text(error.what(), ": see hessian_spectrum --help"));
-  }
-  return given;
-}
-
 // The value of an option that must be at least so much, where it is given.
 template <class Number>
 void take(const po::variables_map& given, const char* name, Number least, Number& to) {
@@ -107,15 +93,12 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
 }  // namespace
 
 SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
-  const auto given = parse(argc, argv);
+  const auto given = parse_arguments("hessian_spectrum", argc, argv, described_options());
   SpectrumOptions options;
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return options;
-  if (given.count("file") == 0 || given["file"].as<std::vector<std::string>>().size() != 1) {
-    throw InputError("name one file of hessian_mpi: see hessian_spectrum --help");
-  }
-  options.file = given["file"].as<std::vector<std::string>>().front();
+  options.file = file_of("hessian_spectrum", given);
   options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
                                               : name_of_result(options.file, "spectrum");
   take(given, "largest", std::int64_t{1}, options.largest);

@@ -25,6 +25,7 @@ std::int64_t count_of(const std::vector<std::uint64_t>& shape, std::int64_t n, c
   const auto length = static_cast<std::uint64_t>(n);
   const bool good = (shape.size() == 1 && shape[0] == length) || (shape.size() == 2 && shape[1] == length);
   std::vector<std::string> sizes;
+  sizes.reserve(shape.size());
   for (const auto size : shape) sizes.push_back(text(size));
   if (!good) {
     throw InputError(text("'", name, "' has the shape [", joined(sizes, ", "), "]: the vectors of this matrix are [", n,

@@ -10,8 +10,6 @@
 namespace hessian_mpi {
 namespace {
 
-constexpr double floor_of_scale = 1e-2;
-
 // Rounding of the coarser of what was computed and what was stored decides what can be expected.
 Tolerances tolerances_for(const Problem& problem, Precision storage) {
   const bool coarse = problem.precision() == Precision::float32 || storage == Precision::float32;

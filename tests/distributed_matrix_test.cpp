@@ -11,13 +11,6 @@
 namespace hessian_mpi {
 namespace {
 
-// Not symmetric, and every number another.
-std::vector<double> any_numbers(std::int64_t n) {
-  std::vector<double> numbers;
-  for (std::int64_t k = 0; k < n * n; ++k) numbers.push_back(std::sin(static_cast<double>(k * k + 1)));
-  return numbers;
-}
-
 double average(const std::vector<double>& numbers, std::int64_t n, std::int64_t i, std::int64_t j) {
   return (numbers[static_cast<std::size_t>(i * n + j)] + numbers[static_cast<std::size_t>(j * n + i)]) / 2;
 }

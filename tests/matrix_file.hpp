@@ -97,6 +97,13 @@ class MatrixFile {
   std::int64_t n_;
 };
 
+/// Not symmetric, and every number another.
+inline std::vector<double> any_numbers(std::int64_t n) {
+  std::vector<double> numbers;
+  for (std::int64_t k = 0; k < n * n; ++k) numbers.push_back(std::sin(static_cast<double>(k * k + 1)));
+  return numbers;
+}
+
 /// Symmetric: a function of i + j.
 inline std::vector<double> symmetric_numbers(std::int64_t n) {
   std::vector<double> numbers;

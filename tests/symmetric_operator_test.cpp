@@ -10,13 +10,6 @@
 namespace hessian_mpi {
 namespace {
 
-// Not symmetric.
-std::vector<double> any_numbers(std::int64_t n) {
-  std::vector<double> numbers;
-  for (std::int64_t k = 0; k < n * n; ++k) numbers.push_back(std::sin(static_cast<double>(k * k + 1)));
-  return numbers;
-}
-
 double element(std::int64_t vector, std::int64_t i) {
   return std::cos(static_cast<double>(i * (vector + 1)));
 }

@@ -49,7 +49,7 @@ std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, c
 class BlockMarks {
  public:
   /// Throws RunError where the file cannot be opened.
-  BlockMarks(const std::filesystem::path& path, const BlockGrid& grid);
+  BlockMarks(const std::filesystem::path& path, BlockGrid grid);
 
   /// Marks neighbouring blocks, one record each, from first on; takes back the marks of those that are not on_disk. The
   /// rows of the others must be on the disk.

@@ -52,6 +52,9 @@ constexpr NamedFigure named_figures[] = {{"symmetry", &CheckFigures::symmetry},
                                          {"gradient", &CheckFigures::gradient},
                                          {"difference", &CheckFigures::difference}};
 
+/// Rows and entries that are small by chance: their errors are measured by this share of the largest |H_ij| at least.
+constexpr double floor_of_scale = 1e-2;
+
 /// What errors of first and second derivatives may be at most, against central differences.
 struct DifferenceTolerances {
   double gradient;

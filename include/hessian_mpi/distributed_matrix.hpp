@@ -74,6 +74,17 @@ class DistributedMatrix {
   std::vector<double> numbers_;
 };
 
+/// Calls visit(number, row, column) for every number that this rank holds. Matrix: a DistributedMatrix, const or not.
+template <class Matrix, class Visit>
+void each_number(Matrix& matrix, const Visit& visit) {
+  for (std::int64_t j = 0; j < matrix.own_columns(); ++j) {
+    const auto column = matrix.column_of(j);
+    for (std::int64_t i = 0; i < matrix.own_rows(); ++i) {
+      visit(matrix.data()[j * matrix.own_rows() + i], matrix.row_of(i), column);
+    }
+  }
+}
+
 /// Which half of a symmetric matrix holds numbers.
 enum class Half { lower, both };
 

@@ -30,6 +30,9 @@ const Value* find_attribute(const Attributes& attributes, const std::string& nam
   return nullptr;
 }
 
+/// Gives an object of a file these attributes.
+void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes);
+
 /// What a new file is to hold, all but the rows.
 struct HessianLayout {
   const ParameterIndex& index;

@@ -14,6 +14,10 @@
 
 namespace hessian_mpi {
 
+/// Collective. A file that all ranks have open for writing. A failure on one is thrown on all, as an AgreedError after
+/// which nothing is left to do but to abort.
+hdf5::File open_together(const std::filesystem::path& path, const Communicator& communicator);
+
 /// The matrix, open for writing on all ranks. A failure of any call is thrown on all ranks, as an AgreedError after
 /// which MPI cannot be finalised: HDF5 is then in the middle of something on some of them.
 class HessianWriter {
@@ -38,6 +42,7 @@ class HessianWriter {
  private:
   hdf5::File file_;
   MatrixDatasets datasets_;
+  PlainOffsets offsets_;
   EarlyWriteback writeback_;
   MatrixShape matrix_;
   const Communicator& communicator_;

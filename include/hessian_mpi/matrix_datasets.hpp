@@ -3,6 +3,9 @@
 /// that of parameter NAME (link_name() of named_blocks.hpp); of the diagonal /diagonal its N numbers. Not collective.
 
 #include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +25,9 @@ struct MatrixDataset {
 
 /// The dataset or group that has the order and the offsets of parameters as attributes.
 const char* matrix_object(Entries entries);
+
+/// Which entries a file has, told by the objects in it.
+Entries entries_in(const hdf5::File& file);
 
 /// All datasets of a matrix, in the order of rows.
 std::vector<MatrixDataset> datasets_of(const MatrixShape& matrix, const ParameterIndex& index);
@@ -45,6 +51,20 @@ class MatrixDatasets {
  private:
   Entries entries_;
   std::vector<MatrixDataset> datasets_;
+};
+
+/// Where the datasets of a file begin in it, each looked up once.
+class PlainOffsets {
+ public:
+  /// The file must outlive the object. storage: of the numbers.
+  PlainOffsets(const hdf5::File& file, Precision storage) : file_(file), storage_(storage) {}
+  /// Of the first byte of a tile of whole rows, which have so many bytes; nothing where plain reads do not find them.
+  std::optional<std::uint64_t> of(const MatrixDatasets::Place& place, std::uint64_t bytes);
+
+ private:
+  const hdf5::File& file_;
+  Precision storage_;
+  std::map<std::string, std::optional<std::uint64_t>> begins_;
 };
 
 }  // namespace hessian_mpi

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "hessian_mpi/communicator.hpp"
@@ -29,9 +30,10 @@ class MatrixSums {
   explicit MatrixSums(const ParameterIndex& index);
 
   /// Adds rows. vectors: `count` vectors of N numbers each, one after the other. products: for each vector in turn one
-  /// number for each row of `rows`, which holds those of the slab; may be null where count is 0.
-  void add(const Slab& slab, const double* vectors, std::int64_t count, const Rows& rows, double* products);
-  void add(const Slab& slab) { add(slab, nullptr, 0, {}, nullptr); }
+  /// number for each row of `rows`, which holds those of the slab.
+  void add(const Slab& slab, std::span<const double> vectors, std::int64_t count, const Rows& rows,
+           std::span<double> products);
+  void add(const Slab& slab) { add(slab, {}, 0, {}, {}); }
 
   /// Collective. The figures of what all ranks have added, on all of them.
   MatrixFigures all(const Communicator& communicator) const;

@@ -1,11 +1,11 @@
 #pragma once
-/// What a rank may use of its node: from the options, the environment, and what is there.
+/// What a rank may use of its node: from the user's word, the environment, and what is there.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/options.hpp"
 
 namespace hessian_mpi {
 
@@ -15,7 +15,8 @@ struct Resources {
   std::string warning;       ///< for the user, where threads outnumber the cores a rank is bound to; else empty
 };
 
-/// Collective. The same on all ranks.
-Resources resources_of_rank(const Options& options, const Communicator& communicator);
+/// Collective. What the user has asked for, or else what there is: the same on all ranks.
+Resources resources_of_rank(std::optional<int> threads, std::optional<std::uint64_t> memory,
+                            const Communicator& communicator);
 
 }  // namespace hessian_mpi

@@ -68,7 +68,6 @@ class RowStream {
     std::optional<std::uint64_t> offset;  // in the file, where it can be read plainly
     std::size_t bytes = 0;
   };
-  Place place_of(const Rows& slab, const MatrixDatasets& datasets) const;
   void announce(std::size_t slab) const;
   void read(const Place& place, std::vector<char>& buffer) const;
   void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;

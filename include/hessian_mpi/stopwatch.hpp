@@ -1,5 +1,5 @@
 #pragma once
-/// Wall time of the steps of a run. No dependencies.
+/// Wall time of the steps of a run, and of what recurs in it. No dependencies.
 
 #include <chrono>
 #include <utility>
@@ -19,6 +19,21 @@ class Stopwatch {
  private:
   using Clock = std::chrono::steady_clock;
   Clock::time_point last_ = Clock::now();
+};
+
+/// Says once in so many seconds that it is time.
+class PeriodicTimer {
+ public:
+  explicit PeriodicTimer(double seconds) : seconds_(seconds) {}
+  bool is_due() {
+    if (watch_.seconds() < seconds_) return false;
+    watch_.lap();
+    return true;
+  }
+
+ private:
+  double seconds_;
+  Stopwatch watch_;
 };
 
 }  // namespace hessian_mpi

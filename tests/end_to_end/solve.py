@@ -8,12 +8,11 @@ LAUNCH is mpirun with its options but for the number of ranks.
 
 import pathlib
 import subprocess
-import sys
-import tempfile
 
 import fabricated_file
 import h5py
 import numpy as np
+from tool import run_tests
 
 N = 120
 
@@ -87,14 +86,5 @@ def test_what_cannot_be_solved(case: Case) -> None:
         assert not list(case.folder.glob("*.solution.h5*")) and not list(case.folder.glob(".*")), options
 
 
-def main(program: str, launch: list[str]) -> None:
-    for name, test in list(globals().items()):
-        if not name.startswith("test_"):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            test(Case(program, launch, pathlib.Path(folder)))
-        print(name, "passed", flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    run_tests(globals(), Case)

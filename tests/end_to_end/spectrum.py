@@ -8,12 +8,11 @@ LAUNCH is mpirun with its options but for the number of ranks.
 
 import pathlib
 import subprocess
-import sys
-import tempfile
 
 import fabricated_file
 import h5py
 import numpy as np
+from tool import run_tests
 
 
 def like_a_hessian(n: int) -> np.ndarray:
@@ -145,14 +144,5 @@ def test_what_makes_no_sense(spectrum: Spectrum) -> None:
         assert finished.returncode == 2 and words in finished.stderr, (options, finished)
 
 
-def main(program: str, launch: list[str]) -> None:
-    for name, test in list(globals().items()):
-        if not name.startswith("test_"):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            test(Spectrum(program, launch, pathlib.Path(folder)))
-        print(name, "passed", flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    run_tests(globals(), Spectrum)

@@ -35,9 +35,10 @@ class Tool:
         return finished.stderr
 
 
-def run_tests(names: dict[str, Callable]) -> None:
-    """All functions test_... of a script whose arguments are PROGRAM LAUNCH..."""
+def run_tests(names: dict[str, Callable], kind: Callable = Tool) -> None:
+    """All functions test_... of a script whose arguments are PROGRAM LAUNCH..., each with a kind of its own."""
     for name, test in list(names.items()):
         if name.startswith("test_"):
             with tempfile.TemporaryDirectory() as folder:
-                test(Tool(sys.argv[1], sys.argv[2:], pathlib.Path(folder)))
+                test(kind(sys.argv[1], sys.argv[2:], pathlib.Path(folder)))
+            print(name, "passed", flush=True)
