@@ -338,9 +338,10 @@ Data Data::repeated(std::int64_t copies) const {
   });
 }
 
-Data Data::converted(torch::Dtype dtype) const {
-  return mapped(*this,
-                [dtype](const Tensor& tensor) { return tensor.is_floating_point() ? tensor.to(dtype) : tensor; });
+Data Data::converted(torch::Dtype dtype, torch::Device device) const {
+  return mapped(*this, [=](const Tensor& tensor) {
+    return tensor.to(device, tensor.is_floating_point() ? dtype : tensor.scalar_type());
+  });
 }
 
 Data load_data(const std::filesystem::path& file) {

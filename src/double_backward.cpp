@@ -55,16 +55,20 @@ void DoubleBackward::compute_as(const Rows& rows, const Rows& columns, Number* o
                                 const std::function<void(double)>& advance) {
   const ColumnsOfParameters by(problem_, columns);
   const auto parameters = by.parameters();
+  const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
+  const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
+  if (!problem_.device().is_cpu()) {
+    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
+    return;
+  }
   if (problem_.batches() > 1) {
-    const auto sum = summed_over_batches(
-        rows, by, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
-        [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); }, advance);
+    const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
     std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
     return;
   }
   const Graph& graph = graph_of(0);
   for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-    by.store(row(graph, parameters, i), out + (i - rows.begin) * columns.count());
+    by.store(row_of(graph, i), out + (i - rows.begin) * columns.count());
     advance(1);
   }
 }

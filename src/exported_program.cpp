@@ -108,7 +108,7 @@ class ExportedProgram final : public Model {
 
   std::string format() const override { return "exported program"; }
   std::vector<NamedTensor> parameters() const override { return parameters_; }
-  void convert(torch::Dtype dtype) override;
+  void convert(torch::Dtype dtype, torch::Device device) override;
   void set_mode(Mode mode) override;
   IValue forward(const std::vector<IValue>& arguments) override;
 
@@ -245,13 +245,15 @@ void ExportedProgram::read_outputs(const json& specs) {
   if (user_outputs_.empty()) throw InputError("returns nothing");
 }
 
-void ExportedProgram::convert(torch::Dtype dtype) {
+void ExportedProgram::convert(torch::Dtype dtype, torch::Device device) {
   const auto convert_one = [&](torch::Tensor& tensor) {
-    if (!tensor.is_floating_point() && !tensor.is_complex()) return;
-    const torch::Dtype wanted = tensor.is_complex() ? c10::toComplexType(dtype) : dtype;
-    if (tensor.scalar_type() == wanted) return;
-    tensor = tensor.detach().to(wanted).set_requires_grad(tensor.requires_grad());
-    converted_to_ = dtype;
+    const torch::Dtype own = tensor.scalar_type();
+    const torch::Dtype wanted = tensor.is_complex()          ? c10::toComplexType(dtype)
+                                : tensor.is_floating_point() ? dtype
+                                                             : own;
+    if (own != wanted) converted_to_ = dtype;
+    if (own == wanted && tensor.device() == device) return;
+    tensor = tensor.detach().to(device, wanted).set_requires_grad(tensor.requires_grad());
   };
   for (NamedTensor& parameter : parameters_) convert_one(parameter.value);
   for (torch::Tensor& tensor : state_) convert_one(tensor);

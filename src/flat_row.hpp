@@ -10,13 +10,19 @@
 
 #include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/problem.hpp"
+#include "rows_from_device.hpp"
 
 namespace hessian_mpi {
+
+/// The same numbers in memory that the host reads.
+inline at::Tensor on_host(const at::Tensor& tensor) {
+  return tensor.is_cpu() ? tensor : tensor.cpu();
+}
 
 /// The elements of a tensor in row-major order, handed to sink as a pointer to numbers of the tensor's own type.
 template <class Sink>
 void with_elements(const at::Tensor& tensor, const Sink& sink) {
-  const at::Tensor dense = (tensor.is_sparse() ? tensor.to_dense() : tensor).contiguous();
+  const at::Tensor dense = on_host(tensor.is_sparse() ? tensor.to_dense() : tensor).contiguous();
   if (dense.scalar_type() == at::kDouble) {
     sink(dense.const_data_ptr<double>(), dense.numel());
   } else {
@@ -56,6 +62,21 @@ class ColumnsOfParameters {
     });
   }
 
+  /// The row as one tensor, where the parameters are.
+  at::Tensor joined(const std::vector<at::Tensor>& parts) const {
+    std::vector<at::Tensor> pieces;
+    for (auto p = begin_; p < end_; ++p) {
+      const auto elements = elements_of(p);
+      const auto& part = parts[p - begin_];
+      const auto& parameter = problem_.parameters()[p];
+      pieces.push_back(
+          part.defined()
+              ? (part.is_sparse() ? part.to_dense() : part).reshape(-1).slice(0, elements.begin, elements.end)
+              : at::zeros({elements.count()}, parameter.options().requires_grad(false)));
+    }
+    return at::cat(pieces);
+  }
+
   /// Adds them to what the row has.
   void add(const std::vector<at::Tensor>& parts, double* row) const {
     each(parts, row, [](const at::Tensor& part, const Rows& elements, double* to) {
@@ -71,14 +92,19 @@ class ColumnsOfParameters {
     const auto& entry = problem_.index().entries()[p];
     return entry.offset + entry.size;
   }
+  // The elements of a parameter among the columns.
+  Rows elements_of(std::size_t p) const {
+    const auto offset = problem_.index().entries()[p].offset;
+    return {std::max(offset, columns_.begin) - offset, std::min(end_of(p), columns_.end) - offset};
+  }
   // Calls visit(part, its elements among the columns, their place in the row).
   template <class Number, class Visit>
   void each(const std::vector<at::Tensor>& parts, Number* row, const Visit& visit) const {
     for (auto p = begin_; p < end_; ++p) {
-      const auto offset = problem_.index().entries()[p].offset;
-      const Rows some{std::max(offset, columns_.begin), std::min(end_of(p), columns_.end)};
-      if (some.count() <= 0) continue;
-      visit(parts[p - begin_], Rows{some.begin - offset, some.end - offset}, row + (some.begin - columns_.begin));
+      const auto elements = elements_of(p);
+      if (elements.count() <= 0) continue;
+      visit(parts[p - begin_], elements,
+            row + (problem_.index().entries()[p].offset + elements.begin - columns_.begin));
     }
   }
 
@@ -94,7 +120,9 @@ inline ColumnsOfParameters all_columns(const Problem& problem) {
 
 /// One element of a contiguous tensor, past autograd and the dispatcher: a cotangent has no history.
 inline void set_element(const at::Tensor& tensor, std::int64_t element, double value) {
-  if (tensor.scalar_type() == at::kDouble) {
+  if (!tensor.is_cpu()) {
+    tensor.view(-1).select(0, element).fill_(value);
+  } else if (tensor.scalar_type() == at::kDouble) {
     tensor.data_ptr<double>()[element] = value;
   } else {
     tensor.data_ptr<float>()[element] = static_cast<float>(value);
@@ -122,6 +150,37 @@ std::vector<double> summed_over_batches(const Rows& rows, const ColumnsOfParamet
     }
   }
   return sum;
+}
+
+/// Rows that are made on a GPU, [rows][columns] in out: graph_of and row_of as above. Those of several batches are
+/// added up there, in float64.
+template <class Number, class GraphOf, class RowOf>
+void rows_made_on_device(const Rows& rows, const ColumnsOfParameters& columns, const Problem& problem,
+                         const GraphOf& graph_of, const RowOf& row_of, Number* out,
+                         const std::function<void(double)>& advance) {
+  auto options = problem.parameters().front().options().requires_grad(false);
+  if (problem.batches() == 1) {
+    RowsFromDevice<Number> finished(options, rows.count(), columns.count(), out);
+    const auto& graph = graph_of(0);
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      finished.put(columns.joined(row_of(graph, i)));
+      advance(1);
+    }
+    finished.finish();
+    return;
+  }
+  options = options.dtype(at::kDouble);
+  RowsFromDevice<Number> finished(options, rows.count(), columns.count(), out);
+  const at::Tensor sum = at::zeros({rows.count(), columns.count()}, options);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto& graph = graph_of(b);
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      sum.select(0, i - rows.begin).add_(columns.joined(row_of(graph, i)));
+      advance(1.0 / static_cast<double>(problem.batches()));
+    }
+  }
+  for (std::int64_t i = 0; i < rows.count(); ++i) finished.put(sum.select(0, i));
+  finished.finish();
 }
 
 }  // namespace hessian_mpi

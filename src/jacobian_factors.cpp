@@ -87,7 +87,7 @@ void Factors<Number>::weigh(const OutputMap& map, std::int64_t first) {
   const Tensor unit = torch::zeros_like(map.y).detach();
   for (std::int64_t k = 0; k < count; ++k) {
     set_element(unit, k, 1);
-    const Tensor products = map.times(unit).detach().to(dtype_of_number<Number>).contiguous();
+    const Tensor products = map.times(unit).detach().to(at::kCPU, dtype_of_number<Number>).contiguous();
     set_element(unit, k, 0);
     const auto* number = products.template const_data_ptr<Number>();
     auto& weights = weights_.emplace_back();

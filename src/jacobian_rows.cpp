@@ -53,17 +53,27 @@ std::vector<Tensor> JacobianRows::row(const Graph& graph, const std::vector<Tens
   return transposed_times(parameters, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
 }
 
-void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
-                           const std::function<void(double)>& advance) {
+template <class Number>
+void JacobianRows::compute_as(const Rows& rows, const Rows& columns, Number* out,
+                              const std::function<void(double)>& advance) {
   const ColumnsOfParameters by(problem_, columns);
   const auto parameters = by.parameters();
-  const auto sum = summed_over_batches(
-      rows, by, problem_, [this](std::int64_t b) -> const Graph& { return graph_of(b); },
-      [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); }, advance);
+  const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
+  const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
+  if (!problem_.device().is_cpu()) {
+    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
+    return;
+  }
+  const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
+  std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
+}
+
+void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
   if (storage == Precision::float32) {
-    std::transform(sum.begin(), sum.end(), static_cast<float*>(out), [](double x) { return static_cast<float>(x); });
+    compute_as(rows, columns, static_cast<float*>(out), advance);
   } else {
-    std::copy(sum.begin(), sum.end(), static_cast<double*>(out));
+    compute_as(rows, columns, static_cast<double*>(out), advance);
   }
 }
 

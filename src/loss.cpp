@@ -153,14 +153,14 @@ std::optional<Tensor> class_weights(const LossArguments& arguments, const Tensor
     throw InputError(text("--loss-option weight has ", weight.numel(), " numbers, and the model's output of shape ",
                           output.sizes(), " has ", output.size(1), " classes: give a number for each"));
   }
-  return weight.to(output.scalar_type());
+  return weight.to(output.device(), output.scalar_type());
 }
 
 // What a mean is divided by: how many indices are not ignored, or the sum of their classes' weights.
 double weight_of(const Tensor& indices, const LossArguments& arguments) {
   const Tensor kept = indices.ne(arguments.ignore_index);
   if (!arguments.weight.defined()) return kept.sum().item<double>();
-  return arguments.weight.index_select(0, indices.masked_select(kept)).sum().item<double>();
+  return arguments.weight.index_select(0, indices.masked_select(kept).cpu()).sum().item<double>();
 }
 
 LossTerm cross_entropy_of_probabilities(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
@@ -203,7 +203,7 @@ std::optional<Tensor> weights_by_place(const char* name, const Tensor& weight, c
                           output.sizes(), " has ", places, " in its last dimension: give a number for each, or one",
                           output.dim() > 1 ? "" : " (weights of samples need a scripted loss)"));
   }
-  return weight.to(output.scalar_type()).expand_as(output);
+  return weight.to(output.device(), output.scalar_type()).expand_as(output);
 }
 
 double number_of(const Tensor& output) {
@@ -346,20 +346,20 @@ LossTerm opaque_term(const std::string& loss, const c10::IValue& result, Reducti
   return {value, static_cast<double>(samples), static_cast<double>(samples)};
 }
 
-std::optional<torch::Dtype> floating_dtype_in(const c10::IValue& value) {
-  std::optional<torch::Dtype> dtype;
+std::optional<Tensor> floating_tensor_in(const c10::IValue& value) {
+  std::optional<Tensor> found;
   value.visit([&](const c10::IValue& part) {
-    if (!dtype && part.isTensor() && part.toTensor().is_floating_point()) dtype = part.toTensor().scalar_type();
-    return dtype.has_value();
+    if (!found && part.isTensor() && part.toTensor().is_floating_point()) found = part.toTensor();
+    return found.has_value();
   });
-  return dtype;
+  return found;
 }
 
 Loss scripted_loss(const std::string& file, Reduction reduction) {
   const std::shared_ptr<TorchScriptModel> module = load_torchscript(file);
   return [module, file, reduction](const c10::IValue& output, const c10::IValue& targets, std::int64_t samples) {
     // Weights of classes and the like.
-    if (const auto dtype = floating_dtype_in(output)) module->convert(*dtype);
+    if (const auto like = floating_tensor_in(output)) module->convert(like->scalar_type(), like->device());
     std::vector<c10::IValue> arguments{output};
     if (!targets.isNone()) arguments.push_back(targets);
     c10::IValue result;

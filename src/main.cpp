@@ -13,6 +13,7 @@
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/checkpoint.hpp"
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/estimate.hpp"
@@ -154,6 +155,7 @@ Announcement announcement(const Job& job, int ranks, int threads) {
   return {versions().hessian_mpi,
           ranks,
           threads,
+          name_of(problem.device()),
           text(options.model ? options.model->string() : "embedded example", " (", problem.model_format(), ")"),
           options.data ? options.data->string() : "embedded example",
           problem.samples(),
@@ -424,8 +426,8 @@ ExitCode finish_file(const Job& job, const Checkpoint& checkpoint, const std::ve
   const double largest = largest_of(checkpoint.records());
   const auto verdict = check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
-      [&] { return load_problem(options, Precision::float64); }, options.verify, options.check_rows,
-      [&] { leave_if_asked(job, stop, world); }, world);
+      [&] { return load_problem(options, Precision::float64, job.problem.device()); }, options.verify,
+      options.check_rows, [&] { leave_if_asked(job, stop, world); }, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = phase.lap();
   seconds.all = total.lap();
@@ -460,10 +462,12 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   const auto resources = resources_of_rank(options.threads, options.memory, world);
   if (!resources.warning.empty()) warn(world, resources.warning);
   at::set_num_threads(resources.threads);
+  const auto device = device_of_rank(options.device, world);
+  use_device(device);
   use_differentiable_kernels();
   keep_freed_memory();
 
-  const Problem problem = world.together([&] { return load_problem(options, options.dtype); });
+  const Problem problem = world.together([&] { return load_problem(options, options.dtype, device); });
   use_fast_convolutions(problem);
   Job job = world.together([&] { return job_of(options, problem); });
   seconds.load = phase.lap();

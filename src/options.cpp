@@ -89,7 +89,8 @@ po::options_description described_options() {
       "rows: one double-backward per row; layers: factored by layer wherever that is exact; auto: whichever takes "
       "fewer operations, layer by layer [auto]");
   to.option("accumulate", "float32|float64", "precision of the sums over samples in factored rows [as --dtype]");
-  to.option("device", "auto|cpu|cuda", "where to compute; cuda is not available in this version [auto]");
+  to.option("device", "auto|cpu|cuda",
+            "where to compute; cuda: on a GPU for each rank of a node, in turn; auto: cpu [auto]");
   to.option(
       "rows", "BEGIN:END|K/M",
       "only rows BEGIN to END - 1, or part K (from 0) of M parts, into a part file, for job arrays; hessian_join joins "
@@ -142,18 +143,6 @@ double number_not_negative(const std::string& option, const std::string& word) {
     throw InputError(text("--", option, " '", word, "' is not a number of at least 0, such as 0.01 or 1e-4"));
   }
   return number;
-}
-
-[[noreturn]] void throw_not_available(const std::string& option) {
-  throw InputError(text(option, " is not available in this version"));
-}
-
-void refuse_what_is_not_available(const po::variables_map& given) {
-  if (given.count("device") != 0) {
-    const auto device = given["device"].as<std::string>();
-    one_of<int>("device", device, {{"auto", 0}, {"cpu", 1}, {"cuda", 2}});
-    if (device == "cuda") throw_not_available("--device cuda");
-  }
 }
 
 // Where an option was given, hands its text to use(text).
@@ -216,7 +205,6 @@ void set_problem(const po::variables_map& given, Options& options) {
 }
 
 Options options_from(const po::variables_map& given) {
-  refuse_what_is_not_available(given);
   Options options;
   set_problem(given, options);
   if_given(given, "matrix", [&](const auto& word) {
@@ -233,6 +221,10 @@ Options options_from(const po::variables_map& given) {
   if_given(given, "method", [&](const auto& word) {
     options.method = one_of<Method>("method", word,
                                     {{"auto", Method::automatic}, {"rows", Method::rows}, {"layers", Method::layers}});
+  });
+  if_given(given, "device", [&](const auto& word) {
+    options.device = one_of<DeviceChoice>(
+        "device", word, {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}});
   });
   if_given(given, "accumulate", [&](const auto& word) { options.accumulate = one_of("accumulate", word, precisions); });
   if_given(given, "rows", [&](const auto& word) { set_rows(word, options); });

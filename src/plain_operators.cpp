@@ -232,8 +232,8 @@ BagResult embedding_bag(const Tensor& weight, const Tensor& indices, const Tenso
 
 // --- Registration --------------------------------------------------------------------------------------------------
 
-torch::Library registered_operators() {
-  torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradCPU, __FILE__, __LINE__);
+torch::Library registered_operators(c10::DispatchKey key) {
+  torch::Library library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
   library.impl("_weight_norm", TORCH_FN(weight_norm));
   library.impl("_weight_norm_interface", TORCH_FN(weight_norm_and_norm));
   library.impl("hardsigmoid", TORCH_FN(plain_hardsigmoid));
@@ -278,7 +278,8 @@ const std::vector<Rule>& rules() {
 }  // namespace
 
 void compute_by_plain_operators() {
-  static const torch::Library library = registered_operators();
+  static const torch::Library on_cpu = registered_operators(c10::DispatchKey::AutogradCPU);
+  static const torch::Library on_gpu = registered_operators(c10::DispatchKey::AutogradCUDA);
 }
 
 struct CalledOperators::State {

@@ -1,6 +1,5 @@
 #include "hessian_mpi/problem.hpp"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/torch.h>
 
@@ -9,6 +8,7 @@
 #include <new>
 #include <utility>
 
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/plain_operators.hpp"
 #include "hessian_mpi/printable.hpp"
@@ -193,12 +193,6 @@ void derive_twice(const Problem& problem) {
   }
 }
 
-// Since the generator was seeded last.
-bool has_drawn_random_numbers() {
-  const auto& generator = at::detail::getDefaultCPUGenerator();
-  return !generator.get_state().equal(at::detail::createCPUGenerator(generator.current_seed()).get_state());
-}
-
 }  // namespace
 
 Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
@@ -209,11 +203,12 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       model_computes_loss_(model_computes(settings.loss)),
       reduction_(settings.reduction),
       seed_(settings.seed),
-      batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())) {
+      batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
+      device_(settings.device) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
-  data_ = data.converted(dtype_of(precision_));
+  data_ = data.converted(dtype_of(precision_), device_);
   infinities_ = infinities_in(data_);
-  model_->convert(dtype_of(precision_));
+  model_->convert(dtype_of(precision_), device_);
   model_->set_mode(settings.mode);
   select_parameters(settings);
   if (reduction_ == Reduction::mean && batches() > 1) {
@@ -353,7 +348,8 @@ LossAndGradient evaluate(const Problem& problem) {
     const auto gradient = derivatives(value, problem.parameters(), /*create_graph=*/false);
     for (std::size_t p = 0; p < gradient.size(); ++p) {
       const auto& entry = problem.index().entries()[p];
-      if (gradient[p].defined()) flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1));
+      if (gradient[p].defined())
+        flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1).cpu());
     }
   }
   if (problem.l2() == 0) return sum;
@@ -376,7 +372,8 @@ std::vector<std::string> probe_second_derivatives(const Problem& problem) {
   }
   if (const auto reason = called.refusal()) throw InputError(*reason);
   for (auto& cure : called.cures()) cures.push_back(std::move(cure));
-  if (has_drawn_random_numbers()) cures.emplace_back("random layers draw the same numbers in every forward (--seed)");
+  if (has_drawn_random_numbers(problem.device()))
+    cures.emplace_back("random layers draw the same numbers in every forward (--seed)");
   return cures;
 }
 

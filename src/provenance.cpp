@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "hessian_mpi/checksum.hpp"
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/version.hpp"
 
@@ -60,7 +61,7 @@ Attributes initial_attributes(const Options& options, const Problem& problem, co
       {"parameters", joined(options.parameters, " ")},
       {"seed", static_cast<std::int64_t>(options.seed)},
       {"dtype", std::string(name_of(problem.precision()))},
-      {"device", std::string("cpu")},
+      {"device", std::string(name_of(problem.device()))},
       {"matrix", std::string(name_of(options.matrix))},
       {"entries", std::string(name_of(options.entries))},
       {"method", method.method},

@@ -14,7 +14,7 @@ namespace hessian_mpi {
 
 void print(std::ostream& out, const Announcement& a) {
   out << "hessian_mpi " << a.version << " on " << plural(a.ranks, "rank") << ", " << plural(a.threads, "thread")
-      << " each\n";
+      << " each" << (a.device == "cpu" ? "" : text(", device ", a.device)) << '\n';
   print_line(out, "model", a.model);
   print_line(out, "data", text(a.data, ", ", plural(a.samples, "sample"), " in ", plural(a.batches, "batch", "es")));
   print_line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));

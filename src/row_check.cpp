@@ -34,7 +34,7 @@ std::vector<double> row_from_concatenated_gradient(const Problem& problem, std::
     const auto parts = torch::autograd::grad({element}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
     for (std::size_t p = 0; p < parts.size(); ++p) {
       const auto& entry = problem.index().entries()[p];
-      if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).add_(parts[p].to_dense().reshape(-1));
+      if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).add_(parts[p].to_dense().reshape(-1).cpu());
     }
   }
   return row;

@@ -215,13 +215,15 @@ std::vector<NamedTensor> TorchScriptModel::parameters() const {
 
 // Not jit::Module::to, which converts integer buffers, too. set_data keeps the identity of tensors, so that what is
 // shared stays shared.
-void TorchScriptModel::convert(torch::Dtype dtype) {
+void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {
   const torch::NoGradGuard no_grad;
   c10::IValue(module_._ivalue()).visit([&](const c10::IValue& value) {
     if (!value.isTensor()) return false;
     const torch::Tensor& tensor = value.toTensor();
-    if (tensor.defined() && tensor.is_floating_point() && tensor.scalar_type() != dtype) {
-      tensor.set_data(tensor.detach().to(dtype));
+    if (!tensor.defined()) return false;
+    const auto wanted = tensor.is_floating_point() ? dtype : tensor.scalar_type();
+    if (tensor.scalar_type() != wanted || tensor.device() != device) {
+      tensor.set_data(tensor.detach().to(device, wanted));
     }
     return false;
   });

@@ -160,7 +160,7 @@ class Kinked final : public Model {
   explicit Kinked(double offset) : w_(torch::tensor({1 + offset, 2.0}, torch::kFloat64).requires_grad_()) {}
   std::string format() const override { return "kinked"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
-  void convert(torch::Dtype) override {}
+  void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override {
     return (torch::relu(w_ - 1) + 0.5 * (w_ - 1).pow(2)).sum();
@@ -193,7 +193,7 @@ class CutOff final : public Model {
  public:
   std::string format() const override { return "cut off"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
-  void convert(torch::Dtype) override {}
+  void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override { return (w_.pow(2) * w_.detach()).sum(); }
 
@@ -216,7 +216,7 @@ class Padded final : public Model {
  public:
   std::string format() const override { return "padded"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
-  void convert(torch::Dtype) override {}
+  void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override {
     return torch::embedding(w_, torch::tensor({0, 1, 2}), /*padding_idx=*/1).prod();

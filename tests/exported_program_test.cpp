@@ -121,7 +121,7 @@ class ExportedProgram : public testing::TestWithParam<std::string> {
   void SetUp() override {
     expected_ = read_expected(GetParam());
     model_ = load_exported_program(program_file(GetParam()));
-    model_->convert(torch::kFloat64);
+    model_->convert(torch::kFloat64, torch::kCPU);
   }
 
   std::vector<torch::Tensor> trainable() const {

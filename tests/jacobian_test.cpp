@@ -34,7 +34,7 @@ class Linear final : public Model {
  public:
   std::string format() const override { return "linear"; }
   std::vector<NamedTensor> parameters() const override { return {{"weight", weight_}}; }
-  void convert(torch::Dtype dtype) override { weight_ = weight_.detach().to(dtype).requires_grad_(); }
+  void convert(torch::Dtype dtype, torch::Device) override { weight_ = weight_.detach().to(dtype).requires_grad_(); }
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
     return arguments.front().toTensor().matmul(weight_.t());

@@ -157,11 +157,9 @@ TEST(Options, OfAJobAreThoseOfItsCommandLineWithoutThePlan) {
 
 TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
   for (const auto* method : {"auto", "rows", "layers"}) EXPECT_NO_THROW(parsed({"--method", method}));
-  for (const auto* device : {"auto", "cpu"}) EXPECT_NO_THROW(parsed({"--device", device}));
-}
-
-TEST(Options, RefuseWhatIsNotAvailableYet) {
-  expect_refused({"--device", "cuda"}, {"--device cuda", "not available in this version"});
+  EXPECT_EQ(parsed({}).device, DeviceChoice::automatic);
+  EXPECT_EQ(parsed({"--device", "cpu"}).device, DeviceChoice::cpu);
+  EXPECT_EQ(parsed({"--device", "cuda"}).device, DeviceChoice::cuda);
 }
 
 TEST(Options, RefuseUnknownNames) {
@@ -288,8 +286,8 @@ TEST(ConfigFiles, AreNamedWhereTheyAreWrong) {
 TEST(ConfigFiles, AreCheckedLikeTheCommandLine) {
   const ConfigFile wrong("dtype = float16\n");
   expect_refused({"--config", wrong.path()}, {"--dtype", "'float16'"});
-  const ConfigFile later("device = cuda\n");
-  expect_refused({"--config", later.path()}, {"--device cuda", "not available in this version"});
+  const ConfigFile device("device = tpu\n");
+  expect_refused({"--config", device.path()}, {"--device", "'tpu'"});
 }
 
 TEST(ParseBytes, CountsInPowersOf1024) {

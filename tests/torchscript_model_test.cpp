@@ -110,7 +110,7 @@ TEST(TorchScriptParameters, AreTheTensorsThatForwardReads) {
 TEST(TorchScriptParameters, OfAnLstmReachItThroughItsListOfWeights) {
   for (const auto dtype : {torch::kFloat, torch::kDouble}) {
     const auto model = load("lstm.pt");
-    model->convert(dtype);
+    model->convert(dtype, torch::kCPU);
     const Tensor output = model->forward({torch::ones({2, 1, 3}, dtype)}).toTupleRef().elements()[0].toTensor();
     EXPECT_EQ(output.scalar_type(), dtype);
     for (const auto& gradient : torch::autograd::grad({output.sum()}, values(*model), {}, {}, false, true)) {
@@ -129,7 +129,7 @@ TEST(TorchScriptParameters, OfAFrozenModuleDoNotExist) {
 TEST(TorchScriptConvert, LeavesIntegersSharingAndRequiresGradAsTheyAre) {
   const auto model = load("nested.pt");
   const auto before = model->parameters();
-  model->convert(torch::kDouble);
+  model->convert(torch::kDouble, torch::kCPU);
   const auto after = model->parameters();
   ASSERT_EQ(after.size(), before.size());
   for (std::size_t p = 0; p < after.size(); ++p) {
@@ -144,9 +144,9 @@ TEST(TorchScriptConvert, LeavesIntegersSharingAndRequiresGradAsTheyAre) {
 TEST(TorchScriptConvert, IsExactFromFloat32AndBack) {
   const auto model = load("nested.pt");
   const Tensor before = flat(values(*model)).detach().clone();
-  model->convert(torch::kDouble);
+  model->convert(torch::kDouble, torch::kCPU);
   EXPECT_TRUE(flat(values(*model)).equal(before.to(torch::kDouble)));
-  model->convert(torch::kFloat);
+  model->convert(torch::kFloat, torch::kCPU);
   EXPECT_TRUE(flat(values(*model)).equal(before));
 }
 

@@ -22,8 +22,8 @@ struct Data {
   /// All samples so many times, one copy after the other.
   Data repeated(std::int64_t copies) const;
 
-  /// Floating tensors converted to dtype, integer ones as they are.
-  Data converted(torch::Dtype dtype) const;
+  /// Floating tensors converted to dtype, integer ones as they are, all of them on the device.
+  Data converted(torch::Dtype dtype, torch::Device device = torch::kCPU) const;
 };
 
 /// Loads an HDF5 file with `inputs` and `targets` (several of either: a group with datasets 0, 1, ...), or a torch.save

@@ -34,6 +34,8 @@ class JacobianRows final : public Engine {
     std::vector<torch::Tensor> products;  // J^T u, undefined where the outputs do not depend on a parameter
   };
   const Graph& graph_of(std::int64_t batch);
+  template <class Number>
+  void compute_as(const Rows& rows, const Rows& columns, Number* out, const std::function<void(double)>& advance);
   std::vector<torch::Tensor> row(const Graph& graph, const std::vector<torch::Tensor>& parameters,
                                  std::int64_t i) const;
 

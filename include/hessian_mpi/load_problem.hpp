@@ -10,6 +10,6 @@ namespace hessian_mpi {
 
 /// Not collective. Loads the model and the data that the options name, or the embedded example. precision: of
 /// parameters, data and derivatives; the model's where absent. Throws InputError.
-Problem load_problem(const Options& options, std::optional<Precision> precision);
+Problem load_problem(const Options& options, std::optional<Precision> precision, torch::Device device = torch::kCPU);
 
 }  // namespace hessian_mpi

@@ -40,7 +40,7 @@ const std::vector<std::string>& loss_names();
 /// these up; kl_div with batchmean counts samples; the others count the elements of the output. "output" takes the
 /// model's output as the loss of the batch; it and a scripted loss are taken as a mean over the batch's samples for
 /// Reduction::mean, as a sum for Reduction::sum, and have no options. A scripted loss is converted to the dtype of the
-/// output. Throws InputError naming the file, the known names, or the option at fault.
+/// output, and moved to its device. Throws InputError naming the file, the known names, or the option at fault.
 Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options = {});
 
 /// True for the loss that the model computes itself, from inputs and then targets.

@@ -31,9 +31,9 @@ class Model {
   /// forward() reads, leaves of the autograd graph: setting requires_grad on them has effect.
   virtual std::vector<NamedTensor> parameters() const = 0;
 
-  /// Converts floating parameters, buffers and constants; integer ones stay as they are.
-  /// Parameters keep their requires_grad. Invalidates tensors returned by parameters() before.
-  virtual void convert(torch::Dtype dtype) = 0;
+  /// Converts floating parameters, buffers and constants to the dtype; integer ones keep theirs. Moves all of them to
+  /// the device. Parameters keep their requires_grad. Invalidates tensors returned by parameters() before.
+  virtual void convert(torch::Dtype dtype, torch::Device device) = 0;
 
   /// Puts the network in a mode. Throws InputError where the file fixes another one.
   virtual void set_mode(Mode mode) = 0;

@@ -34,6 +34,7 @@ struct Options {
   Matrix matrix = Matrix::hessian;
   Entries entries = Entries::all;
   Method method = Method::automatic;
+  DeviceChoice device = DeviceChoice::automatic;
   std::optional<Precision> accumulate;     ///< of sums over samples; as the derivatives where absent
   std::optional<Rows> rows;                ///< all where this and the next are absent
   std::optional<PartOfRows> part_of_rows;  ///< at most one of the two

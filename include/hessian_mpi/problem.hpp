@@ -28,6 +28,7 @@ struct ProblemSettings {
   std::uint64_t seed = 0;                     ///< of random layers: the same masks in every forward, on every rank
   std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
   double l2 = 0;                              ///< lambda of the L2 term, not negative
+  torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -51,6 +52,7 @@ class Problem {
   /// The parameters that span the Hessian, in the order of index().
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
   Precision precision() const { return precision_; }
+  torch::Device device() const { return device_; }
   std::int64_t samples() const { return data_.samples(); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
@@ -106,6 +108,7 @@ class Problem {
   std::uint64_t seed_;
   std::int64_t batch_size_ = 0;
   Precision precision_ = Precision::float32;
+  torch::Device device_;
   std::optional<double> count_;  ///< terms in the whole data set; absent until known
   std::vector<torch::Tensor> parameters_;
   ParameterIndex index_;

@@ -20,6 +20,7 @@ struct Announcement {
   std::string version;
   int ranks = 1;
   int threads = 1;
+  std::string device = "cpu";
   std::string model;  ///< as the user named it, and its format
   std::string data;
   std::int64_t samples = 0;

@@ -17,7 +17,7 @@ class TorchScriptModel final : public Model {
   std::string format() const override { return "TorchScript"; }
   std::vector<NamedTensor> parameters() const override;
   /// Tensors inlined into code by tracing stay as they are.
-  void convert(torch::Dtype dtype) override;
+  void convert(torch::Dtype dtype, torch::Device device) override;
   /// Throws InputError where tracing or freezing has written the other mode into the code.
   void set_mode(Mode mode) override;
   /// Runs on copies of the buffers and of all other state, so that neither what the module changes in them nor undoing

@@ -25,6 +25,9 @@ enum class Matrix { hessian, ggn, fisher };
 /// Which entries of the matrix are made: all, the diagonal block of each parameter tensor, or the diagonal alone.
 enum class Entries { all, diagonal_blocks, diagonal };
 
+/// Where rows are computed.
+enum class DeviceChoice { automatic, cpu, cuda };
+
 /// Which blocks are read back from the file and compared with their checksums.
 enum class Verify { none, sample, all };
 

@@ -20,7 +20,7 @@ constexpr std::int64_t padding = Strips<Number>::width;
 
 template <class Number>
 void append(const Tensor& tensor, std::vector<Number>& numbers) {
-  const Tensor dense = tensor.to(dtype_of_number<Number>).contiguous();
+  const Tensor dense = tensor.to(at::kCPU, dtype_of_number<Number>).contiguous();
   const auto* begin = dense.const_data_ptr<Number>();
   numbers.insert(numbers.end(), begin, begin + dense.numel());
 }
@@ -207,8 +207,9 @@ void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std:
   for (std::size_t m = 0; m < found.size(); ++m) {
     if (!found[m].defined()) continue;
     const auto& column = batch_graph.call(targets[m]);
-    const Tensor ordered =
-        output_by_unit(found[m], column, forward_.order(m, batch, copies)).to(dtype_of_number<Number>).contiguous();
+    const Tensor ordered = output_by_unit(found[m], column, forward_.order(m, batch, copies))
+                               .to(at::kCPU, dtype_of_number<Number>)
+                               .contiguous();
     const auto* from = ordered.template const_data_ptr<Number>();
     const auto of_unit = layers_[m].positions * layers_[m].outputs;
     for (const auto& [output, t] : places) {

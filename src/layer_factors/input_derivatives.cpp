@@ -108,7 +108,7 @@ void InputDerivatives<Number>::run_pass(std::size_t l, std::int64_t pass, std::i
     const auto m = layer.upstream[place];
     const Tensor ordered =
         output_by_unit(found[place], graph.call(targets[place]), forward_.order(m, batch, stage.copies))
-            .to(dtype_of_number<Number>)
+            .to(at::kCPU, dtype_of_number<Number>)
             .contiguous();
     const auto* numbers = ordered.template const_data_ptr<Number>();
     for (std::int64_t k = 0; k < count; ++k) take(place, first + k, numbers + k * units_of_copy * of_unit(m));

@@ -21,7 +21,10 @@ constexpr double worth_a_call = 24e6;
 
 // Numbers without a pattern that a network could share.
 Tensor cotangent_like(const Tensor& tensor) {
-  return (at::arange(tensor.numel(), at::kDouble) * 1.7).cos().reshape(tensor.sizes()).to(tensor.scalar_type());
+  return (at::arange(tensor.numel(), at::kDouble) * 1.7)
+      .cos()
+      .reshape(tensor.sizes())
+      .to(tensor.device(), tensor.scalar_type());
 }
 
 // The same in a copy, and nothing of it in the others.

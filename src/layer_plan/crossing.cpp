@@ -19,7 +19,7 @@ Tensor random_like(const Tensor& tensor) {
   std::uniform_real_distribution<double> any(0.5, 1.5);
   Tensor numbers = at::empty({tensor.numel()}, at::kDouble);
   std::generate_n(numbers.data_ptr<double>(), tensor.numel(), [&] { return any(random); });
-  return numbers.reshape(tensor.sizes()).to(tensor.scalar_type());
+  return numbers.reshape(tensor.sizes()).to(tensor.device(), tensor.scalar_type());
 }
 
 // Runs step for sets of numbers below count, such that for any two of them one set has the first and not the second.
@@ -54,7 +54,7 @@ std::int64_t Crossing::rows(std::size_t c) const {
 
 void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& which_rows, const Look& look) const {
   const auto masked = [&](const Tensor& rows, std::size_t c) {
-    return random_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.scalar_type());
+    return random_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.device(), rows.scalar_type());
   };
   std::vector<Tensor> of_delta;
   std::vector<Tensor> of_input;
@@ -65,7 +65,7 @@ void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& 
   }
   const auto found = graph_.derivatives_of(calls, of_delta, of_input, all_);
   for (std::size_t m = 0; m < found.size(); ++m) {
-    if (found[m].defined()) look(m, (rows_of(found[m], graph_.call(m)) != 0).any(1));
+    if (found[m].defined()) look(m, (rows_of(found[m], graph_.call(m)) != 0).any(1).cpu());
   }
 }
 

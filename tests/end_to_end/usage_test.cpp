@@ -268,14 +268,6 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
-class NotAvailable : public testing::TestWithParam<Words> {};
-
-TEST_P(NotAvailable, IsSaidRatherThanIgnored) {
-  expect_refused(good_job() + GetParam(), {GetParam().front(), "not available in this version"});
-}
-
-INSTANTIATE_TEST_SUITE_P(Yet, NotAvailable, testing::Values(Words{"--device", "cuda"}));
-
 TEST(Plan, SaysWhatTheJobTakesAndLeavesNothingBehind) {
   const Folder folder;
   const auto planned = run_program(2, good_job() + Words{"--plan", "--method", "layers"}, folder.path());
@@ -351,10 +343,6 @@ TEST_F(Configuration, UnknownKeyIsNamedWithItsFile) {
 
 TEST_F(Configuration, BadValueIsNamed) {
   expect_refused({"--config", write(good() + "dtype = float8\n")}, {"dtype", "float8"});
-}
-
-TEST_F(Configuration, OptionThatIsNotAvailableIsRefusedThereToo) {
-  expect_refused({"--config", write(good() + "device = cuda\n")}, {"device", "not available in this version"});
 }
 
 // --- help

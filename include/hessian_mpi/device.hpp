@@ -1,0 +1,26 @@
+#pragma once
+/// Where a rank computes: on the CPU, or on one of its node's GPUs. What is made on a GPU is copied to the host, where
+/// blocks are put together, written and checked.
+
+#include <c10/core/Device.h>
+
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/vocabulary.hpp"
+
+namespace hessian_mpi {
+
+/// Collective. The device of this rank: ranks of a node share its GPUs in turn. Throws InputError on all ranks where
+/// --device cuda finds no GPU on one of them.
+c10::Device device_of_rank(DeviceChoice choice, const Communicator& communicator);
+
+/// Makes the device the calling thread's own, and its kernels such that they give the same numbers every time where
+/// LibTorch has any. For the whole process; before a model is loaded.
+void use_device(c10::Device device);
+
+/// Whether random numbers were drawn on the device since its generator was seeded last.
+bool has_drawn_random_numbers(c10::Device device);
+
+/// "cpu" or "cuda".
+const char* name_of(c10::Device device);
+
+}  // namespace hessian_mpi
