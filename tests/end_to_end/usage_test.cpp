@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 
 #include "program.hpp"
+#include "reference.hpp"
 #include "stored_file.hpp"
 
 namespace end_to_end {
@@ -281,6 +284,50 @@ TEST(Plan, SaysWhatTheJobTakesAndLeavesNothingBehind) {
   std::ofstream(folder / "hessian.h5") << "mine";
   EXPECT_EQ(run_program(1, good_job() + Words{"--plan"}, folder.path()).exit_code, 0);
   EXPECT_EQ(content_of(folder / "hessian.h5"), "mine");
+}
+
+// The bytes of a line "  memory   at most 1.25 GB a rank"; 0 where there is none.
+double memory_in(const std::string& output) {
+  for (const auto& line : lines_of(output)) {
+    std::istringstream words(line);
+    std::string word;
+    if (!(words >> word) || word != "memory") continue;
+    double number = 0;
+    while (words >> word) {
+      const std::vector<std::string> units{"B", "kB", "MB", "GB", "TB"};
+      const auto unit = std::find(units.begin(), units.end(), word);
+      if (unit != units.end()) return number * std::pow(1000.0, unit - units.begin());
+      std::istringstream(word) >> number;
+    }
+  }
+  return 0;
+}
+
+// The words of some job: a model that the tests have, or the embedded example, of which a part is enough.
+TEST(Plan, BoundsTheMemoryThatTheJobTakes) {
+  std::vector<Words> jobs{
+      {"--rows", "3/16"}, {"--rows", "15/16", "--dtype", "float64"}, {"--rows", "3/16", "--memory", "64M"}};
+  for (const auto* name : {"question", "transformer", "minibatches_weighted"}) {
+    for (const auto* method : {"rows", "layers"}) {
+      const auto folder = models() / name;
+      jobs.push_back(Words{"--model", folder / "model.pt2", "--data", folder / "data.h5", "--method", method} +
+                     options_of(name));
+    }
+  }
+  for (const auto& words : jobs) {
+    const Folder folder;
+    const auto job = words + Words{"--threads", "1", "--output", "result.h5"};
+    const auto planned = run_program(2, job + Words{"--plan"}, folder.path());
+    ASSERT_EQ(planned.exit_code, 0) << planned.errors;
+    const auto finished = run_program(2, job, folder.path());
+    ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+    const double bound = memory_in(planned.output);
+    const double taken = memory_in(finished.output);
+    std::string shown;
+    for (const auto& word : words) shown += word + ' ';
+    EXPECT_GT(taken, 50e6) << finished.output;  // LibTorch alone takes more
+    EXPECT_LE(taken, bound) << shown;
+  }
 }
 
 TEST(Options, ThoseThatAreAvailableAreTaken) {
