@@ -9,6 +9,9 @@ copy this file beside yours, or put its folder on PYTHONPATH.
         H["fc.bias"]                            # its rows, with all N columns
         H.locate(12345)                         # ("fc.weight", (1, 7))
         H @ v, H.diagonal()                     # out of core: a slab of rows at a time
+
+A file of --blocks diagonal has the blocks of parameters with themselves, H["fc.bias", "fc.bias"], and their product with v;
+one of --diagonal has H.diagonal().
 """
 import difflib
 import math
@@ -22,6 +25,38 @@ FORMAT_VERSION = 1
 
 class HessianFileError(Exception):
     """The file is none of hessian_mpi's, is not complete, or lacks something; the message says what to do."""
+
+
+class _Stored:
+    """A dataset of two dimensions, read in slabs of neighbouring rows of at most slab_bytes."""
+
+    def __init__(self, dataset, slab_bytes):
+        self._dataset, self._slab_bytes = dataset, slab_bytes
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+
+    def slabs(self, rows=slice(None), columns=slice(None)):
+        rows, columns = (slice(*part.indices(extent)) for part, extent in zip((rows, columns), self.shape))
+        if rows.step != 1 or columns.step != 1:
+            raise IndexError("slabs are of neighbouring rows and columns")
+        begin, end, width = rows.start, max(rows.start, rows.stop), max(0, columns.stop - columns.start)
+        height = max(1, self._slab_bytes // max(1, width * self.dtype.itemsize))
+        buffer = np.empty((min(height, end - begin), width), self.dtype)
+        while begin < end:
+            part = slice(begin, min(begin + height, end))
+            numbers = buffer[:part.stop - begin]
+            if numbers.size:
+                self._dataset.read_direct(numbers, np.s_[part, columns.start:columns.stop])
+            yield part, numbers
+            begin = part.stop
+
+    def diagonal(self):
+        """Reads squares along the diagonal."""
+        result = np.empty(self.shape[0], self.dtype)
+        step = min(256, math.isqrt(self._slab_bytes // self.dtype.itemsize)) or 1
+        for begin in range(0, len(result), step):
+            part = slice(begin, min(begin + step, len(result)))
+            result[part] = np.diagonal(self._dataset[part, part])
+        return result
 
 
 class HessianFile:
@@ -47,13 +82,18 @@ class HessianFile:
 
     def _read_table(self, unfinished):
         attributes = self._file.attrs
-        if attributes.get("format") != "hessian_mpi" or "hessian" not in self._file:
+        table = self._file.get("hessian", self._file.get("diagonal"))
+        self.entries = ("diagonal_blocks" if isinstance(table, h5py.Group)
+                        else "all" if "hessian" in self._file else "diagonal")
+        if attributes.get("format") != "hessian_mpi" or table is None:
             raise HessianFileError(f"'{self.path}' is not a file of hessian_mpi")
         if attributes["format_version"] != FORMAT_VERSION:
             raise HessianFileError(f"'{self.path}' has format version {attributes['format_version']}, this module "
                                    f"reads {FORMAT_VERSION}: use the hessian_file.py that came with the program")
-        self._hessian = self._file["hessian"]
-        n = self._hessian.shape[1]
+        of = {key: table.attrs["parameter_" + key] for key in ("names", "offsets", "sizes", "shapes")}
+        self._hessian = table if self.entries == "all" else None
+        self.N = int(sum(of["sizes"]))
+        n = self.N
         if (attributes["row_begin"], attributes["row_end"]) != (0, n):
             raise HessianFileError(f"'{self.path}' is a part, with rows {attributes['row_begin']} to "
                                    f"{attributes['row_end'] - 1} of {n}: join the parts with hessian_join")
@@ -62,7 +102,6 @@ class HessianFile:
             raise HessianFileError(f"'{self.path}' is not complete: {np.count_nonzero(marks)} of {marks.size} blocks "
                                    "of rows are there; go on with the same command and --resume")
         self._expect_parts()
-        of = {key: self._hessian.attrs["parameter_" + key] for key in ("names", "offsets", "sizes", "shapes")}
         self.attributes = dict(attributes)
         self.names = [str(name) for name in of["names"]]
         self.shapes = {name: _shape(text) for name, text in zip(self.names, of["shapes"])}
@@ -72,7 +111,7 @@ class HessianFile:
 
     def _expect_parts(self):
         """A joined file refers to its parts, and HDF5 reads NaN without a word where one is missing."""
-        if not self._hessian.is_virtual:
+        if self._hessian is None or not self._hessian.is_virtual:
             return
         folder = os.path.dirname(os.path.abspath(self.path))
         for source in self._hessian.virtual_sources():
@@ -93,16 +132,30 @@ class HessianFile:
         return f"<HessianFile '{self.path}': {self.N} x {self.N} {self.dtype} over {len(self.names)} parameters>"
 
     @property
-    def N(self):
-        return self._hessian.shape[1]
-
-    @property
     def shape(self):
-        return self._hessian.shape
+        return self.N, self.N
 
     @property
     def dtype(self):
-        return self._hessian.dtype
+        """Of the numbers on the disk."""
+        if self.entries == "diagonal":
+            return self._file["diagonal"].dtype
+        return next(self._blocks())[1].dtype if self._hessian is None else self._hessian.dtype
+
+    def _stored(self):
+        if self._hessian is None:
+            has = "the diagonal alone" if self.entries == "diagonal" else "the blocks of parameters with themselves alone"
+            raise HessianFileError(f"'{self.path}' has {has}: a run without --diagonal and --blocks has all entries")
+        return _Stored(self._hessian, self.slab_bytes)
+
+    def _block(self, name):
+        """Of a file of diagonal blocks."""
+        self.slice_of(name)
+        return _Stored(self._file["hessian/" + _link(name)], self.slab_bytes)
+
+    def _blocks(self):
+        """Those of parameters that have elements, each with its name."""
+        return ((name, self._block(name)) for name in self.names if math.prod(self.shapes[name]))
 
     @property
     def gradient(self):
@@ -140,18 +193,34 @@ class HessianFile:
         if isinstance(key, str):
             key = (key, None)
         if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
-            return View(self, *(_Side(self, name) for name in key))
+            if self.entries == "diagonal_blocks" and key[0] == key[1]:
+                return View(self._block(key[0]), *(self._side(name, self.slice_of(name).start) for name in key))
+            return View(self._stored(), *(self._side(name) for name in key))
         return self._whole()[key]
 
     def _whole(self):
-        return View(self, _Side(self, None), _Side(self, None))
+        return View(self._stored(), self._side(None), self._side(None))
+
+    def _side(self, name, first=0):
+        """All rows, or columns, or those of a parameter, in what begins with `first`."""
+        if name is None:
+            return _Side(None, slice(0, self.N), None)
+        place = self.slice_of(name)
+        return _Side(name, slice(place.start - first, place.stop - first), self.shapes[name])
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self._whole(), dtype)
 
     def __matmul__(self, v):
         """H v for a vector or an N x k matrix, in the wider dtype of the two: for sums in float64, v in float64."""
-        return self._whole() @ v
+        if self.entries == "all":
+            return self._whole() @ v
+        v = np.asarray(v)
+        if v.ndim not in (1, 2) or v.shape[0] != self.N:
+            raise ValueError(f"H of shape {self.shape} by v of shape {v.shape}")
+        if self.entries == "diagonal":
+            return (self.diagonal() * v.T).T
+        return np.concatenate([self[name, name] @ v[self.slice_of(name)] for name, _ in self._blocks()])
 
     def __rmatmul__(self, v):
         v = np.asarray(v)
@@ -167,30 +236,17 @@ class HessianFile:
         return self @ v
 
     def diagonal(self):
-        """The N second derivatives by one parameter twice. Reads squares along the diagonal."""
-        result = np.empty(self.N, self.dtype)
-        step = min(256, math.isqrt(self.slab_bytes // self.dtype.itemsize)) or 1
-        for begin in range(0, self.N, step):
-            part = slice(begin, min(begin + step, self.N))
-            result[part] = np.diagonal(self._hessian[part, part])
-        return result
+        """The N second derivatives by one parameter twice."""
+        if self.entries == "diagonal":
+            return self._file["diagonal"][:]
+        if self.entries == "diagonal_blocks":
+            return np.concatenate([block.diagonal() for _, block in self._blocks()])
+        return self._stored().diagonal()
 
     def slabs(self, rows=slice(None), columns=slice(None)):
         """Yields (rows, numbers) from first to last row, at most slab_bytes each: for what numpy does row by row. The
         numbers' memory is used again for the next ones."""
-        rows, columns = slice(*rows.indices(self.N)), slice(*columns.indices(self.N))
-        if rows.step != 1 or columns.step != 1:
-            raise IndexError("slabs are of neighbouring rows and columns")
-        begin, end, width = rows.start, max(rows.start, rows.stop), max(0, columns.stop - columns.start)
-        height = max(1, self.slab_bytes // max(1, width * self.dtype.itemsize))
-        buffer = np.empty((min(height, end - begin), width), self.dtype)
-        while begin < end:
-            part = slice(begin, min(begin + height, end))
-            numbers = buffer[:part.stop - begin]
-            if numbers.size:
-                self._hessian.read_direct(numbers, np.s_[part, columns.start:columns.stop])
-            yield part, numbers
-            begin = part.stop
+        return self._stored().slabs(rows, columns)
 
 
 class View:
@@ -202,8 +258,8 @@ class View:
 
     __array_ufunc__ = None
 
-    def __init__(self, matrix, row, column):
-        self._matrix, self._row, self._column = matrix, row, column
+    def __init__(self, stored, row, column):
+        self._stored, self._row, self._column = stored, row, column
 
     @property
     def shape(self):
@@ -219,7 +275,7 @@ class View:
 
     @property
     def dtype(self):
-        return self._matrix.dtype
+        return self._stored.dtype
 
     @property
     def nbytes(self):
@@ -227,7 +283,7 @@ class View:
 
     @property
     def full(self):
-        return View(self._matrix, self._row.full(), self._column.full())
+        return View(self._stored, self._row.full(), self._column.full())
 
     def __len__(self):
         return self.shape[0]
@@ -252,7 +308,7 @@ class View:
         cuts = np.flatnonzero(np.diff(rows) != 1) + 1
         done = 0
         for run in np.split(rows, cuts):
-            for part, numbers in self._matrix.slabs(slice(int(run[0]), int(run[-1]) + 1), reach):
+            for part, numbers in self._stored.slabs(slice(int(run[0]), int(run[-1]) + 1), reach):
                 count = part.stop - part.start
                 result[done:done + count] = numbers if all_of_them else numbers[:, in_reach]
                 done += count
@@ -270,7 +326,7 @@ class View:
         result = np.empty((self.shape[0],) + v.shape[1:], np.result_type(self.dtype, v))
         first = self._row.place.start
         wide = None
-        for rows, numbers in self._matrix.slabs(self._row.place, self._column.place):
+        for rows, numbers in self._stored.slabs(self._row.place, self._column.place):
             if result.dtype != numbers.dtype:  # into the same memory every time: fresh one takes longer than the sums
                 wide = np.empty(numbers.shape, result.dtype) if wide is None else wide[:len(numbers)]
                 wide[...] = numbers
@@ -282,13 +338,12 @@ class View:
 class _Side:
     """The rows or the columns of a view: a parameter, or all of them where there is no name."""
 
-    def __init__(self, matrix, name, shape=None):
-        self.matrix, self.name = matrix, name
-        self.place = slice(0, matrix.N) if name is None else matrix.slice_of(name)
-        self.shape = (self.place.stop - self.place.start,) if shape is None else shape
+    def __init__(self, name, place, parameter_shape, shape=None):
+        self.name, self.place, self.parameter_shape = name, place, parameter_shape
+        self.shape = (place.stop - place.start,) if shape is None else shape
 
     def full(self):
-        return self if self.name is None else _Side(self.matrix, self.name, self.matrix.shapes[self.name])
+        return self if self.name is None else _Side(self.name, self.place, self.parameter_shape, self.parameter_shape)
 
     def flat(self, picked):
         """Rows, or columns, of the matrix, in ascending order, of what was picked in each dimension."""
@@ -327,6 +382,13 @@ def _pick_one(extent, k):
 def _shape(text):
     """(32, 1, 3, 3) for "[32, 1, 3, 3]"."""
     return tuple(int(word) for word in text.strip("[]").split(",") if word.strip())
+
+
+def _link(name):
+    """A parameter's name as that of its dataset."""
+    if name in ("", "."):
+        return "%2E" if name else "%"
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 def _open(path):

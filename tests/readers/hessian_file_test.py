@@ -145,6 +145,57 @@ class Reading(unittest.TestCase):
                 opened(slab_bytes=1 << 30)
 
 
+class LessThanTheWhole(unittest.TestCase):
+    def assert_same(self, got, wanted):
+        np.testing.assert_array_equal(np.asarray(got), wanted)
+        self.assertEqual(np.shape(got), np.shape(wanted))
+
+    def test_blocks_of_parameters_with_themselves(self):
+        inside = np.zeros((N, N))
+        for place in SLICES.values():
+            inside[place, place] = MATRIX[place, place]
+        v = np.random.default_rng(0).standard_normal((N, 3))
+        for slab_bytes in (1, 64 << 20):
+            with opened("blocks.h5", slab_bytes=slab_bytes) as H:
+                self.assertEqual((H.N, H.shape, H.dtype, H.entries), (N, (N, N), np.float32, "diagonal_blocks"))
+                self.assertIn("66 x 66 float32", repr(H))
+                for name, place in SLICES.items():
+                    self.assert_same(H[name, name], MATRIX[place, place])
+                    self.assert_same(H[name, name].full, MATRIX[place, place].reshape(SHAPES[name] * 2))
+                self.assertEqual(H["fc.weight", "fc.weight"].full[1, 2, 3, 4], MATRIX[20 + 10, 20 + 28])
+                self.assert_same(H.diagonal(), np.diagonal(MATRIX))
+                np.testing.assert_allclose(H @ v, inside @ v, rtol=1e-12)
+                np.testing.assert_allclose(H @ v[:, 0], inside @ v[:, 0], rtol=1e-12)
+                self.assertEqual(H.locate(61), ("fc.bias", (1,)))
+                for use in (lambda: H["fc.bias", "scale"], lambda: H["fc.bias"], lambda: H[0], lambda: next(H.slabs()),
+                            lambda: np.asarray(H), lambda: np.ones(N) @ H):
+                    with self.assertRaisesRegex(HessianFileError, "blocks.h5' has the blocks of parameters"):
+                        use()
+                with self.assertRaises(KeyError):
+                    H["fc", "fc"]
+
+    def test_blocks_under_names_that_are_none_of_hdf5(self):
+        matrix = MATRIX[:8, :8]
+        with opened("odd_blocks.h5") as H:
+            self.assertEqual(H.dtype, np.float32)
+            for k, name in enumerate(("a/b", "50%", ".", "größe")):
+                self.assert_same(H[name, name], matrix[2 * k:2 * k + 2, 2 * k:2 * k + 2])
+            self.assert_same(H.diagonal(), np.diagonal(matrix))
+            self.assertEqual((H @ np.ones(8)).shape, (8,))
+
+    def test_the_diagonal(self):
+        with opened("diagonal.h5") as H:
+            self.assertEqual((H.N, H.dtype, H.entries), (N, np.float32, "diagonal"))
+            self.assert_same(H.diagonal(), np.diagonal(MATRIX))
+            self.assert_same(H @ np.ones((N, 2)), np.repeat(np.diagonal(MATRIX)[:, None], 2, 1))
+            self.assert_same(H.gradient, -np.arange(N))
+            for use in (lambda: H["fc.bias", "fc.bias"], lambda: H[0, 0]):
+                with self.assertRaisesRegex(HessianFileError, "diagonal.h5' has the diagonal alone"):
+                    use()
+            with self.assertRaises(ValueError):
+                H @ np.ones(N + 1)
+
+
 class Refusing(unittest.TestCase):
     def assert_refused(self, path, *words):
         with self.assertRaises(HessianFileError) as caught:

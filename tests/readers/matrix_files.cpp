@@ -2,7 +2,8 @@
 // has no symmetry, so that whoever takes rows for columns is found out: H[i, j] = (131 i + 17 j) mod 7919 - 4000.
 //
 //   matrix_files FOLDER    whole.h5 (float32), whole_float64.h5, part-0.h5 and part-1.h5, joined.h5 (which refers to
-//                          the parts), unfinished.h5; odd_names.h5 and many.h5, with other parameters
+//                          the parts), unfinished.h5; odd_names.h5 and many.h5, with other parameters; blocks.h5,
+//                          diagonal.h5 and odd_blocks.h5 with less than the whole matrix
 
 #include <filesystem>
 #include <iostream>
@@ -107,6 +108,28 @@ PartFile make(const std::filesystem::path& path, Precision storage, const Rows& 
   return {path, rows, blocks};
 }
 
+// Less than the whole, the same numbers where there are any.
+void make_entries(const std::filesystem::path& path, Entries entries, const ParameterIndex& index,
+                  const Communicator& world) {
+  const auto matrix = matrix_of(index, Precision::float32, entries);
+  create_hessian_file(path, Contents(index).layout(matrix), true);
+  HessianWriter writer(path, matrix, world);
+  auto blocks = blocks_of(matrix.grid);
+  for (auto& [rows, record] : blocks) {
+    std::vector<float> numbers;
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      const auto all = rows_of_matrix<float>({i, i + 1}, matrix.columns);
+      const auto columns = matrix.columns_of(i);
+      numbers.insert(numbers.end(), all.begin() + columns.begin, all.begin() + columns.end);
+    }
+    writer.write(rows, numbers.data());
+    record = {xxh3(numbers.data(), numbers.size() * sizeof(float)), 4000, true};
+  }
+  writer.close();
+  mark(path, matrix, blocks);
+  finish_hessian_file(path, {}, true);
+}
+
 void make_all(const std::filesystem::path& folder, const Communicator& world) {
   std::filesystem::create_directories(folder);
   const Contents contents(parameters());
@@ -123,6 +146,9 @@ void make_all(const std::filesystem::path& folder, const Communicator& world) {
   for (const auto& [name, index] : {std::pair{"odd_names.h5", odd_parameters()}, {"many.h5", many_parameters()}}) {
     make(folder / name, Precision::float32, {0, index.size()}, true, world, Contents(index));
   }
+  make_entries(folder / "blocks.h5", Entries::diagonal_blocks, parameters(), world);
+  make_entries(folder / "odd_blocks.h5", Entries::diagonal_blocks, odd_parameters(), world);
+  make_entries(folder / "diagonal.h5", Entries::diagonal, parameters(), world);
 }
 
 }  // namespace
