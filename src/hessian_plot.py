@@ -70,7 +70,8 @@ def opened(path: pathlib.Path, what: str):
 
 
 class Matrix:
-    """The matrix of a file and what is said about it. Rows can be read from several threads."""
+    """The matrix of a file and what is said about it: all of it, or the blocks of tensors with themselves. Rows can be
+    read from several threads."""
 
     def __init__(self, path: pathlib.Path, file: h5py.File):
         self.path = path
@@ -81,7 +82,8 @@ class Matrix:
             raise InputError(f"'{path}' has format version {self.attributes.get('format_version')}, this program has {FORMAT_VERSION}")
         self.complete = self.attributes.get("complete") == 1
         self.dataset = file.get("hessian")
-        if not isinstance(self.dataset, h5py.Dataset) or self.dataset.ndim != 2 or self.dataset.dtype.kind != "f":
+        self.diagonal_blocks = isinstance(self.dataset, h5py.Group)
+        if not self.diagonal_blocks and not (isinstance(self.dataset, h5py.Dataset) and self.dataset.ndim == 2 and self.dataset.dtype.kind == "f"):
             there = str(self.attributes.get("entries", "no matrix")).replace("_", " ")
             raise InputError(f"'{path}' has no matrix /hessian to draw: it holds {there}")
         try:
@@ -90,16 +92,20 @@ class Matrix:
             shown = np.flatnonzero(sizes)  # a tensor may have no elements
             self.tensors = Tensors([str(about["parameter_names"][p]) for p in shown], offsets[shown], sizes[shown])
             begin = int(self.attributes.get("row_begin", 0))
-            self.runs = _runs_on_disk(file, begin, begin + self.dataset.shape[0])
+            self.n = int(sizes.sum())
+            self.runs = _runs_on_disk(file, begin, self.n if self.diagonal_blocks else begin + self.dataset.shape[0])
+            self.blocks = [self.dataset[_link(name)] for name in self.tensors.names] if self.diagonal_blocks else []
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"'{path}' is damaged: {error}") from None
-        self.n = self.dataset.shape[1]
-        if self.n != self.tensors.sizes.sum():
-            raise InputError(f"'{path}' is damaged: its parameters have {self.tensors.sizes.sum()} elements, its rows {self.n}")
+        if not self.diagonal_blocks and self.n != self.dataset.shape[1]:
+            raise InputError(f"'{path}' is damaged: its parameters have {self.n} elements, its rows {self.dataset.shape[1]}")
+        if any(block.shape != (size, size) for block, size in zip(self.blocks, self.tensors.sizes)):
+            raise InputError(f"'{path}' is damaged: a block has another shape than its parameter")
         self.first_row = begin
-        self.row_type = np.dtype(np.float32 if self.dataset.dtype.itemsize <= 4 else np.float64)
+        stored = self.blocks[0].dtype if self.diagonal_blocks else self.dataset.dtype
+        self.row_type = np.dtype(np.float32 if stored.itemsize <= 4 else np.float64)
         # Bytes that lie in the file as they are in memory are read without HDF5, which lets one thread read at a time.
-        plain = self.dataset.dtype == self.row_type and hasattr(os, "preadv")
+        plain = not self.diagonal_blocks and stored == self.row_type and hasattr(os, "preadv")
         self.offset = self.dataset.id.get_offset() if plain else None
         self.descriptor = os.open(path, os.O_RDONLY) if self.offset is not None else None
 
@@ -107,8 +113,23 @@ class Matrix:
         if self.descriptor is not None:
             os.close(self.descriptor)
 
+    def columns_of(self, row: int) -> slice:
+        """The columns in which a row has entries."""
+        if not self.diagonal_blocks:
+            return slice(0, self.n)
+        begin = int(self.tensors.offsets[self._tensor_of(row)])
+        return slice(begin, begin + int(self.tensors.sizes[self._tensor_of(row)]))
+
+    def _tensor_of(self, row: int) -> int:
+        return int(np.searchsorted(self.tensors.offsets, row, side="right")) - 1
+
     def read(self, begin: int, end: int, slab: np.ndarray) -> None:
-        """Rows begin to end - 1 of the matrix into slab."""
+        """Rows begin to end - 1 of the matrix, of one tensor, into slab, in the columns that they have."""
+        if self.diagonal_blocks:
+            p = self._tensor_of(begin)
+            first = begin - int(self.tensors.offsets[p])
+            self.blocks[p].read_direct(slab, np.s_[first : first + end - begin])
+            return
         first = begin - self.first_row
         if self.descriptor is None:
             self.dataset.read_direct(slab, np.s_[first : first + end - begin])
@@ -125,6 +146,11 @@ class Matrix:
         """What of the rows begin to end - 1 has been computed."""
         cut = ((max(begin, first), min(end, last)) for first, last in self.runs)
         return [(first, last) for first, last in cut if first < last]
+
+
+def _link(name: str) -> str:
+    """A parameter's name as that of its dataset."""
+    return {"": "%", ".": "%2E"}.get(name, name.replace("%", "%25").replace("/", "%2F"))
 
 
 def _runs_on_disk(file: h5py.File, first: int, last: int) -> list[tuple[int, int]]:
@@ -221,32 +247,37 @@ class _RowReducer:
     def __init__(self, matrix: Matrix, axis: Axis, want_largest: bool, want_squares: bool):
         self.matrix, self.axis = matrix, axis
         self.want_largest, self.want_squares = want_largest, want_squares
-        row_bytes = matrix.n * matrix.row_type.itemsize
-        self.slab = np.empty((max(1, min(SLAB_ROWS, SLAB_BYTES // row_bytes)), matrix.n), matrix.row_type)
+        widest = int(matrix.tensors.sizes.max()) if matrix.diagonal_blocks else matrix.n
+        self.slab = np.empty(max(widest, min(SLAB_BYTES // matrix.row_type.itemsize, SLAB_ROWS * widest)), matrix.row_type)
         self.low, self.high, self.some = (np.empty(matrix.n, matrix.row_type) for _ in range(3))
         self.bins = Segments(axis.begins, axis.ends, matrix.n)
         self.tensors = Segments(axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes, matrix.n)
 
-    def slabs(self, begin: int, end: int):
+    def slabs(self, begin: int, end: int, width: int):
+        height = min(SLAB_ROWS, len(self.slab) // width)
         for first, last in self.matrix.runs_within(begin, end):
-            for row in range(first, last, len(self.slab)):
-                rows = self.slab[: min(len(self.slab), last - row)]
+            for row in range(first, last, height):
+                count = min(height, last - row)
+                rows = self.slab[: count * width].reshape(count, width)
                 self.matrix.read(row, row + len(rows), rows)
                 yield rows
 
     def reduce(self, number: int) -> tuple[np.ndarray | None, np.ndarray | None, int]:
         axis = self.axis
-        self.high.fill(-np.inf)
-        self.low.fill(np.inf)
+        columns = self.matrix.columns_of(axis.begins[number])
+        high, low, some = (row[columns] for row in (self.high, self.low, self.some))
+        for row, beyond in ((self.high, -np.inf), (self.low, np.inf)):
+            row.fill(0)
+            row[columns] = beyond
         squares = np.zeros(self.matrix.n) if self.want_squares else None
         computed = 0
-        for rows in self.slabs(axis.begins[number], axis.ends[number]):
+        for rows in self.slabs(axis.begins[number], axis.ends[number], len(high)):
             computed += len(rows)
             if self.want_largest:
-                np.maximum(self.high, np.maximum.reduce(rows, axis=0, out=self.some), out=self.high)
-                np.minimum(self.low, np.minimum.reduce(rows, axis=0, out=self.some), out=self.low)
+                np.maximum(high, np.maximum.reduce(rows, axis=0, out=some), out=high)
+                np.minimum(low, np.minimum.reduce(rows, axis=0, out=some), out=low)
             if self.want_squares:
-                squares += np.einsum("ij,ij->j", rows, rows)
+                squares[columns] += np.einsum("ij,ij->j", rows, rows)
         largest = None
         if self.want_largest and computed > 0:
             high, low = self.bins.reduce(np.maximum, self.high), self.bins.reduce(np.minimum, self.low)
@@ -432,6 +463,7 @@ class MapPanel:
     def __init__(self, matrix: Matrix, axis: Axis, reduced: Reduced, options: argparse.Namespace):
         self.axis, self.block = axis, Block(axis.tensors, axis.widths, options.dpi)
         self.present = reduced.computed > 0
+        self.elsewhere = axis.tensor_of_bin[:, None] != axis.tensor_of_bin if matrix.diagonal_blocks else None
         self.values = reduced.largest
         shown = np.abs(self.values[self.present])
         self.bad = not np.isfinite(shown).all()
@@ -457,6 +489,8 @@ class MapPanel:
             note += f"; grey: not computed ({100 * (1 - rows / matrix.n):.3g} % of the rows)"
         elif not matrix.complete:
             note += "; not complete: no result yet"
+        if matrix.diagonal_blocks:
+            note += "; grey: not in the file, which has diagonal blocks alone" if rows == matrix.n else ", or not in the file"
         return note + ("; green: NaN or infinite" if self.bad else "")
 
     def colours(self) -> np.ndarray:
@@ -466,6 +500,8 @@ class MapPanel:
         rgb = matplotlib.colormaps["RdBu_r"](np.nan_to_num(signed) / 2 + 0.5)[..., :3]
         rgb[~np.isfinite(self.values)] = BAD
         rgb[~self.present] = MISSING
+        if self.elsewhere is not None:
+            rgb[self.elsewhere] = MISSING
         lookup = self.axis.bin_of_pixel
         return np.rint(255 * rgb).astype(np.uint8)[np.ix_(lookup, lookup)]
 
@@ -504,7 +540,10 @@ class NormPanel:
         self.norms = np.sqrt(squares)
         computed = np.add.reduceat(np.bincount(axis.tensor_of_bin, reduced.computed, len(tensors.names)), first)
         total = np.add.reduceat(tensors.sizes, first)
-        self.missing, self.partial = computed == 0, bool((computed < total).any())
+        self.missing, self.partial = np.repeat((computed == 0)[:, None], self.cells, 1), bool((computed < total).any())
+        self.elsewhere = matrix.diagonal_blocks
+        if self.elsewhere:
+            self.missing |= ~np.eye(self.cells, dtype=bool)
         pixels = options.pixels // self.cells or 1
         names = Tensors([label.text for label in labels], np.zeros(self.cells, np.int64), total)
         self.block = Block(names, np.full(self.cells, pixels), options.dpi)
@@ -514,13 +553,14 @@ class NormPanel:
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         left, bottom = left + self.block.margin, top - TOP - self.block.side
-        note = "Frobenius norm of each block" + ("; grey: not computed, or in part" if self.partial else "")
+        grey = ["not computed, or in part"] * self.partial + ["not in the file"] * self.elsewhere
+        note = "Frobenius norm of each block" + ("; grey: " + ", or ".join(grey) if grey else "")
         axes = self.block.axes(figure, left, bottom, self.title, note)
         shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
         high = shown.max() if shown.size else 1.0
         norm = LogNorm(max(shown.min() if shown.size else 0.1, 1e-12 * high) * 0.999, high * 1.001)
         cmap = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING, under="white")
-        image = np.ma.masked_array(self.norms, np.isnan(self.norms) | self.missing[:, None])
+        image = np.ma.masked_array(self.norms, np.isnan(self.norms) | self.missing)
         extent = (0, self.block.pixels, self.block.pixels, 0)
         shown = axes.imshow(image.filled(np.nan), norm=norm, cmap=cmap, extent=extent, interpolation="none", aspect="auto")
         self.block.draw_boundaries(axes, 4)
@@ -537,7 +577,7 @@ class NormPanel:
         if points < 4:
             return
         for (row, column), value in np.ndenumerate(self.norms):
-            if self.missing[row] or not np.isfinite(value):
+            if self.missing[row, column] or not np.isfinite(value):
                 continue
             light = value == 0 or norm(value) > 0.6
             text = f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")

@@ -205,8 +205,56 @@ class Rows(Case):
             for n, most in ((197, 64), (10**5, 5), (10**7, 1)):
                 matrix.n = n
                 axis = hessian_plot.make_axis(matrix.tensors, 61, "linear")
-                self.assertEqual(len(hessian_plot._RowReducer(matrix, axis, True, True).slab), most)
+                self.assertEqual(len(hessian_plot._RowReducer(matrix, axis, True, True).slab) // n, most)
             matrix.close()
+
+
+class DiagonalBlocks(Case):
+    LAYERS = {"conv/weight": 36, "none": 0, "50%": 4, ".": 1, "fc.weight": 150, "fc.bias": 6}
+    LINKS = {"conv/weight": "conv%2Fweight", "50%": "50%25", ".": "%2E"}
+
+    def write(self, hessian, **options):
+        write(self.file, hessian, self.LAYERS, **options)
+        with h5py.File(self.file, "a") as file:
+            about = dict(file["hessian"].attrs)
+            del file["hessian"]
+            group = file.create_group("hessian")
+            group.attrs.update(about)
+            for name, offset, size in zip(self.LAYERS, about["parameter_offsets"], self.LAYERS.values()):
+                if size:
+                    group[self.LINKS.get(name, name)] = hessian[offset : offset + size, offset : offset + size]
+
+    def test_are_drawn_without_what_is_not_in_the_file(self):
+        owner = np.repeat(np.arange(len(self.LAYERS)), list(self.LAYERS.values()))
+        inside = owner[:, None] == owner
+        for dtype in (np.float32, np.float64):
+            hessian = random_matrix(197, dtype)
+            self.write(hessian)
+            axis, result = reduced(self.file, 1000)
+            np.testing.assert_array_equal(result.largest, np.where(inside, hessian, 0))
+            ends = np.cumsum([0, *(size for size in self.LAYERS.values() if size)])
+            norms = [np.linalg.norm(hessian[a:b, a:b].astype(np.float64)) for a, b in zip(ends, ends[1:])]
+            np.testing.assert_allclose(np.sqrt(result.squares), np.diag(norms), rtol=1e-6)
+        axis, result = reduced(self.file, 1000, patterns=["fc.*"])
+        np.testing.assert_array_equal(result.largest, np.where(inside, hessian, 0)[41:, 41:])
+        self.run_program(self.file, "-o", self.folder / "map.svg", "--map", "--norms")
+        picture = (self.folder / "map.svg").read_text()
+        self.assertIn("which has diagonal blocks alone", picture)
+        self.assertIn("Frobenius norm of each block; grey: not in the file", picture)
+
+    def test_that_are_not_computed_are_missing(self):
+        hessian = random_matrix(197, np.float32)
+        self.write(hessian, complete=False, blocks=[(0, 36, 9), (36, 40, 0), (40, 41, 8), (41, 100, 0), (100, 197, 7)])
+        axis, result = reduced(self.file, 1000)
+        np.testing.assert_array_equal(result.computed > 0, [row < 36 or row == 40 or row >= 100 for row in range(197)])
+        np.testing.assert_array_equal(result.largest[100:191, 41:191], hessian[100:191, 41:191])
+
+    def test_of_another_shape_are_damage(self):
+        self.write(random_matrix(197, np.float32))
+        with h5py.File(self.file, "a") as file:
+            del file["hessian/fc.bias"]
+            file["hessian/fc.bias"] = np.eye(5)
+        self.assertIn("another shape", self.run_program(self.file, code=2)[1])
 
 
 class Norms(Case):
