@@ -37,6 +37,9 @@ void use_device(c10::Device device) {
   auto& context = at::globalContext();
   context.setDeterministicAlgorithms(true, /*warn_only=*/true);
   context.setDeterministicFillUninitializedMemory(false);
+  context.setAllowTF32CuBLAS(false);
+  context.setAllowTF32CuDNN(false);
+  context.setSDPUseCuDNN(false);
 }
 
 bool has_drawn_random_numbers(c10::Device device) {

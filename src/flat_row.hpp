@@ -8,6 +8,7 @@
 #include <functional>
 #include <vector>
 
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/parameter_index.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "rows_from_device.hpp"
@@ -158,6 +159,7 @@ template <class Number, class GraphOf, class RowOf>
 void rows_made_on_device(const Rows& rows, const ColumnsOfParameters& columns, const Problem& problem,
                          const GraphOf& graph_of, const RowOf& row_of, Number* out,
                          const std::function<void(double)>& advance) {
+  const OnDevice on_device(problem.device());
   auto options = problem.parameters().front().options().requires_grad(false);
   if (problem.batches() == 1) {
     RowsFromDevice<Number> finished(options, rows.count(), columns.count(), out);

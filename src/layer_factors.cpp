@@ -5,6 +5,7 @@
 #include <utility>
 #include <variant>
 
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/error.hpp"
 #include "layer_factors/column_panels.hpp"
 #include "layer_factors/factors.hpp"
@@ -189,12 +190,14 @@ class LayerFactors::Assembly {
 LayerFactors::LayerFactors(const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own,
                            const EarlierColumns& columns, Engine& others, Precision accumulate, std::uint64_t memory,
                            const Communicator& communicator)
-    : assembly_(std::make_unique<Assembly>(accumulate, problem, stage, own, columns, others, memory, communicator)) {}
+    : device_(problem.device()),
+      assembly_(std::make_unique<Assembly>(accumulate, problem, stage, own, columns, others, memory, communicator)) {}
 
 LayerFactors::~LayerFactors() = default;
 
 void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                            const std::function<void(double)>& advance) {
+  const OnDevice on_device(device_);
   if (storage == Precision::float32) {
     assembly_->compute(rows, columns, storage, static_cast<float*>(out), advance);
   } else {

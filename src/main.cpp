@@ -463,7 +463,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (!resources.warning.empty()) warn(world, resources.warning);
   at::set_num_threads(resources.threads);
   const auto device = device_of_rank(options.device, world);
-  use_device(device);
+  world.together([&] { use_device(device); });
   use_differentiable_kernels();
   keep_freed_memory();
 

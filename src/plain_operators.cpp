@@ -143,8 +143,8 @@ Tensor ctc_loss_of_lengths(const Tensor& scores, const Tensor& targets, const Te
                            std::int64_t blank, std::int64_t reduction, bool zero_infinity) {
   const bool batched = scores.dim() == 3;
   const Tensor all = batched ? scores : scores.unsqueeze(1);
-  const Tensor lengths = sizes.to(at::kLong).reshape({-1});
-  const Tensor target_lengths = target_sizes.to(at::kLong).reshape({-1});
+  const Tensor lengths = sizes.to(all.device(), at::kLong).reshape({-1});
+  const Tensor target_lengths = target_sizes.to(all.device(), at::kLong).reshape({-1});
   TORCH_CHECK(all.dim() == 3 && lengths.numel() == all.size(1) && target_lengths.numel() == all.size(1),
               "ctc_loss: scores of shape ", scores.sizes(), " do not fit ", lengths.numel(), " input lengths and ",
               target_lengths.numel(), " target lengths");
@@ -152,7 +152,7 @@ Tensor ctc_loss_of_lengths(const Tensor& scores, const Tensor& targets, const Te
       lengths.ge(1).logical_and(lengths.le(all.size(0))).all().item<bool>() && target_lengths.ge(0).all().item<bool>(),
       "ctc_loss: input lengths have to be from 1 to ", all.size(0), ", and target lengths not negative");
   TORCH_CHECK(blank >= 0 && blank < all.size(2), "ctc_loss: blank must be a class");
-  Tensor loss = alignment_loss(all, targets, lengths, target_lengths, blank);
+  Tensor loss = alignment_loss(all, targets.to(all.device()), lengths, target_lengths, blank);
   const double without = zero_infinity ? 0 : std::numeric_limits<double>::infinity();
   loss = at::where(loss.detach().gt(-0.1 * log_of_zero), at::full({}, without, loss.options()), loss);
   return reduced(reduction == at::Reduction::Mean ? loss / target_lengths.clamp_min(1) : loss, reduction, batched);
@@ -230,6 +230,16 @@ BagResult embedding_bag(const Tensor& weight, const Tensor& indices, const Tenso
                                     include_last_offset, std::nullopt);
 }
 
+// --- Convolutions on a GPU ------------------------------------------------------------------------------------------
+
+// Tracing writes into the code whether cuDNN and its rounding to TF32 are used, whatever is set for the process.
+Tensor convolution_as_set(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, at::IntArrayRef stride,
+                          at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
+                          at::IntArrayRef output_padding, std::int64_t groups, bool /*benchmark*/,
+                          bool /*deterministic*/, bool /*cudnn_enabled*/, bool /*allow_tf32*/) {
+  return at::convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
+}
+
 // --- Registration --------------------------------------------------------------------------------------------------
 
 torch::Library registered_operators(c10::DispatchKey key) {
@@ -279,7 +289,11 @@ const std::vector<Rule>& rules() {
 
 void compute_by_plain_operators() {
   static const torch::Library on_cpu = registered_operators(c10::DispatchKey::AutogradCPU);
-  static const torch::Library on_gpu = registered_operators(c10::DispatchKey::AutogradCUDA);
+  static const torch::Library on_gpu = [] {
+    auto library = registered_operators(c10::DispatchKey::AutogradCUDA);
+    library.impl("_convolution", TORCH_FN(convolution_as_set));
+    return library;
+  }();
 }
 
 struct CalledOperators::State {

@@ -146,6 +146,8 @@ std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::ve
     return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true);
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const c10::OutOfMemoryError& error) {
+    throw_out_of_gpu_memory(error);
   } catch (const std::exception& error) {
     const auto reason = message_of(error);
     const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
@@ -167,6 +169,8 @@ auto on_batch(const Problem& problem, const Rows& samples, const std::string& no
     throw;
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const c10::OutOfMemoryError& error) {
+    throw_out_of_gpu_memory(error);
   } catch (const std::exception& error) {
     throw InputError(text("the model could not be run on the data", where, ": ", message_of(error), note));
   }
@@ -187,6 +191,8 @@ void derive_twice(const Problem& problem) {
     throw;
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const c10::OutOfMemoryError& error) {
+    throw_out_of_gpu_memory(error);
   } catch (const std::exception& error) {
     throw InputError(text("the network has no second derivative in LibTorch: ", message_of(error),
                           "; replace the operation by others that can be differentiated twice"));
@@ -206,7 +212,7 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
       device_(settings.device) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
-  data_ = data.converted(dtype_of(precision_), device_);
+  data_ = data.converted(dtype_of(precision_));
   infinities_ = infinities_in(data_);
   model_->convert(dtype_of(precision_), device_);
   model_->set_mode(settings.mode);
@@ -255,7 +261,8 @@ Rows Problem::samples_in(std::int64_t b) const {
   return {b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
 }
 
-BatchOutput Problem::run(const Data& batch, std::int64_t b) const {
+BatchOutput Problem::run(const Data& on_host, std::int64_t b) const {
+  const Data batch = on_host.converted(dtype_of(precision_), device_);
   std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
   if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
   // The same masks in every forward of a batch, on every rank and in every check.

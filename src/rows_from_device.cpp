@@ -8,7 +8,7 @@
 namespace hessian_mpi {
 namespace {
 
-constexpr std::int64_t bytes_at_once = 16 << 20;
+constexpr std::int64_t bytes_at_once = 1 << 20;  // a quarter of a block of the file
 
 template <class Number, class Element>
 Number* converted(const at::Tensor& rows, Number* to) {

@@ -1,7 +1,5 @@
 #include "hessian_mpi/torch_error.hpp"
 
-#include <c10/util/Exception.h>
-
 #include <new>
 #include <string_view>
 #include <vector>
@@ -11,6 +9,11 @@
 
 namespace hessian_mpi {
 namespace {
+
+class DroppedWarnings : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning&) override {}
+};
 
 using Lines = std::vector<std::string_view>;
 
@@ -149,6 +152,16 @@ std::string message_of(const std::exception& error) {
     return printable(from_text(torch_error->what_without_backtrace()), longest);
   }
   return printable(from_text(error.what()), longest);
+}
+
+void throw_out_of_gpu_memory(const c10::OutOfMemoryError& error) {
+  throw RunError(text("out of memory on the GPU: ", message_of(error),
+                      "; take a smaller --batch-size, or fewer ranks for each GPU"));
+}
+
+c10::WarningHandler* dropped_warnings() {
+  static DroppedWarnings dropped;
+  return &dropped;
 }
 
 }  // namespace hessian_mpi

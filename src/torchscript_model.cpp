@@ -18,11 +18,6 @@
 namespace hessian_mpi {
 namespace {
 
-class DroppedWarnings : public c10::WarningHandler {
- public:
-  void process(const c10::Warning&) override {}
-};
-
 using Object = c10::intrusive_ptr<c10::ivalue::Object>;
 
 struct Submodule {
@@ -272,9 +267,7 @@ void run_torchscript_unoptimised() {
   torch::jit::getProfilingMode() = false;
   // What a network prints, it would print on every rank in every forward.
   torch::jit::setPrintHandler([](const std::string&) {});
-  // Warnings quote the module's code as it is, with whatever a terminal would obey.
-  static DroppedWarnings dropped;
-  c10::WarningUtils::set_warning_handler(&dropped);
+  c10::WarningUtils::set_warning_handler(dropped_warnings());
 }
 
 }  // namespace hessian_mpi

@@ -40,7 +40,7 @@ void expect_rows_in_order(torch::Dtype dtype, std::int64_t rows, std::int64_t co
 }
 
 TEST(RowsFromDevice, ComeInOrderHoweverManyAreCopiedAtOnce) {
-  constexpr std::int64_t half_of_a_copy = 1 << 20;  // 8 MiB in float64
+  constexpr std::int64_t half_of_a_copy = 1 << 16;  // 512 KiB in float64
   for (const std::int64_t rows : {1, 2, 3, 4, 5, 7}) {
     expect_rows_in_order<double>(torch::kFloat64, rows, half_of_a_copy);
     expect_rows_in_order<double>(torch::kFloat64, rows, 3 * half_of_a_copy);  // more than a copy
@@ -49,8 +49,8 @@ TEST(RowsFromDevice, ComeInOrderHoweverManyAreCopiedAtOnce) {
 }
 
 TEST(RowsFromDevice, AreConvertedToWhatIsStored) {
-  expect_rows_in_order<float>(torch::kFloat64, 5, 1 << 20);
-  expect_rows_in_order<double>(torch::kFloat32, 5, 1 << 20);
+  expect_rows_in_order<float>(torch::kFloat64, 5, 1 << 17);
+  expect_rows_in_order<double>(torch::kFloat32, 5, 1 << 17);
   expect_rows_in_order<float>(torch::kFloat32, 5, 7);
 }
 

@@ -12,6 +12,8 @@
 /// the product rule, applied to dL/dW = delta^T a and then to delta and a by the chain rule; for layers seen at several
 /// positions of a sample, sums over those are added.
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -50,6 +52,7 @@ class LayerFactors final : public Engine {
   class Assembly;  // in numbers of one precision
 
  private:
+  c10::Device device_;
   std::unique_ptr<Assembly> assembly_;
 };
 

@@ -91,13 +91,13 @@ class Problem {
   void set_parameters(const std::vector<double>& theta);
 
  private:
-  BatchOutput run(const Data& batch, std::int64_t b) const;
+  BatchOutput run(const Data& on_host, std::int64_t b) const;
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;
   void select_parameters(const ProblemSettings& settings);
 
   std::unique_ptr<Model> model_;
-  Data data_;
+  Data data_;               ///< on the host
   std::string infinities_;  ///< where data_ holds any: a note for errors
   Loss loss_;
   std::string loss_options_;

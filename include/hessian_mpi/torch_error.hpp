@@ -1,6 +1,8 @@
 #pragma once
 /// Errors of LibTorch in words for a user.
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <string>
 
@@ -9,5 +11,11 @@ namespace hessian_mpi {
 /// What went wrong, without C++ stack traces and without the interpreter's frames: for TorchScript the line of Python
 /// that failed is kept, for everything else the first line. May quote the user's file: printable().
 std::string message_of(const std::exception& error);
+
+/// RunError: what the user can do about it.
+[[noreturn]] void throw_out_of_gpu_memory(const c10::OutOfMemoryError& error);
+
+/// Where warnings go: they quote a module's code as it is, with whatever a terminal would obey.
+c10::WarningHandler* dropped_warnings();
 
 }  // namespace hessian_mpi

@@ -171,6 +171,8 @@ std::vector<IValue> run_graph(const Graph& graph, std::vector<IValue> inputs, co
       run_node(node, values, conversion);
     } catch (const std::bad_alloc&) {
       throw;
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
     } catch (const NodeFailed&) {
       throw;  // a node of a region
     } catch (const std::exception& error) {

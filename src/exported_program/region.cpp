@@ -85,16 +85,20 @@ Values grad_mode(const Arguments& arguments, const RunGraph& run_graph) {
   return run_graph(graph(arguments, 1), values_from(arguments, 2));
 }
 
-// (device type, dtype, enabled, cache enabled, body, inputs...); autocast of another device does nothing to this one's.
+// (device type, dtype, enabled, cache enabled, body, inputs...); autocast of another device than the inputs' does
+// nothing.
 Values autocast(const Arguments& arguments, const RunGraph& run_graph) {
   constexpr std::size_t body = 4;
   const IValue &device = value(arguments, 0), &dtype = value(arguments, 1);
   if (!device.isString() || !(dtype.isNone() || dtype.isInt()))
     throw std::invalid_argument("is not what autocast is exported as");
   const bool enabled = flag(value(arguments, 2), "enabled");
-  if (device.toStringRef() != "cpu") return run_graph(graph(arguments, body), values_from(arguments, body + 1));
+  const bool on_cpu = device.toStringRef() == "cpu";
+  if (!on_cpu && device.toStringRef() != "cuda") {
+    return run_graph(graph(arguments, body), values_from(arguments, body + 1));
+  }
   const auto chosen = dtype.isNone() ? std::nullopt : std::optional(static_cast<at::ScalarType>(dtype.toInt()));
-  const Autocast guard(at::kCPU, enabled, chosen);
+  const Autocast guard(on_cpu ? at::kCPU : at::kCUDA, enabled, chosen);
   return run_graph(graph(arguments, body), values_from(arguments, body + 1));
 }
 
