@@ -5,7 +5,9 @@
 #include <torch/csrc/jit/serialization/import_read.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <fstream>
 #include <map>
 
@@ -23,7 +25,8 @@ using torch::Tensor;
 
 constexpr const char* layout_wanted =
     "expected are `inputs` and `targets`: datasets of an HDF5 file (several of either: a group with datasets 0, 1, "
-    "...), or torch.save({'inputs': x, 'targets': y}, file) or torch.save((x, y), file)";
+    "..., or inputs by the names of forward()'s arguments), or torch.save({'inputs': x, 'targets': y}, file) or "
+    "torch.save((x, y), file)";
 
 std::uint64_t physical_memory() {
   return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGE_SIZE));
@@ -162,6 +165,17 @@ std::vector<Tensor> read_group(const hdf5::File& file, const std::string& group)
   return tensors;
 }
 
+bool is_number(const std::string& name) {
+  return name.find_first_not_of("0123456789") == std::string::npos;
+}
+
+// Datasets under other names than numbers.
+bool has_names(const hdf5::File& file, const std::string& group) {
+  if (!file.is_group(group)) return false;
+  const auto members = file.members(group);
+  return !members.empty() && std::none_of(members.begin(), members.end(), is_number);
+}
+
 // A dataset, or a group of them.
 std::vector<Tensor> read_tensors(const hdf5::File& file, const std::string& name) {
   require_in_file(file, name);
@@ -175,7 +189,13 @@ Data read_hdf5(const std::filesystem::path& path) {
         text("'", path.string(), "' has no `inputs` (it holds: ", listed(file.members("/")), "); ", layout_wanted));
   }
   Data data;
-  data.inputs = read_tensors(file, "inputs");
+  require_in_file(file, "inputs");
+  if (has_names(file, "inputs")) {
+    data.input_names = file.members("inputs");
+    for (const auto& name : data.input_names) data.inputs.push_back(read_dataset({file, "inputs/" + name}));
+  } else {
+    data.inputs = read_tensors(file, "inputs");
+  }
   if (file.has("targets")) data.targets = read_tensors(file, "targets");
   return data;
 }
@@ -257,7 +277,16 @@ Data from_dict(const c10::IValue& content, const std::filesystem::path& path) {
   if (!entries.contains("inputs"))
     throw InputError(text("the dict in '", path.string(), "' has no `inputs`; ", layout_wanted));
   Data data;
-  data.inputs = checked_tensors("inputs", entries["inputs"], path);
+  if (const auto& inputs = entries["inputs"]; inputs.isGenericDict()) {
+    for (const auto& entry : inputs.toGenericDict()) {
+      if (!entry.key().isString())
+        throw InputError(text("`inputs` in '", path.string(), "' is a dict with keys that are no names"));
+      data.input_names.push_back(entry.key().toStringRef());
+      data.inputs.push_back(checked_tensor("inputs " + printable(data.input_names.back()), entry.value(), path));
+    }
+  } else {
+    data.inputs = checked_tensors("inputs", inputs, path);
+  }
   const auto targets = entries.find("targets");
   if (targets != entries.end() && !targets->second.isNone())
     data.targets = checked_tensors("targets", targets->second, path);
@@ -319,13 +348,44 @@ Data read(const std::filesystem::path& path) {
 // The same change made to every tensor.
 template <class Change>
 Data mapped(const Data& data, const Change& change) {
-  Data result;
+  Data result{{}, {}, data.input_names};
   for (const auto& input : data.inputs) result.inputs.push_back(change(input));
   for (const auto& target : data.targets) result.targets.push_back(change(target));
   return result;
 }
 
+// As torch.export writes names of arguments.
+std::string plain(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '_'; });
+  return name;
+}
+
 }  // namespace
+
+Data Data::in_order_of(const std::vector<std::string>& names) const {
+  if (input_names.empty()) return *this;
+  const auto mismatch = [&](const std::string& what) {
+    return InputError(
+        text("the data name their inputs ", listed(input_names), ", and the model takes ", listed(names), ": ", what));
+  };
+  Data ordered{{}, targets};
+  std::vector<bool> taken(inputs.size(), false);
+  for (std::size_t k = 0; k < std::min(names.size(), inputs.size()); ++k) {
+    const auto found = std::find_if(input_names.begin(), input_names.end(),
+                                    [&](const std::string& name) { return plain(name) == plain(names[k]); });
+    if (found == input_names.end()) throw mismatch(text("the data have no '", printable(names[k]), "'"));
+    const auto place = static_cast<std::size_t>(found - input_names.begin());
+    ordered.inputs.push_back(inputs[place]);
+    taken[place] = true;
+  }
+  const auto left = std::find(taken.begin(), taken.end(), false);
+  if (left != taken.end()) {
+    throw mismatch(
+        text("the model takes no '", printable(input_names[static_cast<std::size_t>(left - taken.begin())]), "'"));
+  }
+  return ordered;
+}
 
 Data Data::batch(std::int64_t begin, std::int64_t end) const {
   return mapped(*this, [=](const Tensor& tensor) { return tensor.slice(0, begin, end); });

@@ -108,6 +108,7 @@ class ExportedProgram final : public Model {
 
   std::string format() const override { return "exported program"; }
   std::vector<NamedTensor> parameters() const override { return parameters_; }
+  std::vector<std::string> input_names() const override { return user_inputs_.names(); }
   void convert(torch::Dtype dtype, torch::Device device) override;
   void set_mode(Mode mode) override;
   IValue forward(const std::vector<IValue>& arguments) override;

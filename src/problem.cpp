@@ -212,7 +212,7 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
       device_(settings.device) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
-  data_ = data.converted(dtype_of(precision_));
+  data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
   infinities_ = infinities_in(data_);
   model_->convert(dtype_of(precision_), device_);
   model_->set_mode(settings.mode);

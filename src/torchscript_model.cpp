@@ -208,6 +208,15 @@ std::vector<NamedTensor> TorchScriptModel::parameters() const {
   return result;
 }
 
+std::vector<std::string> TorchScriptModel::input_names() const {
+  std::vector<std::string> names;
+  const auto forward = module_.find_method("forward");
+  if (!forward) return names;
+  const auto& arguments = forward->function().getSchema().arguments();
+  for (std::size_t k = 1; k < arguments.size(); ++k) names.push_back(arguments[k].name());  // after self
+  return names;
+}
+
 // Not jit::Module::to, which converts integer buffers, too. set_data keeps the identity of tensors, so that what is
 // shared stays shared.
 void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {

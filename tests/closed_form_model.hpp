@@ -17,6 +17,7 @@ class ClosedFormModel final : public Model {
  public:
   std::string format() const override { return "closed form"; }
   std::vector<NamedTensor> parameters() const override { return {{"a", a_}, {"b", b_}, {"c", c_}, {"d", d_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype dtype, torch::Device) override {
     for (auto* parameter : {&a_, &b_, &c_, &d_}) *parameter = parameter->detach().to(dtype).requires_grad_();
   }

@@ -78,7 +78,7 @@ TEST(Hdf5Data, TakesEveryNumericType) {
 
 TEST(Hdf5Data, SaysWhatIsMissing) {
   expect_input_error([] { load("no_inputs.h5"); }, {"no_inputs.h5", "no `inputs`", "targets, x", "torch.save"});
-  expect_input_error([] { load("wrong_members.h5"); }, {"wrong_members.h5", "'inputs'", "holds a, b", "0, 1"});
+  expect_input_error([] { load("wrong_members.h5"); }, {"wrong_members.h5", "'inputs'", "holds 0, b", "0, 1"});
   expect_input_error([] { load("gap.h5"); }, {"gap.h5", "holds 0, 2", "0, 1"});
   expect_input_error([] { load("empty_group.h5"); }, {"empty_group.h5", "`inputs`", "empty"});
 }
@@ -134,6 +134,28 @@ TEST(LoadData, TakesSeveralTargets) {
     expect_equal(data.targets[1], counting({4, 2}, torch::kDouble));
   }
   expect_plain(load("targets_group.h5"), torch::kLong);
+}
+
+TEST(LoadData, TakesInputsByTheNamesOfArguments) {
+  for (const auto* name : {"named_inputs.h5", "named_inputs.pt"}) {
+    SCOPED_TRACE(name);
+    const Data data = load(name);
+    ASSERT_EQ(data.input_names.size(), 2U);
+    for (const auto& names : {std::vector<std::string>{"x", "mask"}, std::vector<std::string>{"X", "Mask", "more"}}) {
+      const Data ordered = data.in_order_of(names);
+      ASSERT_EQ(ordered.inputs.size(), 2U);
+      expect_equal(ordered.inputs[0], counting({4, 3}, torch::kFloat));
+      expect_equal(ordered.inputs[1], counting({4, 3}, torch::kFloat) + 100);
+      ASSERT_EQ(ordered.targets.size(), 1U);
+    }
+    expect_equal(data.in_order_of({"mask", "x"}).inputs[1], counting({4, 3}, torch::kFloat));
+    expect_input_error([&] { (void)data.in_order_of({"x"}); }, {"the model takes x", "takes no 'mask'"});
+    expect_input_error([&] { (void)data.in_order_of({"x", "scale"}); }, {"the data have no 'scale'", "takes x, scale"});
+    expect_input_error([&] { (void)data.in_order_of({}); }, {"the model takes nothing"});
+  }
+  const Data plain = load("two_inputs.pt");
+  expect_equal(plain.in_order_of({"whatever"}).inputs[1], counting({4, 2}, torch::kLong));
+  expect_input_error([] { load("numbered_dict.pt"); }, {"numbered_dict.pt", "`inputs`", "no names"});
 }
 
 TEST(TorchSaveData, MayHaveNoTargets) {

@@ -160,6 +160,7 @@ class Kinked final : public Model {
   explicit Kinked(double offset) : w_(torch::tensor({1 + offset, 2.0}, torch::kFloat64).requires_grad_()) {}
   std::string format() const override { return "kinked"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override {
@@ -193,6 +194,7 @@ class CutOff final : public Model {
  public:
   std::string format() const override { return "cut off"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override { return (w_.pow(2) * w_.detach()).sum(); }
@@ -216,6 +218,7 @@ class Padded final : public Model {
  public:
   std::string format() const override { return "padded"; }
   std::vector<NamedTensor> parameters() const override { return {{"w", w_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype, torch::Device) override {}
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>&) override {

@@ -34,6 +34,7 @@ class Linear final : public Model {
  public:
   std::string format() const override { return "linear"; }
   std::vector<NamedTensor> parameters() const override { return {{"weight", weight_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype dtype, torch::Device) override { weight_ = weight_.detach().to(dtype).requires_grad_(); }
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>& arguments) override {

@@ -37,6 +37,7 @@ class FakeModel final : public Model {
       : name_(std::move(name)), weight_(std::move(weight)), answer_(std::move(answer)) {}
   std::string format() const override { return "fake"; }
   std::vector<NamedTensor> parameters() const override { return {{name_, weight_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype dtype, torch::Device) override {
     weight_ = weight_.detach().to(dtype).set_requires_grad(weight_.requires_grad());
   }
@@ -221,6 +222,7 @@ TEST(Problem, FrozenParametersMayBeInfinite) {
       explicit TwoParameters(double value) : frozen_(torch::full({2}, value)) {}
       std::string format() const override { return "fake"; }
       std::vector<NamedTensor> parameters() const override { return {{"frozen", frozen_}, {"weight", weight_}}; }
+      std::vector<std::string> input_names() const override { return {"x"}; }
       void convert(torch::Dtype, torch::Device) override {}
       void set_mode(Mode) override {}
       c10::IValue forward(const std::vector<c10::IValue>&) override { return (weight_ * frozen_.exp()).sum(); }

@@ -31,6 +31,9 @@ class Model {
   /// forward() reads, leaves of the autograd graph: setting requires_grad on them has effect.
   virtual std::vector<NamedTensor> parameters() const = 0;
 
+  /// Names of forward()'s arguments, in order; those in tuples and dicts one by one where the file has them so.
+  virtual std::vector<std::string> input_names() const = 0;
+
   /// Converts floating parameters, buffers and constants to the dtype; integer ones keep theirs. Moves all of them to
   /// the device. Parameters keep their requires_grad. Invalidates tensors returned by parameters() before.
   virtual void convert(torch::Dtype dtype, torch::Device device) = 0;

@@ -16,6 +16,7 @@ class TorchScriptModel final : public Model {
 
   std::string format() const override { return "TorchScript"; }
   std::vector<NamedTensor> parameters() const override;
+  std::vector<std::string> input_names() const override;
   /// Tensors inlined into code by tracing stay as they are.
   void convert(torch::Dtype dtype, torch::Device device) override;
   /// Throws InputError where tracing or freezing has written the other mode into the code.

@@ -90,6 +90,12 @@ void ExpectedInputs::add_number(const std::string& name, ExpectedInput::Kind kin
   add({printable(name), kind, torch::kFloat32, {}});
 }
 
+std::vector<std::string> ExpectedInputs::names() const {
+  std::vector<std::string> names;
+  for (const ExpectedInput& input : inputs_) names.push_back(input.name);
+  return names;
+}
+
 void ExpectedInputs::set_ranges(const json& constraints) {
   for (const auto& [symbol, bounds] : constraints.items()) {
     Range range;
@@ -155,8 +161,9 @@ void ExpectedInputs::check_guards(const std::vector<c10::IValue>& values) const 
 
 std::vector<c10::IValue> ExpectedInputs::checked(const std::vector<c10::IValue>& arguments) const {
   if (arguments.size() != inputs_.size()) {
-    throw InputError(text("takes ", description(), " but was given ", arguments.size(),
-                          "; the order of the inputs in the data is that of forward()"));
+    throw InputError(text(
+        "takes ", description(), " but was given ", arguments.size(),
+        "; the order of the inputs in the data is that of forward(), unless they have the names of its arguments"));
   }
   std::vector<c10::IValue> values;
   std::map<std::string, std::int64_t> symbols;

@@ -48,6 +48,7 @@ class ExpectedInputs {
   /// The "guards_code" of the program, once all inputs are known. Throws InputError for one that is not understood.
   void set_guards(const nlohmann::json& guards);
   std::size_t count() const { return inputs_.size(); }
+  std::vector<std::string> names() const;
 
   /// The arguments, numbers as such even where they came as tensors of one element. Throws InputError for a wrong
   /// number of them, a wrong kind or shape: it says what the program takes and, where an extent was fixed at export,

@@ -38,6 +38,7 @@ const std::vector<std::string> networks{"question",
                                         "minibatches_sum",
                                         "minibatches_weighted",
                                         "several_heads",
+                                        "named_inputs",
                                         "l2_of_a_part"};
 const std::vector<std::string> losses{"soft_targets",         "loss_nll",        "loss_l1",
                                       "loss_smooth_l1",       "loss_huber",      "loss_bce",

@@ -250,6 +250,16 @@ class ScriptedLoss(nn.Module):
         return (self.weight * (1 + (output - target) ** 2) ** self.power).sum(1).mean()
 
 
+class Blend(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, value: Tensor, scale: Tensor, Shift: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.inner(value * scale + Shift)) + self.inner(scale) ** 2)
+
+
 class SeveralHeads(nn.Module):
     """Scores of classes and, beside them, numbers."""
 
@@ -299,6 +309,7 @@ class Case:
     selected: Callable[[str], bool] = lambda name: True
     scripted_loss: Optional[nn.Module] = None
     l2: float = 0
+    names: Optional[list[str]] = None  # of the inputs, which are written under them, the last first
 
 
 def first(output: Tensor, _targets: Optional[Tensor]) -> Tensor:
@@ -449,6 +460,12 @@ def several_heads() -> Case:
     return Case(SeveralHeads(), [torch.randn(6, 3)], targets, loss, ["--loss", "@CASE@/loss.pt"], scripted_loss=loss)
 
 
+def named_inputs() -> Case:
+    """Inputs that would fit in any order, under the names of the arguments."""
+    inputs = [torch.randn(6, 3) for _ in range(3)]
+    return Case(Blend(), inputs, torch.randn(6, 2), F.mse_loss, ["--loss", "mse"], names=["value", "scale", "Shift"])
+
+
 def l2_of_a_part() -> Case:
     """The term counts all that is trainable, whichever rows and columns are wanted."""
     model = freeze(mlp(3, 4, 4, 3), "0.bias")
@@ -553,6 +570,7 @@ CASES = [
     minibatches_sum,
     minibatches_weighted,
     several_heads,
+    named_inputs,
     l2_of_a_part,
     l2_of_a_convolution,
     label_smoothing,
@@ -661,18 +679,21 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
 # --- files that the program reads -------------------------------------------------------------------------------------
 
 
-def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Tensor | tuple], stem: str = "data") -> None:
+def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Tensor | tuple], stem: str = "data",
+               names: Optional[list[str]] = None) -> None:
+    by_name = dict(reversed(list(zip(names or range(len(inputs)), inputs))))
     with h5py.File(folder / f"{stem}.h5", "w") as file:
         if len(inputs) == 1:
             file["inputs"] = inputs[0].numpy()
-        for i, tensor in enumerate(inputs if len(inputs) > 1 else []):
-            file[f"inputs/{i}"] = tensor.numpy()
+        else:
+            for name, tensor in by_name.items():
+                file[f"inputs/{name}"] = tensor.numpy()
         if isinstance(targets, tuple):
             for i, tensor in enumerate(targets):
                 file[f"targets/{i}"] = tensor.numpy()
         elif targets is not None:
             file["targets"] = targets.numpy()
-    content = {"inputs": inputs[0] if len(inputs) == 1 else inputs}
+    content = {"inputs": by_name if names else inputs[0] if len(inputs) == 1 else inputs}
     if targets is not None:
         content["targets"] = targets
     torch.save(content, folder / f"{stem}.pt")
@@ -694,7 +715,7 @@ def write_case(make: Callable[[], Case], out: pathlib.Path) -> None:
     folder = out / make.__name__
     folder.mkdir(parents=True, exist_ok=True)
     case.model.train(case.mode == "train")
-    write_data(folder, case.inputs, case.targets)
+    write_data(folder, case.inputs, case.targets, names=case.names)
     (folder / "options").write_text("".join(option + "\n" for option in case.options))
 
     example = tuple(case.inputs)

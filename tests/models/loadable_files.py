@@ -203,6 +203,8 @@ def write_torch_save(out: pathlib.Path) -> None:
     torch.save([x, y], out / "list.pt")
     torch.save({"inputs": [x, second], "targets": y}, out / "two_inputs.pt")
     torch.save(((x, second), y), out / "two_inputs_tuple.pt")
+    torch.save({"inputs": {"x": x, "mask": x + 100}, "targets": y}, out / "named_inputs.pt")
+    torch.save({"inputs": {0: x, 1: x}, "targets": y}, out / "numbered_dict.pt")
     torch.save({"inputs": x}, out / "no_targets.pt")
     torch.save((x, None), out / "targets_none.pt")
     torch.save({"inputs": x.clone().requires_grad_(), "targets": nn.Parameter(x)}, out / "with_gradient.pt")
@@ -253,7 +255,8 @@ def write_hdf5(out: pathlib.Path) -> None:
     write("compound", inputs=np.zeros(4, dtype=[("a", "f4"), ("b", "i4")]), targets=y)
     write("complex", inputs=x.astype(complex), targets=y)
     write("null", inputs=h5py.Empty("f4"), targets=y)
-    write("wrong_members", inputs__a=x, inputs__b=x, targets=y)
+    write("named_inputs", inputs__x=x, inputs__mask=x + 100, targets=y)
+    write("wrong_members", inputs__0=x, inputs__b=x, targets=y)
     write("gap", inputs__0=x, inputs__2=x, targets=y)
     write("empty_group", targets=y)
     with h5py.File(out / "empty_group.h5", "a") as file:
