@@ -395,11 +395,11 @@ TEST_F(Configuration, BadValueIsNamed) {
 // --- help
 // -------------------------------------------------------------------------------------------------------------
 
-const Words options_of_the_contract{"accumulate", "model",  "data",       "loss",    "loss-option", "l2",
-                                    "reduction",  "mode",   "batch-size", "dtype",   "parameters",  "seed",
-                                    "matrix",     "method", "device",     "rows",    "threads",     "memory",
-                                    "time-limit", "plan",   "output",     "storage", "resume",      "overwrite",
-                                    "check",      "verify", "progress",   "config",  "version",     "help"};
+const Words options_of_the_contract{
+    "accumulate", "model",  "data",       "loss",   "loss-option", "l2",      "reduction", "mode",
+    "batch-size", "dtype",  "parameters", "seed",   "matrix",      "method",  "device",    "rows",
+    "threads",    "memory", "time-limit", "plan",   "output",      "storage", "resume",    "overwrite",
+    "check",      "verify", "progress",   "config", "version",     "help",    "blocks",    "diagonal"};
 
 // Option -> its part of the help text.
 std::map<std::string, std::string> options_in_help(const std::string& help) {
