@@ -276,6 +276,6 @@ case $mode in
     check_format
     build
     check_with_clang_tidy
-    run ctest --preset release "$@"
+    run ctest --preset release --parallel "$(nproc)" "$@"
     ;;
 esac
