@@ -126,6 +126,6 @@ ExitCode run(CommandLine line, const Communicator& world) {
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  return hessian_mpi::run_tool({"hessian_convert", hessian_mpi::print_convert_help}, argc, argv, hessian_mpi::parse,
-                               hessian_mpi::run);
+  return hessian_mpi::run_program({"hessian_convert", hessian_mpi::print_convert_help}, argc, argv, hessian_mpi::parse,
+                                  hessian_mpi::run);
 }

@@ -151,6 +151,6 @@ ExitCode run(const InfoOptions& options, const Communicator& world) {
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  return hessian_mpi::run_tool({"hessian_info", hessian_mpi::print_info_help}, argc, argv, hessian_mpi::parse,
-                               hessian_mpi::run);
+  return hessian_mpi::run_program({"hessian_info", hessian_mpi::print_info_help}, argc, argv, hessian_mpi::parse,
+                                  hessian_mpi::run);
 }

@@ -161,6 +161,6 @@ ExitCode run(const MultiplyOptions& options, const Communicator& world) {
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  return hessian_mpi::run_tool({"hessian_multiply", hessian_mpi::print_multiply_help}, argc, argv, hessian_mpi::parse,
-                               hessian_mpi::run);
+  return hessian_mpi::run_program({"hessian_multiply", hessian_mpi::print_multiply_help}, argc, argv,
+                                  hessian_mpi::parse, hessian_mpi::run);
 }

@@ -298,6 +298,6 @@ ExitCode run(const SolveOptions& options, const Communicator& world) {
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  return hessian_mpi::run_tool({"hessian_solve", hessian_mpi::print_solve_help, hessian_mpi::slepc_version()}, argc,
-                               argv, hessian_mpi::parse, hessian_mpi::run);
+  return hessian_mpi::run_program({"hessian_solve", hessian_mpi::print_solve_help, hessian_mpi::slepc_version()}, argc,
+                                  argv, hessian_mpi::parse, hessian_mpi::run);
 }

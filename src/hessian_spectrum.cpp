@@ -289,6 +289,6 @@ ExitCode run(const SpectrumOptions& options, const Communicator& world) {
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
-  return hessian_mpi::run_tool({"hessian_spectrum", hessian_mpi::print_spectrum_help, hessian_mpi::slepc_version()},
-                               argc, argv, hessian_mpi::parse_spectrum_options, hessian_mpi::run);
+  return hessian_mpi::run_program({"hessian_spectrum", hessian_mpi::print_spectrum_help, hessian_mpi::slepc_version()},
+                                  argc, argv, hessian_mpi::parse_spectrum_options, hessian_mpi::run);
 }

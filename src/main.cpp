@@ -10,19 +10,15 @@
 #include <utility>
 
 #include "hessian_mpi/assemble.hpp"
-#include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/checkpoint.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/device.hpp"
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/estimate.hpp"
 #include "hessian_mpi/file_checks.hpp"
 #include "hessian_mpi/hessian_file.hpp"
 #include "hessian_mpi/hessian_rows.hpp"
-#include "hessian_mpi/jacobian_factors.hpp"
-#include "hessian_mpi/jacobian_rows.hpp"
-#include "hessian_mpi/layer_plan.hpp"
+#include "hessian_mpi/job.hpp"
 #include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
@@ -38,7 +34,6 @@
 #include "hessian_mpi/stop.hpp"
 #include "hessian_mpi/stopwatch.hpp"
 #include "hessian_mpi/verdict.hpp"
-#include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -68,108 +63,6 @@ void refuse_nonfinite_rows(const Assembled& own, const ParameterIndex& index, co
 
 double norm(const std::vector<double>& v) {
   return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
-}
-
-// What is differentiated, the matrix that comes of it, and how.
-struct Job {
-  const Options& options;
-  const Problem& problem;
-  MatrixShape matrix;
-  LayerPlan plan;
-  std::int64_t outputs = 0;  // of a Gauss-Newton or Fisher matrix, where its rows come of their derivatives
-};
-
-LayerPlan plan_of(const Job& job) {
-  return plan_layers(job.problem, job.options.matrix == Matrix::hessian ? job.options.method : Method::rows,
-                     job.options.entries);
-}
-
-std::unique_ptr<Engine> row_by_row_engine(const Job& job) {
-  if (job.options.matrix == Matrix::hessian) return std::make_unique<DoubleBackward>(job.problem);
-  return std::make_unique<JacobianRows>(job.problem, job.options.matrix);
-}
-
-// The rows of this job: all, those that --rows names, or a task's part of them.
-Rows rows_of_job(const Options& options, const BlockGrid& all) {
-  if (options.part_of_rows) {
-    const auto [part, parts] = *options.part_of_rows;
-    const Rows rows = part_of_grid(all, part, parts);
-    if (rows.count() == 0) {
-      throw InputError(text("--rows ", part, '/', parts, " has no rows: a matrix with ", all.rows(),
-                            " rows is cut into at most ", all.count(), " parts"));
-    }
-    return rows;
-  }
-  const Rows rows = options.rows.value_or(Rows{0, all.rows()});
-  if (rows.end > all.rows()) {
-    throw InputError(text("--rows ", rows.begin, ':', rows.end, ": the Hessian has ", all.rows(), " rows"));
-  }
-  return rows;
-}
-
-Job job_of(const Options& options, const Problem& problem) {
-  auto matrix = matrix_of(problem.index(), options.storage.value_or(problem.precision()), options.entries);
-  if (options.entries == Entries::all) {
-    const auto rows = rows_of_job(options, matrix.grid);
-    matrix.grid = BlockGrid(matrix.columns, matrix.bytes_of_row(), rows);
-  }
-  return {options, problem, std::move(matrix), {}, 0};
-}
-
-Precision accumulation(const Job& job) {
-  return job.options.accumulate.value_or(job.problem.precision());
-}
-
-// Collective. What makes the rows of the plan's first step, which are all where no layers are factored.
-std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world) {
-  if (job.outputs == 0) return row_by_row_engine(job);
-  return std::make_unique<JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world);
-}
-
-std::string name_of_method(const Job& job) {
-  return job.outputs > 0 ? "outputs" : job.plan.stages.empty() ? "rows" : "layers";
-}
-
-// A line for each parameter.
-std::string lines_of_methods(const Job& job) {
-  if (job.outputs == 0) return lines_of(job.plan, job.problem.index());
-  std::string lines;
-  for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
-  return lines;
-}
-
-std::string text_of_method(const Job& job) {
-  if (job.outputs == 0) return text_of(job.plan);
-  return text("outputs: ", job.problem.index().size(), " rows from ", job.outputs, " backward passes, one for each ",
-              job.options.matrix == Matrix::ggn ? "output" : "sample");
-}
-
-std::string text_of_loss(const Options& options, const Problem& problem) {
-  return text(options.loss, problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
-              problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
-}
-
-Announcement announcement(const Job& job, int ranks, int threads) {
-  const auto& options = job.options;
-  const auto& problem = job.problem;
-  return {versions().hessian_mpi,
-          ranks,
-          threads,
-          name_of(problem.device()),
-          text(options.model ? options.model->string() : "embedded example", " (", problem.model_format(), ")"),
-          options.data ? options.data->string() : "embedded example",
-          problem.samples(),
-          problem.batches(),
-          text_of_loss(options, problem),
-          options.reduction,
-          text_of_method(job),
-          options.method == Method::rows || options.matrix != Matrix::hessian
-              ? std::vector<std::string>()
-              : text_of_reasons(job.plan, problem.index()),
-          static_cast<std::int64_t>(problem.index().entries().size()),
-          job.matrix,
-          problem.precision(),
-          options.output};
 }
 
 // Collective. Whether --resume has a file to go on with; else it begins one.
@@ -281,45 +174,6 @@ Progress progress_of(const Job& job, const std::vector<SharedBlocks>& phases, co
           static_cast<std::uint64_t>(job.matrix.bytes()),
           own,
           std::cerr};
-}
-
-BlockList all_blocks(const Job& job) {
-  BlockList blocks(static_cast<std::size_t>(job.matrix.grid.count()));
-  std::iota(blocks.begin(), blocks.end(), std::int64_t{0});
-  return blocks;
-}
-
-LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, Engine& row_by_row, const Communicator& world) {
-  return {job.problem, job.plan, job.matrix, blocks, accumulation(job), row_by_row, world};
-}
-
-// Memory of a rank: what a run keeps beside its buffers of rows, and what is left for those.
-struct Memory {
-  std::uint64_t factors = 0;
-  std::int64_t blocks_at_once = 1;
-  std::uint64_t lacking = 0;  // for factors to be made once
-  std::uint64_t most = 0;     // that all of this takes
-};
-
-// Throws InputError where --memory is too little.
-Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
-  const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto of_outputs = static_cast<std::uint64_t>(job.outputs * job.problem.index().size());
-  const auto kept = assembly.bytes(job.plan.bytes * wide) + of_outputs * bytes_of(accumulation(job));
-  const auto rest = all > kept ? all - kept : 0;
-  if (rest < all / 4) {
-    throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,
-                          " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
-                          "M, take more ranks, or use --method rows"));
-  }
-  const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
-  const auto blocks = blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2);
-  const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
-  const auto beside = rows * assembly.row_by_row().bytes_per_row(job.matrix.longest_row());
-  const auto buffers = static_cast<std::uint64_t>(blocks) *
-                       (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
-  return {rest / 2, blocks, wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0,
-          kept + std::min(rest / 2, 2 * job.plan.bytes_if_there * wide) + buffers};
 }
 
 void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Communicator& world) {
@@ -474,10 +328,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
 
   const auto examined = examine(job, resuming, world);
   leave_if_asked(job, stop, world);
-  world.together([&] {
-    job.plan = plan_of(job);
-    job.outputs = outputs_to_factor(problem, options.matrix, options.method);
-  });
+  world.together([&] { plan_rows(job); });
   const auto expected = world.together([&] {
     const auto row_by_row = row_by_row_engine(job);
     return memory_for(job, assembly_of(job, all_blocks(job), *row_by_row, world), resources.memory);
@@ -504,27 +355,14 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   return finish_file(job, *checkpoint, assembly.phases(), examined.point, stop, world, seconds, total);
 }
 
-void print_version(std::ostream& out) {
-  const auto v = versions();
-  out << "hessian_mpi " << v.hessian_mpi << "\nLibTorch " << libtorch_version() << "\n"
-      << v.mpi << "\nHDF5 " << v.hdf5 << '\n';
-}
-
-ExitCode start(int argc, char** argv, StopRequest& stop, const Communicator& world) {
-  const auto options = world.together([&] { return parse_options(argc, argv); });
-  if (options.help || options.version) {
-    if (world.is_root()) options.help ? print_help(std::cout) : print_version(std::cout);
-    return ExitCode::complete;
-  }
-  return run(options, stop, world);
-}
-
 }  // namespace
 }  // namespace hessian_mpi
 
 int main(int argc, char** argv) {
   hessian_mpi::StopRequest stop;
-  return hessian_mpi::run_parallel_program("hessian_mpi", argc, argv, [&](const hessian_mpi::Communicator& world) {
-    return hessian_mpi::start(argc, argv, stop, world);
-  });
+  return hessian_mpi::run_program(
+      {"hessian_mpi", hessian_mpi::print_help, "LibTorch " + hessian_mpi::libtorch_version()}, argc, argv,
+      hessian_mpi::parse_options, [&](const hessian_mpi::Options& options, const hessian_mpi::Communicator& world) {
+        return hessian_mpi::run(options, stop, world);
+      });
 }

@@ -22,10 +22,10 @@ struct ProgramText {
 };
 void print_versions(std::ostream& out, const ProgramText& program);
 
-/// The frame of a program for finished files: parse(argc, argv) makes options that have the flags help and version, on
+/// The frame of a program with a command line: parse(argc, argv) makes options that have the flags help and version, on
 /// every rank; run(options, world), collective, does what they say and returns the exit code.
 template <class Parse, class Run>
-int run_tool(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
+int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
   return run_parallel_program(program.name, argc, argv, [&](const Communicator& world) {
     const auto options = world.together([&] { return parse(argc, argv); });
     if (!options.help && !options.version) return run(options, world);

@@ -1,0 +1,145 @@
+#include "hessian_mpi/job.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "hessian_mpi/assemble.hpp"
+#include "hessian_mpi/device.hpp"
+#include "hessian_mpi/double_backward.hpp"
+#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/jacobian_factors.hpp"
+#include "hessian_mpi/jacobian_rows.hpp"
+#include "hessian_mpi/printable.hpp"
+#include "hessian_mpi/version.hpp"
+
+namespace hessian_mpi {
+namespace {
+
+// The rows of this job: all, those that --rows names, or a task's part of them.
+Rows rows_of_job(const Options& options, const BlockGrid& all) {
+  if (options.part_of_rows) {
+    const auto [part, parts] = *options.part_of_rows;
+    const Rows rows = part_of_grid(all, part, parts);
+    if (rows.count() == 0) {
+      throw InputError(text("--rows ", part, '/', parts, " has no rows: a matrix with ", all.rows(),
+                            " rows is cut into at most ", all.count(), " parts"));
+    }
+    return rows;
+  }
+  const Rows rows = options.rows.value_or(Rows{0, all.rows()});
+  if (rows.end > all.rows()) {
+    throw InputError(text("--rows ", rows.begin, ':', rows.end, ": the Hessian has ", all.rows(), " rows"));
+  }
+  return rows;
+}
+
+std::string text_of_method(const Job& job) {
+  if (job.outputs == 0) return text_of(job.plan);
+  return text("outputs: ", job.problem.index().size(), " rows from ", job.outputs, " backward passes, one for each ",
+              job.options.matrix == Matrix::ggn ? "output" : "sample");
+}
+
+std::string text_of_loss(const Options& options, const Problem& problem) {
+  return text(options.loss, problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
+              problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
+}
+
+}  // namespace
+
+Job job_of(const Options& options, const Problem& problem) {
+  auto matrix = matrix_of(problem.index(), options.storage.value_or(problem.precision()), options.entries);
+  if (options.entries == Entries::all) {
+    const auto rows = rows_of_job(options, matrix.grid);
+    matrix.grid = BlockGrid(matrix.columns, matrix.bytes_of_row(), rows);
+  }
+  return {options, problem, std::move(matrix), {}, 0};
+}
+
+void plan_rows(Job& job) {
+  const auto& options = job.options;
+  job.plan =
+      plan_layers(job.problem, options.matrix == Matrix::hessian ? options.method : Method::rows, options.entries);
+  job.outputs = outputs_to_factor(job.problem, options.matrix, options.method);
+}
+
+Precision accumulation(const Job& job) {
+  return job.options.accumulate.value_or(job.problem.precision());
+}
+
+std::unique_ptr<Engine> row_by_row_engine(const Job& job) {
+  if (job.options.matrix == Matrix::hessian) return std::make_unique<DoubleBackward>(job.problem);
+  return std::make_unique<JacobianRows>(job.problem, job.options.matrix);
+}
+
+std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world) {
+  if (job.outputs == 0) return row_by_row_engine(job);
+  return std::make_unique<JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world);
+}
+
+std::string name_of_method(const Job& job) {
+  return job.outputs > 0 ? "outputs" : job.plan.stages.empty() ? "rows" : "layers";
+}
+
+std::string lines_of_methods(const Job& job) {
+  if (job.outputs == 0) return lines_of(job.plan, job.problem.index());
+  std::string lines;
+  for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
+  return lines;
+}
+
+Announcement announcement(const Job& job, int ranks, int threads) {
+  const auto& options = job.options;
+  const auto& problem = job.problem;
+  return {versions().hessian_mpi,
+          ranks,
+          threads,
+          name_of(problem.device()),
+          text(options.model ? options.model->string() : "embedded example", " (", problem.model_format(), ")"),
+          options.data ? options.data->string() : "embedded example",
+          problem.samples(),
+          problem.batches(),
+          text_of_loss(options, problem),
+          options.reduction,
+          text_of_method(job),
+          options.method == Method::rows || options.matrix != Matrix::hessian
+              ? std::vector<std::string>()
+              : text_of_reasons(job.plan, problem.index()),
+          static_cast<std::int64_t>(problem.index().entries().size()),
+          job.matrix,
+          problem.precision(),
+          options.output};
+}
+
+BlockList all_blocks(const Job& job) {
+  BlockList blocks(static_cast<std::size_t>(job.matrix.grid.count()));
+  std::iota(blocks.begin(), blocks.end(), std::int64_t{0});
+  return blocks;
+}
+
+LayeredAssembly assembly_of(const Job& job, const BlockList& blocks, Engine& row_by_row, const Communicator& world) {
+  return {job.problem, job.plan, job.matrix, blocks, accumulation(job), row_by_row, world};
+}
+
+Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
+  const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
+  const auto of_outputs = static_cast<std::uint64_t>(job.outputs * job.problem.index().size());
+  const auto kept = assembly.bytes(job.plan.bytes * wide) + of_outputs * bytes_of(accumulation(job));
+  const auto rest = all > kept ? all - kept : 0;
+  if (rest < all / 4) {
+    throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,
+                          " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
+                          "M, take more ranks, or use --method rows"));
+  }
+  const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
+  const auto blocks = blocks_in_memory(assembly.row_by_row(), job.matrix, rest / 2);
+  const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
+  const auto beside = rows * assembly.row_by_row().bytes_per_row(job.matrix.longest_row());
+  const auto buffers = static_cast<std::uint64_t>(blocks) *
+                       (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
+  return {rest / 2, blocks, wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0,
+          kept + std::min(rest / 2, 2 * job.plan.bytes_if_there * wide) + buffers};
+}
+
+}  // namespace hessian_mpi
