@@ -3,6 +3,7 @@
 #include <slepceps.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -16,6 +17,19 @@ namespace {
 using petsc::check;
 using Session = petsc::Session<SlepcInitializeNoArguments, SlepcFinalize>;
 using Solver = petsc::Owned<EPS, EPSDestroy>;
+
+// Vectors beside those that are wanted, and how often the method may start again with the best of them.
+struct Effort {
+  std::int64_t beside;
+  PetscInt restarts;
+};
+// Ends that stand apart from the bulk are found by few vectors. Others need many: the smallest eigenvalues of a Hessian
+// are the edge of a dense bulk, or as many nearly equal ones as a convolution has channels.
+constexpr std::array efforts{Effort{60, 5}, Effort{500, 2000}};
+
+std::int64_t vectors_of(const Effort& effort, std::int64_t count, std::int64_t n) {
+  return std::min(n, std::max(2 * count, count + effort.beside));
+}
 
 struct Watcher {
   const SymmetricOperator& matrix;
@@ -40,22 +54,33 @@ void set_start(EPS solver, const petsc::OperatorMatrix& shell, const SymmetricOp
   check(EPSSetInitialSpace(solver, 1, start.place()), "EPSSetInitialSpace");
 }
 
-void set_up(EPS solver, const petsc::OperatorMatrix& shell, std::int64_t n, const ExtremeOptions& options) {
-  constexpr PetscInt most_iterations = 2000;
+void set_up(EPS solver, const petsc::OperatorMatrix& shell, const ExtremeOptions& options) {
   check(EPSSetOperators(solver, shell.get(), nullptr), "EPSSetOperators");
   check(EPSSetProblemType(solver, EPS_HEP), "EPSSetProblemType");
   check(EPSSetType(solver, EPSKRYLOVSCHUR), "EPSSetType");
   check(EPSSetWhichEigenpairs(solver, options.end == End::largest ? EPS_LARGEST_REAL : EPS_SMALLEST_REAL),
         "EPSSetWhichEigenpairs");
-  check(EPSSetDimensions(solver, static_cast<PetscInt>(options.count),
-                         static_cast<PetscInt>(vectors_kept(options.count, n)), PETSC_DEFAULT),
-        "EPSSetDimensions");
   // In parts of |A|: near zero, where a Hessian has most of its eigenvalues, none is known to so many digits of its
   // own.
   check(EPSSetConvergenceTest(solver, EPS_CONV_ABS), "EPSSetConvergenceTest");
-  check(EPSSetTolerances(solver, options.tolerance * options.norm, most_iterations), "EPSSetTolerances");
+}
+
+// Collective. How many have converged.
+PetscInt solve(EPS solver, const Effort& effort, const petsc::OperatorMatrix& shell, const SymmetricOperator& matrix,
+               const ExtremeOptions& options) {
+  check(EPSSetDimensions(solver, static_cast<PetscInt>(options.count),
+                         static_cast<PetscInt>(vectors_of(effort, options.count, matrix.size())), PETSC_DEFAULT),
+        "EPSSetDimensions");
+  check(EPSSetTolerances(solver, options.tolerance * options.norm, effort.restarts), "EPSSetTolerances");
   // What a user adds by PETSC_OPTIONS.
   check(EPSSetFromOptions(solver), "EPSSetFromOptions");
+  set_start(solver, shell, matrix, options.seed);
+  const auto status = EPSSolve(solver);
+  shell.rethrow();
+  check(status, "EPSSolve");
+  PetscInt converged = 0;
+  check(EPSGetConverged(solver, &converged), "EPSGetConverged");
+  return converged;
 }
 
 void get_pair(EPS solver, PetscInt k, petsc::Vector& vector, std::int64_t own, ExtremeEigenvalues& result) {
@@ -87,10 +112,7 @@ std::vector<double> residuals_of(SymmetricOperator& matrix, const ExtremeEigenva
 }  // namespace
 
 std::int64_t vectors_kept(std::int64_t count, std::int64_t n) {
-  // The smallest eigenvalues of a Hessian are the edge of a dense bulk: with SLEPc's 15 beside them, restarts lose what
-  // tells them apart.
-  constexpr std::int64_t beside = 60;
-  return std::min(n, std::max(2 * count, count + beside));
+  return vectors_of(efforts.back(), count, n);
 }
 
 ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& options,
@@ -100,15 +122,14 @@ ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeO
   const auto before = matrix.passes();
   Solver solver;
   check(EPSCreate(matrix.communicator().handle(), solver.place()), "EPSCreate");
-  set_up(solver.get(), shell, matrix.size(), options);
-  set_start(solver.get(), shell, matrix, options.seed);
+  set_up(solver.get(), shell, options);
   Watcher watcher{matrix, found};
   check(EPSMonitorSet(solver.get(), watch, &watcher, nullptr), "EPSMonitorSet");
-  const auto status = EPSSolve(solver.get());
-  shell.rethrow();
-  check(status, "EPSSolve");
   PetscInt converged = 0;
-  check(EPSGetConverged(solver.get(), &converged), "EPSGetConverged");
+  for (const auto& effort : efforts) {
+    converged = solve(solver.get(), effort, shell, matrix, options);
+    if (converged >= options.count) break;
+  }
   if (converged < options.count) {
     throw RunError(text("only ", converged, " of ", options.count,
                         options.end == End::largest ? " largest" : " smallest",

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "known_matrix.hpp"
 
@@ -39,6 +40,27 @@ TEST(ExtremeEigenvalues, OfSecondDifferencesAreTheirFormula) {
         }
       }
     }
+  }
+}
+
+// As many nearly equal ones as a convolution has channels, at the edge of a bulk.
+TEST(ExtremeEigenvalues, MayBeACluster) {
+  const auto world = Communicator::world();
+  constexpr std::int64_t n = 800;
+  constexpr std::int64_t cluster = 40;
+  const auto value_of = [](std::int64_t i) {
+    return i < cluster ? -1 - 1e-3 * static_cast<double>(cluster - i) / cluster
+                       : -0.99 + 60 * std::pow(static_cast<double>(i - cluster) / (n - cluster), 3);
+  };
+  std::vector<double> numbers(n * n);
+  for (std::int64_t i = 0; i < n; ++i) numbers[static_cast<std::size_t>(i * (n + 1))] = value_of(i);
+  const MatrixFile file(world, n, numbers);
+  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  const auto found = extreme_eigenvalues(matrix, {End::smallest, 5, 1e-8, 60, 0});
+  ASSERT_EQ(found.values.size(), 5U);
+  for (std::int64_t k = 0; k < 5; ++k) {
+    EXPECT_LE(found.residuals[static_cast<std::size_t>(k)], 6e-7);
+    EXPECT_NEAR(found.values[static_cast<std::size_t>(k)], value_of(k), 1e-4) << k;
   }
 }
 

@@ -21,7 +21,7 @@ struct ExtremeOptions {
   std::uint64_t seed = 0;
 };
 
-/// How many vectors of N numbers the method keeps, over all ranks, for so many eigenvalues of N.
+/// How many vectors of N numbers the method keeps at most, over all ranks, for so many eigenvalues of N.
 std::int64_t vectors_kept(std::int64_t count, std::int64_t n);
 
 struct ExtremeEigenvalues {
