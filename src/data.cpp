@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <fstream>
 #include <map>
 
+#include "exported_name.hpp"
 #include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/hdf5.hpp"
@@ -169,11 +169,13 @@ bool is_number(const std::string& name) {
   return name.find_first_not_of("0123456789") == std::string::npos;
 }
 
-// Datasets under other names than numbers.
-bool has_names(const hdf5::File& file, const std::string& group) {
-  if (!file.is_group(group)) return false;
-  const auto members = file.members(group);
-  return !members.empty() && std::none_of(members.begin(), members.end(), is_number);
+// Of the datasets in a group, where none of them is a number; else none.
+std::vector<std::string> names_in(const hdf5::File& file, const std::string& group) {
+  require_in_file(file, group);
+  if (!file.is_group(group)) return {};
+  auto members = file.members(group);
+  if (std::any_of(members.begin(), members.end(), is_number)) members.clear();
+  return members;
 }
 
 // A dataset, or a group of them.
@@ -189,13 +191,9 @@ Data read_hdf5(const std::filesystem::path& path) {
         text("'", path.string(), "' has no `inputs` (it holds: ", listed(file.members("/")), "); ", layout_wanted));
   }
   Data data;
-  require_in_file(file, "inputs");
-  if (has_names(file, "inputs")) {
-    data.input_names = file.members("inputs");
-    for (const auto& name : data.input_names) data.inputs.push_back(read_dataset({file, "inputs/" + name}));
-  } else {
-    data.inputs = read_tensors(file, "inputs");
-  }
+  data.input_names = names_in(file, "inputs");
+  for (const auto& name : data.input_names) data.inputs.push_back(read_dataset({file, "inputs/" + name}));
+  if (data.input_names.empty()) data.inputs = read_tensors(file, "inputs");
   if (file.has("targets")) data.targets = read_tensors(file, "targets");
   return data;
 }
@@ -354,13 +352,6 @@ Data mapped(const Data& data, const Change& change) {
   return result;
 }
 
-// As torch.export writes names of arguments.
-std::string plain(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '_'; });
-  return name;
-}
-
 }  // namespace
 
 Data Data::in_order_of(const std::vector<std::string>& names) const {
@@ -372,8 +363,9 @@ Data Data::in_order_of(const std::vector<std::string>& names) const {
   Data ordered{{}, targets};
   std::vector<bool> taken(inputs.size(), false);
   for (std::size_t k = 0; k < std::min(names.size(), inputs.size()); ++k) {
-    const auto found = std::find_if(input_names.begin(), input_names.end(),
-                                    [&](const std::string& name) { return plain(name) == plain(names[k]); });
+    const auto found = std::find_if(input_names.begin(), input_names.end(), [&](const std::string& name) {
+      return exported_name(name) == exported_name(names[k]);
+    });
     if (found == input_names.end()) throw mismatch(text("the data have no '", printable(names[k]), "'"));
     const auto place = static_cast<std::size_t>(found - input_names.begin());
     ordered.inputs.push_back(inputs[place]);

@@ -15,19 +15,19 @@
 
 namespace hessian_mpi {
 
-/// The same numbers in memory that the host reads.
-inline at::Tensor on_host(const at::Tensor& tensor) {
-  return tensor.is_cpu() ? tensor : tensor.cpu();
+inline at::Tensor dense(const at::Tensor& tensor) {
+  return tensor.is_sparse() ? tensor.to_dense() : tensor;
 }
 
 /// The elements of a tensor in row-major order, handed to sink as a pointer to numbers of the tensor's own type.
 template <class Sink>
 void with_elements(const at::Tensor& tensor, const Sink& sink) {
-  const at::Tensor dense = on_host(tensor.is_sparse() ? tensor.to_dense() : tensor).contiguous();
-  if (dense.scalar_type() == at::kDouble) {
-    sink(dense.const_data_ptr<double>(), dense.numel());
+  const at::Tensor all = dense(tensor);
+  const at::Tensor numbers = (all.is_cpu() ? all : all.cpu()).contiguous();
+  if (numbers.scalar_type() == at::kDouble) {
+    sink(numbers.const_data_ptr<double>(), numbers.numel());
   } else {
-    sink(dense.const_data_ptr<float>(), dense.numel());
+    sink(numbers.const_data_ptr<float>(), numbers.numel());
   }
 }
 
@@ -70,10 +70,8 @@ class ColumnsOfParameters {
       const auto elements = elements_of(p);
       const auto& part = parts[p - begin_];
       const auto& parameter = problem_.parameters()[p];
-      pieces.push_back(
-          part.defined()
-              ? (part.is_sparse() ? part.to_dense() : part).reshape(-1).slice(0, elements.begin, elements.end)
-              : at::zeros({elements.count()}, parameter.options().requires_grad(false)));
+      pieces.push_back(part.defined() ? dense(part).reshape(-1).slice(0, elements.begin, elements.end)
+                                      : at::zeros({elements.count()}, parameter.options().requires_grad(false)));
     }
     return at::cat(pieces);
   }

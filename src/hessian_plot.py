@@ -117,8 +117,9 @@ class Matrix:
         """The columns in which a row has entries."""
         if not self.diagonal_blocks:
             return slice(0, self.n)
-        begin = int(self.tensors.offsets[self._tensor_of(row)])
-        return slice(begin, begin + int(self.tensors.sizes[self._tensor_of(row)]))
+        p = self._tensor_of(row)
+        begin = int(self.tensors.offsets[p])
+        return slice(begin, begin + int(self.tensors.sizes[p]))
 
     def _tensor_of(self, row: int) -> int:
         return int(np.searchsorted(self.tensors.offsets, row, side="right")) - 1

@@ -138,22 +138,34 @@ c10::IValue value_of(const std::vector<torch::Tensor>& targets) {
   return c10::ivalue::Tuple::create(std::move(copies));
 }
 
-// Derivatives of a scalar by the parameters, undefined where it does not depend on one.
-std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::vector<torch::Tensor>& parameters,
-                                       bool create_graph) {
-  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+// Runs a step and takes what LibTorch throws as a mistake in the input, said by words(message). What is an Error
+// already stays one, and so does memory that runs out.
+template <class Step, class Words>
+auto blaming_input(const Step& step, const Words& words) {
   try {
-    return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true);
+    return step();
+  } catch (const Error&) {
+    throw;
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const c10::OutOfMemoryError& error) {
     throw_out_of_gpu_memory(error);
   } catch (const std::exception& error) {
-    const auto reason = message_of(error);
-    const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
-    throw InputError(text("the loss could not be differentiated: ", reason,
-                          lacks_formula ? "; replace the operation by others that can be differentiated twice" : ""));
+    throw InputError(words(message_of(error)));
   }
+}
+
+// Derivatives of a scalar by the parameters, undefined where it does not depend on one.
+std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::vector<torch::Tensor>& parameters,
+                                       bool create_graph) {
+  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+  return blaming_input(
+      [&] { return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true); },
+      [](const std::string& reason) {
+        const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
+        return text("the loss could not be differentiated: ", reason,
+                    lacks_formula ? "; replace the operation by others that can be differentiated twice" : "");
+      });
 }
 
 // Runs step for a batch and says which samples it was about where it throws.
@@ -161,42 +173,36 @@ template <class Step>
 auto on_batch(const Problem& problem, const Rows& samples, const std::string& note, const Step& step) {
   const auto where =
       problem.batches() == 1 ? std::string() : text(" (batch of samples ", samples.begin, " to ", samples.end - 1, ")");
-  try {
-    return step();
-  } catch (const InputError& error) {
-    throw InputError(error.what() + where + note);
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const c10::OutOfMemoryError& error) {
-    throw_out_of_gpu_memory(error);
-  } catch (const std::exception& error) {
-    throw InputError(text("the model could not be run on the data", where, ": ", message_of(error), note));
-  }
+  return blaming_input(
+      [&] {
+        try {
+          return step();
+        } catch (const InputError& error) {
+          throw InputError(error.what() + where + note);
+        }
+      },
+      [&](const std::string& reason) {
+        return text("the model could not be run on the data", where, ": ", reason, note);
+      });
 }
 
 void derive_twice(const Problem& problem) {
-  try {
-    const auto gradient = problem.gradient(0, /*create_graph=*/true);
-    std::vector<torch::Tensor> outputs;
-    std::vector<torch::Tensor> cotangents;
-    for (const auto& g : gradient) {
-      if (!g.defined() || !g.requires_grad()) continue;
-      outputs.push_back(g);
-      cotangents.push_back(torch::ones_like(g));
-    }
-    if (!outputs.empty()) torch::autograd::grad(outputs, problem.parameters(), cotangents, false, false, true);
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const c10::OutOfMemoryError& error) {
-    throw_out_of_gpu_memory(error);
-  } catch (const std::exception& error) {
-    throw InputError(text("the network has no second derivative in LibTorch: ", message_of(error),
-                          "; replace the operation by others that can be differentiated twice"));
-  }
+  blaming_input(
+      [&] {
+        const auto gradient = problem.gradient(0, /*create_graph=*/true);
+        std::vector<torch::Tensor> outputs;
+        std::vector<torch::Tensor> cotangents;
+        for (const auto& g : gradient) {
+          if (!g.defined() || !g.requires_grad()) continue;
+          outputs.push_back(g);
+          cotangents.push_back(torch::ones_like(g));
+        }
+        if (!outputs.empty()) torch::autograd::grad(outputs, problem.parameters(), cotangents, false, false, true);
+      },
+      [](const std::string& reason) {
+        return text("the network has no second derivative in LibTorch: ", reason,
+                    "; replace the operation by others that can be differentiated twice");
+      });
 }
 
 }  // namespace

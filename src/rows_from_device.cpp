@@ -21,7 +21,7 @@ Number* converted(const at::Tensor& rows, Number* to) {
 template <class Number>
 RowsFromDevice<Number>::RowsFromDevice(const at::TensorOptions& options, std::int64_t rows, std::int64_t columns,
                                        Number* out)
-    : device_(options.device()), columns_(columns), next_(out) {
+    : device_(options.device()), next_(out) {
   const auto fitting = bytes_at_once / (columns * static_cast<std::int64_t>(options.dtype().itemsize()));
   const auto at_once = std::clamp<std::int64_t>(fitting, 1, std::max<std::int64_t>(rows, 1));
   const bool on_gpu = !device_.is_cpu();

@@ -39,7 +39,6 @@ class RowsFromDevice {
   std::optional<c10::Stream> copying_;  // on a GPU
   std::array<Half, 2> halves_;
   std::size_t filled_ = 0;
-  std::int64_t columns_;
   Number* next_;  // in out
 };
 

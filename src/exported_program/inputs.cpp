@@ -2,11 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-#include <cctype>
 #include <regex>
 #include <stdexcept>
 
+#include "../exported_name.hpp"
 #include "archive.hpp"
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/printable.hpp"
@@ -119,8 +118,7 @@ std::optional<std::size_t> ExpectedInputs::find(const std::vector<std::string>& 
   }
   std::string wanted;
   for (const std::string& part : path) wanted += (wanted.empty() ? "" : "_") + part;
-  std::transform(wanted.begin(), wanted.end(), wanted.begin(),
-                 [](unsigned char c) { return std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '_'; });
+  wanted = exported_name(wanted);
   std::optional<std::size_t> found;
   static const std::regex numbered("_[0-9]+");
   for (std::size_t i = 0; i < inputs_.size(); ++i) {

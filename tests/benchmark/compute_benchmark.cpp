@@ -15,8 +15,8 @@
 
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/double_backward.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
+#include "hessian_mpi/job.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/layer_plan.hpp"
 #include "hessian_mpi/load_problem.hpp"
@@ -32,17 +32,6 @@ using namespace hessian_mpi;
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 constexpr std::int64_t bytes_at_once = 16 << 20;  // as the program's buffers
 
-MatrixShape matrix_of(const Problem& problem) {
-  const auto n = problem.index().size();
-  return {BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(problem.precision()))), n, problem.precision()};
-}
-
-BlockList all_blocks(const BlockGrid& grid) {
-  BlockList blocks;
-  for (std::int64_t b = 0; b < grid.count(); ++b) blocks.push_back(b);
-  return blocks;
-}
-
 // The rows of some blocks into a buffer that is used again.
 void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix) {
   static std::vector<char> buffer(2 * bytes_at_once);
@@ -57,12 +46,12 @@ void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix)
 }
 
 // All rows, by all ranks.
-nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Communicator& world) {
-  const auto matrix = matrix_of(problem);
+nlohmann::json whole(const Job& job, const Communicator& world) {
+  const auto& matrix = job.matrix;
   const StopRequest never;
   Stopwatch watch;
-  DoubleBackward row_by_row(problem);
-  LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), row_by_row, world);
+  const auto row_by_row = row_by_row_engine(job);
+  auto assembly = assembly_of(job, all_blocks(job), *row_by_row, world);
   assembly.prepare("", std::vector<BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
   const auto compute_share = [&](Engine& engine, const SharedBlocks& blocks) {
     world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });
@@ -75,12 +64,12 @@ nlohmann::json whole(const Problem& problem, const LayerPlan& plan, const Commun
 
 // What one rank of many does in each step. Its columns are zeros, and the passes that ranks share are all made here,
 // so that its own time is that without most of them.
-nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int rank, int ranks,
-                           const Communicator& world) {
-  const auto matrix = matrix_of(problem);
-  DoubleBackward row_by_row(problem);
-  const LayeredAssembly assembly(problem, plan, matrix, all_blocks(matrix.grid), problem.precision(), row_by_row,
-                                 world);
+nlohmann::json one_of_many(const Job& job, int rank, int ranks, const Communicator& world) {
+  const auto& problem = job.problem;
+  const auto& matrix = job.matrix;
+  const auto& plan = job.plan;
+  const auto row_by_row = row_by_row_engine(job);
+  const auto assembly = assembly_of(job, all_blocks(job), *row_by_row, world);
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < assembly.phases().size(); ++s) {
@@ -93,7 +82,7 @@ nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int ra
     Stopwatch watch;
     double shared = 0;
     if (s == 0) {
-      compute(row_by_row, share, matrix);
+      compute(*row_by_row, share, matrix);
     } else {
       EarlierColumns columns(earlier, {own}, 0, matrix.storage);
       const std::vector<char> zeros(static_cast<std::size_t>(matrix.bytes_of_row()));
@@ -102,7 +91,7 @@ nlohmann::json one_of_many(const Problem& problem, const LayerPlan& plan, int ra
       }
       columns.exchange(world);
       watch.lap();
-      LayerFactors factors(problem, plan.stages[s - 1], own, columns, row_by_row, problem.precision(), factor_memory,
+      LayerFactors factors(problem, plan.stages[s - 1], own, columns, *row_by_row, accumulation(job), factor_memory,
                            world);
       shared = watch.lap();
       compute(factors, share, matrix);
@@ -140,9 +129,11 @@ int main(int argc, char** argv) {
   use_fast_convolutions(problem);
   probe_second_derivatives(problem);
   const double loading = watch.lap();
-  const auto plan = plan_layers(problem, options.method);
+  Job job = job_of(options, problem);
+  plan_rows(job);
   const double planning = watch.lap();
-  auto line = ranks == 0 ? whole(problem, plan, world) : one_of_many(problem, plan, rank, ranks, world);
-  line.update({{"N", problem.index().size()}, {"loading", loading}, {"planning", planning}, {"plan", text_of(plan)}});
+  auto line = ranks == 0 ? whole(job, world) : one_of_many(job, rank, ranks, world);
+  line.update(
+      {{"N", problem.index().size()}, {"loading", loading}, {"planning", planning}, {"plan", text_of(job.plan)}});
   if (world.is_root()) std::cout << line << std::endl;
 }
