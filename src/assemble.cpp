@@ -117,8 +117,6 @@ class OwnBlocks {
   void hand_over(double seconds, Checkpoint& checkpoint);
 
  private:
-  void look_at(const Rows& rows, const char* bytes);
-
   Engine& engine_;
   const MatrixShape& matrix_;
   BlockList blocks_;
@@ -140,20 +138,6 @@ std::int64_t OwnBlocks::blocks_for(double seconds) const {
   return std::clamp(fitting < static_cast<double>(most_) ? static_cast<std::int64_t>(fitting) : most_, least, most_);
 }
 
-// Looks at the rows of one block once, while they are in the cache.
-void OwnBlocks::look_at(const Rows& rows, const char* bytes) {
-  const auto size = matrix_.bytes_of_rows(rows);
-  BlockRecord record{xxh3(bytes, static_cast<std::size_t>(size)), 0, true};
-  for (std::int64_t i = rows.begin; i < rows.end; ++i, bytes += size / rows.count()) {
-    const auto row = magnitude_of_row(bytes, matrix_.columns_of(i).count(), matrix_.storage);
-    record.largest = std::max(record.largest, row.largest);
-    if (row.finite) continue;
-    next_.nonfinite_rows.push_back(i);
-    record.on_disk = false;
-  }
-  next_.records.push_back(record);
-}
-
 void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& progress) {
   const Stopwatch watch;
   const auto wanted = within_piece(neighbours_from(blocks_, begun_, count), matrix_.grid);
@@ -167,7 +151,10 @@ void OwnBlocks::compute(std::int64_t count, const StopRequest& stop, Progress& p
     const auto place = [&](std::int64_t row) { return next_.numbers.get() + matrix_.bytes_of_rows({first_row, row}); };
     engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin),
                     [&](double done) { progress.advance(done); });
-    for (auto b = asked.begin; b < asked.end; ++b) look_at(matrix_.grid.block(b), place(matrix_.grid.block(b).begin));
+    for (auto b = asked.begin; b < asked.end; ++b) {
+      const auto block = matrix_.grid.block(b);  // which is in the cache still
+      next_.records.push_back(record_of(block, matrix_, place(block.begin), next_.nonfinite_rows));
+    }
     next_.blocks.end = asked.end;
   }
   next_.seconds = watch.seconds();
@@ -292,6 +279,20 @@ Magnitude magnitude_of(const float* numbers, std::int64_t count) {
 }
 Magnitude magnitude_of(const double* numbers, std::int64_t count) {
   return magnitude(numbers, count);
+}
+
+BlockRecord record_of(const Rows& rows, const MatrixShape& matrix, const char* bytes,
+                      std::vector<std::int64_t>& nonfinite_rows) {
+  const auto size = matrix.bytes_of_rows(rows);
+  BlockRecord record{xxh3(bytes, static_cast<std::size_t>(size)), 0, true};
+  for (std::int64_t i = rows.begin; i < rows.end; ++i, bytes += size / rows.count()) {
+    const auto row = magnitude_of_row(bytes, matrix.columns_of(i).count(), matrix.storage);
+    record.largest = std::max(record.largest, row.largest);
+    if (row.finite) continue;
+    nonfinite_rows.push_back(i);
+    record.on_disk = false;
+  }
+  return record;
 }
 
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory) {

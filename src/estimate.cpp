@@ -4,13 +4,14 @@
 #include <utility>
 #include <vector>
 
+#include "hessian_mpi/assemble.hpp"
 #include "hessian_mpi/diagonal.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/node.hpp"
 #include "hessian_mpi/problem.hpp"
 #include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/writeback.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -19,7 +20,8 @@ constexpr std::int64_t sampled_plain_rows = 32;
 constexpr double seconds_for_plain_rows = 2;
 constexpr double numbers_in_a_sample = 4e8;
 constexpr std::int64_t largest_trial = 512 << 20;  // bytes, of all ranks
-constexpr double columns_a_second = 1e9;           // of copies that follow each other, and of a network
+constexpr int trials_of_writing = 2;
+constexpr double columns_a_second = 1e9;  // of copies that follow each other, and of a network
 
 std::int64_t common_count(const Rows& one, const Rows& other) {
   return std::max<std::int64_t>(0, std::min(one.end, other.end) - std::max(one.begin, other.begin));
@@ -40,6 +42,7 @@ class Trial {
     const Stopwatch watch;
     for (const auto& some : calls) {
       entries.compute(some, matrix_.columns_of(some.begin), matrix_.storage, numbers_.data(), [](double) {});
+      record_of(some, matrix_, numbers_.data(), nonfinite_rows_);
     }
     return watch.seconds();
   }
@@ -56,6 +59,7 @@ class Trial {
 
   const MatrixShape& matrix_;
   std::vector<char> numbers_;
+  std::vector<std::int64_t> nonfinite_rows_;
 };
 
 // Seconds of a plain row, from rows spread over all of them.
@@ -149,6 +153,22 @@ class SampledSteps {
   Trial trial_;
 };
 
+// Collective. How fast all ranks write together, and each of its cores.
+void measure_writing(const std::filesystem::path& folder, std::int64_t bytes, const Communicator& communicator,
+                     Estimate& sum) {
+  const auto own = std::min(largest_trial, bytes) / communicator.size();
+  WritingCost all;
+  for (int k = 0; k < trials_of_writing; ++k) {
+    WritingCost cost;
+    communicator.together([&] { cost = try_writing(folder, static_cast<std::uint64_t>(own)); });
+    all.seconds += communicator.max(cost.seconds);
+    all.processor_seconds += communicator.max(cost.processor_seconds);
+  }
+  const auto written = static_cast<double>(trials_of_writing * own);
+  sum.bytes_a_second = communicator.size() * written / all.seconds;
+  sum.written_a_second = written / all.processor_seconds;
+}
+
 }  // namespace
 
 Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixShape& matrix, Precision accumulate,
@@ -169,13 +189,7 @@ Estimate estimate(const Problem& problem, const LayerPlan& plan, const MatrixSha
   sum.plain_row = communicator.max(sum.plain_row);
   sum.rows = communicator.max(sum.rows);
   sum.shared = communicator.max(sum.shared);
-  const auto trial = std::min<std::int64_t>(largest_trial, matrix.bytes()) / communicator.size();
-  for (int k = 0; k < 2; ++k) {  // a disk may take its time at first
-    double seconds = 0;
-    communicator.together([&] { seconds = seconds_to_write(folder, static_cast<std::uint64_t>(trial)); });
-    const double rate = static_cast<double>(trial * communicator.size()) / communicator.max(seconds);
-    sum.bytes_a_second = std::max(sum.bytes_a_second, rate);
-  }
+  measure_writing(folder, matrix.bytes(), communicator, sum);
   return sum;
 }
 

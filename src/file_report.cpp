@@ -14,7 +14,7 @@
 #include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/printable.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/report_text.hpp"
 
 namespace hessian_mpi {

@@ -10,7 +10,7 @@
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/parallel_program.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/resources.hpp"
 #include "hessian_mpi/tool_options.hpp"

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 
 #include "hessian_mpi/checksum.hpp"
 #include "hessian_mpi/edit_at_once.hpp"
@@ -15,6 +14,7 @@
 #include "hessian_mpi/matrix_datasets.hpp"
 #include "hessian_mpi/named_blocks.hpp"
 #include "hessian_mpi/node.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/unfinished_file.hpp"
 #include "hessian_mpi/writeback.hpp"
 
@@ -29,15 +29,10 @@ constexpr std::array own_attributes{"format", "format_version", "complete", "row
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
-std::string human(std::uint64_t bytes) {
-  std::array<char, 32> number{};
-  std::snprintf(number.data(), number.size(), "%.2f GB", static_cast<double>(bytes) / 1e9);
-  return number.data();
-}
-
 void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
-  throw InputError(text("no room for '", path.string(), "': the matrix takes ", human(needed), ", the file system of '",
-                        folder_of(path).string(), "' has ", human(free_disk(folder_of(path))),
+  throw InputError(text("no room for '", path.string(), "': the matrix takes ", text_of_bytes(needed),
+                        ", the file system of '", folder_of(path).string(), "' has ",
+                        text_of_bytes(free_disk(folder_of(path))),
                         " left; use --output on a larger one, --storage float32, or --parameters for a part"));
 }
 

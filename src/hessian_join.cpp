@@ -6,7 +6,7 @@
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/join.hpp"
 #include "hessian_mpi/options.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/tool_options.hpp"
 
 namespace hessian_mpi {

@@ -12,6 +12,7 @@
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/parallel_program.hpp"
 #include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/report_text.hpp"
 #include "hessian_mpi/result_file.hpp"
 #include "hessian_mpi/stopwatch.hpp"

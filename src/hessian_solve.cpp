@@ -17,7 +17,7 @@
 #include "hessian_mpi/node.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/parallel_program.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/resources.hpp"
 #include "hessian_mpi/result_file.hpp"
 #include "hessian_mpi/stopwatch.hpp"

@@ -1,25 +1,15 @@
 #include "hessian_mpi/node.hpp"
 
-#include <fcntl.h>
 #include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
-#include <vector>
-
-#include "hessian_mpi/error.hpp"
-#include "hessian_mpi/stopwatch.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -85,34 +75,6 @@ std::uint64_t peak_memory() {
 
 std::uint64_t free_disk(const std::filesystem::path& folder) {
   return std::filesystem::space(folder).available;
-}
-
-double seconds_to_write(const std::filesystem::path& folder, std::uint64_t bytes) {
-  const auto fail = [&](const char* what) {
-    throw RunError(
-        text("cannot ", what, " a file in '", folder.string(), "': ", std::generic_category().message(errno)));
-  };
-  int descriptor = open(folder.c_str(), O_TMPFILE | O_WRONLY, S_IRUSR | S_IWUSR);
-  if (descriptor < 0) {  // file systems without such files: its name is gone before anything is in it
-    std::string name = (folder / ".hessian_mpi_trial_XXXXXX").string();
-    descriptor = mkstemp(name.data());
-    if (descriptor < 0) fail("make");
-    unlink(name.c_str());
-  }
-  const std::unique_ptr<const int, void (*)(const int*)> closing(&descriptor, [](const int* file) { close(*file); });
-  constexpr std::uint64_t piece = 16 << 20;
-  std::vector<char> numbers(piece);
-  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] = static_cast<char>(k * k >> 7);
-  posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));  // where the file system cannot, the same without
-  const Stopwatch watch;
-  for (std::uint64_t done = 0; done < bytes;) {
-    const auto written = write(descriptor, numbers.data(), std::min(piece, bytes - done));
-    if (written <= 0) fail("write");
-    sync_file_range(descriptor, static_cast<off_t>(done), written, SYNC_FILE_RANGE_WRITE);
-    done += static_cast<std::uint64_t>(written);
-  }
-  if (fsync(descriptor) != 0) fail("sync");
-  return watch.seconds();
 }
 
 void keep_freed_memory() {

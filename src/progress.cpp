@@ -12,6 +12,7 @@
 #include <ostream>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/quantity.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -76,25 +77,6 @@ int terminal_width() {
 }
 
 }  // namespace
-
-std::string text_of_bytes(std::uint64_t bytes) {
-  constexpr std::array<const char*, 6> units{"B", "kB", "MB", "GB", "TB", "PB"};
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 999.5 && unit + 1 < units.size()) {
-    value /= 1000;
-    ++unit;
-  }
-  return formatted(unit == 0 ? "%.0f %s" : "%.3g %s", value, units[unit]);
-}
-
-std::string text_of_seconds(double seconds) {
-  if (seconds < 9.95) return formatted("%.1f s", seconds);
-  const auto whole = std::llround(seconds);
-  if (whole < 60) return formatted("%lld s", whole);
-  if (whole < 3600) return formatted("%lld min %02lld s", whole / 60, whole % 60);
-  return formatted("%lld h %02lld min", whole / 3600, whole % 3600 / 60);
-}
 
 std::string progress_line(const ProgressState& state) {
   return figures(state);

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "hessian_mpi/error.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 #include "hessian_mpi/report_text.hpp"
 
 namespace hessian_mpi {
@@ -27,10 +27,7 @@ void print(std::ostream& out, const Announcement& a) {
 }
 
 double seconds_of_job(const Forecast& f, int ranks) {
-  // What is written goes through the memory of the ranks that compute.
-  constexpr double copied_a_second = 3e9;
-  const double copying = static_cast<double>(f.estimate.bytes) / copied_a_second / ranks;
-  return f.serial + std::max(f.estimate.computing(ranks) + copying, f.estimate.writing());
+  return f.serial + std::max(f.estimate.processing(ranks), f.estimate.writing());
 }
 
 void print(std::ostream& out, const Forecast& f) {

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "hessian_mpi/error.hpp"
-#include "hessian_mpi/progress.hpp"
+#include "hessian_mpi/quantity.hpp"
 
 namespace hessian_mpi {
 

@@ -1,15 +1,59 @@
 #include "hessian_mpi/writeback.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <ctime>
 #include <system_error>
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/stopwatch.hpp"
 
 namespace hessian_mpi {
+namespace {
+
+constexpr std::uint64_t bytes_of_piece = 16 << 20;
+
+// A file that is gone with its descriptor.
+class Nameless {
+ public:
+  explicit Nameless(const std::filesystem::path& folder)
+      : id_(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR)) {
+    if (id_ >= 0) return;  // file systems without such files: its name is gone before anything is in it
+    std::string name = (folder / ".hessian_mpi_trial_XXXXXX").string();
+    id_ = mkostemp(name.data(), O_CLOEXEC);
+    if (id_ < 0) throw RunError(text("cannot make a file in '", folder.string(), "': ", reason(errno)));
+    unlink(name.c_str());
+  }
+  ~Nameless() { ::close(id_); }
+  Nameless(const Nameless&) = delete;
+  Nameless& operator=(const Nameless&) = delete;
+  int id() const { return id_; }
+  std::filesystem::path path() const { return text("/proc/self/fd/", id_); }
+
+ private:
+  int id_;
+};
+
+std::vector<char> changing_bytes(std::size_t count) {
+  std::vector<char> bytes(count);
+  for (std::size_t k = 0; k < count; ++k) bytes[k] = static_cast<char>(k * k >> 7);
+  return bytes;
+}
+
+double processor_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+}  // namespace
 
 std::string reason(int error) {
   return std::generic_category().message(error);
@@ -60,6 +104,25 @@ void EarlyWriteback::finish() {
 void EarlyWriteback::sync() {
   if (fdatasync(descriptor_.id()) == 0) return;
   throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
+}
+
+WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes) {
+  const Nameless nameless(folder);
+  EarlyWriteback file(nameless.path());
+  posix_fallocate(nameless.id(), 0, static_cast<off_t>(bytes));  // where the file system cannot, the same without
+  // As in a run, what was written is not what is written next: neither is in the caches of the core any more.
+  std::array<std::vector<char>, 2> pieces{changing_bytes(bytes_of_piece), changing_bytes(bytes_of_piece)};
+  const Stopwatch watch;
+  const double before = processor_seconds();
+  for (std::uint64_t done = 0; done < bytes; done += bytes_of_piece) {
+    auto& piece = pieces[done / bytes_of_piece % pieces.size()];
+    piece.resize(std::min(bytes_of_piece, bytes - done));
+    file.write(done, piece);
+    file.start(done, piece.size());
+  }
+  file.finish();
+  file.sync();
+  return {watch.seconds(), processor_seconds() - before};
 }
 
 }  // namespace hessian_mpi

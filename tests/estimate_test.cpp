@@ -41,6 +41,7 @@ TEST(Estimate, CountsTheBytesAndTheColumnsOfTheJob) {
   EXPECT_GT(whole.plain_row, 0);
   EXPECT_GT(whole.rows, 320 * whole.plain_row);
   EXPECT_GT(whole.bytes_a_second, 0);
+  EXPECT_GT(whole.written_a_second, 0);
 
   const auto part = estimate_of(problem, Method::rows, {100, 110});
   EXPECT_EQ(part.bytes, 10ULL * 23365 * 4);
@@ -57,13 +58,16 @@ TEST(Estimate, SharesComputingAmongRanksButNotTheFileSystem) {
   some.columns_a_second = 1e9;
   some.bytes = 30'000'000'000;
   some.bytes_a_second = 1e9;
+  some.written_a_second = 3e9;
   EXPECT_DOUBLE_EQ(some.computing(1), 100);
   EXPECT_DOUBLE_EQ(some.computing(4), 25);
+  EXPECT_DOUBLE_EQ(some.processing(1), 110);
+  EXPECT_DOUBLE_EQ(some.processing(4), 27.5);
   EXPECT_DOUBLE_EQ(some.writing(), 30);
   Forecast forecast;
   forecast.estimate = some;
   forecast.serial = 2;
-  EXPECT_DOUBLE_EQ(seconds_of_job(forecast, 1), 2 + 100 + 10);  // and 10 of copying
+  EXPECT_DOUBLE_EQ(seconds_of_job(forecast, 1), 2 + 110);
   EXPECT_DOUBLE_EQ(seconds_of_job(forecast, 100), 2 + 30);
 }
 

@@ -13,8 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/error.hpp"
-
 namespace hessian_mpi {
 namespace {
 
@@ -115,15 +113,6 @@ TEST(Node, KnowsTheFreeDiskOfAFolder) {
   ASSERT_EQ(statvfs(folder.c_str(), &status), 0);
   const double bytes = static_cast<double>(status.f_bavail) * static_cast<double>(status.f_frsize);
   EXPECT_NEAR(static_cast<double>(free_disk(folder)), bytes, 1e9);
-}
-
-TEST(Node, TimesWritingAndLeavesNothingBehind) {
-  const auto folder = std::filesystem::temp_directory_path() / ("nameless." + std::to_string(getpid()));
-  std::filesystem::create_directory(folder);
-  EXPECT_GT(seconds_to_write(folder, 40 * mebibyte + 3), 0);
-  EXPECT_TRUE(std::filesystem::is_empty(folder));
-  std::filesystem::remove(folder);
-  EXPECT_THROW(seconds_to_write(folder, 1), RunError);
 }
 
 TEST(Node, HasNoFreeDiskInAFileSystemThatTakesNone) {

@@ -51,4 +51,10 @@ struct Magnitude {
 Magnitude magnitude_of(const float* numbers, std::int64_t count);
 Magnitude magnitude_of(const double* numbers, std::int64_t count);
 
+/// What a run notes of each block before it is written: the checksum of its bytes, its largest absolute entry, and that
+/// it is not to count as written (on_disk) where one is not finite; such rows are added to nonfinite_rows.
+/// bytes: the rows of the block, each in the columns that the matrix has of it.
+BlockRecord record_of(const Rows& rows, const MatrixShape& matrix, const char* bytes,
+                      std::vector<std::int64_t>& nonfinite_rows);
+
 }  // namespace hessian_mpi

@@ -21,6 +21,7 @@ struct Estimate {
   double rows = 0;              ///< of computing all rows of the job on one rank
   double shared = 0;            ///< of the passes that ranks share, on one rank
   double bytes_a_second = 0;    ///< that these ranks write together
+  double written_a_second = 0;  ///< bytes that one core writes, as far as it is busy and does not wait for the disk
   std::uint64_t bytes = 0;      ///< of the job's rows
   double columns_a_second = 0;  ///< bytes of rows of one step, as columns of the next, that a rank takes in
   std::uint64_t columns = 0;    ///< bytes of those, on all ranks
@@ -28,6 +29,10 @@ struct Estimate {
   /// Of computing, on so many ranks with a core for each of their threads.
   double computing(int ranks) const {
     return (rows + shared + (columns_a_second > 0 ? static_cast<double>(columns) / columns_a_second : 0)) / ranks;
+  }
+  /// Of the cores of so many ranks: computing, and what writing takes of them.
+  double processing(int ranks) const {
+    return computing(ranks) + (written_a_second > 0 ? static_cast<double>(bytes) / written_a_second / ranks : 0);
   }
   /// Of writing, by any number of ranks: the file system is what bounds it.
   double writing() const { return bytes_a_second > 0 ? static_cast<double>(bytes) / bytes_a_second : 0; }

@@ -1,5 +1,5 @@
 #pragma once
-/// What the machine under a rank has: cores, memory, disk. Linux. Depends on nothing but errors.
+/// What the machine under a rank has: cores, memory, disk. Linux. Depends on nothing.
 
 #include <cstdint>
 #include <filesystem>
@@ -18,10 +18,6 @@ std::uint64_t peak_memory();
 
 /// Bytes an ordinary user can still write to the file system that holds the folder.
 std::uint64_t free_disk(const std::filesystem::path& folder);
-
-/// Seconds to write so many bytes to the disk, into a file of the folder that has no name and whose space is taken
-/// before; it is gone afterwards. Throws RunError.
-double seconds_to_write(const std::filesystem::path& folder, std::uint64_t bytes);
 
 /// Tells the allocator to keep what is freed: fresh pages for every row cost more than the arithmetic on them.
 void keep_freed_memory();

@@ -24,11 +24,6 @@ std::string progress_bar(const ProgressState& state, int width);
 /// The same as a line of a log.
 std::string progress_line(const ProgressState& state);
 
-/// "850 B", "2.18 GB": bytes for a person.
-std::string text_of_bytes(std::uint64_t bytes);
-/// "4 s", "1 min 05 s", "2 h 03 min": a span of time for a person.
-std::string text_of_seconds(double seconds);
-
 /// True if what this process writes to stderr reaches a terminal, also where mpirun stands between.
 bool is_on_terminal();
 

@@ -54,4 +54,14 @@ class EarlyWriteback {
   std::uint64_t bytes_ = 0;
 };
 
+/// What writing takes: until all is on the disk, and of the processor that writes, which has no time to compute then.
+struct WritingCost {
+  double seconds = 0;
+  double processor_seconds = 0;
+};
+
+/// Writes so many bytes to the disk as a run writes rows, piece by piece, into a file of the folder that has no name
+/// and whose space is taken before; it is gone afterwards. Throws RunError.
+WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes);
+
 }  // namespace hessian_mpi
