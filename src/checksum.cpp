@@ -9,9 +9,12 @@
 #include <sstream>
 #include <vector>
 
-// Header-only: no library to link, and the vector instructions of the build's target.
-#define XXH_INLINE_ALL
+#ifdef HESSIAN_MPI_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>  // the vector instructions of the processor that it runs on
+#else
+#define XXH_INLINE_ALL  // those that every processor of this kind has
 #include <xxhash.h>
+#endif
 
 #include "hessian_mpi/error.hpp"
 

@@ -1,6 +1,7 @@
 #include "hessian_mpi/row_stream.hpp"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,9 @@ namespace {
 
 // What a core's caches hold while it is looked at, and still large for a disk.
 constexpr std::int64_t target_slab_bytes = 4 << 20;
+// Products of a few rows with a vector cost little more than that of one, so that a slab is larger where rows are long.
+constexpr std::int64_t rows_worth_a_slab = 4;
+constexpr std::int64_t largest_slab_bytes = 64 << 20;
 // HDF5 before 1.12.3 fails at 2 GiB.
 constexpr std::size_t most_bytes_at_once = 1 << 30;
 // The disk reads so many at once, while they are looked at one by one.
@@ -31,7 +35,9 @@ Rows rows_of_rank(const MatrixShape& matrix, int rank, int ranks) {
 std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix) {
   std::vector<Rows> slabs;
   for (auto begin = rows.begin; begin < rows.end; begin = slabs.back().end) {
-    const auto height = std::max<std::int64_t>(1, target_slab_bytes / matrix.bytes_of_rows({begin, begin + 1}));
+    const auto row = matrix.bytes_of_rows({begin, begin + 1});
+    const auto few = std::min(rows_worth_a_slab, largest_slab_bytes / row);
+    const auto height = std::max({std::int64_t{1}, target_slab_bytes / row, few});
     const auto end = std::min(rows.end, matrix.grid.piece(matrix.grid.piece_of(begin)).end);
     slabs.push_back({begin, std::min(begin + height, end)});
   }
@@ -56,7 +62,7 @@ RowStream::RowStream(std::filesystem::path path, MatrixShape matrix, std::vector
   }
   if (most >= most_bytes_at_once) throw RunError(text("a slab of ", most, " bytes is larger than can be read at once"));
   at_hand_.resize(most);
-  next_.resize(most);
+  if (!reads_plainly()) next_.resize(most);
 }
 
 bool RowStream::reads_plainly() const {
@@ -64,13 +70,21 @@ bool RowStream::reads_plainly() const {
 }
 
 void RowStream::announce(std::size_t slab) const {
-  if (slab >= places_.size() || !places_[slab].offset) return;
+  if (slab >= places_.size()) return;
   posix_fadvise(descriptor_.id(), static_cast<off_t>(*places_[slab].offset), static_cast<off_t>(places_[slab].bytes),
                 POSIX_FADV_WILLNEED);
 }
 
-void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const {
-  for (std::size_t done = 0; done < bytes;) {
+std::size_t RowStream::read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const {
+  const iovec whole{buffer.data(), bytes};
+  // Where the file system cannot tell, nothing is cached.
+  return static_cast<std::size_t>(
+      std::max<ssize_t>(0, preadv2(descriptor_.id(), &whole, 1, static_cast<off_t>(offset), RWF_NOWAIT)));
+}
+
+void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes,
+                             std::size_t done) const {
+  while (done < bytes) {
     const auto count = pread(descriptor_.id(), buffer.data() + done, bytes - done, static_cast<off_t>(offset + done));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
@@ -83,28 +97,53 @@ void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, st
 
 void RowStream::read(const Place& place, std::vector<char>& buffer) const {
   if (place.offset) {
-    read_plainly(*place.offset, buffer, place.bytes);
+    read_plainly(*place.offset, buffer, place.bytes, 0);
   } else {
     file_.read_tile(place.dataset, hdf5::type_of(matrix_.storage), place.tile, buffer.data());
   }
 }
 
-void RowStream::each(const std::function<void(const Slab&)>& visit) {
-  if (slabs_.empty()) return;
-  Worker reader;  // the last to be made: it has ended before the buffers can go
-  const auto begin_to_read_slab = [&](std::size_t k) {
-    return reader.begin([this, k] {
+// From the page cache a core reads faster by itself than with a thread beside it, and what is not there yet the kernel
+// brings there meanwhile.
+void RowStream::each_plainly(const std::function<void(const Slab&)>& visit) {
+  bool from_disk = false;
+  for (std::size_t k = 0; k < slabs_.size(); ++k) {
+    const auto offset = *places_[k].offset;
+    const auto bytes = places_[k].bytes;
+    const auto cached = from_disk ? 0 : read_cached(offset, at_hand_, bytes);
+    if (from_disk) {
       announce(k + slabs_announced);
-      read(places_[k], next_);
-    });
-  };
-  for (std::size_t k = 0; k < slabs_announced; ++k) announce(k);
+    } else if (cached < bytes) {
+      from_disk = true;
+      for (std::size_t next = k; next <= k + slabs_announced; ++next) announce(next);
+    }
+    read_plainly(offset, at_hand_, bytes, cached);
+    visit(slab_at_hand(k));
+  }
+}
+
+void RowStream::each_on_thread(const std::function<void(const Slab&)>& visit) {
+  Worker reader;  // the last to be made: it has ended before the buffers can go
+  const auto begin_to_read_slab = [&](std::size_t k) { return reader.begin([this, k] { read(places_[k], next_); }); };
   auto reading = begin_to_read_slab(0);
   for (std::size_t k = 0; k < slabs_.size(); ++k) {
     reading.get();
     std::swap(at_hand_, next_);
     if (k + 1 < slabs_.size()) reading = begin_to_read_slab(k + 1);
-    visit({slabs_[k], matrix_.columns_of(slabs_[k].begin).count(), matrix_.storage, at_hand_.data()});
+    visit(slab_at_hand(k));
+  }
+}
+
+Slab RowStream::slab_at_hand(std::size_t k) const {
+  return {slabs_[k], matrix_.columns_of(slabs_[k].begin).count(), matrix_.storage, at_hand_.data()};
+}
+
+void RowStream::each(const std::function<void(const Slab&)>& visit) {
+  if (slabs_.empty()) return;
+  if (reads_plainly()) {
+    each_plainly(visit);
+  } else {
+    each_on_thread(visit);
   }
 }
 

@@ -1,10 +1,14 @@
 #include "hessian_mpi/row_stream.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <random>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/writeback.hpp"
 #include "matrix_file.hpp"
 
 namespace hessian_mpi {
@@ -35,13 +39,22 @@ std::vector<double> numbers_in(RowStream& stream) {
   return found;
 }
 
+// What is read next comes from the disk.
+void let_go_of_pages(const std::filesystem::path& path) {
+  const Descriptor file(path);
+  ASSERT_EQ(fsync(file.id()), 0);
+  ASSERT_EQ(posix_fadvise(file.id(), 0, 0, POSIX_FADV_DONTNEED), 0);
+}
+
 TEST(SlabsOf, AreWholeRowsOfAFewMegabytes) {
   const MatrixShape narrow{BlockGrid(100, 400), 100, Precision::float32};
   EXPECT_EQ(slabs_of({3, 90}, narrow), (std::vector<Rows>{{3, 90}}));
   EXPECT_TRUE(slabs_of({3, 3}, narrow).empty());
   const std::int64_t n = 1 << 20;
   const MatrixShape wide{BlockGrid(n, 8 * n), n, Precision::float64};
-  EXPECT_EQ(slabs_of({3, 5}, wide), (std::vector<Rows>{{3, 4}, {4, 5}}));
+  EXPECT_EQ(slabs_of({3, 9}, wide), (std::vector<Rows>{{3, 7}, {7, 9}}));
+  const MatrixShape wider{BlockGrid(16 * n, 128 * n), 16 * n, Precision::float64};
+  EXPECT_EQ(slabs_of({3, 5}, wider), (std::vector<Rows>{{3, 4}, {4, 5}}));
 }
 
 TEST(RowsOfRank, CoverThePartOfTheFile) {
@@ -62,6 +75,8 @@ TEST(RowStream, ReadsRowsAsTheyWereWrittenInBothTypesAgainAndAgain) {
     EXPECT_TRUE(stream.reads_plainly());
     const std::vector<double> own(numbers.begin() + rows.begin * n, numbers.begin() + rows.end * n);
     EXPECT_EQ(numbers_in(stream), own);
+    EXPECT_EQ(numbers_in(stream), own);
+    let_go_of_pages(file.path());
     EXPECT_EQ(numbers_in(stream), own);
   }
 }

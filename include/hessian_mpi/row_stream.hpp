@@ -1,7 +1,7 @@
 #pragma once
-/// The rows of a stored matrix, in order, without ever holding more than two slabs of them: the next slab is read on a
-/// thread while one is looked at. Plain reads where the numbers lie one after the other in the file, HDF5 where they
-/// are in chunks or in part files. Not collective: each rank reads its own rows.
+/// The rows of a stored matrix, in order, without ever holding more than two slabs of them. Plain reads where the
+/// numbers lie one after the other in the file, which the kernel reads ahead; HDF5 where they are in chunks or in part
+/// files, on a thread that reads the next slab while one is looked at. Not collective: each rank reads its own rows.
 
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +43,8 @@ void with_numbers(const Slab& slab, const Visit& visit) {
 /// most; none where ranks outnumber rows.
 Rows rows_of_rank(const MatrixShape& matrix, int rank, int ranks);
 
-/// Rows cut into slabs of about 4 MiB, at least a row each, and each of one piece of the matrix.
+/// Rows cut into slabs of about 4 MiB, or of four rows up to 64 MiB, at least a row each, and each of one piece of the
+/// matrix.
 std::vector<Rows> slabs_of(const Rows& rows, const MatrixShape& matrix);
 
 /// A file, open to read the same slabs once or many times.
@@ -68,9 +69,15 @@ class RowStream {
     std::optional<std::uint64_t> offset;  // in the file, where it can be read plainly
     std::size_t bytes = 0;
   };
+  void each_plainly(const std::function<void(const Slab&)>& visit);
+  void each_on_thread(const std::function<void(const Slab&)>& visit);
+  Slab slab_at_hand(std::size_t k) const;
   void announce(std::size_t slab) const;
   void read(const Place& place, std::vector<char>& buffer) const;
-  void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
+  /// Reads as many of the bytes as are in the page cache, and returns how many those were.
+  std::size_t read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
+  /// Reads the bytes but for the first, which are there already.
+  void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes, std::size_t done) const;
 
   std::filesystem::path path_;
   MatrixShape matrix_;
