@@ -39,6 +39,7 @@ class Trial {
     }
     Diagonal diagonal(engine);
     Engine& entries = matrix_.entries == Entries::diagonal ? static_cast<Engine&>(diagonal) : engine;
+    nonfinite_rows_.clear();
     const Stopwatch watch;
     for (const auto& some : calls) {
       entries.compute(some, matrix_.columns_of(some.begin), matrix_.storage, numbers_.data(), [](double) {});
@@ -156,7 +157,7 @@ class SampledSteps {
 // Collective. How fast all ranks write together, and each of its cores.
 void measure_writing(const std::filesystem::path& folder, std::int64_t bytes, const Communicator& communicator,
                      Estimate& sum) {
-  const auto own = std::min(largest_trial, bytes) / communicator.size();
+  const auto own = std::max<std::int64_t>(1, std::min(largest_trial, bytes) / communicator.size());
   WritingCost all;
   for (int k = 0; k < trials_of_writing; ++k) {
     WritingCost cost;

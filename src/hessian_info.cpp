@@ -85,9 +85,14 @@ MatrixFigures read_figures(const FileReport& report, const Communicator& world) 
   MatrixSums sums(stored.index);
   auto progress = progress_of(stored, world);
   world.together([&] {
-    std::vector<Rows> slabs;
+    std::vector<Rows> runs;
     for (const auto b : share_of_rank(blocks_on_disk(stored), world.rank(), world.size())) {
-      slabs.push_back(stored.blocks[static_cast<std::size_t>(b)].rows);
+      append_run(stored.blocks[static_cast<std::size_t>(b)].rows, runs);
+    }
+    std::vector<Rows> slabs;
+    for (const auto& run : runs) {
+      const auto some = slabs_of(run, stored.matrix);
+      slabs.insert(slabs.end(), some.begin(), some.end());
     }
     RowStream(report.file, stored.matrix, slabs).each([&](const Slab& slab) {
       sums.add(slab);

@@ -21,8 +21,10 @@ constexpr std::int64_t rows_worth_a_slab = 4;
 constexpr std::int64_t largest_slab_bytes = 64 << 20;
 // HDF5 before 1.12.3 fails at 2 GiB.
 constexpr std::size_t most_bytes_at_once = 1 << 30;
-// The disk reads so many at once, while they are looked at one by one.
-constexpr std::size_t slabs_announced = 16;
+// The disk reads so many bytes at once, while slabs of them are looked at one by one.
+constexpr std::size_t bytes_announced = 64 << 20;
+// As much as the kernel reads ahead with its usual settings: of longer announcements it may only take the beginning.
+constexpr std::size_t bytes_of_announcement = 128 << 10;
 
 }  // namespace
 
@@ -69,10 +71,11 @@ bool RowStream::reads_plainly() const {
   return std::all_of(places_.begin(), places_.end(), [](const Place& place) { return place.offset.has_value(); });
 }
 
-void RowStream::announce(std::size_t slab) const {
-  if (slab >= places_.size()) return;
-  posix_fadvise(descriptor_.id(), static_cast<off_t>(*places_[slab].offset), static_cast<off_t>(places_[slab].bytes),
-                POSIX_FADV_WILLNEED);
+void RowStream::announce(const Place& place) const {
+  for (std::size_t done = 0; done < place.bytes; done += bytes_of_announcement) {
+    posix_fadvise(descriptor_.id(), static_cast<off_t>(*place.offset + done),
+                  static_cast<off_t>(std::min(bytes_of_announcement, place.bytes - done)), POSIX_FADV_WILLNEED);
+  }
 }
 
 std::size_t RowStream::read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const {
@@ -107,17 +110,21 @@ void RowStream::read(const Place& place, std::vector<char>& buffer) const {
 // brings there meanwhile.
 void RowStream::each_plainly(const std::function<void(const Slab&)>& visit) {
   bool from_disk = false;
+  std::size_t next = 0;   // slab to be announced
+  std::size_t ahead = 0;  // bytes of the slabs that are announced and have not been read
   for (std::size_t k = 0; k < slabs_.size(); ++k) {
-    const auto offset = *places_[k].offset;
-    const auto bytes = places_[k].bytes;
-    const auto cached = from_disk ? 0 : read_cached(offset, at_hand_, bytes);
-    if (from_disk) {
-      announce(k + slabs_announced);
-    } else if (cached < bytes) {
+    const auto& place = places_[k];
+    const auto cached = from_disk ? 0 : read_cached(*place.offset, at_hand_, place.bytes);
+    if (!from_disk && cached < place.bytes) {
       from_disk = true;
-      for (std::size_t next = k; next <= k + slabs_announced; ++next) announce(next);
+      next = k;
     }
-    read_plainly(offset, at_hand_, bytes, cached);
+    for (; from_disk && next < places_.size() && ahead < bytes_announced; ++next) {
+      announce(places_[next]);
+      ahead += places_[next].bytes;
+    }
+    read_plainly(*place.offset, at_hand_, place.bytes, cached);
+    if (from_disk) ahead -= place.bytes;
     visit(slab_at_hand(k));
   }
 }

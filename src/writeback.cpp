@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <ctime>
 #include <system_error>
@@ -21,25 +22,16 @@ namespace {
 constexpr std::uint64_t bytes_of_piece = 16 << 20;
 
 // A file that is gone with its descriptor.
-class Nameless {
- public:
-  explicit Nameless(const std::filesystem::path& folder)
-      : id_(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR)) {
-    if (id_ >= 0) return;  // file systems without such files: its name is gone before anything is in it
-    std::string name = (folder / ".hessian_mpi_trial_XXXXXX").string();
-    id_ = mkostemp(name.data(), O_CLOEXEC);
-    if (id_ < 0) throw RunError(text("cannot make a file in '", folder.string(), "': ", reason(errno)));
-    unlink(name.c_str());
-  }
-  ~Nameless() { ::close(id_); }
-  Nameless(const Nameless&) = delete;
-  Nameless& operator=(const Nameless&) = delete;
-  int id() const { return id_; }
-  std::filesystem::path path() const { return text("/proc/self/fd/", id_); }
-
- private:
-  int id_;
-};
+Descriptor nameless_file(const std::filesystem::path& folder) {
+  const int id = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  if (id >= 0) return Descriptor(id);
+  // File systems without such files: its name is gone before anything is in it.
+  std::string name = (folder / ".hessian_mpi_trial_XXXXXX").string();
+  Descriptor named(mkostemp(name.data(), O_CLOEXEC));
+  if (named.id() < 0) throw RunError(text("cannot make a file in '", folder.string(), "': ", reason(errno)));
+  unlink(name.c_str());
+  return named;
+}
 
 std::vector<char> changing_bytes(std::size_t count) {
   std::vector<char> bytes(count);
@@ -68,15 +60,19 @@ Descriptor::~Descriptor() {
   if (id_ >= 0) ::close(id_);
 }
 
-EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : path_(path), descriptor_(path) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", reason(errno)));
+EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : EarlyWriteback(path, Descriptor(path)) {}
+
+EarlyWriteback::EarlyWriteback(std::filesystem::path path, Descriptor descriptor)
+    : path_(std::move(path)), descriptor_(std::move(descriptor)) {
+  if (descriptor_.id() < 0) throw RunError(text("'", path_.string(), "' could not be opened: ", reason(errno)));
 }
 
 void EarlyWriteback::write(std::uint64_t offset, const std::vector<char>& bytes) {
   for (std::size_t done = 0; done < bytes.size();) {
     const auto count =
         pwrite(descriptor_.id(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (count <= 0) throw RunError(text("rows could not be written to '", path_.string(), "': ", reason(errno)));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw RunError(text("rows could not be written to '", path_.string(), "': ", reason(errno)));
     done += static_cast<std::size_t>(count);
   }
 }
@@ -107,9 +103,9 @@ void EarlyWriteback::sync() {
 }
 
 WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes) {
-  const Nameless nameless(folder);
-  EarlyWriteback file(nameless.path());
+  auto nameless = nameless_file(folder);
   posix_fallocate(nameless.id(), 0, static_cast<off_t>(bytes));  // where the file system cannot, the same without
+  EarlyWriteback file(folder, std::move(nameless));
   // As in a run, what was written is not what is written next: neither is in the caches of the core any more.
   std::array<std::vector<char>, 2> pieces{changing_bytes(bytes_of_piece), changing_bytes(bytes_of_piece)};
   const Stopwatch watch;
@@ -122,7 +118,8 @@ WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes
   }
   file.finish();
   file.sync();
-  return {watch.seconds(), processor_seconds() - before};
+  const double busy = processor_seconds() - before;
+  return {watch.seconds(), busy};
 }
 
 }  // namespace hessian_mpi

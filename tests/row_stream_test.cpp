@@ -39,11 +39,11 @@ std::vector<double> numbers_in(RowStream& stream) {
   return found;
 }
 
-// What is read next comes from the disk.
-void let_go_of_pages(const std::filesystem::path& path) {
+// What is read next from there on comes from the disk, where the file system has one.
+void let_go_of_pages(const std::filesystem::path& path, std::uint64_t from) {
   const Descriptor file(path);
   ASSERT_EQ(fsync(file.id()), 0);
-  ASSERT_EQ(posix_fadvise(file.id(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  ASSERT_EQ(posix_fadvise(file.id(), static_cast<off_t>(from), 0, POSIX_FADV_DONTNEED), 0);
 }
 
 TEST(SlabsOf, AreWholeRowsOfAFewMegabytes) {
@@ -76,8 +76,23 @@ TEST(RowStream, ReadsRowsAsTheyWereWrittenInBothTypesAgainAndAgain) {
     const std::vector<double> own(numbers.begin() + rows.begin * n, numbers.begin() + rows.end * n);
     EXPECT_EQ(numbers_in(stream), own);
     EXPECT_EQ(numbers_in(stream), own);
-    let_go_of_pages(file.path());
+    let_go_of_pages(file.path(), 0);
     EXPECT_EQ(numbers_in(stream), own);
+  }
+}
+
+TEST(RowStream, ReadsRowsOfWhichSomeAreInMemory) {
+  const auto world = Communicator::world();
+  constexpr std::int64_t n = 800;
+  const auto numbers = random_numbers(n * n);
+  const MatrixFile file(world, index_of(n), Precision::float64, numbers);
+  std::vector<Rows> slabs;
+  for (std::int64_t row = 0; row < n; row += 20) slabs.push_back({row, row + 20});
+  RowStream stream(file.path(), file.matrix, slabs);
+  for (const int parts : {2, 3, 40}) {
+    EXPECT_EQ(numbers_in(stream), numbers);
+    let_go_of_pages(file.path(), std::filesystem::file_size(file.path()) / static_cast<std::uint64_t>(parts));
+    EXPECT_EQ(numbers_in(stream), numbers) << "from a " << parts << "th of the file on";
   }
 }
 

@@ -55,7 +55,7 @@ TEST_F(Writeback, NamesTheFileThatItCannotOpen) {
 TEST_F(Writeback, TrialTakesTimeAndLeavesNothingBehind) {
   const auto cost = try_writing(folder_, (40 << 20) + 3);
   EXPECT_GT(cost.processor_seconds, 0);
-  EXPECT_GE(cost.seconds, cost.processor_seconds);
+  EXPECT_GE(cost.seconds, 0.99 * cost.processor_seconds);  // two clocks
   EXPECT_TRUE(std::filesystem::is_empty(folder_));
 }
 

@@ -72,7 +72,8 @@ class RowStream {
   void each_plainly(const std::function<void(const Slab&)>& visit);
   void each_on_thread(const std::function<void(const Slab&)>& visit);
   Slab slab_at_hand(std::size_t k) const;
-  void announce(std::size_t slab) const;
+  /// The kernel is to read the slab ahead.
+  void announce(const Place& place) const;
   void read(const Place& place, std::vector<char>& buffer) const;
   /// Reads as many of the bytes as are in the page cache, and returns how many those were.
   std::size_t read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;

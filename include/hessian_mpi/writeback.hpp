@@ -11,11 +11,14 @@ namespace hessian_mpi {
 /// The operating system's words for an errno: "No space left on device".
 std::string reason(int error);
 
-/// A POSIX file descriptor of an existing file, closed on destruction.
+/// A POSIX file descriptor, closed on destruction.
 class Descriptor {
  public:
   enum class Access { read, read_and_write };
+  /// Of an existing file.
   explicit Descriptor(const std::filesystem::path& path, Access access = Access::read_and_write);
+  /// One that has been opened, and is closed by the object from now on.
+  explicit Descriptor(int id) noexcept : id_(id) {}
   ~Descriptor();
   Descriptor(Descriptor&& other) noexcept;
   Descriptor& operator=(Descriptor&&) = delete;
@@ -35,6 +38,8 @@ class EarlyWriteback {
  public:
   /// Throws RunError where the file cannot be opened.
   explicit EarlyWriteback(const std::filesystem::path& path);
+  /// descriptor: open for writing. path: what errors name.
+  EarlyWriteback(std::filesystem::path path, Descriptor descriptor);
 
   /// Writes bytes itself, for files that are not open through MPI-IO. Throws RunError.
   void write(std::uint64_t offset, const std::vector<char>& bytes);
