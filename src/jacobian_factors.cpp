@@ -4,7 +4,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <numeric>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -13,6 +13,7 @@
 #include "flat_row.hpp"
 #include "hessian_mpi/output_map.hpp"
 #include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/stopwatch.hpp"
 #include "layer_factors/tile.hpp"
 
 namespace hessian_mpi {
@@ -25,6 +26,16 @@ constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cach
 template <class Number>
 constexpr auto dtype_of_number = std::is_same_v<Number, float> ? torch::kFloat32 : torch::kFloat64;
 
+constexpr double seconds_between_looks = 1;
+
+// A rank's rows of J that are still to be derived, and the batch that the first of them belongs to.
+struct Passes {
+  Rows left;
+  std::size_t batch = 0;
+  std::optional<OutputMap> map = {};
+  Tensor cotangent = {};
+};
+
 // One number of A that is not zero.
 template <class Number>
 struct Weight {
@@ -35,7 +46,7 @@ struct Weight {
 template <class Number>
 class Factors {
  public:
-  Factors(const Problem& problem, Matrix matrix, const Communicator& communicator)
+  Factors(const Problem& problem, Matrix matrix, const Communicator& communicator, const std::function<void()>& between)
       : problem_(problem), n_(problem.index().size()) {
     communicator.together([&] { count_outputs(matrix); });
     jacobian_.resize(static_cast<std::size_t>(begins_.back() * n_));
@@ -44,10 +55,12 @@ class Factors {
       bytes.push_back(begins_.back() * (rank + 1) / communicator.size() * n_ *
                       static_cast<std::int64_t>(sizeof(Number)));
     }
-    communicator.together([&] {
-      derive(matrix, {begins_.back() * communicator.rank() / communicator.size(),
-                      begins_.back() * (communicator.rank() + 1) / communicator.size()});
-    });
+    Passes own{{begins_.back() * communicator.rank() / communicator.size(),
+                begins_.back() * (communicator.rank() + 1) / communicator.size()}};
+    do {
+      between();
+      communicator.together([&] { derive(matrix, own, seconds_between_looks); });
+    } while (communicator.max(own.left.count()) > 0);
     communicator.complete(reinterpret_cast<char*>(jacobian_.data()), bytes);
   }
 
@@ -58,7 +71,7 @@ class Factors {
 
  private:
   void count_outputs(Matrix matrix);
-  void derive(Matrix matrix, const Rows& own);
+  void derive(Matrix matrix, Passes& own, double seconds);
   void weigh(const OutputMap& map, std::int64_t first);
   const Number* row(std::int64_t output) const { return jacobian_.data() + output * n_; }
 
@@ -97,24 +110,29 @@ void Factors<Number>::weigh(const OutputMap& map, std::int64_t first) {
   }
 }
 
-// The rows of J that are this rank's.
+// As many rows of J as take so many seconds, at least one.
 template <class Number>
-void Factors<Number>::derive(Matrix matrix, const Rows& own) {
-  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
-    const auto first = begins_[static_cast<std::size_t>(b)];
-    const Rows some{std::max(own.begin, first), std::min(own.end, begins_[static_cast<std::size_t>(b) + 1])};
-    if (some.count() <= 0) continue;
-    const auto map = output_map(problem_, matrix, b);
-    const Tensor cotangent = torch::zeros_like(map.y).detach();
-    for (auto k = some.begin; k < some.end; ++k) {
-      std::vector<Tensor> parts(problem_.parameters().size());
-      set_element(cotangent, k - first, 1);
-      if (map.y.requires_grad()) {
-        parts = torch::autograd::grad({map.y}, problem_.parameters(), {cotangent}, true, false, /*allow_unused=*/true);
-      }
-      all_columns(problem_).store(parts, jacobian_.data() + k * n_);
-      set_element(cotangent, k - first, 0);
+void Factors<Number>::derive(Matrix matrix, Passes& own, double seconds) {
+  const Stopwatch watch;
+  while (own.left.count() > 0 && watch.seconds() < seconds) {
+    const auto k = own.left.begin;
+    const auto after = std::upper_bound(begins_.begin(), begins_.end(), k);
+    const auto batch = static_cast<std::size_t>(after - begins_.begin()) - 1;
+    if (!own.map || own.batch != batch) {
+      own.map.reset();  // the old graph's memory before the new one's
+      own.map = output_map(problem_, matrix, static_cast<std::int64_t>(batch));
+      own.batch = batch;
+      own.cotangent = torch::zeros_like(own.map->y).detach();
     }
+    const auto& y = own.map->y;
+    std::vector<Tensor> parts(problem_.parameters().size());
+    set_element(own.cotangent, k - begins_[batch], 1);
+    if (y.requires_grad()) {
+      parts = torch::autograd::grad({y}, problem_.parameters(), {own.cotangent}, true, false, /*allow_unused=*/true);
+    }
+    all_columns(problem_).store(parts, jacobian_.data() + k * n_);
+    set_element(own.cotangent, k - begins_[batch], 0);
+    ++own.left.begin;
   }
 }
 
@@ -165,8 +183,8 @@ class JacobianFactors::Numbers {
 };
 
 JacobianFactors::JacobianFactors(const Problem& problem, Matrix matrix, Precision accumulate,
-                                 const Communicator& communicator)
-    : numbers_(std::make_unique<Numbers>(accumulate, problem, matrix, communicator)) {}
+                                 const Communicator& communicator, const std::function<void()>& between)
+    : numbers_(std::make_unique<Numbers>(accumulate, problem, matrix, communicator, between)) {}
 
 JacobianFactors::~JacobianFactors() = default;
 

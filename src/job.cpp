@@ -73,9 +73,9 @@ std::unique_ptr<Engine> row_by_row_engine(const Job& job) {
   return std::make_unique<JacobianRows>(job.problem, job.options.matrix);
 }
 
-std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world) {
+std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world, const std::function<void()>& between) {
   if (job.outputs == 0) return row_by_row_engine(job);
-  return std::make_unique<JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world);
+  return std::make_unique<JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world, between);
 }
 
 std::string name_of_method(const Job& job) {

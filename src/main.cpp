@@ -185,11 +185,11 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const Co
 }
 
 // Collective. What the job takes, for the user of --plan.
-void print_plan(const Job& job, const Memory& memory, int threads, const PhaseSeconds& seconds,
+void print_plan(const Job& job, const Memory& memory, int threads, const PhaseSeconds& seconds, const StopRequest& stop,
                 const Communicator& world) {
   const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
   Stopwatch watch;
-  const auto engine = row_engine(job, world);
+  const auto engine = row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
   const double making_factors = watch.lap();
   auto figures = estimate(job.problem, job.plan, job.matrix, accumulation(job), memory.factors, *engine, folder, world);
   if (job.outputs > 0) figures.shared += making_factors * world.size();
@@ -338,7 +338,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (world.is_root()) print(std::cout, announcement(job, world.size(), resources.threads));
   seconds.gradient = phase.lap();
   if (options.plan) {
-    print_plan(job, expected, resources.threads, seconds, world);
+    print_plan(job, expected, resources.threads, seconds, stop, world);
     return ExitCode::complete;
   }
 
@@ -346,7 +346,7 @@ ExitCode run(const Options& given, StopRequest& stop, const Communicator& world)
   if (!checkpoint) return ExitCode::complete;
   seconds.create = phase.lap();
 
-  const auto engine = row_engine(job, world);
+  const auto engine = row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
   auto assembly = assembly_of(job, checkpoint->missing(), *engine, world);
   const auto memory = world.together([&] { return memory_for(job, assembly, resources.memory); });
   const double making_factors = phase.lap();

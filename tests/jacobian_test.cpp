@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/error.hpp"
 #include "hessian_mpi/jacobian_factors.hpp"
 #include "hessian_mpi/jacobian_rows.hpp"
 #include "hessian_mpi/model.hpp"
@@ -129,6 +131,13 @@ TEST(Jacobian, ARowDoesNotDependOnWhatIsAskedForBesideIt) {
     factors.compute({i, i + 1}, {0, n}, Precision::float64, one.data(), [](double) {});
     EXPECT_EQ(std::memcmp(one.data(), whole.data() + i * n, n * sizeof(double)), 0) << "row " << i;
   }
+}
+
+TEST(Jacobian, PassesEndWhereTheCallerThrows) {
+  const auto world = Communicator::world();
+  const auto problem = problem_with(Reduction::mean);
+  const auto stop = [] { throw AgreedError(ExitCode::stopped, "asked to"); };
+  EXPECT_THROW(JacobianFactors(problem, Matrix::ggn, Precision::float64, world, stop), AgreedError);
 }
 
 TEST(Jacobian, OutputsAreFactoredWhereTheyAreFewerThanParameters) {

@@ -4,6 +4,7 @@
 /// the loss. A number of the matrix is one sum over outputs, from the first to the last.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -16,8 +17,11 @@ namespace hessian_mpi {
 class JacobianFactors final : public Engine {
  public:
   /// Collective over the communicator. matrix: ggn or fisher. accumulate: precision of J and of the sums. The problem
-  /// must outlive the engine. Throws what output_map() throws.
-  JacobianFactors(const Problem& problem, Matrix matrix, Precision accumulate, const Communicator& communicator);
+  /// must outlive the engine. between: called before the first pass and after each second of them, by all ranks at the
+  /// same point; throws, on all of them, to end it. Throws what output_map() throws.
+  JacobianFactors(
+      const Problem& problem, Matrix matrix, Precision accumulate, const Communicator& communicator,
+      const std::function<void()>& between = [] {});
   ~JacobianFactors() override;
   JacobianFactors(const JacobianFactors&) = delete;
   JacobianFactors& operator=(const JacobianFactors&) = delete;

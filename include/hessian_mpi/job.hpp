@@ -2,6 +2,7 @@
 /// What a run is to make, and how: the matrix, the plan of its rows, the engines that make them, the memory they take.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -37,8 +38,9 @@ Precision accumulation(const Job& job);
 /// What makes rows one by one.
 std::unique_ptr<Engine> row_by_row_engine(const Job& job);
 
-/// Collective. What makes the rows of the plan's first step, which are all where no layers are factored.
-std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world);
+/// Collective. What makes the rows of the plan's first step, which are all where no layers are factored. between: as
+/// JacobianFactors has it, where that is what makes them.
+std::unique_ptr<Engine> row_engine(const Job& job, const Communicator& world, const std::function<void()>& between);
 
 BlockList all_blocks(const Job& job);
 
