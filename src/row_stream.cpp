@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/node.hpp"
 #include "hessian_mpi/worker.hpp"
 
 namespace hessian_mpi {
@@ -64,7 +65,10 @@ RowStream::RowStream(std::filesystem::path path, MatrixShape matrix, std::vector
   }
   if (most >= most_bytes_at_once) throw RunError(text("a slab of ", most, " bytes is larger than can be read at once"));
   at_hand_.resize(most);
-  if (!reads_plainly()) next_.resize(most);
+  // On its only core a thread would only get in the way, but where it waits for the disk and the kernel reads nothing
+  // ahead.
+  on_thread_ = !reads_plainly() || cores_of_process() > 1;
+  if (on_thread_) next_.resize(most);
 }
 
 bool RowStream::reads_plainly() const {
@@ -98,45 +102,46 @@ void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, st
   }
 }
 
-void RowStream::read(const Place& place, std::vector<char>& buffer) const {
-  if (place.offset) {
-    read_plainly(*place.offset, buffer, place.bytes, 0);
-  } else {
+// Waits for the disk no longer than it has to: what is not in the page cache is announced to the kernel first, with
+// what follows it.
+void RowStream::read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahead) const {
+  const auto& place = places_[slab];
+  if (!place.offset) {
     file_.read_tile(place.dataset, hdf5::type_of(matrix_.storage), place.tile, buffer.data());
+    return;
   }
+  const auto cached = ahead.from_disk ? 0 : read_cached(*place.offset, buffer, place.bytes);
+  if (!ahead.from_disk && cached < place.bytes) {
+    ahead.from_disk = true;
+    ahead.next = slab;
+  }
+  for (; ahead.from_disk && ahead.next < places_.size() && ahead.bytes < bytes_announced; ++ahead.next) {
+    const auto& coming = places_[ahead.next];
+    if (!coming.offset) continue;
+    announce(coming);
+    ahead.bytes += coming.bytes;
+  }
+  read_plainly(*place.offset, buffer, place.bytes, cached);
+  if (ahead.from_disk) ahead.bytes -= place.bytes;
 }
 
-// From the page cache a core reads faster by itself than with a thread beside it, and what is not there yet the kernel
-// brings there meanwhile.
-void RowStream::each_plainly(const std::function<void(const Slab&)>& visit) {
-  bool from_disk = false;
-  std::size_t next = 0;   // slab to be announced
-  std::size_t ahead = 0;  // bytes of the slabs that are announced and have not been read
+void RowStream::each_in_turn(const std::function<void(const Slab&)>& visit) {
+  ReadAhead ahead;
   for (std::size_t k = 0; k < slabs_.size(); ++k) {
-    const auto& place = places_[k];
-    const auto cached = from_disk ? 0 : read_cached(*place.offset, at_hand_, place.bytes);
-    if (!from_disk && cached < place.bytes) {
-      from_disk = true;
-      next = k;
-    }
-    for (; from_disk && next < places_.size() && ahead < bytes_announced; ++next) {
-      announce(places_[next]);
-      ahead += places_[next].bytes;
-    }
-    read_plainly(*place.offset, at_hand_, place.bytes, cached);
-    if (from_disk) ahead -= place.bytes;
+    read(k, at_hand_, ahead);
     visit(slab_at_hand(k));
   }
 }
 
 void RowStream::each_on_thread(const std::function<void(const Slab&)>& visit) {
+  ReadAhead ahead;
   Worker reader;  // the last to be made: it has ended before the buffers can go
-  const auto begin_to_read_slab = [&](std::size_t k) { return reader.begin([this, k] { read(places_[k], next_); }); };
-  auto reading = begin_to_read_slab(0);
+  const auto begin_to_read = [&](std::size_t k) { return reader.begin([&, k] { read(k, next_, ahead); }); };
+  auto reading = begin_to_read(0);
   for (std::size_t k = 0; k < slabs_.size(); ++k) {
     reading.get();
     std::swap(at_hand_, next_);
-    if (k + 1 < slabs_.size()) reading = begin_to_read_slab(k + 1);
+    if (k + 1 < slabs_.size()) reading = begin_to_read(k + 1);
     visit(slab_at_hand(k));
   }
 }
@@ -147,10 +152,10 @@ Slab RowStream::slab_at_hand(std::size_t k) const {
 
 void RowStream::each(const std::function<void(const Slab&)>& visit) {
   if (slabs_.empty()) return;
-  if (reads_plainly()) {
-    each_plainly(visit);
-  } else {
+  if (on_thread_) {
     each_on_thread(visit);
+  } else {
+    each_in_turn(visit);
   }
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 /// The rows of a stored matrix, in order, without ever holding more than two slabs of them. Plain reads where the
 /// numbers lie one after the other in the file, which the kernel reads ahead; HDF5 where they are in chunks or in part
-/// files, on a thread that reads the next slab while one is looked at. Not collective: each rank reads its own rows.
+/// files. The next slab is read on a thread while one is looked at, where the process has a core for that or HDF5
+/// reads. Not collective: each rank reads its own rows.
 
 #include <cstddef>
 #include <cstdint>
@@ -69,12 +70,18 @@ class RowStream {
     std::optional<std::uint64_t> offset;  // in the file, where it can be read plainly
     std::size_t bytes = 0;
   };
-  void each_plainly(const std::function<void(const Slab&)>& visit);
+  /// What the kernel has been told of in a pass.
+  struct ReadAhead {
+    bool from_disk = false;  // not all slabs so far were in the page cache
+    std::size_t next = 0;    // slab to be announced
+    std::size_t bytes = 0;   // of the slabs that are announced and have not been read
+  };
+  void each_in_turn(const std::function<void(const Slab&)>& visit);
   void each_on_thread(const std::function<void(const Slab&)>& visit);
   Slab slab_at_hand(std::size_t k) const;
   /// The kernel is to read the slab ahead.
   void announce(const Place& place) const;
-  void read(const Place& place, std::vector<char>& buffer) const;
+  void read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahead) const;
   /// Reads as many of the bytes as are in the page cache, and returns how many those were.
   std::size_t read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
   /// Reads the bytes but for the first, which are there already.
@@ -86,6 +93,7 @@ class RowStream {
   hdf5::File file_;
   std::vector<Place> places_;
   Descriptor descriptor_;
+  bool on_thread_ = false;
   std::vector<char> at_hand_;
   std::vector<char> next_;
 };
