@@ -15,8 +15,6 @@
 namespace hessian_mpi {
 namespace {
 
-// Larger buffers write no faster, and leave the cache before they are written.
-constexpr std::int64_t buffer_bytes = 16 << 20;
 // The largest write in one call that all versions of Open MPI and HDF5 do right, with room to spare.
 constexpr std::int64_t largest_write = 512 << 20;
 // All ranks meet at least this often, so that an error or a stop on one of them is known to all.

@@ -11,6 +11,7 @@
 #include "hessian_mpi/l2_term.hpp"
 #include "hessian_mpi/layer_factors.hpp"
 #include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/together_until_done.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -249,18 +250,15 @@ std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
 
 // Collective. Calls take, which says how many things it has done from a place on, on all ranks until all are done.
 // Looks every second whether a rank is asked to stop, and returns the reason.
-int LayeredAssembly::together_until_done(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
-                                         const StopRequest& stop) const {
-  std::size_t done = 0;
-  while (true) {
-    const auto left = static_cast<std::int64_t>(count - done);
-    const auto agreed = communicator_.max({left, std::int64_t{stop.reason()}});
-    if (agreed[0] == 0 || agreed[1] != 0) return static_cast<int>(agreed[1]);
-    communicator_.together([&] {
-      const Stopwatch watch;
-      while (done < count && watch.seconds() < 1) done += take(done);
-    });
-  }
+int LayeredAssembly::until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
+                                           const StopRequest& stop) const {
+  std::int64_t reason = 0;
+  const auto go_on = [&] {
+    reason = communicator_.max(std::int64_t{stop.reason()});
+    return reason == 0;
+  };
+  together_until_done(count, take, go_on, communicator_);
+  return static_cast<int>(reason);
 }
 
 // Collective. Makes rows beside those of the phase: for later steps' columns, and for blocks that those complete.
@@ -279,7 +277,7 @@ int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& row
     }
     return static_cast<std::size_t>(some.count());
   };
-  return together_until_done(rows.size(), take, stop);
+  return until_done_or_stopped(rows.size(), take, stop);
 }
 
 // Collective. Notes the rows of a step that the file has.
@@ -299,7 +297,7 @@ int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vec
     note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
     return static_cast<std::size_t>(some.count());
   };
-  return together_until_done(mine.size(), take, stop);
+  return until_done_or_stopped(mine.size(), take, stop);
 }
 
 int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<BlockRecord>& records,

@@ -51,8 +51,7 @@ class Trial {
  private:
   // Rows of one piece, as many as the buffers of a run have.
   Rows call_from(std::int64_t row, const Rows& rows, const Engine& engine) const {
-    constexpr std::int64_t bytes_at_once = 16 << 20;
-    const auto fitting = bytes_at_once / matrix_.bytes_of_rows({row, row + 1});
+    const auto fitting = buffer_bytes / matrix_.bytes_of_rows({row, row + 1});
     const auto end = std::min(rows.end, row + std::max({std::int64_t{1}, fitting, engine.rows_at_once()}));
     if (matrix_.entries == Entries::all) return {row, end};
     return {row, std::min(end, matrix_.grid.piece(matrix_.grid.piece_of(row)).end)};
@@ -161,7 +160,7 @@ void measure_writing(const std::filesystem::path& folder, std::int64_t bytes, co
   WritingCost all;
   for (int k = 0; k < trials_of_writing; ++k) {
     WritingCost cost;
-    communicator.together([&] { cost = try_writing(folder, static_cast<std::uint64_t>(own)); });
+    communicator.together([&] { cost = try_writing(folder, static_cast<std::uint64_t>(own), buffer_bytes); });
     all.seconds += communicator.max(cost.seconds);
     all.processor_seconds += communicator.max(cost.processor_seconds);
   }

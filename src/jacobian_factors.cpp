@@ -13,7 +13,7 @@
 #include "flat_row.hpp"
 #include "hessian_mpi/output_map.hpp"
 #include "hessian_mpi/partition.hpp"
-#include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/together_until_done.hpp"
 #include "layer_factors/tile.hpp"
 
 namespace hessian_mpi {
@@ -26,11 +26,8 @@ constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cach
 template <class Number>
 constexpr auto dtype_of_number = std::is_same_v<Number, float> ? torch::kFloat32 : torch::kFloat64;
 
-constexpr double seconds_between_looks = 1;
-
-// A rank's rows of J that are still to be derived, and the batch that the first of them belongs to.
-struct Passes {
-  Rows left;
+// The outputs of the batch whose rows of J are being derived.
+struct BatchOutputs {
   std::size_t batch = 0;
   std::optional<OutputMap> map = {};
   Tensor cotangent = {};
@@ -55,12 +52,18 @@ class Factors {
       bytes.push_back(begins_.back() * (rank + 1) / communicator.size() * n_ *
                       static_cast<std::int64_t>(sizeof(Number)));
     }
-    Passes own{{begins_.back() * communicator.rank() / communicator.size(),
-                begins_.back() * (communicator.rank() + 1) / communicator.size()}};
-    do {
+    const Rows own{begins_.back() * communicator.rank() / communicator.size(),
+                   begins_.back() * (communicator.rank() + 1) / communicator.size()};
+    BatchOutputs at_hand;
+    const auto derive_next = [&](std::size_t done) {
+      derive(matrix, own.begin + static_cast<std::int64_t>(done), at_hand);
+      return std::size_t{1};
+    };
+    const auto go_on = [&] {
       between();
-      communicator.together([&] { derive(matrix, own, seconds_between_looks); });
-    } while (communicator.max(own.left.count()) > 0);
+      return true;
+    };
+    together_until_done(static_cast<std::size_t>(own.count()), derive_next, go_on, communicator);
     communicator.complete(reinterpret_cast<char*>(jacobian_.data()), bytes);
   }
 
@@ -71,7 +74,7 @@ class Factors {
 
  private:
   void count_outputs(Matrix matrix);
-  void derive(Matrix matrix, Passes& own, double seconds);
+  void derive(Matrix matrix, std::int64_t k, BatchOutputs& at_hand);
   void weigh(const OutputMap& map, std::int64_t first);
   const Number* row(std::int64_t output) const { return jacobian_.data() + output * n_; }
 
@@ -110,30 +113,25 @@ void Factors<Number>::weigh(const OutputMap& map, std::int64_t first) {
   }
 }
 
-// As many rows of J as take so many seconds, at least one.
+// Row k of J.
 template <class Number>
-void Factors<Number>::derive(Matrix matrix, Passes& own, double seconds) {
-  const Stopwatch watch;
-  while (own.left.count() > 0 && watch.seconds() < seconds) {
-    const auto k = own.left.begin;
-    const auto after = std::upper_bound(begins_.begin(), begins_.end(), k);
-    const auto batch = static_cast<std::size_t>(after - begins_.begin()) - 1;
-    if (!own.map || own.batch != batch) {
-      own.map.reset();  // the old graph's memory before the new one's
-      own.map = output_map(problem_, matrix, static_cast<std::int64_t>(batch));
-      own.batch = batch;
-      own.cotangent = torch::zeros_like(own.map->y).detach();
-    }
-    const auto& y = own.map->y;
-    std::vector<Tensor> parts(problem_.parameters().size());
-    set_element(own.cotangent, k - begins_[batch], 1);
-    if (y.requires_grad()) {
-      parts = torch::autograd::grad({y}, problem_.parameters(), {own.cotangent}, true, false, /*allow_unused=*/true);
-    }
-    all_columns(problem_).store(parts, jacobian_.data() + k * n_);
-    set_element(own.cotangent, k - begins_[batch], 0);
-    ++own.left.begin;
+void Factors<Number>::derive(Matrix matrix, std::int64_t k, BatchOutputs& at_hand) {
+  const auto after = std::upper_bound(begins_.begin(), begins_.end(), k);
+  const auto batch = static_cast<std::size_t>(after - begins_.begin()) - 1;
+  if (!at_hand.map || at_hand.batch != batch) {
+    at_hand.map.reset();  // the old graph's memory before the new one's
+    at_hand.map = output_map(problem_, matrix, static_cast<std::int64_t>(batch));
+    at_hand.batch = batch;
+    at_hand.cotangent = torch::zeros_like(at_hand.map->y).detach();
   }
+  const auto& y = at_hand.map->y;
+  std::vector<Tensor> parts(problem_.parameters().size());
+  set_element(at_hand.cotangent, k - begins_[batch], 1);
+  if (y.requires_grad()) {
+    parts = torch::autograd::grad({y}, problem_.parameters(), {at_hand.cotangent}, true, false, /*allow_unused=*/true);
+  }
+  all_columns(problem_).store(parts, jacobian_.data() + k * n_);
+  set_element(at_hand.cotangent, k - begins_[batch], 0);
 }
 
 template <class Number>

@@ -82,20 +82,20 @@ void RowStream::announce(const Place& place) const {
   }
 }
 
-std::size_t RowStream::read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const {
-  const iovec whole{buffer.data(), bytes};
+std::size_t RowStream::read_cached(const Place& place, std::vector<char>& buffer) const {
+  const iovec whole{buffer.data(), place.bytes};
   // Where the file system cannot tell, nothing is cached.
   return static_cast<std::size_t>(
-      std::max<ssize_t>(0, preadv2(descriptor_.id(), &whole, 1, static_cast<off_t>(offset), RWF_NOWAIT)));
+      std::max<ssize_t>(0, preadv2(descriptor_.id(), &whole, 1, static_cast<off_t>(*place.offset), RWF_NOWAIT)));
 }
 
-void RowStream::read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes,
-                             std::size_t done) const {
-  while (done < bytes) {
-    const auto count = pread(descriptor_.id(), buffer.data() + done, bytes - done, static_cast<off_t>(offset + done));
+void RowStream::read_plainly(const Place& place, std::vector<char>& buffer, std::size_t done) const {
+  while (done < place.bytes) {
+    const auto at = *place.offset + done;
+    const auto count = pread(descriptor_.id(), buffer.data() + done, place.bytes - done, static_cast<off_t>(at));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
-      throw RunError(text("'", path_.string(), "' could not be read at byte ", offset + done, ": ",
+      throw RunError(text("'", path_.string(), "' could not be read at byte ", at, ": ",
                           count < 0 ? reason(errno) : "it ends there, before its last row"));
     }
     done += static_cast<std::size_t>(count);
@@ -110,7 +110,7 @@ void RowStream::read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahe
     file_.read_tile(place.dataset, hdf5::type_of(matrix_.storage), place.tile, buffer.data());
     return;
   }
-  const auto cached = ahead.from_disk ? 0 : read_cached(*place.offset, buffer, place.bytes);
+  const auto cached = ahead.from_disk ? 0 : read_cached(place, buffer);
   if (!ahead.from_disk && cached < place.bytes) {
     ahead.from_disk = true;
     ahead.next = slab;
@@ -121,7 +121,7 @@ void RowStream::read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahe
     announce(coming);
     ahead.bytes += coming.bytes;
   }
-  read_plainly(*place.offset, buffer, place.bytes, cached);
+  read_plainly(place, buffer, cached);
   if (ahead.from_disk) ahead.bytes -= place.bytes;
 }
 

@@ -19,8 +19,6 @@
 namespace hessian_mpi {
 namespace {
 
-constexpr std::uint64_t bytes_of_piece = 16 << 20;
-
 // A file that is gone with its descriptor.
 Descriptor nameless_file(const std::filesystem::path& folder) {
   const int id = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR);
@@ -102,19 +100,19 @@ void EarlyWriteback::sync() {
   throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
 }
 
-WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes) {
+WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes, std::uint64_t piece) {
   auto nameless = nameless_file(folder);
   posix_fallocate(nameless.id(), 0, static_cast<off_t>(bytes));  // where the file system cannot, the same without
   EarlyWriteback file(folder, std::move(nameless));
   // As in a run, what was written is not what is written next: neither is in the caches of the core any more.
-  std::array<std::vector<char>, 2> pieces{changing_bytes(bytes_of_piece), changing_bytes(bytes_of_piece)};
+  std::array<std::vector<char>, 2> numbers{changing_bytes(piece), changing_bytes(piece)};
   const Stopwatch watch;
   const double before = processor_seconds();
-  for (std::uint64_t done = 0; done < bytes; done += bytes_of_piece) {
-    auto& piece = pieces[done / bytes_of_piece % pieces.size()];
-    piece.resize(std::min(bytes_of_piece, bytes - done));
-    file.write(done, piece);
-    file.start(done, piece.size());
+  for (std::uint64_t done = 0; done < bytes; done += piece) {
+    auto& some = numbers[done / piece % numbers.size()];
+    some.resize(std::min(piece, bytes - done));
+    file.write(done, some);
+    file.start(done, some.size());
   }
   file.finish();
   file.sync();

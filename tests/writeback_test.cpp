@@ -3,7 +3,6 @@
 #include "hessian_mpi/writeback.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,27 +10,20 @@
 #include <string>
 
 #include "hessian_mpi/error.hpp"
+#include "shared_folder.hpp"
 
 namespace hessian_mpi {
 namespace {
-
-class Writeback : public testing::Test {
- protected:
-  Writeback() : folder_(std::filesystem::temp_directory_path() / ("writeback." + std::to_string(getpid()))) {
-    std::filesystem::create_directory(folder_);
-  }
-  ~Writeback() override { std::filesystem::remove_all(folder_); }
-
-  std::filesystem::path folder_;
-};
 
 std::string contents(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-TEST_F(Writeback, PutsBytesWhereTheyBelong) {
-  const auto path = folder_ / "some";
+TEST(Writeback, PutsBytesWhereTheyBelong) {
+  const auto world = Communicator::world();
+  const SharedFolder folder(world);
+  const auto path = folder / "some";
   std::ofstream(path) << "0123456789";
   EarlyWriteback file(path);
   file.write(2, {'a', 'b'});
@@ -43,24 +35,30 @@ TEST_F(Writeback, PutsBytesWhereTheyBelong) {
   EXPECT_EQ(contents(path), "01ab45678yz");
 }
 
-TEST_F(Writeback, NamesTheFileThatItCannotOpen) {
+TEST(Writeback, NamesTheFileThatItCannotOpen) {
+  const auto world = Communicator::world();
+  const SharedFolder folder(world);
   try {
-    EarlyWriteback file(folder_ / "absent");
+    EarlyWriteback file(folder / "absent");
     FAIL();
   } catch (const RunError& error) {
-    EXPECT_NE(std::string(error.what()).find((folder_ / "absent").string()), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find((folder / "absent").string()), std::string::npos) << error.what();
   }
 }
 
-TEST_F(Writeback, TrialTakesTimeAndLeavesNothingBehind) {
-  const auto cost = try_writing(folder_, (40 << 20) + 3);
+TEST(Writeback, TrialTakesTimeAndLeavesNothingBehind) {
+  const auto world = Communicator::world();
+  const SharedFolder folder(world);
+  const auto cost = try_writing(folder / "", (40 << 20) + 3, 16 << 20);
   EXPECT_GT(cost.processor_seconds, 0);
   EXPECT_GE(cost.seconds, 0.99 * cost.processor_seconds);  // two clocks
-  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+  EXPECT_TRUE(std::filesystem::is_empty(folder / ""));
 }
 
-TEST_F(Writeback, TrialInAFolderThatDoesNotExistIsAnError) {
-  EXPECT_THROW(try_writing(folder_ / "absent", 1), RunError);
+TEST(Writeback, TrialInAFolderThatDoesNotExistIsAnError) {
+  const auto world = Communicator::world();
+  const SharedFolder folder(world);
+  EXPECT_THROW(try_writing(folder / "absent", 1, 1), RunError);
 }
 
 }  // namespace

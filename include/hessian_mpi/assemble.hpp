@@ -25,6 +25,10 @@ struct Assembled {
   int stopped = 0;  ///< the reason (StopRequest) why some blocks were not computed; the same on all ranks
 };
 
+/// Computed and written at once, where rows are not longer. Larger buffers write no faster, and leave the cache before
+/// they are written.
+constexpr std::int64_t buffer_bytes = 16 << 20;
+
 /// Blocks that fit into `memory` bytes: at most so many are computed before they are written. Depends on nothing that
 /// differs between ranks but memory. Throws InputError where not even one fits, naming --memory and the least it takes.
 std::int64_t blocks_in_memory(const Engine& engine, const MatrixShape& matrix, std::uint64_t memory);

@@ -82,10 +82,10 @@ class RowStream {
   /// The kernel is to read the slab ahead.
   void announce(const Place& place) const;
   void read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahead) const;
-  /// Reads as many of the bytes as are in the page cache, and returns how many those were.
-  std::size_t read_cached(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes) const;
-  /// Reads the bytes but for the first, which are there already.
-  void read_plainly(std::uint64_t offset, std::vector<char>& buffer, std::size_t bytes, std::size_t done) const;
+  /// Reads as many of its bytes as are in the page cache, and returns how many those were.
+  std::size_t read_cached(const Place& place, std::vector<char>& buffer) const;
+  /// Reads its bytes but for the first, which are there already.
+  void read_plainly(const Place& place, std::vector<char>& buffer, std::size_t done) const;
 
   std::filesystem::path path_;
   MatrixShape matrix_;

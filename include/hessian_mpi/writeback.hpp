@@ -65,8 +65,8 @@ struct WritingCost {
   double processor_seconds = 0;
 };
 
-/// Writes so many bytes to the disk as a run writes rows, piece by piece, into a file of the folder that has no name
-/// and whose space is taken before; it is gone afterwards. Throws RunError.
-WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes);
+/// Writes so many bytes to the disk as a run writes rows, `piece` of them at a time, into a file of the folder that has
+/// no name and whose space is taken before; it is gone afterwards. Throws RunError.
+WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes, std::uint64_t piece);
 
 }  // namespace hessian_mpi

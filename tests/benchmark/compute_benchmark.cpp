@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/assemble.hpp"
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/communicator.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
@@ -30,12 +31,11 @@ namespace {
 using namespace hessian_mpi;
 
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
-constexpr std::int64_t bytes_at_once = 16 << 20;  // as the program's buffers
 
 // The rows of some blocks into a buffer that is used again.
 void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix) {
-  static std::vector<char> buffer(2 * bytes_at_once);
-  const auto most = std::max<std::int64_t>(1, bytes_at_once / (matrix.grid.rows_per_block() * matrix.bytes_of_row()));
+  static std::vector<char> buffer(2 * buffer_bytes);
+  const auto most = std::max<std::int64_t>(1, buffer_bytes / (matrix.grid.rows_per_block() * matrix.bytes_of_row()));
   for (std::size_t place = 0; place < blocks.size();) {
     const auto some = neighbours_from(blocks, place, most);
     const auto rows = rows_of(matrix.grid, some);
