@@ -4,8 +4,9 @@
 #include <array>
 #include <cstdlib>
 #include <limits>
-#include <new>
 #include <numeric>
+
+#include "hessian_mpi/exception_words.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -178,10 +179,8 @@ Communicator::Failure Communicator::failure_of(const std::exception_ptr& error) 
     std::rethrow_exception(error);
   } catch (const Error& known) {
     return {known.code(), known.what()};
-  } catch (const std::bad_alloc&) {
-    return {ExitCode::failed, "out of memory: run fewer ranks on a node, or give less with --memory"};
   } catch (const std::exception& other) {
-    return {ExitCode::failed, other.what()};
+    return {ExitCode::failed, words_of(other)};
   } catch (...) {
     return {ExitCode::failed, "an unknown exception was thrown"};
   }

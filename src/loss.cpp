@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/exception_words.hpp"
 #include "hessian_mpi/tensor_text.hpp"
 #include "hessian_mpi/torch_error.hpp"
 #include "hessian_mpi/torchscript_model.hpp"
@@ -366,6 +367,7 @@ Loss scripted_loss(const std::string& file, Reduction reduction) {
     try {
       result = module->forward(arguments);
     } catch (const std::exception& error) {
+      if (is_out_of_gpu_memory(error.what())) throw;
       throw InputError(text("the loss '", file, "' failed: ", message_of(error)));
     }
     return opaque_term(file, result, reduction, samples);

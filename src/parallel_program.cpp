@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/exception_words.hpp"
 #include "hessian_mpi/version.hpp"
 
 namespace hessian_mpi {
@@ -20,7 +21,7 @@ int run_parallel_program(const char* name, int argc, char** argv,
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
-    std::cerr << name << ": error: rank " << world.rank() << " on " << world.host() << ": " << error.what()
+    std::cerr << name << ": error: rank " << world.rank() << " on " << world.host() << ": " << words_of(error)
               << std::endl;
     abort_all_ranks(ExitCode::failed);
   }

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <stdexcept>
 #include <utility>
 
 #include "hessian_mpi/device.hpp"
 #include "hessian_mpi/error.hpp"
+#include "hessian_mpi/exception_words.hpp"
 #include "hessian_mpi/plain_operators.hpp"
 #include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/tensor_text.hpp"
@@ -148,10 +150,10 @@ auto blaming_input(const Step& step, const Words& words) {
     throw;
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const c10::OutOfMemoryError& error) {
-    throw_out_of_gpu_memory(error);
   } catch (const std::exception& error) {
-    throw InputError(words(message_of(error)));
+    const auto reason = message_of(error);
+    if (is_out_of_gpu_memory(reason)) throw std::runtime_error(reason);
+    throw InputError(words(reason));
   }
 }
 

@@ -154,11 +154,6 @@ std::string message_of(const std::exception& error) {
   return printable(from_text(error.what()), longest);
 }
 
-void throw_out_of_gpu_memory(const c10::OutOfMemoryError& error) {
-  throw RunError(text("out of memory on the GPU: ", message_of(error),
-                      "; take a smaller --batch-size, or fewer ranks for each GPU"));
-}
-
 c10::WarningHandler* dropped_warnings() {
   static DroppedWarnings dropped;
   return &dropped;

@@ -12,9 +12,6 @@ namespace hessian_mpi {
 /// that failed is kept, for everything else the first line. May quote the user's file: printable().
 std::string message_of(const std::exception& error);
 
-/// RunError: what the user can do about it.
-[[noreturn]] void throw_out_of_gpu_memory(const c10::OutOfMemoryError& error);
-
 /// Where warnings go: they quote a module's code as it is, with whatever a terminal would obey.
 c10::WarningHandler* dropped_warnings();
 
