@@ -4,6 +4,8 @@
 #include <ATen/Context.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cstdlib>
+
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/printable.hpp"
 
@@ -33,6 +35,8 @@ c10::Device device_of_rank(DeviceChoice choice, const Communicator& communicator
 
 void use_device(c10::Device device) {
   if (device.is_cpu()) return;
+  // Without it cuBLAS may add in another order from one call to the next. What the user has set stays.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   c10::impl::VirtualGuardImpl(device.type()).setDevice(device);
   auto& context = at::globalContext();
   context.setDeterministicAlgorithms(true, /*warn_only=*/true);

@@ -230,7 +230,7 @@ BagResult embedding_bag(const Tensor& weight, const Tensor& indices, const Tenso
                                     include_last_offset, std::nullopt);
 }
 
-// --- Convolutions on a GPU ------------------------------------------------------------------------------------------
+// --- On a GPU alone -------------------------------------------------------------------------------------------------
 
 // Tracing writes into the code whether cuDNN and its rounding to TF32 are used, whatever is set for the process.
 Tensor convolution_as_set(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, at::IntArrayRef stride,
@@ -238,6 +238,29 @@ Tensor convolution_as_set(const Tensor& input, const Tensor& weight, const Optio
                           at::IntArrayRef output_padding, std::int64_t groups, bool /*benchmark*/,
                           bool /*deterministic*/, bool /*cudnn_enabled*/, bool /*allow_tf32*/) {
   return at::convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
+}
+
+// LibTorch wants lengths on the host, and those that come with the data are where the data is. Longest first.
+std::tuple<Tensor, Tensor> packed_sequences(const Tensor& input, const Tensor& lengths, bool batch_first) {
+  const Tensor padded = batch_first ? input.transpose(0, 1) : input;
+  const Tensor sizes = lengths.to(at::kCPU, at::kLong).contiguous();
+  TORCH_CHECK(sizes.dim() == 1 && padded.dim() >= 2 && sizes.size(0) == padded.size(1),
+              "pack_padded_sequence: lengths of shape ", lengths.sizes(), " do not fit an input of shape ",
+              input.sizes());
+  const auto length = sizes.accessor<std::int64_t, 1>();
+  for (std::int64_t k = 0; k < sizes.size(0); ++k) {
+    TORCH_CHECK(length[k] >= 1 && length[k] <= padded.size(0), "pack_padded_sequence: a length of ", length[k],
+                ", where the input has ", padded.size(0), " steps");
+    TORCH_CHECK(k == 0 || length[k] <= length[k - 1], "pack_padded_sequence: lengths must be sorted, longest first");
+  }
+  std::vector<Tensor> steps;
+  std::vector<std::int64_t> batch_sizes;
+  for (std::int64_t step = 0, samples = sizes.size(0); step < length[0]; ++step) {
+    while (length[samples - 1] <= step) --samples;
+    steps.push_back(padded[step].narrow(0, 0, samples));
+    batch_sizes.push_back(samples);
+  }
+  return {at::cat(steps), at::tensor(batch_sizes, at::kLong)};
 }
 
 // --- Registration --------------------------------------------------------------------------------------------------
@@ -292,6 +315,8 @@ void compute_by_plain_operators() {
   static const torch::Library on_gpu = [] {
     auto library = registered_operators(c10::DispatchKey::AutogradCUDA);
     library.impl("_convolution", TORCH_FN(convolution_as_set));
+    library.impl("_pack_padded_sequence", TORCH_FN(packed_sequences));
+
     return library;
   }();
 }

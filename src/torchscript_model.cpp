@@ -134,6 +134,52 @@ std::optional<bool> constant_training(const torch::jit::Node& node) {
   return std::nullopt;
 }
 
+bool is_constant(const torch::jit::Node& node, torch::jit::AttributeKind kind) {
+  return node.kind() == c10::prim::Constant && node.hasAttribute(c10::attr::value) &&
+         node.kindOf(c10::attr::value) == kind;
+}
+
+// Tracing writes into the code the device of every tensor that it makes, and tensors that were made outside.
+void move_constant(torch::jit::Node& node, torch::Device device) {
+  const auto value = c10::attr::value;
+  if (is_constant(node, torch::jit::AttributeKind::t)) node.t_(value, node.t(value).to(device));
+  if (is_constant(node, torch::jit::AttributeKind::ts)) {
+    auto tensors = node.ts(value);
+    for (auto& tensor : tensors) tensor = tensor.to(device);
+    node.ts_(value, std::move(tensors));
+  }
+  const bool is_device =
+      is_constant(node, torch::jit::AttributeKind::s) && node.output()->type()->kind() == c10::TypeKind::DeviceObjType;
+  if (is_device) node.s_(value, device.str());
+}
+
+// Tensors that scripted code makes out of none, and without a device, would be on the CPU.
+void make_on(torch::jit::Node& node, torch::Device device) {
+  const auto* const schema = node.maybeSchema();
+  if (schema == nullptr || !node.kind().is_aten()) return;
+  const auto place = schema->argumentIndexWithName("device");
+  const auto takes_tensor = [](const torch::jit::Value* input) {
+    return input->type()->isSubtypeOf(*c10::TensorType::get());
+  };
+  if (!place || std::any_of(node.inputs().begin(), node.inputs().end(), takes_tensor)) return;
+  const auto given = constant_argument(node, *schema, "device");
+  if (!given || !given->isNone()) return;
+  const torch::jit::WithInsertPoint before(&node);
+  node.replaceInput(static_cast<std::size_t>(*place), node.owningGraph()->insertConstant(device));
+}
+
+// All that the module calls.
+void move_code(const torch::jit::Module& module, torch::Device device) {
+  for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
+    auto* const code = torch::jit::tryToGraphFunction(*function);
+    if (code == nullptr) continue;
+    visit_nodes(code->graph()->block(), [&](torch::jit::Node* node) {
+      move_constant(*node, device);
+      make_on(*node, device);
+    });
+  }
+}
+
 bool reads_training(torch::jit::Node* node) {
   return node->kind() == c10::prim::GetAttr && node->s(c10::attr::name) == "training";
 }
@@ -221,6 +267,10 @@ std::vector<std::string> TorchScriptModel::input_names() const {
 // shared stays shared.
 void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {
   const torch::NoGradGuard no_grad;
+  if (device != device_of_code_) {
+    move_code(module_, device);
+    device_of_code_ = device;
+  }
   c10::IValue(module_._ivalue()).visit([&](const c10::IValue& value) {
     if (!value.isTensor()) return false;
     const torch::Tensor& tensor = value.toTensor();

@@ -8,8 +8,9 @@
 
 namespace hessian_mpi {
 
-/// From here on the process computes these operators by plain ones, on the CPU, in all formats of models and on all
-/// threads: weight normalisation, distances, bags of embeddings, some losses. Before a model is run; may be repeated.
+/// From here on the process computes these operators by plain ones, in all formats of models and on all threads: weight
+/// normalisation, distances, bags of embeddings, some losses; on a GPU those that want some of their tensors on the
+/// host. Before a model is run; may be repeated.
 void compute_by_plain_operators();
 
 /// Notes which operators with a rule are called on this thread while it lives. One at a time on a thread.

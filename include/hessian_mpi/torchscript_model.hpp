@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "hessian_mpi/model.hpp"
 
@@ -17,7 +18,8 @@ class TorchScriptModel final : public Model {
   std::string format() const override { return "TorchScript"; }
   std::vector<NamedTensor> parameters() const override;
   std::vector<std::string> input_names() const override;
-  /// Tensors inlined into code by tracing stay as they are.
+  /// Tensors and devices that tracing has written into the code are moved; what dtype they have there stays. Before the
+  /// first forward() on a device.
   void convert(torch::Dtype dtype, torch::Device device) override;
   /// Throws InputError where tracing or freezing has written the other mode into the code.
   void set_mode(Mode mode) override;
@@ -27,6 +29,7 @@ class TorchScriptModel final : public Model {
 
  private:
   torch::jit::Module module_;
+  std::optional<torch::Device> device_of_code_;  // as convert() has set it
 };
 
 /// Loads a module onto the CPU. Nothing in it runs. Throws InputError naming the file where it holds no TorchScript
