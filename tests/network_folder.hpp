@@ -10,10 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/hdf5.hpp"
 #include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
+
+#ifndef HESSIAN_MPI_TEST_DEVICE
+#define HESSIAN_MPI_TEST_DEVICE "cpu"  // of the problems of a test
+#endif
 
 namespace hessian_mpi {
 
@@ -49,7 +54,9 @@ inline LoadedProblem load_as_the_program_does(const Options& options, Precision 
   at::set_num_threads(1);
   at::globalContext().setUserEnabledMkldnn(true);
   use_differentiable_kernels();
-  auto problem = load_problem(options, precision);
+  const torch::Device device(HESSIAN_MPI_TEST_DEVICE);
+  use_device(device);
+  auto problem = load_problem(options, precision, device);
   use_fast_convolutions(problem);
   auto cures = probe_second_derivatives(problem);
   return {std::move(problem), std::move(cures)};
