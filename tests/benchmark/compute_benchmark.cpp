@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "hessian_mpi/assemble.hpp"
 #include "hessian_mpi/assemble_by_layer.hpp"
 #include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/device.hpp"
 #include "hessian_mpi/earlier_columns.hpp"
 #include "hessian_mpi/job.hpp"
 #include "hessian_mpi/layer_factors.hpp"
@@ -32,15 +34,15 @@ using namespace hessian_mpi;
 
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 
-// The rows of some blocks into a buffer that is used again.
+// The rows of some blocks into a buffer that is used again. It is not filled before, as the program's are not.
 void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix) {
-  static std::vector<char> buffer(2 * buffer_bytes);
-  const auto most = std::max<std::int64_t>(1, buffer_bytes / (matrix.grid.rows_per_block() * matrix.bytes_of_row()));
+  const auto block = matrix.grid.rows_per_block() * matrix.bytes_of_row();
+  const auto most = std::max<std::int64_t>(1, buffer_bytes / block);
+  const auto buffer = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(most * block));
   for (std::size_t place = 0; place < blocks.size();) {
     const auto some = neighbours_from(blocks, place, most);
     const auto rows = rows_of(matrix.grid, some);
-    buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(rows.count() * matrix.bytes_of_row())));
-    engine.compute(rows, {0, matrix.columns}, matrix.storage, buffer.data(), [](double) {});
+    engine.compute(rows, {0, matrix.columns}, matrix.storage, buffer.get(), [](double) {});
     place += static_cast<std::size_t>(some.count());
   }
 }
@@ -49,6 +51,7 @@ void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix)
 nlohmann::json whole(const Job& job, const Communicator& world) {
   const auto& matrix = job.matrix;
   const StopRequest never;
+  world.wait_for_all();  // who has loaded first would wait in the first exchange
   Stopwatch watch;
   const auto row_by_row = row_by_row_engine(job);
   auto assembly = assembly_of(job, all_blocks(job), *row_by_row, world);
@@ -125,7 +128,9 @@ int main(int argc, char** argv) {
   keep_freed_memory();
   use_differentiable_kernels();
   Stopwatch watch;
-  const Problem problem = load_problem(options, options.dtype);
+  const auto device = device_of_rank(options.device, world);
+  use_device(device);
+  const Problem problem = load_problem(options, options.dtype, device);
   use_fast_convolutions(problem);
   probe_second_derivatives(problem);
   const double loading = watch.lap();
