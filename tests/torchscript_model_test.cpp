@@ -406,6 +406,7 @@ void expect_refused(const std::string& name, std::initializer_list<std::string> 
 
 TEST(HostileModel, IsRefusedByTheNameOfAnOperatorThatTouchesFiles) {
   expect_refused("reads_a_file.pt", {"reads_a_file.pt", "ReadsAFile.forward", "aten::from_file", "files"});
+  expect_refused("reads_a_file_in_a_fork.pt", {"Forks.forward", "aten::from_file", "files"});
   expect_refused("writes_a_file.pt", {"writes_a_file.pt", "WritesAFileInside.forward", "aten::save", "files"});
   EXPECT_FALSE(std::filesystem::exists("stolen"));
 }

@@ -35,6 +35,8 @@ void check_block(torch::jit::Block& block) {
   for (torch::jit::Node* node : block.nodes()) {
     check_node(*node);
     for (torch::jit::Block* inner : node->blocks()) check_block(*inner);
+    // What torch.jit.fork runs is a graph of its own.
+    if (node->hasAttribute(c10::attr::Subgraph)) check_block(*node->g(c10::attr::Subgraph)->block());
   }
 }
 

@@ -113,6 +113,19 @@ class LargeDtype(nn.Module):
         return self.layer(x) + torch.zeros([2], dtype=torch.float32)
 
 
+def shifted(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
+
+
+class Forks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.jit.wait(torch.jit.fork(shifted, self.layer(x)))
+
+
 def in_member(ending, old, new):
     """For rewrite(): one change in one member."""
 
@@ -129,8 +142,11 @@ def in_member(ending, old, new):
 def write_torchscript(out: pathlib.Path) -> None:
     for name, model in {"reads_a_file": ReadsAFile(), "writes_a_file": WritesAFile(), "prints": Prints(),
                         "runs_while_it_is_read": RunsWhileItIsRead(), "reshapes": Reshapes(),
-                        "quantized": Quantized(), "large_dtype": LargeDtype()}.items():
+                        "quantized": Quantized(), "large_dtype": LargeDtype(), "forks": Forks()}.items():
         torch.jit.script(model).save(out / f"{name}.pt")
+    # In code that no function of the file holds: the body of the fork alone.
+    rewrite(out / "forks.pt", out / "reads_a_file_in_a_fork.pt",
+            in_member("code/__torch__.py", b"return __torch__.shifted(_0, )", b'return torch.from_file("stolen", True, 2)'))
     good = out / "reshapes.pt"
 
     def pickle(name, old, new):
