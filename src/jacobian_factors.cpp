@@ -33,7 +33,7 @@ struct BatchOutputs {
   Tensor cotangent = {};
 };
 
-// One number of A that is not zero.
+// A number of A that is not zero, in the row of an output.
 template <class Number>
 struct Weight {
   std::int64_t output;
@@ -45,7 +45,7 @@ class Factors {
  public:
   Factors(const Problem& problem, Matrix matrix, const Communicator& communicator, const std::function<void()>& between)
       : problem_(problem), n_(problem.index().size()) {
-    communicator.together([&] { count_outputs(matrix); });
+    count_outputs(matrix, communicator);
     jacobian_.resize(static_cast<std::size_t>(begins_.back() * n_));
     std::vector<std::int64_t> bytes{0};
     for (int rank = 0; rank < communicator.size(); ++rank) {
@@ -65,6 +65,7 @@ class Factors {
     };
     together_until_done(static_cast<std::size_t>(own.count()), derive_next, go_on, communicator);
     communicator.complete(reinterpret_cast<char*>(jacobian_.data()), bytes);
+    share_weights(communicator);
   }
 
   std::int64_t outputs() const { return begins_.back(); }
@@ -73,47 +74,64 @@ class Factors {
   void multiply(const Rows& rows, const Rows& columns, Out* out);
 
  private:
-  void count_outputs(Matrix matrix);
+  void count_outputs(Matrix matrix, const Communicator& communicator);
   void derive(Matrix matrix, std::int64_t k, BatchOutputs& at_hand);
-  void weigh(const OutputMap& map, std::int64_t first);
+  void weigh(const Tensor& row_of_a, std::int64_t first);
+  void share_weights(const Communicator& communicator);
   const Number* row(std::int64_t output) const { return jacobian_.data() + output * n_; }
 
   const Problem& problem_;
   std::int64_t n_;
-  std::vector<std::int64_t> begins_{0};               // of each batch among all outputs, and the end
-  std::vector<Number> jacobian_;                      // [K][N]
-  std::vector<std::vector<Weight<Number>>> weights_;  // for each output
-  std::vector<Number> left_;                          // (A J)[:, rows]
+  std::vector<std::int64_t> begins_{0};         // of each batch among all outputs, and the end
+  std::vector<Number> jacobian_;                // [K][N]
+  std::vector<Weight<Number>> weights_;         // A, row by row: of this rank's outputs, once shared of all
+  std::vector<std::uint64_t> weights_of_rows_;  // how many each row has
+  std::vector<Number> left_;                    // (A J)[:, rows]
   Strips<Number> panel_;
 };
 
 template <class Number>
-void Factors<Number>::count_outputs(Matrix matrix) {
-  for (std::int64_t b = 0; b < problem_.batches(); ++b) {
-    const auto map = output_map(problem_, matrix, b);
-    begins_.push_back(begins_.back() + map.y.numel());
-    weigh(map, begins_[static_cast<std::size_t>(b)]);
-  }
-}
-
-// A of a batch, whose outputs begin with `first`.
-template <class Number>
-void Factors<Number>::weigh(const OutputMap& map, std::int64_t first) {
-  const auto count = map.y.numel();
-  const Tensor unit = torch::zeros_like(map.y).detach();
-  for (std::int64_t k = 0; k < count; ++k) {
-    set_element(unit, k, 1);
-    const Tensor products = map.times(unit).detach().to(at::kCPU, dtype_of_number<Number>).contiguous();
-    set_element(unit, k, 0);
-    const auto* number = products.template const_data_ptr<Number>();
-    auto& weights = weights_.emplace_back();
-    for (std::int64_t other = 0; other < count; ++other) {
-      if (number[other] != 0) weights.push_back({first + other, number[other]});
+void Factors<Number>::count_outputs(Matrix matrix, const Communicator& communicator) {
+  std::vector<std::uint64_t> counts;
+  communicator.together([&] {
+    const auto own = share(problem_.batches(), communicator.rank(), communicator.size());
+    for (auto b = own.begin; b < own.end; ++b) {
+      counts.push_back(static_cast<std::uint64_t>(output_map(problem_, matrix, b).y.numel()));
     }
+  });
+  for (const auto count : communicator.join(counts)) {
+    begins_.push_back(begins_.back() + static_cast<std::int64_t>(count));
   }
 }
 
-// Row k of J.
+// A row of A has the outputs of its batch, which begin with `first`.
+template <class Number>
+void Factors<Number>::weigh(const Tensor& row_of_a, std::int64_t first) {
+  const Tensor numbers = row_of_a.detach().to(at::kCPU, dtype_of_number<Number>).contiguous();
+  const auto* number = numbers.template const_data_ptr<Number>();
+  const auto before = weights_.size();
+  for (std::int64_t other = 0; other < numbers.numel(); ++other) {
+    if (number[other] != 0) weights_.push_back({first + other, number[other]});
+  }
+  weights_of_rows_.push_back(weights_.size() - before);
+}
+
+template <class Number>
+void Factors<Number>::share_weights(const Communicator& communicator) {
+  const auto own = std::move(weights_);
+  weights_of_rows_ = communicator.join(weights_of_rows_);
+  std::vector<std::int64_t> begins{0};
+  for (const auto count : communicator.join({own.size()})) {
+    begins.push_back(begins.back() + static_cast<std::int64_t>(count * sizeof(Weight<Number>)));
+  }
+  weights_.resize(static_cast<std::size_t>(begins.back()) / sizeof(Weight<Number>));
+  const auto place =
+      begins[static_cast<std::size_t>(communicator.rank())] / static_cast<std::int64_t>(sizeof(Weight<Number>));
+  std::copy(own.begin(), own.end(), weights_.begin() + place);
+  communicator.complete(reinterpret_cast<char*>(weights_.data()), begins);
+}
+
+// Row k of J, and of A, which is symmetric.
 template <class Number>
 void Factors<Number>::derive(Matrix matrix, std::int64_t k, BatchOutputs& at_hand) {
   const auto after = std::upper_bound(begins_.begin(), begins_.end(), k);
@@ -127,6 +145,7 @@ void Factors<Number>::derive(Matrix matrix, std::int64_t k, BatchOutputs& at_han
   const auto& y = at_hand.map->y;
   std::vector<Tensor> parts(problem_.parameters().size());
   set_element(at_hand.cotangent, k - begins_[batch], 1);
+  weigh(at_hand.map->times(at_hand.cotangent), begins_[batch]);
   if (y.requires_grad()) {
     parts = torch::autograd::grad({y}, problem_.parameters(), {at_hand.cotangent}, true, false, /*allow_unused=*/true);
   }
@@ -139,9 +158,11 @@ template <class Out>
 void Factors<Number>::multiply(const Rows& rows, const Rows& columns, Out* out) {
   const auto count = rows.count();
   left_.assign(static_cast<std::size_t>(outputs() * count), Number{0});
+  const auto* weight = weights_.data();
   for (std::int64_t k = 0; k < outputs(); ++k) {
-    for (const auto& [other, value] : weights_[static_cast<std::size_t>(k)]) {
-      accumulate<Number>(count, value, row(other) + rows.begin, left_.data() + k * count);
+    const auto* const end = weight + weights_of_rows_[static_cast<std::size_t>(k)];
+    for (; weight < end; ++weight) {
+      accumulate<Number>(count, weight->value, row(weight->output) + rows.begin, left_.data() + k * count);
     }
   }
   constexpr auto width = Strips<Number>::width;
