@@ -248,17 +248,19 @@ std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
   return any ? static_cast<std::uint64_t>(kept) + factors : 0;
 }
 
+// Collective.
+int LayeredAssembly::agreed_reason(const StopRequest& stop) const {
+  return static_cast<int>(communicator_.max(std::int64_t{stop.reason()}));
+}
+
 // Collective. Calls take, which says how many things it has done from a place on, on all ranks until all are done.
 // Looks every second whether a rank is asked to stop, and returns the reason.
 int LayeredAssembly::until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
                                            const StopRequest& stop) const {
-  std::int64_t reason = 0;
-  const auto go_on = [&] {
-    reason = communicator_.max(std::int64_t{stop.reason()});
-    return reason == 0;
-  };
+  int reason = 0;
+  const auto go_on = [&] { return (reason = agreed_reason(stop)) == 0; };
   together_until_done(count, take, go_on, communicator_);
-  return static_cast<int>(reason);
+  return reason;
 }
 
 // Collective. Makes rows beside those of the phase: for later steps' columns, and for blocks that those complete.
@@ -320,7 +322,10 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     if (s > 0) {
       step.columns->exchange(communicator_);
       const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-      factors.emplace(problem_, plan_.stages[s - 1], own, *step.columns, *kept_, accumulate_, memory, communicator_);
+      const auto go_on = [&] { return (result.stopped = agreed_reason(stop)) == 0; };
+      factors.emplace(problem_, plan_.stages[s - 1], own, *step.columns, *kept_, accumulate_, memory, communicator_,
+                      go_on);
+      if (result.stopped != 0) return result;
     }
     Engine& engine = factors ? static_cast<Engine&>(*factors) : row_by_row_;
     result.compute_seconds += preparing.seconds();

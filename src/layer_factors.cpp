@@ -19,11 +19,12 @@ template <class Number>
 class FactoredRows {
  public:
   FactoredRows(const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own,
-               const EarlierColumns& columns, Engine& others, std::uint64_t memory, const Communicator& communicator)
+               const EarlierColumns& columns, Engine& others, std::uint64_t memory, const Communicator& communicator,
+               const std::function<bool()>& go_on)
       : problem_(problem),
         columns_(columns),
         others_(others),
-        factors_(problem, stage, memory, communicator),
+        factors_(problem, stage, memory, communicator, go_on),
         panels_(factors_),
         sums_(factors_, ones_) {
     communicator.together([&] {
@@ -189,9 +190,10 @@ class LayerFactors::Assembly {
 
 LayerFactors::LayerFactors(const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own,
                            const EarlierColumns& columns, Engine& others, Precision accumulate, std::uint64_t memory,
-                           const Communicator& communicator)
+                           const Communicator& communicator, const std::function<bool()>& go_on)
     : device_(problem.device()),
-      assembly_(std::make_unique<Assembly>(accumulate, problem, stage, own, columns, others, memory, communicator)) {}
+      assembly_(
+          std::make_unique<Assembly>(accumulate, problem, stage, own, columns, others, memory, communicator, go_on)) {}
 
 LayerFactors::~LayerFactors() = default;
 

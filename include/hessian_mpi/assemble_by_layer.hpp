@@ -64,6 +64,7 @@ class LayeredAssembly {
   int take_in(std::size_t s, const std::vector<std::int64_t>& rows, Engine& engine, const StopRequest& stop);
   int read_back(const std::filesystem::path& file, const std::vector<BlockRecord>& records, std::size_t s,
                 const StopRequest& stop);
+  int agreed_reason(const StopRequest& stop) const;
   int until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
                             const StopRequest& stop) const;
 

@@ -29,12 +29,12 @@ void append(const Tensor& tensor, std::vector<Number>& numbers) {
 
 template <class Number>
 Factors<Number>::Factors(const Problem& problem, const LayerStage& stage, std::uint64_t memory,
-                         const Communicator& communicator)
+                         const Communicator& communicator, const std::function<bool()>& go_on)
     : forward_(problem, stage), memory_(memory) {
   communicator.together([&] { read_layers(); });
   std::vector<typename InputDerivatives<Number>::Layer> seen;
   for (const auto& layer : layers_) seen.push_back({layer.elements, layer.positions, layer.outputs, layer.upstream});
-  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator);
+  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator, go_on);
 }
 
 template <class Number>

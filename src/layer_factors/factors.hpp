@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,9 +55,10 @@ template <class Number>
 class Factors {
  public:
   /// Collective over the communicator, over which the passes for J are split. memory: bytes for J and for what outputs
-  /// have; what does not fit is made again when it is asked for. Problem and stage
-  /// must outlive the factors.
-  Factors(const Problem& problem, const LayerStage& stage, std::uint64_t memory, const Communicator& communicator);
+  /// have; what does not fit is made again when it is asked for. go_on: as for LayerFactors. Problem and stage must
+  /// outlive the factors.
+  Factors(const Problem& problem, const LayerStage& stage, std::uint64_t memory, const Communicator& communicator,
+          const std::function<bool()>& go_on);
 
   std::int64_t units() const { return units_; }
   std::size_t size() const { return layers_.size(); }

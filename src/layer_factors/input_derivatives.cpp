@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hessian_mpi/partition.hpp"
+#include "hessian_mpi/together_until_done.hpp"
 #include "number.hpp"
 
 namespace hessian_mpi {
@@ -14,10 +15,10 @@ using torch::Tensor;
 template <class Number>
 InputDerivatives<Number>::InputDerivatives(StageForward& forward, std::vector<Layer> layers,
                                            std::vector<std::int64_t> unit_begins, std::uint64_t memory,
-                                           const Communicator& communicator)
+                                           const Communicator& communicator, const std::function<bool()>& go_on)
     : forward_(forward), layers_(std::move(layers)), unit_begins_(std::move(unit_begins)), memory_(memory) {
   kept_ = communicator.max(std::int64_t{bytes() > memory_}) == 0;
-  if (kept_) make_all(communicator);
+  if (kept_) make_all(communicator, go_on);
 }
 
 template <class Number>
@@ -47,9 +48,14 @@ std::int64_t InputDerivatives<Number>::passes_of(std::size_t l) const {
   return layers_[l].upstream.empty() ? 0 : (layers_[l].elements + copies - 1) / copies;
 }
 
-// Split by passes, not by elements: which elements share one must not depend on the ranks.
 template <class Number>
-void InputDerivatives<Number>::make_all(const Communicator& communicator) {
+void InputDerivatives<Number>::make_all(const Communicator& communicator, const std::function<bool()>& go_on) {
+  struct Pass {
+    std::int64_t batch;
+    std::size_t layer;
+    std::int64_t number;
+  };
+  std::vector<Pass> own;
   communicator.together([&] {
     for (const auto& layer : layers_) {
       auto& of_layer = all_.emplace_back();
@@ -57,22 +63,34 @@ void InputDerivatives<Number>::make_all(const Communicator& communicator) {
         of_layer.emplace_back(static_cast<std::size_t>(layer.elements * units() * of_unit(m)));
       }
     }
+    // Split by passes, not by elements: which elements share one must not depend on the ranks.
     for (std::int64_t b = 0; b < forward_.batches(); ++b) {
       for (std::size_t l = 0; l < layers_.size(); ++l) {
-        const auto own = share(passes_of(l), communicator.rank(), communicator.size());
-        for (auto pass = own.begin; pass < own.end; ++pass) {
-          run_pass(l, pass, b, [&](std::size_t place, std::int64_t element, const Number* numbers) {
-            const auto units_of_batch =
-                unit_begins_[static_cast<std::size_t>(b) + 1] - unit_begins_[static_cast<std::size_t>(b)];
-            const auto width = of_unit(layers_[l].upstream[place]);
-            std::copy_n(
-                numbers, units_of_batch * width,
-                all_[l][place].data() + (element * units() + unit_begins_[static_cast<std::size_t>(b)]) * width);
-          });
-        }
+        const auto passes = share(passes_of(l), communicator.rank(), communicator.size());
+        for (auto pass = passes.begin; pass < passes.end; ++pass) own.push_back({b, l, pass});
       }
     }
   });
+  const auto run_next = [&](std::size_t done) {
+    const auto [b, l, pass] = own[done];
+    const auto begin = unit_begins_[static_cast<std::size_t>(b)];
+    const auto units_of_batch = unit_begins_[static_cast<std::size_t>(b) + 1] - begin;
+    auto& of_layer = all_[l];
+    const auto& upstream = layers_[l].upstream;
+    run_pass(l, pass, b, [&](std::size_t place, std::int64_t element, const Number* numbers) {
+      const auto width = of_unit(upstream[place]);
+      std::copy_n(numbers, units_of_batch * width, of_layer[place].data() + (element * units() + begin) * width);
+    });
+    return std::size_t{1};
+  };
+  bool going_on = true;
+  together_until_done(
+      own.size(), run_next, [&] { return going_on = go_on(); }, communicator);
+  if (going_on) share_all(communicator);
+}
+
+template <class Number>
+void InputDerivatives<Number>::share_all(const Communicator& communicator) {
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     for (auto& derivatives : all_[l]) {
       const auto bytes = static_cast<std::int64_t>(derivatives.size() * sizeof(Number)) / layers_[l].elements;

@@ -27,9 +27,10 @@ class InputDerivatives {
   };
 
   /// Collective. unit_begins: the first unit of each batch, and the end. memory: bytes that all of them may take,
-  /// beside as many for what is made again. The forward must outlive the object.
+  /// beside as many for what is made again. go_on: asked by all ranks between passes, see together_until_done(). The
+  /// forward must outlive the object.
   InputDerivatives(StageForward& forward, std::vector<Layer> layers, std::vector<std::int64_t> unit_begins,
-                   std::uint64_t memory, const Communicator& communicator);
+                   std::uint64_t memory, const Communicator& communicator, const std::function<bool()>& go_on);
 
   /// Bytes of all of them.
   std::uint64_t bytes() const;
@@ -48,7 +49,8 @@ class InputDerivatives {
   std::int64_t of_unit(std::size_t m) const { return layers_[m].positions * layers_[m].outputs; }
   std::int64_t passes_of(std::size_t l) const;
   std::size_t place_in_upstream(std::size_t l, std::size_t m) const;
-  void make_all(const Communicator& communicator);
+  void make_all(const Communicator& communicator, const std::function<bool()>& go_on);
+  void share_all(const Communicator& communicator);
   /// An element of a batch's units by the outputs of the layer upstream at this place: [u][t][outputs].
   using Take = std::function<void(std::size_t place, std::int64_t element, const Number* numbers)>;
   void run_pass(std::size_t l, std::int64_t pass, std::int64_t batch, const Take& take);
