@@ -241,7 +241,8 @@ Tensor convolution_as_set(const Tensor& input, const Tensor& weight, const Optio
 }
 
 // LibTorch wants lengths on the host, and those that come with the data are where the data is. Longest first.
-std::tuple<Tensor, Tensor> packed_sequences(const Tensor& input, const Tensor& lengths, bool batch_first) {
+std::tuple<Tensor, Tensor> pack_padded_sequence(const Tensor& input, const Tensor& lengths, bool batch_first) {
+  TORCH_CHECK(input.numel() > 0, "pack_padded_sequence: the input is empty");
   const Tensor padded = batch_first ? input.transpose(0, 1) : input;
   const Tensor sizes = lengths.to(at::kCPU, at::kLong).contiguous();
   TORCH_CHECK(sizes.dim() == 1 && padded.dim() >= 2 && sizes.size(0) == padded.size(1),
@@ -315,7 +316,7 @@ void compute_by_plain_operators() {
   static const torch::Library on_gpu = [] {
     auto library = registered_operators(c10::DispatchKey::AutogradCUDA);
     library.impl("_convolution", TORCH_FN(convolution_as_set));
-    library.impl("_pack_padded_sequence", TORCH_FN(packed_sequences));
+    library.impl("_pack_padded_sequence", TORCH_FN(pack_padded_sequence));
 
     return library;
   }();

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <string_view>
 
 #include "hessian_mpi/archive_check.hpp"
 #include "hessian_mpi/error.hpp"
@@ -102,6 +103,7 @@ void visit_nodes(torch::jit::Block* block, const std::function<void(torch::jit::
   for (torch::jit::Node* node : block->nodes()) {
     visit(node);
     for (torch::jit::Block* inner : node->blocks()) visit_nodes(inner, visit);
+    if (node->hasAttribute(c10::attr::Subgraph)) visit_nodes(node->g(c10::attr::Subgraph)->block(), visit);
   }
 }
 
@@ -134,49 +136,66 @@ std::optional<bool> constant_training(const torch::jit::Node& node) {
   return std::nullopt;
 }
 
-bool is_constant(const torch::jit::Node& node, torch::jit::AttributeKind kind) {
-  return node.kind() == c10::prim::Constant && node.hasAttribute(c10::attr::value) &&
-         node.kindOf(c10::attr::value) == kind;
+bool is_cpu_or_gpu(const c10::IValue& value) {
+  return value.isDevice() && (value.toDevice().is_cpu() || value.toDevice().is_cuda());
 }
 
-// Tracing writes into the code the device of every tensor that it makes, and tensors that were made outside.
+// Tensors that were made outside of a traced function.
 void move_constant(torch::jit::Node& node, torch::Device device) {
   const auto value = c10::attr::value;
-  if (is_constant(node, torch::jit::AttributeKind::t)) node.t_(value, node.t(value).to(device));
-  if (is_constant(node, torch::jit::AttributeKind::ts)) {
-    auto tensors = node.ts(value);
-    for (auto& tensor : tensors) tensor = tensor.to(device);
-    node.ts_(value, std::move(tensors));
-  }
-  const bool is_device =
-      is_constant(node, torch::jit::AttributeKind::s) && node.output()->type()->kind() == c10::TypeKind::DeviceObjType;
-  if (is_device) node.s_(value, device.str());
+  if (node.kind() != c10::prim::Constant || !node.hasAttribute(value)) return;
+  if (node.kindOf(value) != torch::jit::AttributeKind::t) return;
+  node.t_(value, node.t(value).to(device));
+  node.output()->inferTypeFrom(node.t(value));
 }
 
-// Tensors that scripted code makes out of none, and without a device, would be on the CPU.
-void make_on(torch::jit::Node& node, torch::Device device) {
+// Tracing writes into the code the device of every tensor that is made; what scripted code makes out of no tensor and
+// without a device is on the CPU. Devices that code compares stay as they are.
+void set_device_argument(torch::jit::Node& node, torch::Device device) {
   const auto* const schema = node.maybeSchema();
   if (schema == nullptr || !node.kind().is_aten()) return;
-  const auto place = schema->argumentIndexWithName("device");
-  const auto takes_tensor = [](const torch::jit::Value* input) {
-    return input->type()->isSubtypeOf(*c10::TensorType::get());
-  };
-  if (!place || std::any_of(node.inputs().begin(), node.inputs().end(), takes_tensor)) return;
   const auto given = constant_argument(node, *schema, "device");
-  if (!given || !given->isNone()) return;
+  if (!given) return;
+  const bool takes_tensor = std::any_of(node.inputs().begin(), node.inputs().end(), [](const auto* input) {
+    return input->type()->isSubtypeOf(*c10::TensorType::get());
+  });
+  if (!is_cpu_or_gpu(*given) && (!given->isNone() || takes_tensor)) return;
   const torch::jit::WithInsertPoint before(&node);
-  node.replaceInput(static_cast<std::size_t>(*place), node.owningGraph()->insertConstant(device));
+  const auto place = static_cast<std::size_t>(*schema->argumentIndexWithName("device"));
+  node.replaceInput(place, node.owningGraph()->insertConstant(device));
 }
 
-// All that the module calls.
+// x.cpu() and x.cuda(): where all others are.
+void replace_by_to_device(torch::jit::Node& node, torch::Device device) {
+  const std::string_view name = node.kind().toQualString();
+  if (name != "aten::cpu" && name != "aten::cuda") return;
+  const torch::jit::WithInsertPoint before(&node);
+  auto& graph = *node.owningGraph();
+  node.output()->replaceAllUsesWith(graph.insert(c10::aten::to, {node.input(0), device}));
+  node.destroy();
+}
+
+// In all functions that the file brings along.
 void move_code(const torch::jit::Module& module, torch::Device device) {
   for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
     auto* const code = torch::jit::tryToGraphFunction(*function);
     if (code == nullptr) continue;
-    visit_nodes(code->graph()->block(), [&](torch::jit::Node* node) {
+    std::vector<torch::jit::Node*> nodes;
+    visit_nodes(code->graph()->block(), [&](torch::jit::Node* node) { nodes.push_back(node); });
+    for (torch::jit::Node* node : nodes) {
       move_constant(*node, device);
-      make_on(*node, device);
-    });
+      set_device_argument(*node, device);
+      replace_by_to_device(*node, device);
+    }
+  }
+}
+
+// Attributes such as self.device = torch.device("cpu"), for tensors that the module makes.
+void move_device_attributes(const torch::jit::Module& module, torch::Device device) {
+  for (const auto& [prefix, object] : submodules(module)) {
+    for (std::size_t slot = 0; slot < object->type()->numAttributes(); ++slot) {
+      if (is_cpu_or_gpu(object->getSlot(slot))) object->setSlot(slot, device);
+    }
   }
 }
 
@@ -269,6 +288,7 @@ void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {
   const torch::NoGradGuard no_grad;
   if (device != device_of_code_) {
     move_code(module_, device);
+    move_device_attributes(module_, device);
     device_of_code_ = device;
   }
   c10::IValue(module_._ivalue()).visit([&](const c10::IValue& value) {

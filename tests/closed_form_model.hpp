@@ -18,8 +18,8 @@ class ClosedFormModel final : public Model {
   std::string format() const override { return "closed form"; }
   std::vector<NamedTensor> parameters() const override { return {{"a", a_}, {"b", b_}, {"c", c_}, {"d", d_}}; }
   std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype dtype, torch::Device) override {
-    for (auto* parameter : {&a_, &b_, &c_, &d_}) *parameter = parameter->detach().to(dtype).requires_grad_();
+  void convert(torch::Dtype dtype, torch::Device device) override {
+    for (auto* parameter : {&a_, &b_, &c_, &d_}) *parameter = parameter->detach().to(device, dtype).requires_grad_();
   }
   void set_mode(Mode) override {}
   c10::IValue forward(const std::vector<c10::IValue>& arguments) override {

@@ -15,10 +15,7 @@
 #include "hessian_mpi/load_problem.hpp"
 #include "hessian_mpi/options.hpp"
 #include "hessian_mpi/problem.hpp"
-
-#ifndef HESSIAN_MPI_TEST_DEVICE
-#define HESSIAN_MPI_TEST_DEVICE "cpu"  // of the problems of a test
-#endif
+#include "test_device.hpp"
 
 namespace hessian_mpi {
 

@@ -9,17 +9,14 @@
 
 #include "../src/flat_row.hpp"
 #include "closed_form_model.hpp"
+#include "test_device.hpp"
 
 namespace hessian_mpi {
 namespace {
 
-torch::Device gpu_or_cpu() {
-  return at::hasCUDA() ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
-}
-
 template <class Number>
 void expect_rows_in_order(torch::Dtype dtype, std::int64_t rows, std::int64_t columns) {
-  const auto options = torch::TensorOptions(dtype).device(gpu_or_cpu());
+  const auto options = torch::TensorOptions(dtype).device(torch::Device(HESSIAN_MPI_TEST_DEVICE));
   const auto nan = std::numeric_limits<Number>::quiet_NaN();
   std::vector<Number> out(static_cast<std::size_t>(rows * columns + 1), nan);
   RowsFromDevice<Number> finished(options, rows, columns, out.data());
@@ -54,13 +51,13 @@ TEST(RowsFromDevice, AreConvertedToWhatIsStored) {
   expect_rows_in_order<float>(torch::kFloat32, 5, 7);
 }
 
-// On the CPU too: what differs on a GPU are the device and the streams.
 TEST(RowsMadeOnDevice, AreTheClosedFormInAnyBatches) {
   for (const std::int64_t batch_size : {5, 2}) {
     ProblemSettings settings;
     settings.loss = "output";
     settings.batch_size = batch_size;
     settings.precision = Precision::float64;
+    settings.device = torch::Device(HESSIAN_MPI_TEST_DEVICE);
     const auto x = torch::tensor({{1.0, 2.0}, {-1.0, 0.5}, {2.0, -3.0}, {0.0, 1.0}, {1.0, -1.5}});
     const Problem problem(std::make_unique<ClosedFormModel>(), {{x}, {}}, settings);
     const auto expected = closed_form_hessian(0.6, -0.2);

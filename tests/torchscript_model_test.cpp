@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "expect_error.hpp"
+#include "hessian_mpi/error.hpp"
 #include "hessian_mpi/torch_error.hpp"
 
 namespace hessian_mpi {
@@ -148,6 +149,51 @@ TEST(TorchScriptConvert, IsExactFromFloat32AndBack) {
   EXPECT_TRUE(flat(values(*model)).equal(before.to(torch::kDouble)));
   model->convert(torch::kFloat, torch::kCPU);
   EXPECT_TRUE(flat(values(*model)).equal(before));
+}
+
+// ---- device
+
+Tensor forward_of(const char* source, torch::Device device) {
+  run_torchscript_unoptimised();
+  torch::jit::Module module("Placed");
+  module.register_attribute("place", c10::DeviceObjType::get(), torch::Device(torch::kCUDA, 0));
+  module.define(source);
+  TorchScriptModel model(module);
+  model.convert(torch::kDouble, device);
+  return model.forward({torch::ones({2}, torch::TensorOptions(device).dtype(torch::kDouble))}).toTensor();
+}
+
+// Code that was made on a GPU, on a machine without one.
+TEST(TorchScriptDevice, IsThatOfTheJobWhereverTensorsAreMade) {
+  for (const auto* made : {"torch.ones([2], device=torch.device('cuda:0'))", "torch.ones([2], device=self.place)",
+                           "x.to(torch.device('cuda'))", "x.cuda()", "x.cpu()", "torch.ones([2])",
+                           "torch.ones_like(x, device=torch.device('cuda:1'))"}) {
+    SCOPED_TRACE(made);
+    const auto source = text("def forward(self, x):\n    return x + ", made, "\n");
+    EXPECT_TRUE(forward_of(source.c_str(), torch::kCPU).equal(torch::full({2}, 2, torch::kDouble)));
+  }
+}
+
+TEST(TorchScriptDevice, IsSetInsideOfBranchesAndLoops) {
+  const auto* source = R"(
+def forward(self, x):
+    for k in range(2):
+        if k == 1:
+            x = x + torch.ones([2], device=torch.device('cuda:0'))
+    return x
+)";
+  EXPECT_TRUE(forward_of(source, torch::kCPU).equal(torch::full({2}, 2, torch::kDouble)));
+}
+
+// A branch for GPUs alone is not taken on the CPU.
+TEST(TorchScriptDevice, ThatIsComparedStays) {
+  const auto* source = R"(
+def forward(self, x):
+    if x.device == torch.device('cuda:0'):
+        x = x + 100
+    return x + 1
+)";
+  EXPECT_TRUE(forward_of(source, torch::kCPU).equal(torch::full({2}, 2, torch::kDouble)));
 }
 
 // ---- state

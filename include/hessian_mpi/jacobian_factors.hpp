@@ -1,7 +1,7 @@
 #pragma once
 /// Rows of a matrix J^T A J (output_map.hpp) as products: J [K, N] takes a backward pass for each of the K outputs of
-/// all batches, and A one through the loss, split over the ranks; A is kept without its zeros, which are most of it where samples do not meet in
-/// the loss. A number of the matrix is one sum over outputs, from the first to the last.
+/// all batches, and A one through the loss, split over the ranks; A is kept without its zeros, which are most of it
+/// where samples do not meet in the loss. A number of the matrix is one sum over outputs, from the first to the last.
 
 #include <cstdint>
 #include <functional>

@@ -9,8 +9,9 @@
 namespace hessian_mpi {
 
 /// From here on the process computes these operators by plain ones, in all formats of models and on all threads: weight
-/// normalisation, distances, bags of embeddings, some losses; on a GPU those that want some of their tensors on the
-/// host. Before a model is run; may be repeated.
+/// normalisation, distances, bags of embeddings, some losses; on a GPU also packed sequences, whose lengths LibTorch
+/// wants on the host, and convolutions, without what tracing has written into the code about cuDNN. Before a model is
+/// run; may be repeated.
 void compute_by_plain_operators();
 
 /// Notes which operators with a rule are called on this thread while it lives. One at a time on a thread.

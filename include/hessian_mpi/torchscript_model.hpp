@@ -18,8 +18,8 @@ class TorchScriptModel final : public Model {
   std::string format() const override { return "TorchScript"; }
   std::vector<NamedTensor> parameters() const override;
   std::vector<std::string> input_names() const override;
-  /// Tensors and devices that tracing has written into the code are moved; what dtype they have there stays. Before the
-  /// first forward() on a device.
+  /// Tensors and devices in the code, and devices in attributes, are moved too; dtypes in the code stay. Only the first
+  /// call may change the device: forward() goes on with the code that it began with.
   void convert(torch::Dtype dtype, torch::Device device) override;
   /// Throws InputError where tracing or freezing has written the other mode into the code.
   void set_mode(Mode mode) override;

@@ -98,8 +98,8 @@ TEST_P(Gpus, GiveTheMatricesOfPyTorch) {
                            "batch_norm_train", "scripted_loss", "unet", "efficientnet"}) {
     for (const auto* method : {"rows", "auto"}) {
       ranks = ranks % 3 + 1;
-      ASSERT_NO_FATAL_FAILURE(
-          expect_like_pytorch(name, {"--method", method}, ranks == 2 ? "model.pt" : "model.pt2", ranks));
+      const auto* model = std::string(method) == "rows" ? "model.pt" : "model.pt2";
+      ASSERT_NO_FATAL_FAILURE(expect_like_pytorch(name, {"--method", method}, model, ranks));
     }
   }
 }

@@ -26,7 +26,7 @@ Tensor with_bias(const Tensor& gates, const OptionalTensor& bias) {
   return bias && bias->defined() ? numbers + seen_by_kernels(*bias) : numbers;
 }
 
-// Of the gates, before them.
+// Derivatives by what the gate's function is taken of.
 Tensor of_sigmoid(const Tensor& gradient, const Tensor& gate) {
   return gradient * gate * (1 - gate);
 }

@@ -18,7 +18,7 @@ namespace {
 
 using c10::IValue;
 
-// Kernels of a GPU that take some tensors on the host as well.
+// Kernels of a GPU that take some tensors on the host as well, but for the first.
 bool takes_tensors_of_the_host(std::string_view name) {
   constexpr std::array<std::string_view, 6> some{
       "aten::index.Tensor",     "aten::index.Tensor_out",      "aten::index_put_",
@@ -43,7 +43,7 @@ std::optional<c10::Device> common_device(const c10::OperatorHandle& op, c10::Arr
     return tensor.device() != device && !(tensor.is_cpu() && tensor.dim() == 0);
   });
   const auto name = c10::toString(op.operator_name());
-  TORCH_CHECK(other == tensors.end() || takes_tensors_of_the_host(name), name,
+  TORCH_CHECK(other == tensors.end() || (takes_tensors_of_the_host(name) && tensors.front().is_cuda()), name,
               ": Expected all tensors to be on the same device, but found at least two devices, ", device, " and ",
               other->device(), '!');
   return device;

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -86,12 +87,13 @@ class PinnedMemory final : public c10::Allocator {
     pinned().erase(data);
     c10::GetCPUAllocator()->raw_deleter()(data);
   }
+  // Never destroyed: tensors may be freed at the very end.
   static std::mutex& mutex() {
-    static std::mutex one;
+    static auto& one = *std::make_unique<std::mutex>().release();
     return one;
   }
   static std::set<const void*>& pinned() {
-    static std::set<const void*> all;
+    static auto& all = *std::make_unique<std::set<const void*>>().release();
     return all;
   }
 };

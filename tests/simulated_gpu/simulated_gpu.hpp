@@ -5,7 +5,8 @@
 ///
 /// What it finds: tensors of two devices in one operator, data read where it is not, copies not waited for, work on
 /// another thread or device than was meant, generators not seeded. What it cannot: kernels that differ from the CPU's
-/// or from their formulas, cuDNN, times.
+/// or from their formulas, kernels that want even single numbers on the GPU, kernels of the default stream that come
+/// late, memory given back while a copy waits, cuDNN, sparse tensors, times.
 
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>

@@ -29,8 +29,9 @@ struct Queues {
   std::map<c10::StreamId, Queue> of_stream;
 };
 
+// Never destroyed: it may hold what nobody has waited for, at the very end.
 Queues& queues() {
-  static Queues all;
+  static auto& all = *std::make_unique<Queues>().release();
   return all;
 }
 
