@@ -16,10 +16,10 @@ constexpr const char* touches_files = "reads or writes files of this machine";
 constexpr const char* leaves_memory = "can show memory that does not belong to its tensors";
 
 constexpr std::pair<std::string_view, const char*> denied[] = {
-    {"aten::from_file", touches_files},
-    {"aten::save", touches_files},
     {"aten::get_gradients", "reads the state of distributed autograd"},
     {"aten::_reshape_alias", leaves_memory},
+    {"aten::_reshape_alias_copy", leaves_memory},
+    {"aten::_sparse_coo_tensor_with_dims_and_tensors", leaves_memory},
     {"aten::set", leaves_memory},
     {"aten::set_", leaves_memory},
     {"aten::resize", leaves_memory},
@@ -51,6 +51,9 @@ const c10::Type& without_optional(const c10::Type& type) {
 }  // namespace
 
 std::optional<std::string> reason_against_operator(const std::string& name) {
+  for (const auto* operation : operators_on_files) {
+    if (name == operation) return touches_files;
+  }
   for (const auto& [operation, reason] : denied) {
     if (operation == name) return reason;
   }

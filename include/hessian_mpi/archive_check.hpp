@@ -13,6 +13,9 @@ class PyTorchStreamReader;
 
 namespace hessian_mpi {
 
+/// The name of an archive's member as LibTorch compares it: without regard to case.
+std::string archive_name(std::string name);
+
 /// Compares all members of a zip archive with their checksums, and what the directory declares with what the file has:
 /// places, sizes, and names that stay inside the archive. Reads the whole file once. Throws InputError saying what is
 /// wrong with which member, without the file's name: "is damaged: ...".

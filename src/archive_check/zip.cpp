@@ -230,6 +230,13 @@ void check_content(const Member& member, ArchiveFile& file, caffe2::serialize::P
 
 }  // namespace
 
+std::string archive_name(std::string name) {
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return name;
+}
+
 void check_archive(const std::filesystem::path& path) {
   ArchiveFile file(path);
   auto members = members_of(file);
@@ -237,7 +244,7 @@ void check_archive(const std::filesystem::path& path) {
   for (const Member& member : members) {
     check_name(member);
     check_sizes(member);
-    if (!names.insert(member.name).second) throw InputError(text("has ", member.in_words(), " twice"));
+    if (!names.insert(archive_name(member.name)).second) throw InputError(text("has ", member.in_words(), " twice"));
   }
   locate(members, file);
   caffe2::serialize::PyTorchStreamReader reader(path.string());

@@ -139,6 +139,13 @@ def in_member(ending, old, new):
     return change
 
 
+def rewrite_names(source: pathlib.Path, out: pathlib.Path, old: str, new: str) -> None:
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as renamed:
+        for member in archive.namelist():
+            if not member.endswith(".debug_pkl"):
+                renamed.writestr(member.replace(old, new), archive.read(member))
+
+
 def write_torchscript(out: pathlib.Path) -> None:
     for name, model in {"reads_a_file": ReadsAFile(), "writes_a_file": WritesAFile(), "prints": Prints(),
                         "runs_while_it_is_read": RunsWhileItIsRead(), "reshapes": Reshapes(),
@@ -147,7 +154,15 @@ def write_torchscript(out: pathlib.Path) -> None:
     # In code that no function of the file holds: the body of the fork alone.
     rewrite(out / "forks.pt", out / "reads_a_file_in_a_fork.pt",
             in_member("code/__torch__.py", b"return __torch__.shifted(_0, )", b'return torch.from_file("stolen", True, 2)'))
+    # Where LibTorch finds it, and a check that takes names as they are does not.
+    rewrite_names(out / "runs_while_it_is_read.pt", out / "runs_by_another_name.pt", "code/", "Code/")
     good = out / "reshapes.pt"
+    # Both are run while the file is read.
+    opened = b'torch.from_file("stolen", True, 2)'
+    rewrite(good, out / "reads_a_file_by_default.pt",
+            in_member("code/__torch__.py", b"x: Tensor) -> Tensor:", b"x: Tensor,\n    y: Tensor=" + opened + b") -> Tensor:"))
+    rewrite(good, out / "reads_a_file_for_a_constant.pt",
+            in_member("code/__torch__.py", b"  training : bool\n", b"  training : bool\n  secret : Final[Tensor] = " + opened + b"\n"))
 
     def pickle(name, old, new):
         rewrite(good, out / f"{name}.pt", in_member("reshapes/data.pkl", old, new))
