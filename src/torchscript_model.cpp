@@ -144,25 +144,44 @@ bool is_cpu_or_gpu(const c10::IValue& value) {
 }
 
 // Tensors that were made outside of a traced function.
+void move_tensor(torch::jit::Node& constant, torch::Device device) {
+  const auto value = c10::attr::value;
+  constant.t_(value, constant.t(value).to(device));
+  constant.output()->inferTypeFrom(constant.t(value));
+}
+
+// Tracing writes into the code the device of every tensor that is made. Code that asks whether it runs on a device of
+// another kind is answered as before.
+void move_device(torch::jit::Node& constant, torch::Device device) {
+  const auto given = torch::jit::toIValue(constant.output());
+  if (!given || !is_cpu_or_gpu(*given)) return;
+  const bool of_this_kind = given->toDevice().type() == device.type();
+  const torch::jit::WithInsertPoint before(&constant);
+  auto* const moved = constant.owningGraph()->insertConstant(device);
+  const auto uses = constant.output()->uses();  // a copy, since replacing changes them
+  for (const auto& use : uses) {
+    const bool compares = use.user->kind() == c10::aten::eq || use.user->kind() == c10::aten::ne;
+    if (!compares || of_this_kind) use.user->replaceInput(use.offset, moved);
+  }
+}
+
 void move_constant(torch::jit::Node& node, torch::Device device) {
   const auto value = c10::attr::value;
   if (node.kind() != c10::prim::Constant || !node.hasAttribute(value)) return;
-  if (node.kindOf(value) != torch::jit::AttributeKind::t) return;
-  node.t_(value, node.t(value).to(device));
-  node.output()->inferTypeFrom(node.t(value));
+  if (node.kindOf(value) == torch::jit::AttributeKind::t) move_tensor(node, device);
+  if (node.output()->type()->kind() == c10::TypeKind::DeviceObjType) move_device(node, device);
 }
 
-// Tracing writes into the code the device of every tensor that is made; what scripted code makes out of no tensor and
-// without a device is on the CPU. Devices that code compares stay as they are.
-void set_device_argument(torch::jit::Node& node, torch::Device device) {
+// What scripted code makes out of no tensor and without a device would be on the CPU.
+void set_default_device(torch::jit::Node& node, torch::Device device) {
   const auto* const schema = node.maybeSchema();
   if (schema == nullptr || !node.kind().is_aten()) return;
   const auto given = constant_argument(node, *schema, "device");
-  if (!given) return;
+  if (!given || !given->isNone()) return;
   const bool takes_tensor = std::any_of(node.inputs().begin(), node.inputs().end(), [](const auto* input) {
     return input->type()->isSubtypeOf(*c10::TensorType::get());
   });
-  if (!is_cpu_or_gpu(*given) && (!given->isNone() || takes_tensor)) return;
+  if (takes_tensor) return;
   const torch::jit::WithInsertPoint before(&node);
   const auto place = static_cast<std::size_t>(*schema->argumentIndexWithName("device"));
   node.replaceInput(place, node.owningGraph()->insertConstant(device));
@@ -187,7 +206,7 @@ void move_code(const torch::jit::Module& module, torch::Device device) {
     visit_nodes(code->graph()->block(), [&](torch::jit::Node* node) { nodes.push_back(node); });
     for (torch::jit::Node* node : nodes) {
       move_constant(*node, device);
-      set_device_argument(*node, device);
+      set_default_device(*node, device);
       replace_by_to_device(*node, device);
     }
   }

@@ -196,6 +196,15 @@ def forward(self, x):
   EXPECT_TRUE(forward_of(source, torch::kCPU).equal(torch::full({2}, 2, torch::kDouble)));
 }
 
+TEST(TorchScriptDevice, MayBeChosenByBranches) {
+  const auto* source = R"(
+def forward(self, x):
+    place = torch.device('cuda:0') if x.size(0) > 1 else torch.device('cuda:1')
+    return x + torch.ones([2], device=place)
+)";
+  EXPECT_TRUE(forward_of(source, torch::kCPU).equal(torch::full({2}, 2, torch::kDouble)));
+}
+
 // ---- state
 
 std::vector<Tensor> state_of(torch::jit::Module module) {
