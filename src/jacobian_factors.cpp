@@ -118,6 +118,7 @@ void Factors<Number>::weigh(const Tensor& row_of_a, std::int64_t first) {
 
 template <class Number>
 void Factors<Number>::share_weights(const Communicator& communicator) {
+  if (communicator.size() == 1) return;
   const auto own = std::move(weights_);
   weights_of_rows_ = communicator.join(weights_of_rows_);
   std::vector<std::int64_t> begins{0};

@@ -35,8 +35,8 @@ class LayerFactors final : public Engine {
   /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
   /// of the sums over samples. What is asked for is all columns, or some of those of the stage's own layers. memory:
   /// bytes for what passes find; more of them are made again where it is small. go_on: asked by all ranks before the
-  /// first pass and after each second of them, the same on all; where it says no, the engine must not be used. Problem,
-  /// stage, columns and others must outlive the engine.
+  /// first pass for J and after each second of them, where J is kept; the same on all. Where it says no, the engine
+  /// must not be used. Problem, stage, columns and others must outlive the engine.
   LayerFactors(
       const Problem& problem, const LayerStage& stage, const std::vector<Rows>& own, const EarlierColumns& columns,
       Engine& others, Precision accumulate, std::uint64_t memory, const Communicator& communicator,
