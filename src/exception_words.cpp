@@ -7,10 +7,10 @@
 namespace hessian_mpi {
 
 std::string words_of(const std::exception& error) {
-  const std::string without_memory = "out of memory: run fewer ranks on a node, or give less with --memory";
+  constexpr const char* without_memory = "out of memory: run fewer ranks on a node, or give less with --memory";
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return without_memory;
   const std::string_view message = error.what();
-  const std::string words(message.substr(0, message.find("\nException raised from ")));
+  std::string words(message.substr(0, message.find("\nException raised from ")));
   if (words.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos) return without_memory;
   if (!is_out_of_gpu_memory(words)) return words;
   return "out of memory on the GPU: take a smaller --batch-size, or fewer ranks for each GPU (" + words + ")";
