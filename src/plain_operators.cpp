@@ -317,7 +317,6 @@ void compute_by_plain_operators() {
     auto library = registered_operators(c10::DispatchKey::AutogradCUDA);
     library.impl("_convolution", TORCH_FN(convolution_as_set));
     library.impl("_pack_padded_sequence", TORCH_FN(pack_padded_sequence));
-
     return library;
   }();
 }

@@ -1,7 +1,6 @@
 #include "hessian_mpi/torchscript_model.hpp"
 
 #include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/runtime/operator.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
@@ -18,6 +17,7 @@
 #include "hessian_mpi/printable.hpp"
 #include "hessian_mpi/torch_error.hpp"
 #include "torchscript_model/check.hpp"
+#include "torchscript_model/nodes.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -101,14 +101,6 @@ class BorrowedState {
 
   std::vector<Owned> owned_;
 };
-
-void visit_nodes(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit) {
-  for (torch::jit::Node* node : block->nodes()) {
-    visit(node);
-    for (torch::jit::Block* inner : node->blocks()) visit_nodes(inner, visit);
-    if (node->hasAttribute(c10::attr::Subgraph)) visit_nodes(node->g(c10::attr::Subgraph)->block(), visit);
-  }
-}
 
 // A constant that the operator is called with as this argument; none where it has no such argument, or computes it.
 std::optional<c10::IValue> constant_argument(const torch::jit::Node& node, const c10::FunctionSchema& schema,
@@ -197,19 +189,16 @@ void replace_by_to_device(torch::jit::Node& node, torch::Device device) {
   node.destroy();
 }
 
-// In all functions that the file brings along.
 void move_code(const torch::jit::Module& module, torch::Device device) {
-  for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
-    auto* const code = torch::jit::tryToGraphFunction(*function);
-    if (code == nullptr) continue;
-    std::vector<torch::jit::Node*> nodes;
-    visit_nodes(code->graph()->block(), [&](torch::jit::Node* node) { nodes.push_back(node); });
+  visit_functions(module, [&](const torch::jit::Function&, torch::jit::Block& code) {
+    std::vector<torch::jit::Node*> nodes;  // as they are before any is replaced
+    visit_nodes(code, [&](torch::jit::Node& node) { nodes.push_back(&node); });
     for (torch::jit::Node* node : nodes) {
       move_constant(*node, device);
       set_default_device(*node, device);
       replace_by_to_device(*node, device);
     }
-  }
+  });
 }
 
 // Attributes such as self.device = torch.device("cpu"), for tensors that the module makes.
@@ -221,8 +210,8 @@ void move_device_attributes(const torch::jit::Module& module, torch::Device devi
   }
 }
 
-bool reads_training(torch::jit::Node* node) {
-  return node->kind() == c10::prim::GetAttr && node->s(c10::attr::name) == "training";
+bool reads_training(const torch::jit::Node& node) {
+  return node.kind() == c10::prim::GetAttr && node.s(c10::attr::name) == "training";
 }
 
 // The mode written into the code by tracing or freezing; none where the code looks at the attribute `training`, or
@@ -232,9 +221,9 @@ std::optional<Mode> fixed_mode(const torch::jit::Module& module) {
   std::optional<Mode> fixed;
   for (const auto& [prefix, object] : submodules(module)) {
     for (torch::jit::Function* method : object->type()->methods()) {
-      visit_nodes(torch::jit::toGraphFunction(*method).graph()->block(), [&](torch::jit::Node* node) {
+      visit_nodes(*torch::jit::toGraphFunction(*method).graph()->block(), [&](const torch::jit::Node& node) {
         adjustable = adjustable || reads_training(node);
-        const auto training = constant_training(*node);
+        const auto training = constant_training(node);
         if (training && fixed != Mode::train) fixed = *training ? Mode::train : Mode::eval;
       });
     }
@@ -263,11 +252,9 @@ std::vector<std::uint64_t> versions_of(const std::vector<NamedTensor>& tensors) 
 torch::jit::Module load_without_files(const std::filesystem::path& file) {
   static std::once_flag once;
   std::call_once(once, [] {
-    const auto touches_files = [](const std::string& name) {
-      return std::find(operators_on_files.begin(), operators_on_files.end(), name) != operators_on_files.end();
-    };
-    for (const auto& known : torch::jit::getAllOperators()) {
-      if (touches_files(known->schema().name())) torch::jit::deregisterOperator(known->schema());
+    for (const auto* name : operators_on_files) {
+      const auto known = torch::jit::getAllOperatorsFor(c10::Symbol::fromQualString(name));  // a copy: it gets shorter
+      for (const auto& overload : known) torch::jit::deregisterOperator(overload->schema());
     }
   });
   try {

@@ -1,5 +1,3 @@
-#include <torch/csrc/jit/api/function_impl.h>
-
 #include <map>
 #include <utility>
 
@@ -7,6 +5,7 @@
 #include "hessian_mpi/error.hpp"
 #include "hessian_mpi/operator_rules.hpp"
 #include "hessian_mpi/printable.hpp"
+#include "nodes.hpp"
 
 namespace hessian_mpi {
 namespace {
@@ -28,15 +27,6 @@ void check_node(torch::jit::Node& node) {
     if (!constant || is_known_constant(*constant, schema->arguments()[k])) continue;
     throw InputError(text("calls ", name, " with the number ", constant->toInt(), " for its argument '",
                           schema->arguments()[k].name(), "', which has no meaning"));
-  }
-}
-
-void check_block(torch::jit::Block& block) {
-  for (torch::jit::Node* node : block.nodes()) {
-    check_node(*node);
-    for (torch::jit::Block* inner : node->blocks()) check_block(*inner);
-    // What torch.jit.fork runs is a graph of its own.
-    if (node->hasAttribute(c10::attr::Subgraph)) check_block(*node->g(c10::attr::Subgraph)->block());
   }
 }
 
@@ -131,16 +121,14 @@ void check_tensor(const torch::Tensor& tensor) {
 }  // namespace
 
 void check_functions(const torch::jit::Module& module) {
-  for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
-    auto* graph_function = torch::jit::tryToGraphFunction(*function);
-    if (graph_function == nullptr) continue;
+  visit_functions(module, [](const torch::jit::Function& function, torch::jit::Block& code) {
     try {
-      check_block(*graph_function->graph()->block());
+      visit_nodes(code, check_node);
     } catch (const InputError& error) {
       throw InputError(
-          text("has the function ", printable(function->qualname().qualifiedName()), ", which ", error.what()));
+          text("has the function ", printable(function.qualname().qualifiedName()), ", which ", error.what()));
     }
-  }
+  });
 }
 
 void check_attributes(const torch::jit::Module& module) {

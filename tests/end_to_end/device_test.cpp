@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "program.hpp"
 #include "reference.hpp"
 #include "stored_file.hpp"
@@ -24,11 +22,7 @@ Words job(const std::string& device, const std::string& name, const Words& more,
 
 Finished run(const std::string& program, int ranks, const Words& words, const Folder& folder,
              const Words& exported = {}) {
-  auto command = launch(ranks, words, exported);
-  std::replace(command.begin(), command.end(), real_gpus, program);
-  auto finished = run_command(command, folder.path(), std::chrono::seconds(240));
-  finished.errors = without_notices_of_mpirun(finished.errors);
-  return finished;
+  return run_program(ranks, words, folder.path(), exported, program);
 }
 
 // Tried rather than asked for: what counts is what the program finds.

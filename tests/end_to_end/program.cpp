@@ -157,14 +157,15 @@ Finished run_command(const std::vector<std::string>& command, const std::filesys
   return RunningCommand(command, folder).wait(limit);
 }
 
-Words launch(int ranks, const Words& arguments, const Words& exported) {
+Words launch(int ranks, const Words& arguments, const Words& exported, const std::string& program) {
   Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
   for (const auto& variable : exported) command = command + Words{"-x", variable};
-  return command + Words{HESSIAN_MPI_PROGRAM} + arguments;
+  return command + Words{program} + arguments;
 }
 
-Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder) {
-  auto finished = run_command(launch(ranks, arguments), folder, std::chrono::seconds(240));
+Finished run_program(int ranks, const Words& arguments, const std::filesystem::path& folder, const Words& exported,
+                     const std::string& program) {
+  auto finished = run_command(launch(ranks, arguments, exported, program), folder, std::chrono::seconds(240));
   finished.errors = without_notices_of_mpirun(finished.errors);
   return finished;
 }

@@ -63,14 +63,16 @@ Finished run_command(const std::vector<std::string>& command, const std::filesys
                      std::chrono::seconds limit);
 
 /// mpirun and what it needs to start hessian_mpi on some ranks with these arguments. exported: NAME=VALUE, environment
-/// of the ranks alone.
-Words launch(int ranks, const Words& arguments, const Words& exported = {});
+/// of the ranks alone. program: hessian_mpi, or what is built of it.
+Words launch(int ranks, const Words& arguments, const Words& exported = {},
+             const std::string& program = HESSIAN_MPI_PROGRAM);
 
 /// What mpirun itself says of ranks that left with an error, taken out of stderr.
 std::string without_notices_of_mpirun(const std::string& errors);
 
 /// Runs hessian_mpi on some ranks. What mpirun itself says of ranks that left with an error is taken out of stderr.
-Finished run_program(int ranks, const std::vector<std::string>& arguments, const std::filesystem::path& folder);
+Finished run_program(int ranks, const Words& arguments, const std::filesystem::path& folder, const Words& exported = {},
+                     const std::string& program = HESSIAN_MPI_PROGRAM);
 
 /// Where end_to_end_models.py has put its files.
 std::filesystem::path models();

@@ -18,7 +18,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 Tensor seen(const OptionalTensor& tensor) {
-  return tensor && tensor->defined() ? seen_by_kernels(*tensor) : Tensor();
+  return tensor ? seen_by_kernels(*tensor) : Tensor();
 }
 
 Tensor with_bias(const Tensor& gates, const OptionalTensor& bias) {
