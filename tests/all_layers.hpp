@@ -8,26 +8,26 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/double_backward.hpp"
-#include "hessian_mpi/earlier_columns.hpp"
-#include "hessian_mpi/engine.hpp"
-#include "hessian_mpi/layer_factors.hpp"
-#include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/options.hpp"
-#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/engines/double_backward.hpp"
+#include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/layers/earlier_columns.hpp"
+#include "hessian_mpi/layers/layer_factors.hpp"
+#include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/run/options.hpp"
 
 namespace hessian_mpi {
 
 /// The engine can be asked for any row, in any order; the problem must outlive it.
-class AllLayers final : public Engine {
+class AllLayers final : public engines::Engine {
  public:
-  AllLayers(const Problem& problem, std::uint64_t memory)
+  AllLayers(const network::Problem& problem, std::uint64_t memory)
       : problem_(problem),
         memory_(memory),
-        plan_(plan_layers(problem, Method::layers)),
-        world_(Communicator::world()),
-        row_by_row_(problem) {}
+        plan_(layers::plan_layers(problem, Method::layers)),
+        world_(ranks::Communicator::world()),
+        unfactored_(problem) {}
   std::string name() const override { return "layers"; }
   std::int64_t rows_at_once() const override { return 1; }
   std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
@@ -45,17 +45,17 @@ class AllLayers final : public Engine {
   }
 
  private:
-  std::size_t step_of(std::int64_t row) const { return plan_.steps[problem_.index().locate(row).parameter]; }
+  std::size_t step_of(std::int64_t row) const { return plan_.parameters[problem_.index().locate(row).parameter].step; }
 
   // Each step is made whole, and noted for those after it.
   void prepare(Precision storage) {
-    engines_.push_back(&row_by_row_);
+    engines_.push_back(&unfactored_);
     std::vector<Rows> earlier;
-    for (std::size_t s = 1; s <= plan_.stages.size(); ++s) {
+    for (std::size_t s = 1; s < plan_.steps.size(); ++s) {
       for (const auto& run : rows_of(plan_, problem_.index(), s - 1)) append_in_order(run, earlier);
       const auto own = rows_of(plan_, problem_.index(), s);
       auto& columns = columns_.emplace_back(
-          std::make_unique<EarlierColumns>(earlier, std::vector<std::vector<Rows>>{own}, 0, storage));
+          std::make_unique<layers::EarlierColumns>(earlier, std::vector<std::vector<Rows>>{own}, 0, storage));
       std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
       for (const auto& run : earlier) {
         for (auto i = run.begin; i < run.end; ++i) {
@@ -64,8 +64,8 @@ class AllLayers final : public Engine {
         }
       }
       columns->exchange(world_);
-      factors_.push_back(std::make_unique<LayerFactors>(problem_, plan_.stages[s - 1], own, *columns, row_by_row_,
-                                                        problem_.precision(), memory_, world_));
+      factors_.push_back(std::make_unique<layers::LayerFactors>(problem_, plan_.steps[s], own, *columns, unfactored_,
+                                                                problem_.precision(), memory_, world_));
       engines_.push_back(factors_.back().get());
     }
   }
@@ -74,14 +74,14 @@ class AllLayers final : public Engine {
     runs.insert(std::upper_bound(runs.begin(), runs.end(), run, [](auto a, auto b) { return a.begin < b.begin; }), run);
   }
 
-  const Problem& problem_;
+  const network::Problem& problem_;
   std::uint64_t memory_;
-  LayerPlan plan_;
-  Communicator world_;
-  DoubleBackward row_by_row_;
-  std::vector<std::unique_ptr<EarlierColumns>> columns_;
-  std::vector<std::unique_ptr<LayerFactors>> factors_;
-  std::vector<Engine*> engines_;  // of each step
+  layers::LayerPlan plan_;
+  ranks::Communicator world_;
+  engines::DoubleBackward unfactored_;
+  std::vector<std::unique_ptr<layers::EarlierColumns>> columns_;
+  std::vector<std::unique_ptr<layers::LayerFactors>> factors_;
+  std::vector<engines::Engine*> engines_;  // of each step
 };
 
 }  // namespace hessian_mpi

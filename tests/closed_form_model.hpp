@@ -1,22 +1,22 @@
 #pragma once
 /// A model whose loss has a Hessian that can be written down, for tests of what derives it.
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <memory>
 #include <vector>
 
-#include "hessian_mpi/model.hpp"
+#include "hessian_mpi/network/model.hpp"
 
 namespace hessian_mpi {
 
 /// For a sample (x_0, x_1): L = x_0 * sum_k a_k^3 + x_1 * (sum_k a_k) * b_0 * b_1 + exp(b_1), a of shape [2, 2], b of
 /// shape [2]; a third parameter c of shape [3] takes no part, and a fourth, d of shape [], takes part linearly.
-class ClosedFormModel final : public Model {
+class ClosedFormModel final : public network::Model {
  public:
   std::string format() const override { return "closed form"; }
-  std::vector<NamedTensor> parameters() const override { return {{"a", a_}, {"b", b_}, {"c", c_}, {"d", d_}}; }
+  std::vector<network::NamedTensor> parameters() const override { return {{"a", a_}, {"b", b_}, {"c", c_}, {"d", d_}}; }
   std::vector<std::string> input_names() const override { return {"x"}; }
   void convert(torch::Dtype dtype, torch::Device device) override {
     for (auto* parameter : {&a_, &b_, &c_, &d_}) *parameter = parameter->detach().to(device, dtype).requires_grad_();

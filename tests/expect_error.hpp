@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "hessian_mpi/error.hpp"
+#include "hessian_mpi/base/error.hpp"
 
 namespace hessian_mpi {
 

@@ -7,11 +7,11 @@
 #include <fstream>
 #include <vector>
 
-#include "hessian_mpi/block_table.hpp"
-#include "hessian_mpi/checksum.hpp"
-#include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/hessian_file.hpp"
-#include "hessian_mpi/hessian_rows.hpp"
+#include "hessian_mpi/base/checksum.hpp"
+#include "hessian_mpi/file/block_table.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi {
@@ -20,27 +20,27 @@ namespace hessian_mpi {
 class MatrixFile {
  public:
   /// In float64, of one parameter.
-  MatrixFile(const Communicator& world, std::int64_t n, const std::vector<double>& numbers)
+  MatrixFile(const ranks::Communicator& world, std::int64_t n, const std::vector<double>& numbers)
       : MatrixFile(world, one_parameter(n), Precision::float64, numbers) {}
-  MatrixFile(const Communicator& world, const ParameterIndex& index, Precision storage,
+  MatrixFile(const ranks::Communicator& world, const matrix::ParameterIndex& index, Precision storage,
              const std::vector<double>& numbers)
       : MatrixFile(world, index, storage, {0, index.size()}, numbers) {}
   /// With some rows alone: a part file. numbers: of these rows.
-  MatrixFile(const Communicator& world, const ParameterIndex& index, Precision storage, const Rows& part,
+  MatrixFile(const ranks::Communicator& world, const matrix::ParameterIndex& index, Precision storage, const Rows& part,
              const std::vector<double>& numbers)
-      : matrix{BlockGrid(index.size(), index.size() * static_cast<std::int64_t>(bytes_of(storage)), part), index.size(),
-               storage},
+      : matrix{matrix::BlockGrid(index.size(), index.size() * static_cast<std::int64_t>(bytes_of(storage)), part),
+               index.size(), storage},
         world_(world),
         folder_(world),
         n_(index.size()) {
     world.on_root([&] {
       const std::vector<double> zeros(static_cast<std::size_t>(n_), 0.0);
-      create_hessian_file(path(), {index, matrix, storage, zeros, zeros, {}}, false);
+      file::create_hessian_file(path(), {index, matrix, storage, zeros, zeros, {}}, false);
     });
     const auto bytes = stored(numbers);
     const auto place = [&](std::int64_t row) { return bytes.data() + (row - part.begin) * matrix.bytes_of_row(); };
-    HessianWriter writer(path(), matrix, world);
-    const auto own = share(part.count(), world.rank(), world.size());
+    file::HessianWriter writer(path(), matrix, world);
+    const auto own = matrix::share(part.count(), world.rank(), world.size());
     const Rows rows{part.begin + own.begin, part.begin + own.end};
     writer.write(rows, place(rows.begin));
     writer.close();
@@ -66,18 +66,18 @@ class MatrixFile {
   /// Collective. Marks the blocks in the file as the records say.
   void mark() const {
     world_.on_root([&] {
-      BlockMarks marks(path(), matrix.grid);
+      file::BlockMarks marks(path(), matrix.grid);
       marks.write(0, records);
       marks.sync();
     });
   }
 
-  const MatrixShape matrix;
-  std::vector<BlockRecord> records;
+  const matrix::MatrixShape matrix;
+  std::vector<file::BlockRecord> records;
 
  private:
-  static ParameterIndex one_parameter(std::int64_t n) {
-    ParameterIndex index;
+  static matrix::ParameterIndex one_parameter(std::int64_t n) {
+    matrix::ParameterIndex index;
     index.append("weight", {n});
     return index;
   }
@@ -92,7 +92,7 @@ class MatrixFile {
     return bytes;
   }
 
-  const Communicator& world_;
+  const ranks::Communicator& world_;
   SharedFolder folder_;
   std::int64_t n_;
 };

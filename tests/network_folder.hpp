@@ -10,16 +10,17 @@
 #include <utility>
 #include <vector>
 
-#include "hessian_mpi/device.hpp"
-#include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/load_problem.hpp"
-#include "hessian_mpi/options.hpp"
-#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/hdf5/hdf5.hpp"
+#include "hessian_mpi/network/device.hpp"
+#include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/run/load_problem.hpp"
+#include "hessian_mpi/run/options.hpp"
 #include "test_device.hpp"
 
 namespace hessian_mpi {
 
-inline std::vector<std::string> lines_of(const std::filesystem::path& file) {
+inline std::vector<std::string> text_lines(const std::filesystem::path& file) {
   std::ifstream in(file);
   std::vector<std::string> lines;
   for (std::string line; std::getline(in, line);) lines.push_back(line);
@@ -27,9 +28,9 @@ inline std::vector<std::string> lines_of(const std::filesystem::path& file) {
 }
 
 /// What the program would be told: the lines of a file, in which @CASE@ is the folder.
-inline Options options_in(const std::filesystem::path& folder, const std::string& file = "options") {
+inline run::Options options_in(const std::filesystem::path& folder, const std::string& file = "options") {
   std::vector<std::string> words{"hessian_mpi"};
-  for (auto word : lines_of(folder / file)) {
+  for (auto word : text_lines(folder / file)) {
     const std::string placeholder = "@CASE@";
     const auto at = word.find(placeholder);
     if (at != std::string::npos) word.replace(at, placeholder.size(), folder.string());
@@ -38,25 +39,23 @@ inline Options options_in(const std::filesystem::path& folder, const std::string
   std::vector<const char*> arguments;
   arguments.reserve(words.size());
   for (const auto& word : words) arguments.push_back(word.c_str());
-  return parse_options(static_cast<int>(arguments.size()), arguments.data());
+  return run::parse_options(static_cast<int>(arguments.size()), arguments.data());
 }
 
 struct LoadedProblem {
-  Problem problem;
+  std::unique_ptr<network::DifferentiableKernels> kernels;
+  network::Problem problem;
   std::vector<std::string> cures;
 };
 
-/// As the program does it, but that one process has one problem after the other: what the last one chose is undone.
-inline LoadedProblem load_as_the_program_does(const Options& options, Precision precision) {
-  at::set_num_threads(1);
-  at::globalContext().setUserEnabledMkldnn(true);
-  use_differentiable_kernels();
+/// As the program does it. One at a time.
+inline LoadedProblem load_as_the_program_does(const run::Options& options, Precision precision) {
   const torch::Device device(HESSIAN_MPI_TEST_DEVICE);
-  use_device(device);
-  auto problem = load_problem(options, precision, device);
-  use_fast_convolutions(problem);
-  auto cures = probe_second_derivatives(problem);
-  return {std::move(problem), std::move(cures)};
+  auto kernels = std::make_unique<network::DifferentiableKernels>(device, 1);
+  auto problem = run::load_problem(options, precision, device);
+  network::use_fast_convolutions(problem);
+  auto cures = network::probe_second_derivatives(problem);
+  return {std::move(kernels), std::move(problem), std::move(cures)};
 }
 
 inline std::vector<double> reference_in(const std::filesystem::path& folder) {

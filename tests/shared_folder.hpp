@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "hessian_mpi/communicator.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi {
 
@@ -13,7 +13,7 @@ namespace hessian_mpi {
 /// and destroying one is collective.
 class SharedFolder {
  public:
-  explicit SharedFolder(const Communicator& communicator) : communicator_(communicator) {
+  explicit SharedFolder(const ranks::Communicator& communicator) : communicator_(communicator) {
     std::string name = (std::filesystem::temp_directory_path() / "hessian_mpi_XXXXXX").string();
     communicator.on_root([&] {
       if (mkdtemp(name.data()) == nullptr) throw RunError("no folder for the test: " + name);
@@ -30,7 +30,7 @@ class SharedFolder {
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
 
  private:
-  const Communicator& communicator_;
+  const ranks::Communicator& communicator_;
   std::filesystem::path path_;
 };
 

@@ -14,19 +14,21 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/assemble.hpp"
-#include "hessian_mpi/assemble_by_layer.hpp"
-#include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/device.hpp"
-#include "hessian_mpi/earlier_columns.hpp"
-#include "hessian_mpi/job.hpp"
-#include "hessian_mpi/layer_factors.hpp"
-#include "hessian_mpi/layer_plan.hpp"
-#include "hessian_mpi/load_problem.hpp"
-#include "hessian_mpi/node.hpp"
-#include "hessian_mpi/options.hpp"
-#include "hessian_mpi/problem.hpp"
-#include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/layers/earlier_columns.hpp"
+#include "hessian_mpi/layers/layer_factors.hpp"
+#include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/network/device.hpp"
+#include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/run/assemble.hpp"
+#include "hessian_mpi/run/assemble_by_layer.hpp"
+#include "hessian_mpi/run/device_of_rank.hpp"
+#include "hessian_mpi/run/job.hpp"
+#include "hessian_mpi/run/load_problem.hpp"
+#include "hessian_mpi/run/options.hpp"
+#include "hessian_mpi/system/node.hpp"
 
 namespace {
 
@@ -35,12 +37,12 @@ using namespace hessian_mpi;
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 
 // The rows of some blocks into a buffer that is used again. It is not filled before, as the program's are not.
-void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix) {
+void compute(engines::Engine& engine, const matrix::BlockList& blocks, const matrix::MatrixShape& matrix) {
   const auto block = matrix.grid.rows_per_block() * matrix.bytes_of_row();
-  const auto most = std::max<std::int64_t>(1, buffer_bytes / block);
+  const auto most = std::max<std::int64_t>(1, run::buffer_bytes / block);
   const auto buffer = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(most * block));
   for (std::size_t place = 0; place < blocks.size();) {
-    const auto some = neighbours_from(blocks, place, most);
+    const auto some = matrix::neighbours_from(blocks, place, most);
     const auto rows = rows_of(matrix.grid, some);
     engine.compute(rows, {0, matrix.columns}, matrix.storage, buffer.get(), [](double) {});
     place += static_cast<std::size_t>(some.count());
@@ -48,17 +50,17 @@ void compute(Engine& engine, const BlockList& blocks, const MatrixShape& matrix)
 }
 
 // All rows, by all ranks.
-nlohmann::json whole(const Job& job, const Communicator& world) {
+nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   const auto& matrix = job.matrix;
-  const StopRequest never;
+  const system::StopRequest never;
   world.wait_for_all();  // who has loaded first would wait in the first exchange
   Stopwatch watch;
-  const auto row_by_row = row_by_row_engine(job);
-  auto assembly = assembly_of(job, all_blocks(job), *row_by_row, world);
-  assembly.prepare("", std::vector<BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
-  const auto compute_share = [&](Engine& engine, const SharedBlocks& blocks) {
+  const auto unfactored = run::unfactored_rows_engine(job);
+  auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
+  assembly.prepare("", std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
+  const auto compute_share = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
     world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });
-    return Assembled();
+    return run::Assembled();
   };
   assembly.assemble(compute_share, factor_memory, never);
   const auto own = static_cast<std::int64_t>(watch.lap() * 1e6);
@@ -67,41 +69,42 @@ nlohmann::json whole(const Job& job, const Communicator& world) {
 
 // What one rank of many does in each step. Its columns are zeros, and the passes that ranks share are all made here,
 // so that its own time is that without most of them.
-nlohmann::json one_of_many(const Job& job, int rank, int ranks, const Communicator& world) {
+nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks::Communicator& world) {
   const auto& problem = job.problem;
   const auto& matrix = job.matrix;
   const auto& plan = job.plan;
-  const auto row_by_row = row_by_row_engine(job);
-  const auto assembly = assembly_of(job, all_blocks(job), *row_by_row, world);
+  const auto unfactored = run::unfactored_rows_engine(job);
+  const auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < assembly.phases().size(); ++s) {
     const auto& blocks = assembly.phases()[s].blocks;
     std::vector<double> costs;
-    for (const auto b : blocks) costs.push_back(cost_of(plan, problem.index(), matrix.grid.block(b)));
-    const auto share = shared_by_cost(blocks, costs, ranks).of_rank(rank);
+    for (const auto b : blocks) costs.push_back(layers::cost_of(plan, problem.index(), matrix.grid.block(b)));
+    const auto share = matrix::shared_by_cost(blocks, costs, ranks).of_rank(rank);
     std::vector<Rows> own;
-    for (const auto b : share) append_run(matrix.grid.block(b), own);
+    for (const auto b : share) matrix::append_run(matrix.grid.block(b), own);
     Stopwatch watch;
     double shared = 0;
     if (s == 0) {
-      compute(*row_by_row, share, matrix);
+      compute(*unfactored, share, matrix);
     } else {
-      EarlierColumns columns(earlier, {own}, 0, matrix.storage);
+      layers::EarlierColumns columns(earlier, {own}, 0, matrix.storage);
       const std::vector<char> zeros(static_cast<std::size_t>(matrix.bytes_of_row()));
       for (const auto& run : earlier) {
         for (auto row = run.begin; row < run.end; ++row) columns.note(row, zeros.data());
       }
       columns.exchange(world);
       watch.lap();
-      LayerFactors factors(problem, plan.stages[s - 1], own, columns, *row_by_row, accumulation(job), factor_memory,
-                           world);
+      layers::LayerFactors factors(problem, plan.steps[s], own, columns, *unfactored, run::accumulation(job),
+                                   factor_memory, world);
       shared = watch.lap();
       compute(factors, share, matrix);
     }
     const double seconds = watch.lap();
     auto rows = rows_of(plan, problem.index(), s);
-    const auto columns = count_of(earlier) * count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
+    const auto columns =
+        layers::count_of(earlier) * layers::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
     steps.push_back({{"own", seconds}, {"shared", shared}, {"bytes_of_columns", columns}});
     earlier.insert(earlier.end(), rows.begin(), rows.end());
     std::sort(earlier.begin(), earlier.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
@@ -112,8 +115,8 @@ nlohmann::json one_of_many(const Job& job, int rank, int ranks, const Communicat
 }  // namespace
 
 int main(int argc, char** argv) {
-  const MpiSession mpi(argc, argv);
-  const auto world = Communicator::world();
+  const ranks::MpiSession mpi(argc, argv);
+  const auto world = ranks::Communicator::world();
   std::vector<char*> arguments(argv, argv + argc);
   int rank = 0;
   int ranks = 0;
@@ -123,22 +126,22 @@ int main(int argc, char** argv) {
     ranks = std::atoi(as.substr(as.find(':') + 1).c_str());
     arguments.erase(arguments.begin() + 1, arguments.begin() + 3);
   }
-  const auto options = parse_options(static_cast<int>(arguments.size()), arguments.data());
-  at::set_num_threads(1);
-  keep_freed_memory();
-  use_differentiable_kernels();
+  const auto options = run::parse_options(static_cast<int>(arguments.size()), arguments.data());
+  system::keep_freed_memory();
   Stopwatch watch;
-  const auto device = device_of_rank(options.device, world);
-  use_device(device);
-  const Problem problem = load_problem(options, options.dtype, device);
-  use_fast_convolutions(problem);
-  probe_second_derivatives(problem);
+  const auto device = run::device_of_rank(options.device, world);
+  const network::DifferentiableKernels kernels(device, 1);
+  const network::Problem problem = run::load_problem(options, options.dtype, device);
+  network::use_fast_convolutions(problem);
+  network::probe_second_derivatives(problem);
   const double loading = watch.lap();
-  Job job = job_of(options, problem);
-  plan_rows(job);
+  run::Job job = run::job_of(options, problem);
+  run::plan_rows(job);
   const double planning = watch.lap();
   auto line = ranks == 0 ? whole(job, world) : one_of_many(job, rank, ranks, world);
-  line.update(
-      {{"N", problem.index().size()}, {"loading", loading}, {"planning", planning}, {"plan", text_of(job.plan)}});
+  line.update({{"N", problem.index().size()},
+               {"loading", loading},
+               {"planning", planning},
+               {"plan", layers::text_of(job.plan)}});
   if (world.is_root()) std::cout << line << std::endl;
 }

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/checksum.hpp"
-#include "hessian_mpi/communicator.hpp"
-#include "hessian_mpi/hdf5.hpp"
-#include "hessian_mpi/hessian_file.hpp"
-#include "hessian_mpi/matrix_product.hpp"
-#include "hessian_mpi/row_stream.hpp"
-#include "hessian_mpi/stopwatch.hpp"
+#include "hessian_mpi/after/matrix_product.hpp"
+#include "hessian_mpi/base/checksum.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/row_stream.hpp"
+#include "hessian_mpi/hdf5/hdf5.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace {
 
@@ -25,8 +25,8 @@ using namespace hessian_mpi;
 constexpr int rounds = 9;
 
 // This rank's rows by one read after the other into one buffer: what there is to be had.
-void read_plainly(const std::filesystem::path& path, const MatrixShape& matrix, const Rows& own) {
-  const Descriptor file(path, Descriptor::Access::read);
+void read_plainly(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const Rows& own) {
+  const system::Descriptor file(path, system::Descriptor::Access::read);
   const auto begin = hdf5::File::open_to_read(path).offset_in_file("/hessian");
   const auto end = begin + static_cast<std::uint64_t>(own.end * matrix.bytes_of_row());
   std::vector<char> buffer(4 << 20);
@@ -38,7 +38,7 @@ void read_plainly(const std::filesystem::path& path, const MatrixShape& matrix, 
 }
 
 void let_go(const std::filesystem::path& path) {
-  const Descriptor file(path, Descriptor::Access::read);
+  const system::Descriptor file(path, system::Descriptor::Access::read);
   posix_fadvise(file.id(), 0, 0, POSIX_FADV_DONTNEED);
 }
 
@@ -53,7 +53,8 @@ double best(const std::vector<double>& seconds) {
   return *std::min_element(seconds.begin(), seconds.end());
 }
 
-void time_in_turn(std::vector<Pass>& passes, const std::filesystem::path& path, bool cold, const Communicator& world) {
+void time_in_turn(std::vector<Pass>& passes, const std::filesystem::path& path, bool cold,
+                  const ranks::Communicator& world) {
   for (int round = cold ? 0 : -1; round < rounds; ++round) {
     for (auto& pass : passes) {
       if (cold) world.on_root([&] { let_go(path); });
@@ -66,20 +67,20 @@ void time_in_turn(std::vector<Pass>& passes, const std::filesystem::path& path, 
   }
 }
 
-void run(const std::filesystem::path& path, bool cold, const Communicator& world) {
-  const auto stored = read_layout(path);
+void run(const std::filesystem::path& path, bool cold, const ranks::Communicator& world) {
+  const auto stored = file::read_layout(path);
   const auto& matrix = stored.matrix;
-  const auto own = rows_of_rank(matrix, world.rank(), world.size());
-  RowStream stream(path, matrix, slabs_of(own, matrix));
-  MatrixProduct product(path, matrix, own);
-  MatrixSums sums(stored.index);
+  const auto own = file::rows_of_rank(matrix, world.rank(), world.size());
+  file::RowStream stream(path, matrix, file::slabs_of(own, matrix));
+  after::MatrixProduct product(path, matrix, own);
+  after::MatrixSums sums(stored.index);
   const std::vector<double> vectors(static_cast<std::size_t>(4 * matrix.columns), 0.5);
   std::uint64_t kept = 0;
   std::vector<Pass> passes{
       {"plain reads", [&] { read_plainly(path, matrix, own); }, {}},
-      {"rows in slabs", [&] { stream.each([](const Slab&) {}); }, {}},
-      {"checksums", [&] { stream.each([&](const Slab& slab) { kept += xxh3(slab.bytes, slab.size()); }); }, {}},
-      {"norms and trace", [&] { stream.each([&](const Slab& slab) { sums.add(slab); }); }, {}},
+      {"rows in slabs", [&] { stream.each([](const file::Slab&) {}); }, {}},
+      {"checksums", [&] { stream.each([&](const file::Slab& slab) { kept += xxh3(slab.bytes, slab.size()); }); }, {}},
+      {"norms and trace", [&] { stream.each([&](const file::Slab& slab) { sums.add(slab); }); }, {}},
       {"H times 1 vector", [&] { product.times(vectors, 1); }, {}},
       {"H times 4 vectors", [&] { product.times(vectors, 4); }, {}},
       {"4 vectors and norms", [&] { product.times(vectors, 4, sums); }, {}},
@@ -99,8 +100,8 @@ void run(const std::filesystem::path& path, bool cold, const Communicator& world
 }  // namespace
 
 int main(int argc, char** argv) {
-  const MpiSession mpi(argc, argv);
-  const auto world = Communicator::world();
+  const ranks::MpiSession mpi(argc, argv);
+  const auto world = ranks::Communicator::world();
   if (argc < 2) return 2;
   run(argv[1], argc > 2 && std::string(argv[2]) == "cold", world);
   return 0;

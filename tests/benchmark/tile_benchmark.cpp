@@ -8,11 +8,11 @@
 #include <random>
 #include <vector>
 
-#include "tile.hpp"
+#include "hessian_mpi/engines/tile.hpp"
 
 namespace {
 
-using hessian_mpi::Strips;
+namespace engines = hessian_mpi::engines;
 using Clock = std::chrono::steady_clock;
 
 // Seconds for one of many calls.
@@ -54,17 +54,17 @@ constexpr Case cases[] = {{"question, 8 samples", 8, 88, 8192, 23365},
 void report(const Case& p, double bytes_a_second, double* best) {
   const auto left = random_numbers(p.inner * p.rows);
   const auto row = random_numbers(p.panel);
-  Strips<float> right(p.inner, p.panel);
+  engines::Strips<float> right(p.inner, p.panel);
   const auto fill = [&] {
     for (std::int64_t k = 0; k < p.inner; ++k) {
-      hessian_mpi::combine<float>(p.panel, 0.5F, row.data(), 0.1F, row.data(), right, k, 0);
+      engines::combine<float>(p.panel, 0.5F, row.data(), 0.1F, row.data(), right, k, 0);
     }
   };
   std::vector<float> out(static_cast<std::size_t>(p.rows * p.columns));
   std::int64_t column = 0;
   const auto multiply = [&] {
-    hessian_mpi::multiply(hessian_mpi::Product<float>{left.data(), p.rows, right.factor()}, p.rows, out.data() + column,
-                          p.columns);
+    engines::multiply(engines::Product<float>{left.data(), p.rows, right.factor()}, p.rows, out.data() + column,
+                      p.columns);
     column = column + 2 * p.panel <= p.columns ? column + p.panel : 0;
   };
   const double filling = seconds_for(fill);

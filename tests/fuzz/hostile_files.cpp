@@ -5,7 +5,7 @@
 
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 #include <unistd.h>
 
 #include <array>
@@ -21,12 +21,13 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/data.hpp"
-#include "hessian_mpi/error.hpp"
-#include "hessian_mpi/load_problem.hpp"
-#include "hessian_mpi/model.hpp"
-#include "hessian_mpi/options.hpp"
-#include "hessian_mpi/problem.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/network/data.hpp"
+#include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/model.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/run/load_problem.hpp"
+#include "hessian_mpi/run/options.hpp"
 #include "mutation.hpp"
 
 namespace hessian_mpi::fuzz {
@@ -99,11 +100,11 @@ constexpr const char* configuration =
 void examine(const std::vector<std::string>& arguments) {
   std::vector<const char*> argv{"hessian_mpi"};
   for (const auto& argument : arguments) argv.push_back(argument.c_str());
-  const Options options = parse_options(static_cast<int>(argv.size()), argv.data());
+  const run::Options options = run::parse_options(static_cast<int>(argv.size()), argv.data());
   if (!options.model || arguments.front() == "--config") return;
-  const auto problem = load_problem(options, options.dtype);
-  probe_second_derivatives(problem);
-  evaluate(problem);
+  const auto problem = run::load_problem(options, options.dtype);
+  network::probe_second_derivatives(problem);
+  network::evaluate(problem);
 }
 
 // Nothing that a terminal would obey, nothing that only a developer of a library can read, and valid UTF-8.
@@ -261,8 +262,7 @@ int main(int argc, char** argv) try {
   if (argc < 3) throw InputError("hostile_files MODELS CASES [SEED [CASE]]");
   fuzz::Plan plan{argv[1], std::stoull(argv[2]), argc > 3 ? std::stoull(argv[3]) : 1, {}};
   if (argc > 4) plan.only = std::stoull(argv[4]);
-  at::set_num_threads(1);
-  use_differentiable_kernels();
+  const network::DifferentiableKernels kernels(torch::kCPU, 1);
   return fuzz::run(plan);
 } catch (const std::exception& error) {
   std::cerr << "hostile_files: " << error.what() << '\n';

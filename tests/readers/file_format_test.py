@@ -1,4 +1,4 @@
-"""Holds include/hessian_mpi/file_format.md to files that the programs have made: what is in them is in the document,
+"""Holds include/hessian_mpi/file/file_format.md to files that the programs have made: what is in them is in the document,
 and what the document says is in them.
 
     file_format_test.py DOCUMENT HESSIAN_JOIN LAUNCH...

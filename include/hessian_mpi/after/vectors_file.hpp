@@ -1,0 +1,24 @@
+#pragma once
+/// Vectors that a user gives in a file: a dataset of an HDF5 file, a .npy file of numpy, or text. Not collective.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi::after {
+
+/// Vectors of equal length, one after the other.
+struct Vectors {
+  std::int64_t count = 0;
+  std::vector<double> numbers;
+};
+
+/// Reads vectors of n numbers. name: "v.npy", of shape (n,) or (count, n), in float32 or float64;
+/// "v.h5:/path/of/dataset", of the same shapes and any number type; or text with a vector on each line. Throws
+/// InputError: no such file, another length, not finite, of another kind.
+Vectors read_vectors(const std::string& name, std::int64_t n);
+
+/// Vectors whose entries are 1 or -1 at random, the same for the same seed.
+Vectors random_signs(std::int64_t count, std::int64_t n, std::uint64_t seed);
+
+}  // namespace hessian_mpi::after

@@ -1,0 +1,17 @@
+#pragma once
+/// Command lines as text: what files record, and what a user is told to type.
+
+#include <string>
+
+namespace hessian_mpi::cli {
+
+/// The arguments as one line that a shell reads as it was typed.
+std::string command_line_of(int argc, const char* const* argv);
+
+/// The options of a command line, without --plan, each with a space before it.
+std::string options_of_job(const std::string& command_line);
+
+/// The command line that goes on with a job begun by this one.
+std::string command_line_to_resume(const std::string& command_line);
+
+}  // namespace hessian_mpi::cli

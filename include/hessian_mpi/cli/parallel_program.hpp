@@ -1,0 +1,41 @@
+#pragma once
+/// The frame of a program that runs under mpirun: MPI, one error message, the same exit code on every rank.
+
+#include <functional>
+#include <iostream>
+#include <string>
+
+#include "hessian_mpi/ranks/communicator.hpp"
+
+namespace hessian_mpi::cli {
+
+/// Runs body between the start and the end of MPI and returns the exit code of main. name: the program's, before its
+/// errors; a stop that was asked for is told as none. body is collective; what it throws on one rank alone ends all.
+int run_parallel_program(const char* name, int argc, char** argv,
+                         const std::function<ExitCode(const ranks::Communicator& world)>& body);
+
+/// What a program says of itself.
+struct ProgramText {
+  const char* name;
+  void (*print_help)(std::ostream& out);
+  std::string libraries = {};  ///< beside MPI and HDF5, with their versions; may be empty
+};
+void print_versions(std::ostream& out, const ProgramText& program);
+
+/// The frame of a program with a command line: parse(argc, argv) makes options that have the flags help and version, on
+/// every rank; run(options, world), collective, does what they say and returns the exit code.
+template <class Parse, class Run>
+int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
+  return run_parallel_program(program.name, argc, argv, [&](const ranks::Communicator& world) {
+    const auto options = world.together([&] { return parse(argc, argv); });
+    if (!options.help && !options.version) return run(options, world);
+    if (world.is_root() && options.help) program.print_help(std::cout);
+    if (world.is_root() && options.version) print_versions(std::cout, program);
+    return ExitCode::complete;
+  });
+}
+
+/// A line of what such a program reports: what, and what of it. Root's alone.
+void say(const ranks::Communicator& world, const std::string& what, const std::string& words);
+
+}  // namespace hessian_mpi::cli

@@ -1,0 +1,110 @@
+#pragma once
+/// Products of small factors, written where the matrix wants them. Not a library's product of matrices: MKL adds in an
+/// order that depends on how many rows are asked for at once, and a row must not. Here each number is one sum over k,
+/// from the first to the last, whatever is computed beside it. Internal to the factored engine.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace hessian_mpi::engines {
+
+/// The right factor of a product, [inner, columns], where it lies: in pieces of 64 bytes of columns, which may be read
+/// whole also where there are fewer columns left.
+template <class Number>
+struct RightFactor {
+  const Number* begin = nullptr;
+  std::int64_t row_step = 0;    ///< from one k to the next
+  std::int64_t piece_step = 0;  ///< from one piece to the next
+  std::int64_t inner = 0;
+  std::int64_t columns = 0;
+};
+
+/// A matrix [inner, columns] in strips of 64 bytes of columns, each strip one piece of memory.
+template <class Number>
+class Strips {
+ public:
+  static constexpr std::int64_t width = 64 / static_cast<std::int64_t>(sizeof(Number));
+
+  Strips() = default;
+  Strips(std::int64_t inner, std::int64_t columns) { resize(inner, columns); }
+  void resize(std::int64_t inner, std::int64_t columns) {
+    inner_ = inner;
+    columns_ = columns;
+    numbers_.resize(static_cast<std::size_t>((columns + width - 1) / width * width * inner));
+  }
+  std::int64_t inner() const { return inner_; }
+  std::int64_t columns() const { return columns_; }
+  Number* strip(std::int64_t s) { return numbers_.data() + s * inner_ * width; }
+  Number* at(std::int64_t k, std::int64_t column) {
+    return numbers_.data() + (column / width * inner_ + k) * width + column % width;
+  }
+  RightFactor<Number> factor() const { return {numbers_.data(), width, inner_ * width, inner_, columns_}; }
+
+ private:
+  std::int64_t inner_ = 0;
+  std::int64_t columns_ = 0;
+  std::vector<Number> numbers_;
+};
+
+/// Rows that lie one after the other, row_step apart. The last one is followed by 64 bytes that may be read.
+template <class Number>
+RightFactor<Number> rows_as_factor(const Number* begin, std::int64_t row_step, std::int64_t inner,
+                                   std::int64_t columns) {
+  return {begin, row_step, Strips<Number>::width, inner, columns};
+}
+
+/// left[k * left_stride + i] times right(k, j), to be summed over k.
+template <class Number>
+struct Product {
+  const Number* left = nullptr;
+  std::int64_t left_stride = 0;
+  RightFactor<Number> right;
+};
+
+/// out[i * out_stride + j] = the products, one after the other, summed over k, for i < rows and j < their columns.
+template <class Number, class Out>
+void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride);
+
+template <class Number, class Out>
+void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::int64_t out_stride) {
+  multiply(std::span(&product, 1), rows, out, out_stride);
+}
+
+/// out[i] = sum over k of left[k * left_stride + i], for i < rows.
+template <class Number, class Out>
+void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std::int64_t inner, Out* out);
+
+/// Rows, each times a number of its own: row k is scale[k * scale_step] * row[k * row_step + i].
+template <class Number>
+struct ScaledRows {
+  const Number* scale = nullptr;
+  std::int64_t scale_step = 0;
+  const Number* row = nullptr;
+  std::int64_t row_step = 0;
+};
+
+/// out[k * out_step + i] = row k of a, and where there is one of b, at i, for k < rows and i < count.
+template <class Number>
+void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
+             Number* out, std::int64_t out_step);
+
+/// out[i] += s * a[i], for i < count.
+template <class Number>
+void accumulate(std::int64_t count, Number s, const Number* a, Number* out);
+
+/// s * a[i] + t * b[i], for i < count, into row k of strips from a column on; without b: s * a[i].
+template <class Number>
+void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
+             std::int64_t k, std::int64_t column);
+
+/// Numbers [inner, columns] that lie one row after the other, as strips.
+template <class Number>
+void fill_strips(const Number* numbers, std::int64_t inner, std::int64_t columns, Strips<Number>& strips) {
+  strips.resize(inner, columns);
+  for (std::int64_t k = 0; k < inner; ++k) {
+    combine<Number>(columns, 1, numbers + k * columns, 0, nullptr, strips, k, 0);
+  }
+}
+
+}  // namespace hessian_mpi::engines

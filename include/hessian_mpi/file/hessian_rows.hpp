@@ -1,0 +1,67 @@
+#pragma once
+/// The rows of the matrix in its file: written by all ranks, read by one.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "hessian_mpi/file/matrix_datasets.hpp"
+#include "hessian_mpi/hdf5/hdf5.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/writeback.hpp"
+
+namespace hessian_mpi::file {
+
+/// Collective. A file that all ranks have open for writing. A failure on one is thrown on all, as an AgreedError after
+/// which nothing is left to do but to abort.
+hdf5::File open_together(const std::filesystem::path& path, const ranks::Communicator& communicator);
+
+/// The matrix, open for writing on all ranks. A failure of any call is thrown on all ranks, as an AgreedError after
+/// which MPI cannot be finalised: HDF5 is then in the middle of something on some of them.
+class HessianWriter {
+ public:
+  /// Collective over the communicator, which must outlive this object.
+  HessianWriter(const std::filesystem::path& path, matrix::MatrixShape matrix, const ranks::Communicator& communicator);
+  ~HessianWriter();
+  HessianWriter(const HessianWriter&) = delete;
+  HessianWriter& operator=(const HessianWriter&) = delete;
+
+  /// Collective. Each rank hands in its own rows, of one piece of the matrix: all of their entries, numbers of the
+  /// storage type, row-major; or none. At most 1 GiB a rank.
+  void write(const Rows& rows, const void* numbers);
+
+  /// Collective. Returns when every row that was written is on the disk, as far as the operating system knows.
+  void sync();
+
+  /// Collective. Closes the file after a last sync.
+  void close();
+  bool is_open() const { return open_; }
+
+ private:
+  hdf5::File file_;
+  MatrixDatasets datasets_;
+  PlainOffsets offsets_;
+  system::EarlyWriteback writeback_;
+  matrix::MatrixShape matrix_;
+  const ranks::Communicator& communicator_;
+  bool open_ = true;
+};
+
+/// The matrix, open for reading on one rank. Rows are those of the whole matrix, also where the file is a part. Not
+/// collective.
+class HessianReader {
+ public:
+  explicit HessianReader(const std::filesystem::path& path);
+  /// The tile's numbers, row-major, converted to double. Of rows that have entries in these columns.
+  std::vector<double> tile(const hdf5::Tile& tile) const;
+  /// Bytes of some rows, of one piece of the matrix, as they lie in the file.
+  std::vector<char> bytes(const Rows& rows, const matrix::MatrixShape& matrix) const;
+
+ private:
+  hdf5::File file_;
+  MatrixDatasets datasets_;
+};
+
+}  // namespace hessian_mpi::file

@@ -1,0 +1,27 @@
+#pragma once
+/// Whether two files, or a file and a run, are of the same job: whether their rows belong into one matrix. Not
+/// collective.
+
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/file/hessian_file.hpp"
+
+namespace hessian_mpi::file {
+
+struct JobComparison {
+  std::vector<std::string> differences;  ///< "loss: 'mse' in the file, 'l1' now"; none for the same job
+  std::vector<std::string> warnings;     ///< what the user should know and may accept
+};
+
+/// How a message speaks of the two: "in the file" and "now", say.
+struct Sides {
+  std::string first;
+  std::string second;
+};
+
+/// Compares model, data, loss and every option that changes a number, the versions of hessian_mpi and LibTorch, the
+/// parameters and their values, the gradient, and the type of the matrix, but not which rows of it are meant.
+JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides);
+
+}  // namespace hessian_mpi::file

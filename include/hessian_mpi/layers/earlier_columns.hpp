@@ -1,0 +1,56 @@
+#pragma once
+/// Rows that were made in earlier steps, as columns of the rows of a later one: H is symmetric. Each such row is made
+/// once in the whole job, on whichever rank, and its numbers go to the ranks whose rows need them.
+
+#include <cstdint>
+#include <vector>
+
+#include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+
+namespace hessian_mpi::layers {
+
+class EarlierColumns {
+ public:
+  /// earlier: the rows that are made earlier, in order. wanted: for each rank the rows that are to have them as
+  /// columns, in order; the same on all ranks. rank: this one. Both as runs of neighbours.
+  EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
+
+  /// Not collective. Notes an earlier row: N numbers of the storage precision. A row may be noted on several ranks,
+  /// with the same numbers.
+  void note(std::int64_t row, const void* numbers);
+
+  /// Collective. Brings to each rank what its rows need and forgets what was noted. Every earlier row has been noted on
+  /// some rank; otherwise throws RunError there where it is missed.
+  void exchange(const ranks::Communicator& communicator);
+
+  /// Puts the columns into one of this rank's rows of N numbers.
+  void fill(std::int64_t row, void* numbers) const;
+
+  /// Bytes that note() keeps for a row, and fill() for one.
+  std::int64_t bytes_noted() const { return wanted_count_ * number_bytes_; }
+  std::int64_t bytes_kept() const { return earlier_count_ * number_bytes_; }
+
+ private:
+  // Collective. The noted rows from one to another.
+  void send(std::size_t begin, std::size_t end, const ranks::Communicator& communicator);
+  template <class Number>
+  void keep(const std::vector<std::int64_t>& rows, const Number* numbers);
+
+  std::vector<Rows> earlier_;
+  std::vector<std::vector<Rows>> wanted_;
+  std::size_t rank_;
+  std::int64_t number_bytes_;
+  std::int64_t earlier_count_;
+  std::int64_t wanted_count_ = 0;  // of all ranks
+  std::vector<std::int64_t> noted_rows_;
+  std::vector<std::vector<char>> noted_;  // for each noted row the numbers that each rank wants
+  std::vector<char> kept_;                // for each own row its numbers in all earlier columns
+  std::vector<bool> found_;               // of all earlier rows, those that are kept
+};
+
+/// How many rows some runs have, and the place of a row of them.
+std::int64_t count_of(const std::vector<Rows>& runs);
+std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs);
+
+}  // namespace hessian_mpi::layers

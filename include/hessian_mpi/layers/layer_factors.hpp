@@ -1,0 +1,61 @@
+#pragma once
+/// Rows factored by layer, exact. Of a layer z = a W^T + b, used once, only z and a change with the other parameters.
+/// With delta = dL/dz, k over samples, for parameters W_l[p, q] and W_m[r, s] of layers l and m:
+///
+///   H = sum_k  S_lm[k, p, r] a_l[k, q] a_m[k, s]  +  a_l[k, q] J_ml[k, s, p] delta_m[k, r]
+///            + delta_l[k, p] J_lm[k, q, r] a_m[k, s]
+///
+/// S_lm[k, p, r] = d delta_l[k, p] / d z_m[k, r] with z_m taken as an intermediate, J_ml[k, s, p] = d a_m[k, s] / d
+/// z_l[k, p] (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. S takes a double-backward pass
+/// for each output of a layer, J a backward pass for each input, each for all samples at once; the rest is products of
+/// matrices whose inner dimension is the number of samples (src/layer_factors/column_panels.hpp, row_sums.hpp). This is
+/// the product rule, applied to dL/dW = delta^T a and then to delta and a by the chain rule; for layers seen at several
+/// positions of a sample, sums over those are added.
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/layers/earlier_columns.hpp"
+#include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+
+namespace hessian_mpi::layers {
+
+class LayerFactors final : public engines::Engine {
+ public:
+  /// Collective over the communicator: the passes for J are split over its ranks. step: the same on all ranks. own:
+  /// the rows of the step that this rank is going to ask for, in order. columns: what rows of earlier steps have in
+  /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
+  /// of the sums over samples. What is asked for is all columns, or some of those of the step's own layers. memory:
+  /// bytes for what passes find; more of them are made again where it is small. go_on: asked by all ranks before the
+  /// first pass for J and after each second of them, where J is kept; the same on all. Where it says no, the engine
+  /// must not be used. Problem, step, columns and others must outlive the engine.
+  LayerFactors(
+      const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
+      const EarlierColumns& columns, engines::Engine& others, Precision accumulate, std::uint64_t memory,
+      const ranks::Communicator& communicator, const std::function<bool()>& go_on = [] { return true; });
+  ~LayerFactors() override;
+  LayerFactors(const LayerFactors&) = delete;
+  LayerFactors& operator=(const LayerFactors&) = delete;
+
+  std::string name() const override { return "layers"; }
+  std::int64_t rows_at_once() const override { return 64; }
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override;
+
+  class Assembly;  // in numbers of one precision
+
+ private:
+  c10::Device device_;
+  std::unique_ptr<Assembly> assembly_;
+};
+
+}  // namespace hessian_mpi::layers

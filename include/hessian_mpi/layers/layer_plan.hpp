@@ -1,0 +1,80 @@
+#pragma once
+/// Which parameters' rows are factored by layer, and which are made by double-backward: decided by what is exact, by
+/// what fits into memory, and by counting operations; never by timing, so that it is the same on every rank and in
+/// every run.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/layers/layer_capture.hpp"
+#include "hessian_mpi/network/problem.hpp"
+
+namespace hessian_mpi::layers {
+
+/// What second derivatives do not cross, so that one backward pass serves all of them at once: only the batch, a
+/// sample, or a position of a sample.
+enum class Unit { batch, sample, position };
+
+/// A call in a step.
+struct FactoredLayer {
+  std::size_t call = 0;               ///< in CapturedForward::calls
+  bool samples_last = false;          ///< its tensors go position by position, in each all samples
+  bool makes_rows = true;             ///< in this step; else its parameters are columns only
+  bool has_bias = true;               ///< else that is made by double-backward
+  std::vector<std::size_t> upstream;  ///< which of the step's layers its input depends on, as far as that is needed
+};
+
+/// Rows that are made together, with those of earlier steps as columns: from factors of layers with one kind of unit,
+/// or, without layers, by double-backward.
+struct LayerStep {
+  Unit unit = Unit::sample;
+  std::vector<FactoredLayer> layers;  ///< in the order of execution
+  std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
+  std::int64_t rows = 0;              ///< that it makes
+  std::int64_t passes = 0;            ///< backward, for its factors
+};
+
+/// How the rows of one parameter are made.
+struct ParameterPlan {
+  std::size_t step = 0;            ///< in LayerPlan::steps
+  std::string reason;              ///< why by double-backward; empty where they are factored
+  double row_cost = 1;             ///< what one row takes, in multiplications
+  std::int64_t rows_together = 1;  ///< neighbouring rows that come of the same passes
+};
+
+struct LayerPlan {
+  std::vector<ParameterPlan> parameters;
+  std::vector<LayerStep> steps;      ///< the first one by double-backward, all others with layers
+  std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
+  std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
+
+  bool factors_layers() const { return steps.size() > 1; }
+  bool is_factored(std::size_t parameter) const { return parameters[parameter].step > 0; }
+};
+
+/// Not collective; the same on all ranks. Method::rows: no layers. Method::layers: all layers that can be factored
+/// without factors larger than the matrix is worth. Method::automatic: those where it saves operations. Runs the model
+/// a few times, and tests with some backward passes what second derivatives cross. For diagonal blocks, or the diagonal
+/// of them, each layer has a step of its own.
+LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries = Entries::all);
+
+/// The rows that a step makes, as runs of neighbours.
+std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& index, std::size_t step);
+
+/// What some rows take, in multiplications.
+double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows);
+
+/// The plan for people and for the file: a line for each parameter, "fc.weight: layers" or "fc.bias: rows, why".
+std::string lines_of(const LayerPlan& plan, const matrix::ParameterIndex& index);
+/// In one line: "layers: 23045 rows from 5 backward passes, each for all samples at once; 320 rows by
+/// double-backward", or
+/// "rows".
+std::string text_of(const LayerPlan& plan);
+/// For each reason the parameters whose rows are made by double-backward: "c1.weight, c1.bias: double-backward takes
+/// fewer operations".
+std::vector<std::string> text_of_reasons(const LayerPlan& plan, const matrix::ParameterIndex& index);
+
+}  // namespace hessian_mpi::layers

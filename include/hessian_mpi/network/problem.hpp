@@ -1,0 +1,124 @@
+#pragma once
+/// What is differentiated: a model, data and a loss, joined to one function of the parameters. Knows nothing of
+/// Hessians.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/matrix/parameter_index.hpp"
+#include "hessian_mpi/network/data.hpp"
+#include "hessian_mpi/network/loss.hpp"
+#include "hessian_mpi/network/model.hpp"
+
+namespace hessian_mpi::network {
+
+struct ProblemSettings {
+  std::string loss = "cross_entropy";
+  Reduction reduction = Reduction::mean;
+  Mode mode = Mode::eval;
+  std::optional<std::int64_t> batch_size;     ///< samples per forward; all where absent
+  std::optional<Precision> precision;         ///< of parameters, data and derivatives; the model's where absent
+  std::vector<std::string> patterns = {"*"};  ///< parameters that span the Hessian
+  std::uint64_t seed = 0;                     ///< of random layers: the same masks in every forward, on every rank
+  std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
+  double l2 = 0;                              ///< lambda of the L2 term, not negative
+  torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
+};
+
+/// What a network returns for some samples, and what the loss takes beside it.
+struct BatchOutput {
+  c10::IValue value;
+  c10::IValue targets;  ///< None, a tensor, or a tuple of several
+  std::int64_t samples = 0;
+};
+
+/// L(theta) = sum over batches b of loss(b), plus the L2 term, lambda / 2 times the sum of squares of all trainable
+/// parameters, which is kept out of loss() and gradient(): in their graph each parameter stays where the network has
+/// it. Not collective. The parameters are leaves that are never changed, but for set_parameters().
+class Problem {
+ public:
+  /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
+  /// Throws InputError: a pattern that matches nothing, no trainable parameter, one whose name cannot be shown or
+  /// written, NaN or infinity in it, a dtype that isn't supported, whatever model and loss find wrong with the data.
+  Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings);
+
+  const matrix::ParameterIndex& index() const { return index_; }
+  /// The parameters that span the Hessian, in the order of index().
+  const std::vector<torch::Tensor>& parameters() const { return parameters_; }
+  Precision precision() const { return precision_; }
+  torch::Device device() const { return device_; }
+  std::int64_t samples() const { return data_.samples(); }
+  std::int64_t batch_size() const { return batch_size_; }
+  std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
+  /// The samples of batch b, of which the last batch may have fewer.
+  Rows samples_in(std::int64_t b) const;
+  std::string model_format() const { return model_->format(); }
+  /// The loss's options as text_of_loss_options() has them; empty where there are none.
+  const std::string& loss_options() const { return loss_options_; }
+  /// lambda: what the L2 term adds to the diagonal of H; 0 where there is none.
+  double l2() const { return l2_; }
+  /// The L2 term's value: of parameters that the patterns leave out, too, so that they do not change L.
+  double l2_term() const;
+  /// True if the model has convolutions and all of them see one channel at a time, frozen ones included.
+  bool convolves_single_channels() const;
+
+  /// The share of batch b in the loss: a scalar connected to the parameters. Not finite or not fitting: InputError.
+  /// With copies: the batch is run so many times in one forward, one copy after the other along the first dimension,
+  /// and all their shares are added up.
+  torch::Tensor loss(std::int64_t b, std::int64_t copies = 1) const;
+
+  /// Derivatives of a batch's share by each parameter, undefined where it does not depend on one. With create_graph
+  /// they can be differentiated again.
+  std::vector<torch::Tensor> gradient(std::int64_t b, bool create_graph) const;
+
+  /// What the network returns for batch b, connected to the parameters. Throws InputError as loss() does, and where the
+  /// model computes the loss itself.
+  BatchOutput output(std::int64_t b) const;
+  /// How many terms the loss of the whole data set has, told by the output of one of its batches; 1 for a sum.
+  double terms(const BatchOutput& output) const;
+  /// The share of some samples in the loss of a data set with so many terms: a scalar.
+  torch::Tensor loss_of(const BatchOutput& output, double terms) const;
+  Reduction reduction() const { return reduction_; }
+
+  /// theta as N numbers, and the other way round.
+  std::vector<double> flat_parameters() const;
+  void set_parameters(const std::vector<double>& theta);
+
+ private:
+  BatchOutput run(const Data& on_host, std::int64_t b) const;
+  LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
+  double weight_of(const LossTerm& term, double count) const;
+  void select_parameters(const ProblemSettings& settings);
+
+  std::unique_ptr<Model> model_;
+  Data data_;               ///< on the host
+  std::string infinities_;  ///< where data_ holds any: a note for errors
+  Loss loss_;
+  std::string loss_options_;
+  double l2_;
+  double other_squares_ = 0;  ///< sum of squares of trainable parameters that the patterns leave out
+  bool model_computes_loss_;
+  Reduction reduction_;
+  std::uint64_t seed_;
+  std::int64_t batch_size_ = 0;
+  Precision precision_ = Precision::float32;
+  torch::Device device_;
+  std::optional<double> count_;  ///< terms in the whole data set; absent until known
+  std::vector<torch::Tensor> parameters_;
+  matrix::ParameterIndex index_;
+};
+
+/// Loss and gradient at the problem's parameters, the L2 term among them, batches added up in float64.
+struct LossAndGradient {
+  double loss = 0;
+  std::vector<double> gradient;  ///< N numbers
+};
+LossAndGradient evaluate(const Problem& problem);
+
+}  // namespace hessian_mpi::network

@@ -1,0 +1,68 @@
+#pragma once
+/// What a run is to make, and how: the matrix, the plan of its rows, the engines that make them, the memory they take.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/run/assemble_by_layer.hpp"
+#include "hessian_mpi/run/options.hpp"
+#include "hessian_mpi/run/summary.hpp"
+
+namespace hessian_mpi::run {
+
+/// Options and problem must outlive it.
+struct Job {
+  const Options& options;
+  const network::Problem& problem;
+  matrix::MatrixShape matrix;
+  layers::LayerPlan plan;
+  std::int64_t outputs = 0;  ///< of a Gauss-Newton or Fisher matrix, where its rows come of their derivatives
+};
+
+/// The job without a plan. Throws InputError where --rows names rows that the matrix does not have.
+Job job_of(const Options& options, const network::Problem& problem);
+
+/// Adds what takes derivatives: the plan, and outputs.
+void plan_rows(Job& job);
+
+/// Of the sums over samples.
+Precision accumulation(const Job& job);
+
+/// What makes rows one by one.
+std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job);
+
+/// Collective. What makes the rows of the plan's first step, which are all where no layers are factored. between: as
+/// JacobianFactors has it, where that is what makes them.
+std::unique_ptr<engines::Engine> row_engine(const Job& job, const ranks::Communicator& world,
+                                            const std::function<void()>& between);
+
+matrix::BlockList all_blocks(const Job& job);
+
+/// Collective. unfactored must outlive it.
+LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, engines::Engine& unfactored,
+                            const ranks::Communicator& world);
+
+/// Bytes of a rank: what a run keeps beside its buffers of rows, and what is left for those.
+struct Memory {
+  std::uint64_t factors = 0;
+  std::int64_t blocks_at_once = 1;
+  std::uint64_t lacking = 0;  ///< for factors to be made once
+  std::uint64_t most = 0;     ///< that all of this takes
+};
+
+/// all: what a rank may use. Throws InputError where it is too little.
+Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all);
+
+/// "rows", "layers" or "outputs", as the file has it; a line for each parameter; what a person is told first.
+std::string name_of_method(const Job& job);
+std::string lines_of_methods(const Job& job);
+Announcement announcement(const Job& job, int ranks, int threads);
+
+}  // namespace hessian_mpi::run

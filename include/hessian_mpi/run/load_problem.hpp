@@ -1,0 +1,16 @@
+#pragma once
+/// From options to the problem that they describe.
+
+#include <optional>
+
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/run/options.hpp"
+
+namespace hessian_mpi::run {
+
+/// Not collective. Loads the model and the data that the options name, or the embedded example. precision: of
+/// parameters, data and derivatives; the model's where absent. Throws InputError.
+network::Problem load_problem(const Options& options, std::optional<Precision> precision,
+                              torch::Device device = torch::kCPU);
+
+}  // namespace hessian_mpi::run

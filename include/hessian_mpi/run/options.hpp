@@ -1,0 +1,64 @@
+#pragma once
+/// The command line and the configuration file as one plain struct, with every check that needs no model.
+
+#include <cstdint>
+#include <filesystem>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/base/vocabulary.hpp"
+
+namespace hessian_mpi::run {
+
+/// One of so many parts of the matrix, counted from 0: what a task of a job array computes.
+struct PartOfRows {
+  std::int64_t part = 0;
+  std::int64_t parts = 1;
+};
+
+/// What the user asked for; the manual is the option table of the README, the same words as `--help`.
+struct Options {
+  std::optional<std::filesystem::path> model;  ///< the embedded example where absent
+  std::optional<std::filesystem::path> data;   ///< the embedded example where absent
+  std::string loss = "cross_entropy";
+  std::vector<std::string> loss_options;  ///< each a NAME=VALUE, looked at where the loss is made
+  double l2 = 0;
+  Reduction reduction = Reduction::mean;
+  Mode mode = Mode::eval;
+  std::optional<std::int64_t> batch_size;
+  std::optional<Precision> dtype;
+  std::vector<std::string> parameters = {"*"};
+  std::uint64_t seed = 0;
+  Matrix matrix = Matrix::hessian;
+  Entries entries = Entries::all;
+  Method method = Method::automatic;
+  DeviceChoice device = DeviceChoice::automatic;
+  std::optional<Precision> accumulate;     ///< of sums over samples; as the derivatives where absent
+  std::optional<Rows> rows;                ///< all where this and the next are absent
+  std::optional<PartOfRows> part_of_rows;  ///< at most one of the two
+  std::optional<int> threads;
+  std::optional<std::uint64_t> memory;  ///< bytes
+  std::filesystem::path output = "hessian.h5";
+  std::optional<Precision> storage;
+  std::optional<double> time_limit;  ///< seconds
+  bool plan = false;                 ///< say what the job will take, and write nothing
+  bool resume = false;
+  bool overwrite = false;
+  int check_rows = 8;
+  Verify verify = Verify::sample;
+  ProgressStyle progress = ProgressStyle::automatic;
+
+  bool help = false;
+  bool version = false;
+  std::string command_line;  ///< as typed, for the file
+};
+
+/// Parses argv and the file that --config names; the command line wins. Throws InputError naming the option at fault.
+Options parse_options(int argc, const char* const* argv);
+
+/// The text of --help.
+void print_help(std::ostream& out);
+
+}  // namespace hessian_mpi::run

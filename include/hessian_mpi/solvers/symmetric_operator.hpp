@@ -1,0 +1,53 @@
+#pragma once
+/// A = (H + H^T) / 2 as something that multiplies vectors, which is all that iterative methods ask of a matrix.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "hessian_mpi/file/row_stream.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+
+namespace hessian_mpi::solvers {
+
+/// Each rank has contiguous rows: in memory where they fit, else read from the file again for every product.
+class SymmetricOperator {
+ public:
+  /// Collective. matrix: whole, as read_complete_layout() found it. memory: bytes that a rank's rows may take. The
+  /// communicator must outlive the object.
+  SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix, std::uint64_t memory,
+                    const ranks::Communicator& communicator);
+
+  std::int64_t size() const { return matrix_.columns; }
+  const matrix::MatrixShape& shape() const { return matrix_; }
+  /// The rows of this rank, and the elements that it has of every vector.
+  const Rows& own() const { return own_; }
+  bool in_memory() const { return in_memory_; }
+  const ranks::Communicator& communicator() const { return communicator_; }
+
+  /// Collective. own: of `count` vectors, one after the other, this rank's own().count() numbers each; products: of A
+  /// times each of them the same. Takes 16 N bytes for each vector. Throws on all ranks where the file cannot be read,
+  /// and RunError where a product is not finite, as where H is not.
+  void multiply(const double* own, std::int64_t count, double* products);
+
+  /// How often the matrix was gone through.
+  std::int64_t passes() const { return passes_; }
+
+ private:
+  void add_slab(const file::Slab& slab, const double* whole, const double* own, std::int64_t count, double* by_rows,
+                double* by_columns);
+  void each_slab(const std::function<void(const file::Slab&)>& visit);
+
+  matrix::MatrixShape matrix_;
+  const ranks::Communicator& communicator_;
+  Rows own_;
+  file::RowStream stream_;
+  bool in_memory_;
+  std::vector<char> rows_;         // all of this rank's, if in memory
+  std::vector<double> as_double_;  // those of a slab
+  std::int64_t passes_ = 0;
+};
+
+}  // namespace hessian_mpi::solvers

@@ -1,0 +1,35 @@
+#pragma once
+/// A file that gets its name when it is whole: neither a failure nor a race touches one that exists. Not collective;
+/// Linux.
+
+#include <filesystem>
+
+namespace hessian_mpi::system {
+
+/// The folder that a file lies in.
+std::filesystem::path folder_of(const std::filesystem::path& path);
+
+/// Throws InputError: the file exists, and --overwrite was not given.
+[[noreturn]] void throw_exists(const std::filesystem::path& path);
+
+/// Waits until the file's bytes are on the disk. Throws RunError.
+void bring_to_disk(const std::filesystem::path& path);
+
+/// The name that a new file has for the time being. What lies under it on destruction is removed.
+class UnfinishedFile {
+ public:
+  /// A name beside the file that it is to become.
+  explicit UnfinishedFile(const std::filesystem::path& path);
+  ~UnfinishedFile();
+  UnfinishedFile(const UnfinishedFile&) = delete;
+  UnfinishedFile& operator=(const UnfinishedFile&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Gives the file its real name. Throws InputError where that exists, unless it is to be replaced.
+  void publish(const std::filesystem::path& name, bool replace) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace hessian_mpi::system

@@ -1,0 +1,72 @@
+#pragma once
+/// Bytes of an existing file on their way to the disk. Not collective; Linux.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi::system {
+
+/// The operating system's words for an errno: "No space left on device".
+std::string reason(int error);
+
+/// A POSIX file descriptor, closed on destruction.
+class Descriptor {
+ public:
+  enum class Access { read, read_and_write };
+  /// Of an existing file.
+  explicit Descriptor(const std::filesystem::path& path, Access access = Access::read_and_write);
+  /// One that has been opened, and is closed by the object from now on.
+  explicit Descriptor(int id) noexcept : id_(id) {}
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept;
+  Descriptor& operator=(Descriptor&&) = delete;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  /// Negative where the file could not be opened; errno says why.
+  int id() const { return id_; }
+
+ private:
+  int id_;
+};
+
+/// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
+/// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.
+/// Not collective.
+class EarlyWriteback {
+ public:
+  /// Throws RunError where the file cannot be opened.
+  explicit EarlyWriteback(const std::filesystem::path& path);
+  /// descriptor: open for writing. path: what errors name.
+  EarlyWriteback(std::filesystem::path path, Descriptor descriptor);
+
+  /// Writes bytes itself, for files that are not open through MPI-IO. Throws RunError.
+  void write(std::uint64_t offset, const std::vector<char>& bytes);
+
+  /// Starts to write back bytes that were just written, and waits for those of the call before. Throws RunError where
+  /// these did not reach the disk.
+  void start(std::uint64_t offset, std::uint64_t bytes);
+  /// Waits for the last bytes; throws as start() does.
+  void finish();
+  /// Returns when all that any process of this node has written is on the disk. Throws RunError where it isn't.
+  void sync();
+
+ private:
+  std::filesystem::path path_;
+  Descriptor descriptor_;
+  std::uint64_t offset_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+/// What writing takes: until all is on the disk, and of the processor that writes, which has no time to compute then.
+struct WritingCost {
+  double seconds = 0;
+  double processor_seconds = 0;
+};
+
+/// Writes so many bytes to the disk as a run writes rows, `piece` of them at a time, into a file of the folder that has
+/// no name and whose space is taken before; it is gone afterwards. Throws RunError.
+WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes, std::uint64_t piece);
+
+}  // namespace hessian_mpi::system

@@ -1,0 +1,147 @@
+#include "hessian_mpi/cli/progress.hpp"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <ostream>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+
+namespace hessian_mpi::cli {
+namespace {
+
+constexpr int default_width = 100;
+constexpr std::chrono::duration<double> pause_of_bar{0.2};
+// Lines in a log come rarer the longer a job runs: a day leaves a page, not a book.
+constexpr std::chrono::duration<double> first_pause_of_lines{5};
+constexpr std::chrono::duration<double> longest_pause_of_lines{300};
+
+template <class... Values>
+std::string formatted(const char* format, Values... values) {
+  std::array<char, 256> buffer{};
+  std::snprintf(buffer.data(), buffer.size(), format, values...);
+  return buffer.data();
+}
+
+double rows_made(const ProgressState& state) {
+  return state.fraction * static_cast<double>(state.rows - state.present);
+}
+
+// Of the whole file, with the rows of earlier runs.
+double share_of_file(const ProgressState& state) {
+  return state.rows > 0 ? (static_cast<double>(state.present) + rows_made(state)) / static_cast<double>(state.rows) : 1;
+}
+
+std::string figures(const ProgressState& state) {
+  const double made = rows_made(state);
+  const double rows = static_cast<double>(state.present) + made;
+  const double share = share_of_file(state);
+  const double rate = state.seconds > 0 ? made / state.seconds : 0;
+  const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
+  const std::string left =
+      state.fraction > 0 ? text_of_seconds(state.seconds / state.fraction * (1 - state.fraction)) + " left" : "";
+  return formatted("%3.0f %%  %.0f / %lld rows  %s rows/s  %s / %s  %s", 100 * share, std::floor(rows),
+                   static_cast<long long>(state.rows), formatted(rate < 100 ? "%.3g" : "%.0f", rate).c_str(),
+                   text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
+}
+
+// mpirun reads the ranks' stderr through a pipe; whether its own goes to a terminal is what counts.
+std::filesystem::path stderr_of_launcher() {
+  const auto parent = std::filesystem::path("/proc") / std::to_string(getppid());
+  std::ifstream in(parent / "comm");
+  std::string name;
+  in >> name;
+  if (name != "mpirun" && name != "orterun" && name != "mpiexec" && name != "prterun") return {};
+  std::error_code unreadable;
+  return std::filesystem::read_symlink(parent / "fd" / "2", unreadable);
+}
+
+bool names_terminal(const std::filesystem::path& path) {
+  return path.string().rfind("/dev/pts/", 0) == 0 || path.string().rfind("/dev/tty", 0) == 0;
+}
+
+int terminal_width() {
+  winsize size{};
+  const auto launcher = stderr_of_launcher();
+  std::FILE* const terminal = names_terminal(launcher) ? std::fopen(launcher.c_str(), "r") : nullptr;
+  const bool known = ioctl(terminal != nullptr ? fileno(terminal) : STDERR_FILENO, TIOCGWINSZ, &size) == 0;
+  if (terminal != nullptr) std::fclose(terminal);
+  return known && size.ws_col > 0 ? size.ws_col : default_width;
+}
+
+}  // namespace
+
+std::string progress_line(const ProgressState& state) {
+  return figures(state);
+}
+
+std::string progress_bar(const ProgressState& state, int width) {
+  const std::string right = "  " + figures(state);
+  const int room = std::max(0, std::min(30, width - static_cast<int>(right.size()) - 3));
+  if (room == 0) return right.substr(2, static_cast<std::size_t>(std::max(0, width - 1)));
+  const int filled = static_cast<int>(share_of_file(state) * room);
+  return "[" + std::string(static_cast<std::size_t>(filled), '=') + (filled < room ? ">" : "") +
+         std::string(static_cast<std::size_t>(std::max(0, room - filled - 1)), ' ') + "]" + right;
+}
+
+bool is_on_terminal() {
+  return isatty(STDERR_FILENO) == 1 || names_terminal(stderr_of_launcher());
+}
+
+Progress::Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes,
+                   std::int64_t share, std::ostream& out)
+    : style_(style),
+      rows_(rows),
+      present_(present),
+      bytes_(bytes),
+      share_(static_cast<double>(std::max<std::int64_t>(share, 1))),
+      out_(out),
+      start_(Clock::now()) {
+  if (style_ == ProgressStyle::automatic) style_ = is_on_terminal() ? ProgressStyle::bar : ProgressStyle::plain;
+  pause_ = style_ == ProgressStyle::bar ? pause_of_bar : first_pause_of_lines;
+  next_ = start_ + std::chrono::duration_cast<Clock::duration>(pause_);
+}
+
+Progress::~Progress() {
+  // An error message that follows begins on a line of its own.
+  if (shown_ && style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
+}
+
+void Progress::advance(double rows) {
+  done_ += rows;
+  if (style_ == ProgressStyle::none) return;
+  const auto now = Clock::now();
+  if (now >= next_) show(now);
+}
+
+void Progress::finish() {
+  if (style_ == ProgressStyle::none) return;
+  done_ = share_;
+  show(Clock::now());
+  if (style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
+  shown_ = false;
+}
+
+ProgressState Progress::state(Clock::time_point now) const {
+  return {std::min(1.0, done_ / share_), std::chrono::duration<double>(now - start_).count(), rows_, bytes_, present_};
+}
+
+void Progress::show(Clock::time_point now) {
+  shown_ = true;
+  if (style_ == ProgressStyle::bar) {
+    out_ << '\r' << progress_bar(state(now), terminal_width()) << "\033[K" << std::flush;
+  } else {
+    out_ << progress_line(state(now)) << '\n' << std::flush;
+    pause_ = std::min<std::chrono::duration<double>>(pause_ * 1.5, longest_pause_of_lines);
+  }
+  next_ = now + std::chrono::duration_cast<Clock::duration>(pause_);
+}
+
+}  // namespace hessian_mpi::cli

@@ -1,0 +1,85 @@
+#include "hessian_mpi/engines/double_backward.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+
+#include <algorithm>
+
+#include "flat_row.hpp"
+
+namespace hessian_mpi::engines {
+DoubleBackward::DoubleBackward(const network::Problem& problem) : problem_(problem) {
+  for (const auto& parameter : problem.parameters()) {
+    cotangents_.push_back(torch::zeros(parameter.sizes(), parameter.options().requires_grad(false)));
+  }
+}
+
+std::int64_t DoubleBackward::rows_at_once() const {
+  return rows_worth_a_call(problem_.batches());
+}
+
+std::uint64_t DoubleBackward::bytes_per_row(std::int64_t columns) const {
+  // Several batches are added up in float64.
+  return problem_.batches() == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(columns);
+}
+
+const DoubleBackward::Graph& DoubleBackward::graph_of(std::int64_t batch) {
+  if (!graph_ || graph_->batch != batch) {
+    graph_.reset();  // the old graph's memory before the new one's
+    graph_ = Graph{batch, problem_.gradient(batch, /*create_graph=*/true)};
+  }
+  return *graph_;
+}
+
+// Derivatives of g_i by some parameters.
+std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, const std::vector<torch::Tensor>& parameters,
+                                               std::int64_t i) {
+  const auto [parameter, element] = problem_.index().locate(i);
+  const torch::Tensor& g = graph.gradient[parameter];
+  // A parameter that the loss does not depend on, or depends on linearly alone, has zero rows.
+  if (!g.defined() || !g.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+  const torch::Tensor& cotangent = cotangents_[parameter];
+  set_element(cotangent, element, 1);
+  auto parts = torch::autograd::grad({g}, parameters, {cotangent}, /*retain_graph=*/true,
+                                     /*create_graph=*/false, /*allow_unused=*/true);
+  // What came back may be the cotangent itself, where a gradient is its parameter.
+  for (auto& part : parts) {
+    if (part.defined() && !part.is_sparse() && part.is_alias_of(cotangent)) part = part.clone();
+  }
+  set_element(cotangent, element, 0);
+  return parts;
+}
+
+template <class Number>
+void DoubleBackward::compute_as(const Rows& rows, const Rows& columns, Number* out,
+                                const std::function<void(double)>& advance) {
+  const ColumnsOfParameters by(problem_, columns);
+  const auto parameters = by.parameters();
+  const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
+  const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
+  if (!problem_.device().is_cpu()) {
+    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
+    return;
+  }
+  if (problem_.batches() > 1) {
+    const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
+    std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
+    return;
+  }
+  const Graph& graph = graph_of(0);
+  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+    by.store(row_of(graph, i), out + (i - rows.begin) * columns.count());
+    advance(1);
+  }
+}
+
+void DoubleBackward::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                             const std::function<void(double)>& advance) {
+  if (storage == Precision::float32) {
+    compute_as(rows, columns, static_cast<float*>(out), advance);
+  } else {
+    compute_as(rows, columns, static_cast<double*>(out), advance);
+  }
+}
+
+}  // namespace hessian_mpi::engines

@@ -1,0 +1,96 @@
+#include "hessian_mpi/engines/jacobian_rows.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+
+#include <algorithm>
+
+#include "flat_row.hpp"
+
+namespace hessian_mpi::engines {
+namespace {
+
+using torch::Tensor;
+
+// J^T x for J by some parameters, each part undefined where y does not depend on one.
+std::vector<Tensor> transposed_times(const std::vector<Tensor>& parameters, const Tensor& y, const Tensor& x,
+                                     bool create_graph) {
+  if (!y.requires_grad()) return std::vector<Tensor>(parameters.size());
+  return torch::autograd::grad({y}, parameters, {x}, /*retain_graph=*/true, create_graph,
+                               /*allow_unused=*/true);
+}
+
+}  // namespace
+
+std::int64_t JacobianRows::rows_at_once() const {
+  return rows_worth_a_call(problem_.batches());
+}
+
+std::uint64_t JacobianRows::bytes_per_row(std::int64_t columns) const {
+  return sizeof(double) * static_cast<std::uint64_t>(columns);
+}
+
+const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
+  if (!graph_ || graph_->batch != batch) {
+    graph_.reset();  // the old graph's memory before the new one's
+    auto map = output_map(problem_, matrix_, batch);
+    auto cotangent = torch::zeros_like(map.y).detach().requires_grad_();
+    auto products = transposed_times(problem_.parameters(), map.y, cotangent, /*create_graph=*/true);
+    graph_ = Graph{batch, std::move(map), std::move(cotangent), std::move(products)};
+  }
+  return *graph_;
+}
+
+std::vector<Tensor> JacobianRows::row(const Graph& graph, const std::vector<Tensor>& parameters, std::int64_t i) const {
+  const auto [parameter, element] = problem_.index().locate(i);
+  const Tensor& g = graph.products[parameter];
+  std::vector<Tensor> none(parameters.size());
+  if (!g.defined() || !g.requires_grad()) return none;
+  const Tensor unit = torch::zeros_like(g).contiguous().detach();
+  set_element(unit, element, 1);
+  const auto column = torch::autograd::grad({g}, {graph.cotangent}, {unit}, true, false, /*allow_unused=*/true).front();
+  if (!column.defined()) return none;
+  return transposed_times(parameters, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
+}
+
+template <class Number>
+void JacobianRows::compute_as(const Rows& rows, const Rows& columns, Number* out,
+                              const std::function<void(double)>& advance) {
+  const ColumnsOfParameters by(problem_, columns);
+  const auto parameters = by.parameters();
+  const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
+  const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
+  if (!problem_.device().is_cpu()) {
+    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
+    return;
+  }
+  const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
+  std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
+}
+
+void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
+  if (storage == Precision::float32) {
+    compute_as(rows, columns, static_cast<float*>(out), advance);
+  } else {
+    compute_as(rows, columns, static_cast<double*>(out), advance);
+  }
+}
+
+std::vector<Tensor> outputs_of(const network::Problem& problem, Matrix matrix) {
+  std::vector<Tensor> outputs;
+  for (std::int64_t b = 0; b < problem.batches(); ++b) outputs.push_back(output_map(problem, matrix, b).y.detach());
+  return outputs;
+}
+
+std::vector<double> pulled_back(const network::Problem& problem, Matrix matrix, const std::vector<Tensor>& outputs) {
+  std::vector<double> sum(static_cast<std::size_t>(problem.index().size()), 0.0);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto map = output_map(problem, matrix, b);
+    const Tensor x = map.times(outputs[static_cast<std::size_t>(b)].to(map.y.scalar_type()));
+    all_columns(problem).add(transposed_times(problem.parameters(), map.y, x, /*create_graph=*/false), sum.data());
+  }
+  return sum;
+}
+
+}  // namespace hessian_mpi::engines

@@ -1,0 +1,258 @@
+#include "hessian_mpi/engines/tile.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+// Each function is compiled for several kinds of processors; which one is used is decided when the program runs.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HESSIAN_MPI_KINDS_OF_PROCESSORS 1
+#endif
+
+namespace hessian_mpi::engines {
+namespace {
+
+#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
+
+// What a kind of processor computes with: bytes of a vector, rows of a tile whose sums fit into the registers.
+template <int bytes, int rows>
+struct Registers {
+  static constexpr int vector_bytes = bytes;
+  static constexpr int tile_rows = rows;
+};
+
+template <class R, class Number>
+struct VectorOf {
+  using Type [[gnu::vector_size(R::vector_bytes)]] = Number;
+  // As it lies in memory, wherever that begins.
+  using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
+};
+
+// The sums of the products for some rows and a piece of columns, which lie at this distance from their first.
+template <class R, int rows, class Number, class Out>
+HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row, std::int64_t piece,
+                             std::int64_t columns, Out* out, std::int64_t out_stride) {
+  using Vector = typename VectorOf<R, Number>::Type;
+  using InMemory = typename VectorOf<R, Number>::InMemory;
+  constexpr auto width = Strips<Number>::width;
+  constexpr int vectors = 64 / R::vector_bytes;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  Vector sums[rows][vectors] = {};
+  for (const auto& product : products) {
+    const Number* left = product.left + first_row;
+    const Number* right = product.right.begin + piece * product.right.piece_step;
+    const auto left_stride = product.left_stride;
+    const auto row_step = product.right.row_step;
+    for (std::int64_t k = 0; k < product.right.inner; ++k, left += left_stride, right += row_step) {
+      Vector b[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(right + v * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        const Number a = left[i];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) sums[i][v] += a * b[v];
+      }
+    }
+  }
+  if constexpr (std::is_same_v<Number, Out>) {
+    if (columns == width) {
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) *reinterpret_cast<InMemory*>(out + i * out_stride + v * lanes) = sums[i][v];
+      }
+      return;
+    }
+  }
+  Number finished[rows][width];
+  static_assert(sizeof(finished) == sizeof(sums));
+  std::memcpy(finished, sums, sizeof(sums));
+  for (int i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) out[i * out_stride + j] = static_cast<Out>(finished[i][j]);
+  }
+}
+
+// The last rows, fewer than a tile has.
+template <class R, int rows, class Number, class Out>
+HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, std::span<const Product<Number>> products,
+                                  std::int64_t first_row, std::int64_t piece, std::int64_t columns, Out* out,
+                                  std::int64_t out_stride) {
+  if constexpr (rows > 0) {
+    if (wanted == rows) {
+      tile<R, rows>(products, first_row, piece, columns, out, out_stride);
+    } else {
+      last_tile<R, rows - 1>(wanted, products, first_row, piece, columns, out, out_stride);
+    }
+  }
+}
+
+template <class R, class Number, class Out>
+HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products, std::int64_t rows, Out* out,
+                                      std::int64_t out_stride) {
+  constexpr auto width = Strips<Number>::width;
+  const auto all_columns = products.front().right.columns;
+  for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
+    const auto here = std::min<std::int64_t>(R::tile_rows, rows - i);
+    for (std::int64_t j = 0; j < all_columns; j += width) {
+      const auto columns = std::min(width, all_columns - j);
+      Out* const to = out + i * out_stride + j;
+      if (here == R::tile_rows) {
+        tile<R, R::tile_rows>(products, i, j / width, columns, to, out_stride);
+      } else {
+        last_tile<R, R::tile_rows - 1>(here, products, i, j / width, columns, to, out_stride);
+      }
+    }
+  }
+}
+
+// As many vectors as a row has, known to the compiler where a row is a strip.
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                    Number* out) {
+  using InMemory = typename VectorOf<R, Number>::InMemory;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto first = s * *reinterpret_cast<const InMemory*>(a + i);
+    *reinterpret_cast<InMemory*>(out + i) =
+        b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + i);
+  }
+  for (; i < count; ++i) out[i] = b == nullptr ? s * a[i] : s * a[i] + t * b[i];
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
+                                            Strips<Number>& out, std::int64_t k, std::int64_t column) {
+  constexpr auto width = Strips<Number>::width;
+  const auto before = std::min(count, (width - column % width) % width);
+  combine_row<R>(before, s, a, t, b, out.at(k, column));
+  std::int64_t i = before;
+  if (i >= count) return;
+  Number* to = out.at(k, column + i);
+  for (; i + width <= count; i += width, to += width * out.inner()) {
+    combine_row<R>(width, s, a + i, t, b == nullptr ? nullptr : b + i, to);
+  }
+  combine_row<R>(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
+}
+
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_rows_with(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,
+                                          const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {
+  constexpr auto width = Strips<Number>::width;
+  for (std::int64_t k = 0; k < rows; ++k, out += out_step) {
+    const Number s = a.scale[k * a.scale_step];
+    const Number t = b.row == nullptr ? Number{0} : b.scale[k * b.scale_step];
+    const Number* const first = a.row + k * a.row_step;
+    const Number* const second = b.row == nullptr ? nullptr : b.row + k * b.row_step;
+    if (count == width) {
+      combine_row<R>(width, s, first, t, second, out);
+    } else {
+      combine_row<R>(count, s, first, t, second, out);
+    }
+  }
+}
+
+template <class Number>
+HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Number* a, Number* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] += s * a[i];
+}
+
+// The same functions for a target, which no template can name.
+// NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
+#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
+  struct Name {                                                                                          \
+    template <class Number, class Out>                                                                   \
+    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,  \
+                                std::int64_t out_stride) {                                               \
+      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                      \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
+                               Strips<Number>& out, std::int64_t k, std::int64_t column) {               \
+      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                              \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,       \
+                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {        \
+      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                 \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {          \
+      accumulate_with(count, s, a, out);                                                                 \
+    }                                                                                                    \
+  }
+// NOLINTEND(bugprone-macro-parentheses)
+
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+using Avx2Registers = Registers<32, 6>;
+using Avx512Registers = Registers<64, 14>;
+HESSIAN_MPI_FUNCTIONS_FOR(Avx2, Avx2Registers, __attribute__((target("avx2,fma"))));
+HESSIAN_MPI_FUNCTIONS_FOR(Avx512, Avx512Registers, __attribute__((target("avx512f,avx2,fma"))));
+#endif
+using AnyRegisters = Registers<16, 3>;
+HESSIAN_MPI_FUNCTIONS_FOR(Any, AnyRegisters, );
+
+// Calls function with the functions for this processor.
+template <class Function>
+void for_this_processor(const Function& function) {
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+  static const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0;
+  if (avx512) return function(Avx512{});
+  if (avx2) return function(Avx2{});
+#endif
+  function(Any{});
+}
+
+}  // namespace
+
+template <class Number, class Out>
+void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride) {
+  for_this_processor([&](auto own) { own.multiply(products, rows, out, out_stride); });
+}
+
+template <class Number, class Out>
+void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std::int64_t inner, Out* out) {
+  std::vector<Number> sums(static_cast<std::size_t>(rows), Number{0});
+  for (std::int64_t k = 0; k < inner; ++k) accumulate(rows, Number{1}, left + k * left_stride, sums.data());
+  std::transform(sums.begin(), sums.end(), out, [](Number x) { return static_cast<Out>(x); });
+}
+
+template <class Number>
+void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
+             std::int64_t k, std::int64_t column) {
+  for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
+}
+
+template <class Number>
+void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
+             Number* out, std::int64_t out_step) {
+  for_this_processor([&](auto own) { own.combine(rows, count, a, b, out, out_step); });
+}
+
+template <class Number>
+void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {
+  for_this_processor([&](auto own) { own.accumulate(count, s, a, out); });
+}
+
+template void multiply(std::span<const Product<float>>, std::int64_t, float*, std::int64_t);
+template void multiply(std::span<const Product<float>>, std::int64_t, double*, std::int64_t);
+template void multiply(std::span<const Product<double>>, std::int64_t, float*, std::int64_t);
+template void multiply(std::span<const Product<double>>, std::int64_t, double*, std::int64_t);
+template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
+template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
+template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);
+template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, double*);
+template void combine(std::int64_t, float, const float*, float, const float*, Strips<float>&, std::int64_t,
+                      std::int64_t);
+template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,
+                      std::int64_t);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<float>&, const ScaledRows<float>&, float*,
+                      std::int64_t);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, const ScaledRows<double>&, double*,
+                      std::int64_t);
+template void accumulate(std::int64_t, float, const float*, float*);
+template void accumulate(std::int64_t, double, const double*, double*);
+
+}  // namespace hessian_mpi::engines

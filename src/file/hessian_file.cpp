@@ -1,0 +1,435 @@
+#include "hessian_mpi/file/hessian_file.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "hessian_mpi/base/checksum.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/file/matrix_datasets.hpp"
+#include "hessian_mpi/system/edit_at_once.hpp"
+#include "hessian_mpi/system/node.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
+#include "hessian_mpi/system/writeback.hpp"
+#include "named_blocks.hpp"
+
+namespace hessian_mpi::file {
+namespace {
+
+constexpr const char* format_name = "hessian_mpi";
+constexpr const char* format_of_packed = "hessian_mpi packed triangle";
+constexpr std::int64_t format_version = 1;
+// Attributes of the root group that this module sets itself.
+constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
+// What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
+constexpr std::uint64_t metadata_allowance = 1 << 20;
+
+void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
+  throw InputError(text("no room for '", path.string(), "': the matrix takes ", text_of_bytes(needed),
+                        ", the file system of '", system::folder_of(path).string(), "' has ",
+                        text_of_bytes(system::free_disk(system::folder_of(path))),
+                        " left; use --output on a larger one, --storage float32, or --parameters for a part"));
+}
+
+// Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
+// system cannot do that in advance (NFS before 4.2), it is found when it happens.
+void take_space(const std::filesystem::path& file, const std::filesystem::path& named,
+                const std::vector<system::Extent>& extents) {
+  const system::Descriptor descriptor(file);
+  if (descriptor.id() < 0) throw RunError(text("'", file.string(), "' could not be opened: ", system::reason(errno)));
+  for (const auto& [offset, bytes] : extents) {
+    if (fallocate(descriptor.id(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0) continue;
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
+    if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) throw_no_room(named, bytes);
+    throw InputError(text("no space could be taken for '", named.string(), "': ", system::reason(errno)));
+  }
+}
+
+// matrix: the object that has the order of parameters.
+void describe_parameters(hdf5::File& file, const std::string& matrix, const matrix::ParameterIndex& index) {
+  std::vector<std::string> names;
+  std::vector<std::string> shapes;
+  std::vector<std::int64_t> offsets;
+  std::vector<std::int64_t> sizes;
+  std::vector<std::int64_t> dimensions;
+  std::size_t most_dimensions = 0;
+  for (const auto& entry : index.entries()) {
+    names.push_back(entry.name);
+    shapes.push_back(matrix::text_of_shape(entry.shape));
+    offsets.push_back(entry.offset);
+    sizes.push_back(entry.size);
+    dimensions.push_back(static_cast<std::int64_t>(entry.shape.size()));
+    most_dimensions = std::max(most_dimensions, entry.shape.size());
+  }
+  file.set_attribute(matrix, "parameter_names", names);
+  file.set_attribute(matrix, "parameter_offsets", offsets);
+  file.set_attribute(matrix, "parameter_sizes", sizes);
+  file.set_attribute(matrix, "parameter_shapes", shapes);
+
+  const auto count = names.size();
+  most_dimensions = std::max<std::size_t>(most_dimensions, 1);  // a network of scalars still has a table
+  std::vector<std::int64_t> table(count * most_dimensions, 0);
+  for (std::size_t p = 0; p < count; ++p) {
+    std::copy(index.entries()[p].shape.begin(), index.entries()[p].shape.end(),
+              table.begin() + static_cast<std::ptrdiff_t>(p * most_dimensions));
+  }
+  file.write_strings("/parameters/name", names);
+  for (const auto& [name, values] : {std::pair{"offset", &offsets}, {"size", &sizes}, {"ndim", &dimensions}}) {
+    file.create_dataset(text("/parameters/", name), hdf5::Type::int64, {count});
+    file.write(text("/parameters/", name), hdf5::Type::int64, values->data());
+  }
+  file.create_dataset("/parameters/shape", hdf5::Type::int64, {count, most_dimensions});
+  file.write("/parameters/shape", hdf5::Type::int64, table.data());
+}
+
+// All but the matrix.
+void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks,
+              bool packed = false) {
+  for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
+  describe_parameters(file, matrix_object(layout.matrix.entries), layout.index);
+  write_blocks(file, blocks);
+  for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
+    file.create_dataset(name, hdf5::type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
+    file.write(name, hdf5::Type::float64, values->data());
+  }
+  file.set_attribute("/", "format", std::string(packed ? format_of_packed : format_name));
+  file.set_attribute("/", "format_version", format_version);
+  file.set_attribute("/", "complete", std::int64_t{0});
+  file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
+  file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
+  set_attributes(file, "/", layout.attributes);
+  const bool whole =
+      !packed && layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+  if (whole) create_named_blocks(file, layout.index);
+}
+
+std::uint64_t bytes_of(const MatrixDataset& dataset, const matrix::MatrixShape& matrix) {
+  return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
+}
+
+// The numbers of an upper triangle with its diagonal.
+std::uint64_t packed_count(std::int64_t n) {
+  return static_cast<std::uint64_t>(n) * static_cast<std::uint64_t>(n + 1) / 2;
+}
+
+// Writes everything but the rows and takes their space, on the disk.
+void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
+             const RowLayout& rows) {
+  const auto& matrix = layout.matrix;
+  const auto type = hdf5::type_of(matrix.storage);
+  std::vector<system::Extent> extents;
+  system::make_at_once(path, [&](const std::filesystem::path& in_memory) {
+    auto file = hdf5::File::create(in_memory);
+    if (matrix.entries == Entries::diagonal_blocks) file.create_group(matrix_object(matrix.entries));
+    for (const auto& dataset : datasets_of(matrix, layout.index)) {
+      if (rows.chunks) {
+        file.create_chunked_dataset(dataset.name, type, dataset.shape, *rows.chunks);
+        continue;
+      }
+      const auto packed = packed_count(matrix.columns);
+      file.create_dataset(dataset.name, type, rows.packed ? std::vector<std::uint64_t>{packed} : dataset.shape);
+      extents.push_back({file.offset_in_file(dataset.name),
+                         rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
+    }
+    describe(file, layout, rows.blocks, rows.packed);
+    file.close();
+  });
+  take_space(path, named, extents);
+  system::bring_to_disk(path);
+}
+
+// Where a file that lies beside `path` has to look for another one.
+std::filesystem::path seen_from(const std::filesystem::path& path, const std::filesystem::path& other) {
+  return std::filesystem::proximate(std::filesystem::absolute(other),
+                                    std::filesystem::absolute(system::folder_of(path)));
+}
+
+void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layout, const std::vector<PartFile>& parts,
+                    const std::vector<StoredBlock>& blocks) {
+  std::vector<hdf5::RowsElsewhere> elsewhere;
+  elsewhere.reserve(parts.size());
+  for (const auto& part : parts) {
+    elsewhere.push_back({seen_from(path, part.path), static_cast<std::uint64_t>(part.rows.begin),
+                         static_cast<std::uint64_t>(part.rows.end)});
+  }
+  system::make_at_once(path, [&](const std::filesystem::path& in_memory) {
+    auto file = hdf5::File::create(in_memory);
+    const auto whole = datasets_of(layout.matrix, layout.index).front();
+    file.create_virtual_dataset(whole.name, hdf5::type_of(layout.matrix.storage), whole.shape, elsewhere);
+    describe(file, layout, blocks);
+    file.close();
+  });
+}
+
+void copy_rows(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
+               const std::vector<PartFile>& parts) {
+  system::EarlyWriteback file(path);
+  const auto offset = hdf5::File::open_to_read(path).offset_in_file("/hessian");
+  for (const auto& part : parts) {
+    const HessianReader reader(part.path);
+    for (const auto& [rows, record] : part.blocks) {
+      const auto bytes = reader.bytes(rows, matrix);
+      if (xxh3(bytes.data(), bytes.size()) != record.checksum) {
+        throw RunError(text("'", part.path.string(), "' is damaged: rows ", rows.begin, " to ", rows.end - 1,
+                            " are not what was computed; run its job again with --resume --verify all"));
+      }
+      const auto place = offset + static_cast<std::uint64_t>(rows.begin * matrix.bytes_of_row());
+      file.write(place, bytes);
+      file.start(place, bytes.size());
+    }
+  }
+  file.finish();
+  file.sync();
+}
+
+// The bytes of the rows, in the order of the file; none where they lie in other files.
+std::vector<system::Extent> matrix_in_file(const std::filesystem::path& path) {
+  const auto file = hdf5::File::open_to_read(path);
+  std::vector<system::Extent> extents;
+  for (const auto& name : MatrixDatasets(file).names()) {
+    if (const auto bytes = file.stored_bytes(name)) extents.push_back({file.offset_in_file(name), *bytes});
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const system::Extent& a, const system::Extent& b) { return a.offset < b.offset; });
+  return extents;
+}
+
+// --- reading back ---------------------------------------------------------------------------------------------------
+
+void expect_shape(const hdf5::File& file, const std::string& name, const std::vector<std::uint64_t>& shape) {
+  if (file.shape(name) == shape) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' has another shape than it should"));
+}
+
+// A file from elsewhere may lead into others, or have less than its shapes say.
+void expect_own_dataset(const hdf5::File& file, const std::string& name, bool may_be_virtual) {
+  const bool elsewhere = file.linked_file(name).has_value();
+  const auto stored = file.stored_bytes(name);
+  const auto needed = file.needed_bytes(name);
+  if (!elsewhere && ((may_be_virtual && !stored) || (stored && stored >= needed.value_or(0)))) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: '", name, "' is not where it should be"));
+}
+
+void expect_own_datasets(const hdf5::File& file) {
+  for (const auto* name : {"/gradient", "/parameters/name", "/parameters/shape", "/parameters/ndim",
+                           "/parameters/offset", "/parameters/size", "/parameters/value", "/blocks/begin",
+                           "/blocks/end", "/blocks/checksum", "/blocks/largest", "/blocks/mark"}) {
+    expect_own_dataset(file, name, false);
+  }
+}
+
+// The matrix, whose datasets are looked at.
+matrix::MatrixShape read_matrix(const hdf5::File& file, const matrix::ParameterIndex& index) {
+  const auto entries = entries_in(file);
+  const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
+                  file.integer_attribute("/", "row_end").value_or(-1)};
+  const auto n = index.size();
+  const bool in_order = 0 <= rows.begin && rows.begin < rows.end && rows.end <= n;
+  if (!in_order || (entries != Entries::all && rows != Rows{0, n})) {
+    throw InputError(
+        text("'", file.path().string(), "' is damaged: '", matrix_object(entries), "' does not have its rows"));
+  }
+  const auto matrix_in = [&](Precision storage) {
+    auto matrix = matrix::matrix_of(index, storage, entries);
+    if (entries == Entries::all) matrix.grid = matrix::BlockGrid(n, matrix.bytes_of_row(), rows);
+    return matrix;
+  };
+  const auto datasets = datasets_of(matrix_in(Precision::float32), index);
+  const auto type = file.type(datasets.front().name);
+  for (const auto& dataset : datasets) {
+    expect_own_dataset(file, dataset.name, entries == Entries::all);
+    expect_shape(file, dataset.name, dataset.shape);
+    if (file.type(dataset.name) == type) continue;
+    throw InputError(
+        text("'", file.path().string(), "' is damaged: '", dataset.name, "' has another type than others"));
+  }
+  return matrix_in(type == hdf5::Type::float32 ? Precision::float32 : Precision::float64);
+}
+
+// Sizes of a damaged file must not overflow what is computed with them.
+void expect_plausible(const hdf5::File& file, std::int64_t before, const std::vector<std::int64_t>& shape) {
+  constexpr std::int64_t most = std::int64_t{1} << 40;
+  std::int64_t size = 1;
+  bool plausible = true;
+  for (const auto dimension : shape) {
+    plausible = plausible && 0 <= dimension && !__builtin_mul_overflow(size, dimension, &size) && size <= most;
+  }
+  if (plausible && before + size <= most) return;
+  throw InputError(text("'", file.path().string(), "' is damaged: the shapes of its parameters"));
+}
+
+matrix::ParameterIndex read_index(const hdf5::File& file) {
+  const auto names = file.read_strings("/parameters/name");
+  const auto table = file.shape("/parameters/shape");
+  const auto width = table.size() == 2 ? table[1] : 0;
+  expect_shape(file, "/parameters/shape", {names.size(), width});
+  expect_shape(file, "/parameters/ndim", {names.size()});
+  std::vector<std::int64_t> shapes(names.size() * width);
+  std::vector<std::int64_t> dimensions(names.size());
+  file.read("/parameters/shape", hdf5::Type::int64, shapes.data());
+  file.read("/parameters/ndim", hdf5::Type::int64, dimensions.data());
+  matrix::ParameterIndex index;
+  for (std::size_t p = 0; p < names.size(); ++p) {
+    const auto used = std::clamp<std::int64_t>(dimensions[p], 0, static_cast<std::int64_t>(width));
+    const auto begin = shapes.begin() + static_cast<std::ptrdiff_t>(p * width);
+    expect_plausible(file, index.size(), {begin, begin + used});
+    index.append(names[p], {begin, begin + used});
+  }
+  return index;
+}
+
+std::vector<double> read_numbers(const hdf5::File& file, const std::string& name, std::int64_t n) {
+  expect_shape(file, name, {static_cast<std::uint64_t>(n)});
+  std::vector<double> numbers(static_cast<std::size_t>(n));
+  file.read(name, hdf5::Type::float64, numbers.data());
+  return numbers;
+}
+
+Attributes read_attributes(const hdf5::File& file) {
+  Attributes attributes;
+  for (const auto& name : file.attributes("/")) {
+    if (std::find(own_attributes.begin(), own_attributes.end(), name) != own_attributes.end()) continue;
+    if (const auto word = file.text_attribute("/", name)) attributes.emplace_back(name, *word);
+    if (const auto whole = file.integer_attribute("/", name)) attributes.emplace_back(name, *whole);
+    if (const auto number = file.number_attribute("/", name)) attributes.emplace_back(name, *number);
+  }
+  return attributes;
+}
+
+}  // namespace
+
+void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes) {
+  for (const auto& [name, value] : attributes) {
+    std::visit([&, &key = name](const auto& v) { file.set_attribute(object, key, v); }, value);
+  }
+}
+
+void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
+  const auto folder = system::folder_of(path);
+  if (!std::filesystem::is_directory(folder)) {
+    throw InputError(text("the folder '", folder.string(), "' of --output does not exist"));
+  }
+  if (std::filesystem::is_directory(path)) throw InputError(text("--output '", path.string(), "' is a folder"));
+  if (!replace && std::filesystem::exists(std::filesystem::symlink_status(path))) system::throw_exists(path);
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw InputError(
+        text("no file can be made in the folder '", folder.string(), "' of --output: ", system::reason(errno)));
+  }
+  if (system::free_disk(folder) < bytes + metadata_allowance) throw_no_room(path, bytes);
+}
+
+void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
+  create_copy(path, layout, {blocks_of(layout.matrix.grid), std::nullopt}, replace);
+}
+
+void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace) {
+  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
+  check_room_for(path, rows.chunks ? 0 : rows.packed ? bytes / 2 : bytes, replace);
+  const system::UnfinishedFile file(path);
+  lay_out(file.path(), path, layout, rows);
+  file.publish(path, replace);
+}
+
+void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
+                 const Attributes& attributes) {
+  auto file = hdf5::File::open_to_write(path);
+  rewrite_blocks(file, blocks);
+  set_attributes(file, "/", attributes);
+  file.close();
+  system::bring_to_disk(path);
+  file = hdf5::File::open_to_write(path);
+  file.set_attribute("/", "complete", std::int64_t{1});
+  file.close();
+  system::bring_to_disk(path);
+}
+
+void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,
+                        const std::vector<PartFile>& parts, bool copy, bool replace,
+                        const std::function<Attributes(const std::filesystem::path&)>& look_at) {
+  check_room_for(path, copy ? static_cast<std::uint64_t>(layout.matrix.bytes()) : 0, replace);
+  const system::UnfinishedFile file(path);
+  std::vector<StoredBlock> blocks;
+  for (const auto& part : parts) blocks.insert(blocks.end(), part.blocks.begin(), part.blocks.end());
+  if (copy) {
+    lay_out(file.path(), path, layout, {blocks, std::nullopt});
+    copy_rows(file.path(), layout.matrix, parts);
+  } else {
+    refer_to_parts(file.path(), layout, parts, blocks);
+  }
+  finish_hessian_file(file.path(), look_at(file.path()), true);
+  file.publish(path, replace);
+}
+
+void retake_space(const std::filesystem::path& path) {
+  take_space(path, path, matrix_in_file(path));
+}
+
+StoredLayout read_layout(const std::filesystem::path& path) {
+  try {
+    const auto file = hdf5::File::open_untrusted(path);
+    const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
+    if (file.text_attribute("/", "format") != format_name || !has_matrix) {
+      throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
+    }
+    if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
+      throw InputError(text("'", path.string(), "' has format version ", version.value_or(0), ", this program has ",
+                            format_version));
+    }
+    expect_own_datasets(file);
+    StoredLayout stored;
+    stored.index = read_index(file);
+    stored.matrix = read_matrix(file, stored.index);
+    stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
+    stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
+    stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
+    stored.attributes = read_attributes(file);
+    stored.blocks = read_blocks(file);
+    stored.complete = file.integer_attribute("/", "complete") == 1;
+    return stored;
+  } catch (const RunError& error) {
+    throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
+  }
+}
+
+StoredLayout read_complete_layout(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
+  auto stored = read_layout(path);
+  if (!stored.complete) {
+    throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
+  }
+  if (stored.matrix.entries != Entries::all) {
+    throw InputError(text("'", path.string(), "' has ",
+                          stored.matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",
+                          " alone: this takes a whole matrix, made without --blocks diagonal and --diagonal"));
+  }
+  const auto& part = stored.matrix.grid.part();
+  if (part.count() != stored.matrix.columns) {
+    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", stored.matrix.columns,
+                          ": join the parts with hessian_join first"));
+  }
+  return stored;
+}
+
+void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {
+  system::edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto file = hdf5::File::open_to_write(copy);
+    set_attributes(file, "/", attributes);
+    if (complete) file.set_attribute("/", "complete", std::int64_t{1});
+    file.close();
+  });
+}
+
+void reopen_hessian_file(const std::filesystem::path& path) {
+  system::edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto file = hdf5::File::open_to_write(copy);
+    file.set_attribute("/", "complete", std::int64_t{0});
+    file.close();
+  });
+}
+
+}  // namespace hessian_mpi::file

@@ -1,0 +1,92 @@
+#include "hessian_mpi/file/hessian_rows.hpp"
+
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+
+namespace hessian_mpi::file {
+
+hdf5::File open_together(const std::filesystem::path& path, const ranks::Communicator& communicator) {
+  std::optional<hdf5::File> file;
+  try {
+    communicator.together([&] { file.emplace(hdf5::File::open_parallel(path, communicator.handle())); });
+  } catch (const ranks::AgreedError& error) {
+    if (file) file->abandon();
+    throw ranks::AgreedError(error.code(), error.what(), ranks::AgreedError::Afterwards::abort);
+  }
+  return std::move(*file);
+}
+
+HessianWriter::HessianWriter(const std::filesystem::path& path, matrix::MatrixShape matrix,
+                             const ranks::Communicator& communicator)
+    : file_(open_together(path, communicator)),
+      datasets_(communicator.together([&] { return MatrixDatasets(file_); })),
+      offsets_(file_, matrix.storage),
+      writeback_(communicator.together([&] { return system::EarlyWriteback(path); })),
+      matrix_(std::move(matrix)),
+      communicator_(communicator) {}
+
+HessianWriter::~HessianWriter() {
+  if (open_) file_.abandon();
+}
+
+void HessianWriter::write(const Rows& rows, const void* numbers) {
+  const Rows& part = matrix_.grid.part();
+  // A rank that failed before the collective call would leave the others waiting in it.
+  communicator_.together([&] {
+    const bool outside = rows.begin < part.begin || rows.end < rows.begin || rows.end > part.end;
+    if (rows.count() != 0 && outside) {
+      throw RunError(text("rows ", rows.begin, " to ", rows.end, " are not among those of the file, ", part.begin,
+                          " to ", part.end));
+    }
+  });
+  communicator_.together([&] {
+    const auto row = rows.count() == 0 ? part.begin : rows.begin;
+    const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
+    if (matrix_.entries == Entries::all) {
+      file_.write_tile_collectively(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
+    } else if (rows.count() > 0) {  // ranks may be in different datasets
+      file_.write_tile_alone(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
+    }
+    if (rows.count() == 0) return;
+    const auto bytes = static_cast<std::uint64_t>(matrix_.bytes_of_rows(rows));
+    if (const auto offset = offsets_.of(place, bytes)) writeback_.start(*offset, bytes);  // none where it is in chunks
+  });
+}
+
+void HessianWriter::sync() {
+  communicator_.together([&] { writeback_.finish(); });
+  // Every node brings its own cache to the disk.
+  communicator_.together([&] {
+    if (communicator_.rank_on_node() == 0) writeback_.sync();
+  });
+}
+
+void HessianWriter::close() {
+  sync();
+  communicator_.together([&] { file_.close(); });
+  open_ = false;
+}
+
+HessianReader::HessianReader(const std::filesystem::path& path)
+    : file_(hdf5::File::open_to_read(path)), datasets_(file_) {}
+
+std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
+  std::vector<double> numbers(tile.rows * tile.columns);
+  const auto range = [](std::uint64_t begin, std::uint64_t count) {
+    return Rows{static_cast<std::int64_t>(begin), static_cast<std::int64_t>(begin + count)};
+  };
+  const auto place = datasets_.place_of(range(tile.row, tile.rows), range(tile.column, tile.columns));
+  file_.read_tile(place.dataset, hdf5::Type::float64, place.tile, numbers.data());
+  return numbers;
+}
+
+std::vector<char> HessianReader::bytes(const Rows& rows, const matrix::MatrixShape& matrix) const {
+  std::vector<char> buffer(static_cast<std::size_t>(matrix.bytes_of_rows(rows)));
+  if (rows.count() == 0) return buffer;
+  const auto [dataset, tile] = datasets_.place_of(rows, matrix.columns_of(rows.begin));
+  file_.read_tile(dataset, hdf5::type_of(matrix.storage), tile, buffer.data());
+  return buffer;
+}
+
+}  // namespace hessian_mpi::file

@@ -1,0 +1,145 @@
+#include "hessian_mpi/file/same_job.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <string_view>
+
+#include "hessian_mpi/base/error.hpp"
+
+namespace hessian_mpi::file {
+namespace {
+
+// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
+// ranks.
+constexpr std::array deciding_attributes{"model_sha256",
+                                         "data_sha256",
+                                         "loss",
+                                         "loss_sha256",
+                                         "loss_options",
+                                         "l2",
+                                         "reduction",
+                                         "mode",
+                                         "batch_size",
+                                         "samples",
+                                         "seed",
+                                         "dtype",
+                                         "threads",
+                                         "device",
+                                         "matrix",
+                                         "entries",
+                                         "method",
+                                         "accumulate",
+                                         "hessian_mpi_version",
+                                         "libtorch_version"};
+
+using Value = Attributes::value_type::second_type;
+
+const Value* find(const Attributes& attributes, const std::string& name) {
+  const auto found = std::find_if(attributes.begin(), attributes.end(), [&](const auto& a) { return a.first == name; });
+  return found == attributes.end() ? nullptr : &found->second;
+}
+
+std::string text_of(const Value* value) {
+  if (value == nullptr) return "not";
+  if (const auto* word = std::get_if<std::string>(value)) return word->empty() ? "none" : text('\'', *word, '\'');
+  if (const auto* whole = std::get_if<std::int64_t>(value)) return text(*whole);
+  std::array<char, 32> digits{};  // as many as it takes to tell it from others
+  return {digits.data(), std::to_chars(digits.begin(), digits.end(), std::get<double>(*value)).ptr};
+}
+
+class Comparison {
+ public:
+  explicit Comparison(const Sides& sides) : sides_(sides) {}
+
+  void add_if_different(const std::string& what, const std::string& first, const std::string& second) {
+    if (first == second) return;
+    result.differences.push_back(text(what, ": ", first, ' ', sides_.first, ", ", second, ' ', sides_.second));
+  }
+
+  JobComparison result;
+
+ private:
+  const Sides& sides_;
+};
+
+void compare_attributes(const Attributes& first, const Attributes& second, Comparison& comparison) {
+  for (const auto* name : deciding_attributes) {
+    comparison.add_if_different(name, text_of(find(first, name)), text_of(find(second, name)));
+  }
+}
+
+std::string text_of_parameter(const matrix::ParameterIndex& index, std::size_t p) {
+  if (p >= index.entries().size()) return "nothing";
+  const auto& entry = index.entries()[p];
+  return text(entry.name, ' ', matrix::text_of_shape(entry.shape));
+}
+
+void compare_parameters(const matrix::ParameterIndex& first, const matrix::ParameterIndex& second,
+                        Comparison& comparison) {
+  const auto count = std::max(first.entries().size(), second.entries().size());
+  for (std::size_t p = 0; p < count && comparison.result.differences.empty(); ++p) {
+    comparison.add_if_different(text("parameter ", p), text_of_parameter(first, p), text_of_parameter(second, p));
+  }
+}
+
+// Largest difference divided by the largest number; infinite where a number is none.
+double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  double difference = 0;
+  for (std::size_t k = 0; k < a.size(); ++k) {
+    const double here = std::abs(a[k] - b[k]);
+    if (std::isnan(here)) return std::numeric_limits<double>::infinity();
+    difference = std::max(difference, here);
+    largest = std::max(largest, std::abs(a[k]));
+  }
+  return difference > 0 ? difference / largest : 0;
+}
+
+// Which way each parameter took, without the reasons, whose words may differ between versions: "fc.bias: rows".
+std::string ways_of(const Attributes& attributes) {
+  const auto* lines = find_attribute<std::string>(attributes, "parameter_methods");
+  if (lines == nullptr) return "not";
+  std::istringstream in(*lines);
+  std::string ways;
+  for (std::string line; std::getline(in, line);) {
+    constexpr std::string_view by_rows = ": rows, ";
+    const auto reason = line.find(by_rows);
+    if (reason != std::string::npos) line.resize(reason + by_rows.size() - 2);
+    ways += (ways.empty() ? "" : "; ") + line;
+  }
+  return text('\'', ways, '\'');
+}
+
+// Both have the same number of parameters.
+void compare_points(const HessianLayout& first, const HessianLayout& second, JobComparison& result) {
+  if (first.value != second.value) result.differences.emplace_back("the values of the parameters");
+  // Other processors add in another order; more than rounding means another function.
+  const double rounding = first.dtype == Precision::float32 ? 1e-3 : 1e-9;
+  const double difference = relative_difference(first.gradient, second.gradient);
+  if (difference > rounding) {
+    result.differences.emplace_back("the gradient");
+  } else if (difference > 0) {
+    result.warnings.emplace_back("the gradients differ in their last digits (other kinds of processors?): so may rows");
+  }
+}
+
+}  // namespace
+
+JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides) {
+  Comparison comparison(sides);
+  compare_attributes(first.attributes, second.attributes, comparison);
+  comparison.add_if_different("storage", name_of(first.matrix.storage), name_of(second.matrix.storage));
+  compare_parameters(first.index, second.index, comparison);
+  if (comparison.result.differences.empty()) {
+    // Of the same parameters; which way each took follows from all else, but for the program's version.
+    comparison.add_if_different("parameter_methods", ways_of(first.attributes), ways_of(second.attributes));
+  }
+  if (comparison.result.differences.empty()) compare_points(first, second, comparison.result);
+  return comparison.result;
+}
+
+}  // namespace hessian_mpi::file

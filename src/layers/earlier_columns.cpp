@@ -1,0 +1,137 @@
+#include "hessian_mpi/layers/earlier_columns.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once: buffers that are used again
+
+}  // namespace
+
+std::int64_t count_of(const std::vector<Rows>& runs) {
+  std::int64_t count = 0;
+  for (const auto& run : runs) count += run.count();
+  return count;
+}
+
+std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs) {
+  std::int64_t before = 0;
+  for (const auto& run : runs) {
+    if (row < run.end) return before + row - run.begin;
+    before += run.count();
+  }
+  return before;
+}
+
+EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank,
+                               Precision storage)
+    : earlier_(std::move(earlier)),
+      wanted_(std::move(wanted)),
+      rank_(static_cast<std::size_t>(rank)),
+      number_bytes_(static_cast<std::int64_t>(bytes_of(storage))),
+      earlier_count_(count_of(earlier_)) {
+  for (const auto& runs : wanted_) wanted_count_ += count_of(runs);
+}
+
+void EarlierColumns::note(std::int64_t row, const void* numbers) {
+  const char* const bytes = static_cast<const char*>(numbers);
+  std::vector<char> wanted;
+  wanted.reserve(static_cast<std::size_t>(bytes_noted()));
+  for (const auto& runs : wanted_) {
+    for (const auto& run : runs) {
+      wanted.insert(wanted.end(), bytes + run.begin * number_bytes_, bytes + run.end * number_bytes_);
+    }
+  }
+  noted_rows_.push_back(row);
+  noted_.push_back(std::move(wanted));
+}
+
+void EarlierColumns::send(std::size_t begin, std::size_t end, const ranks::Communicator& communicator) {
+  std::vector<char> numbers;
+  std::vector<char> names;
+  std::vector<int> counts;
+  std::vector<int> counts_of_names;
+  numbers.reserve((end - begin) * static_cast<std::size_t>(bytes_noted()));
+  std::int64_t offset = 0;
+  for (const auto& runs : wanted_) {
+    const auto bytes = count_of(runs) * number_bytes_;
+    for (auto k = begin; k < end; ++k) {
+      numbers.insert(numbers.end(), noted_[k].begin() + offset, noted_[k].begin() + offset + bytes);
+      const auto* const name = reinterpret_cast<const char*>(&noted_rows_[k]);
+      names.insert(names.end(), name, name + sizeof(std::int64_t));
+    }
+    counts.push_back(static_cast<int>(static_cast<std::int64_t>(end - begin) * bytes));
+    counts_of_names.push_back(static_cast<int>((end - begin) * sizeof(std::int64_t)));
+    offset += bytes;
+  }
+  for (auto k = begin; k < end; ++k) noted_[k] = {};
+  const auto received_names = communicator.exchange(names, counts_of_names);
+  const auto received = communicator.exchange(numbers, counts);
+  std::vector<std::int64_t> rows(received_names.size() / sizeof(std::int64_t));
+  std::memcpy(rows.data(), received_names.data(), received_names.size());
+  if (number_bytes_ == sizeof(float)) {
+    keep(rows, reinterpret_cast<const float*>(received.data()));
+  } else {
+    keep(rows, reinterpret_cast<const double*>(received.data()));
+  }
+}
+
+// numbers: of some earlier rows, in the columns that are this rank's rows.
+template <class Number>
+void EarlierColumns::keep(const std::vector<std::int64_t>& rows, const Number* numbers) {
+  constexpr std::int64_t at_once = 64 / sizeof(Number);  // a line of the cache
+  const auto own = count_of(wanted_[rank_]);
+  std::vector<std::int64_t> columns;
+  for (const auto row : rows) {
+    columns.push_back(place_of(row, earlier_));
+    found_[static_cast<std::size_t>(columns.back())] = true;
+  }
+  auto* const kept = reinterpret_cast<Number*>(kept_.data());
+  for (std::int64_t begin = 0; begin < own; begin += at_once) {
+    const auto end = std::min(own, begin + at_once);
+    for (std::size_t k = 0; k < columns.size(); ++k) {
+      const Number* const from = numbers + static_cast<std::int64_t>(k) * own;
+      for (auto i = begin; i < end; ++i) kept[i * earlier_count_ + columns[k]] = from[i];
+    }
+  }
+}
+
+void EarlierColumns::exchange(const ranks::Communicator& communicator) {
+  const auto ranks = static_cast<std::int64_t>(wanted_.size());
+  std::int64_t largest = wanted_count_;
+  for (const auto& runs : wanted_) largest = std::max(largest, count_of(runs) * ranks);
+  const auto at_once = std::max<std::int64_t>(1, most_exchanged / (std::max<std::int64_t>(largest, 1) * number_bytes_));
+  communicator.together([&] {
+    kept_.resize(static_cast<std::size_t>(count_of(wanted_[rank_]) * bytes_kept()));
+    found_.assign(static_cast<std::size_t>(earlier_count_), false);
+  });
+  const auto noted = static_cast<std::int64_t>(noted_rows_.size());
+  const auto rounds = (communicator.max(noted) + at_once - 1) / at_once;
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    const auto begin = std::min(noted, round * at_once);
+    send(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(noted, begin + at_once)), communicator);
+  }
+  noted_rows_ = {};
+  noted_ = {};
+  communicator.together([&] {
+    if (std::find(found_.begin(), found_.end(), false) != found_.end()) {
+      throw RunError("a row that others need as a column was made on no rank");
+    }
+  });
+}
+
+void EarlierColumns::fill(std::int64_t row, void* numbers) const {
+  const char* from = kept_.data() + place_of(row, wanted_[rank_]) * bytes_kept();
+  for (const auto& run : earlier_) {
+    const auto bytes = run.count() * number_bytes_;
+    std::memcpy(static_cast<char*>(numbers) + run.begin * number_bytes_, from, static_cast<std::size_t>(bytes));
+    from += bytes;
+  }
+}
+
+}  // namespace hessian_mpi::layers

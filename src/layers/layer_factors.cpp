@@ -1,0 +1,211 @@
+#include "hessian_mpi/layers/layer_factors.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+#include <variant>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/network/device.hpp"
+#include "layer_factors/column_panels.hpp"
+#include "layer_factors/factors.hpp"
+#include "layer_factors/row_sums.hpp"
+#include "layer_factors/slab.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+template <class Number>
+class FactoredRows {
+ public:
+  FactoredRows(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
+               const EarlierColumns& columns, engines::Engine& others, std::uint64_t memory,
+               const ranks::Communicator& communicator, const std::function<bool()>& go_on)
+      : problem_(problem),
+        columns_(columns),
+        others_(others),
+        factors_(problem, step, memory, communicator, go_on),
+        panels_(factors_),
+        sums_(factors_, ones_) {
+    communicator.together([&] {
+      std::int64_t places = 0;
+      for (std::size_t l = 0; l < factors_.size(); ++l) {
+        places = std::max(places, factors_.units() * factors_.layer(l).positions);
+      }
+      ones_.assign(static_cast<std::size_t>(places), Number{1});
+      slabs_ = slabs_of(factors_, problem.index(), ones_);
+      factors_.expect(expected(own));
+    });
+  }
+
+  template <class Out>
+  void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
+               const std::function<void(double)>& advance);
+
+ private:
+  const Slab<Number>* slab_of(std::int64_t row) const;
+  std::vector<OutputOfLayer> expected(const std::vector<Rows>& own) const;
+  template <class Out>
+  void compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
+                    std::int64_t stride);
+  template <class Out>
+  void sum_rows(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output, std::size_t m,
+                const Rows& columns, Out* out, std::int64_t stride);
+
+  const network::Problem& problem_;
+  const EarlierColumns& columns_;
+  engines::Engine& others_;  // for rows of none of the step's layers
+  Factors<Number> factors_;
+  std::vector<Number> ones_;
+  std::vector<Slab<Number>> slabs_;
+  ColumnPanels<Number> panels_;
+  RowSums<Number> sums_;
+};
+
+// The slab whose rows are made here and hold this one.
+template <class Number>
+const Slab<Number>* FactoredRows<Number>::slab_of(std::int64_t row) const {
+  const auto after = std::upper_bound(slabs_.begin(), slabs_.end(), row,
+                                      [](std::int64_t i, const auto& slab) { return i < slab.offset; });
+  if (after == slabs_.begin()) return nullptr;
+  const auto& slab = *std::prev(after);
+  return row < slab.offset + slab.rows() && factors_.makes_rows(slab.layer) ? &slab : nullptr;
+}
+
+template <class Number>
+std::vector<OutputOfLayer> FactoredRows<Number>::expected(const std::vector<Rows>& own) const {
+  std::vector<OutputOfLayer> outputs;
+  for (const auto& run : own) {
+    for (auto row = run.begin; row < run.end;) {
+      const auto* slab = slab_of(row);
+      if (slab == nullptr) {
+        ++row;
+        continue;
+      }
+      const Rows some{row, std::min(run.end, slab->offset + slab->rows())};
+      for (const auto& rows : outputs_in(*slab, some)) {
+        outputs.emplace_back(slab->layer, slab->first_output + rows.output);
+      }
+      row = some.end;
+    }
+  }
+  return outputs;
+}
+
+// The columns that a slab has among some of H, counted from its own first.
+template <class Number>
+Rows columns_in(const Slab<Number>& y, const Rows& columns) {
+  const auto begin = std::max(columns.begin - y.offset, std::int64_t{0});
+  return {begin, std::max(begin, std::min(columns.end - y.offset, y.rows()))};
+}
+
+template <class Number>
+template <class Out>
+void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
+                                        std::int64_t stride) {
+  const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
+  const auto& layer = factors_.layer(x.layer);
+  std::vector<bool> by_sums(factors_.size(), layer.positions > 1);
+  if (!x.bias) {
+    for (const auto m : layer.upstream) by_sums[m] = true;
+  }
+  for (const auto& y : slabs_) {
+    if (by_sums[y.layer]) continue;
+    const Rows some = columns_in(y, columns);
+    if (some.count() == 0) continue;
+    panels_.multiply(x, rows, of_output, y, some, out + (y.offset + some.begin - columns.begin), stride);
+  }
+  for (std::size_t m = 0; m < by_sums.size(); ++m) {
+    if (by_sums[m]) sum_rows(x, rows, of_output, m, columns, out, stride);
+  }
+}
+
+template <class Number>
+template <class Out>
+void FactoredRows<Number>::sum_rows(const Slab<Number>& x, const RowsOfOutput& rows,
+                                    const OutputFactors<Number>& of_output, std::size_t m, const Rows& columns,
+                                    Out* out, std::int64_t stride) {
+  const auto is_asked_for = [&](const auto& y) { return y.layer == m && columns_in(y, columns).count() > 0; };
+  if (std::none_of(slabs_.begin(), slabs_.end(), is_asked_for)) return;
+  const auto at_once = sums_.rows_at_once(m);
+  for (auto begin = rows.begin; begin < rows.end; begin += at_once) {
+    const RowsOfOutput some{rows.output, begin, std::min(rows.end, begin + at_once)};
+    sums_.sum(x, some, of_output, m);
+    for (const auto& y : slabs_) {
+      if (!is_asked_for(y)) continue;
+      const Rows in_slab = columns_in(y, columns);
+      Out* const to = out + (y.offset + in_slab.begin - columns.begin);
+      for (std::int64_t i = 0; i < some.count(); ++i) {
+        sums_.multiply(i, y, in_slab, to + (begin + i - rows.begin) * stride);
+      }
+    }
+  }
+}
+
+template <class Number>
+template <class Out>
+void FactoredRows<Number>::compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
+                                   const std::function<void(double)>& advance) {
+  const auto n = columns.count();
+  const bool whole = n == problem_.index().size();
+  for (auto row = rows.begin; row < rows.end;) {
+    Out* const to = out + (row - rows.begin) * n;
+    const auto* slab = slab_of(row);
+    Rows some{row, row + 1};
+    if (slab == nullptr) {
+      while (some.end < rows.end && slab_of(some.end) == nullptr) ++some.end;
+      others_.compute(some, columns, storage, to, advance);
+    } else {
+      some.end = std::min(rows.end, slab->offset + slab->rows());
+      for (const auto& of_output : outputs_in(*slab, some)) {
+        compute_rows(*slab, of_output, columns, to + (slab->row(of_output.output, of_output.begin) - row) * n,
+                     slab->step() * n);
+        advance(static_cast<double>(of_output.count()));
+      }
+      for (auto i = some.begin; whole && i < some.end; ++i) columns_.fill(i, to + (i - some.begin) * n);
+    }
+    row = some.end;
+  }
+}
+
+}  // namespace
+
+class LayerFactors::Assembly {
+ public:
+  template <class... Arguments>
+  explicit Assembly(Precision accumulate, Arguments&... arguments)
+      : rows_(accumulate == Precision::float32 ? Either(std::in_place_type<FactoredRows<float>>, arguments...)
+                                               : Either(std::in_place_type<FactoredRows<double>>, arguments...)) {}
+
+  template <class Out>
+  void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
+               const std::function<void(double)>& advance) {
+    std::visit([&](auto& some) { some.compute(rows, columns, storage, out, advance); }, rows_);
+  }
+
+ private:
+  using Either = std::variant<FactoredRows<float>, FactoredRows<double>>;
+  Either rows_;
+};
+
+LayerFactors::LayerFactors(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
+                           const EarlierColumns& columns, engines::Engine& others, Precision accumulate,
+                           std::uint64_t memory, const ranks::Communicator& communicator,
+                           const std::function<bool()>& go_on)
+    : device_(problem.device()),
+      assembly_(
+          std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory, communicator, go_on)) {}
+
+LayerFactors::~LayerFactors() = default;
+
+void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
+  const network::OnDevice on_device(device_);
+  if (storage == Precision::float32) {
+    assembly_->compute(rows, columns, storage, static_cast<float*>(out), advance);
+  } else {
+    assembly_->compute(rows, columns, storage, static_cast<double*>(out), advance);
+  }
+}
+
+}  // namespace hessian_mpi::layers

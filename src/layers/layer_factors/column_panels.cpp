@@ -1,0 +1,143 @@
+#include "layer_factors/column_panels.hpp"
+
+#include <algorithm>
+
+namespace hessian_mpi::layers {
+namespace {
+
+constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cache
+constexpr std::int64_t widest_panel = 8192;
+
+}  // namespace
+
+template <class Number>
+template <class Out>
+void ColumnPanels<Number>::multiply(const Slab<Number>& x, const RowsOfOutput& rows,
+                                    const OutputFactors<Number>& of_output, const Slab<Number>& y, const Rows& some,
+                                    Out* out, std::int64_t stride) {
+  const auto units = factors_.units();
+  constexpr auto width = engines::Strips<Number>::width;
+  const auto fitting = panel_bytes / (units * static_cast<std::int64_t>(sizeof(Number))) / width * width;
+  const auto widest = std::clamp<std::int64_t>(fitting, 4 * width, widest_panel);
+  for (auto column = some.begin; column < some.end; column += widest) {
+    panel_.resize(units, std::min(widest, some.end - column));
+    fill(of_output, y, column);
+    hessian_mpi::engines::multiply(engines::Product<Number>{x.inputs + rows.begin, x.columns, panel_.factor()},
+                                   rows.count(), out + column - some.begin, stride);
+  }
+}
+
+// M in the columns of y from one on.
+template <class Number>
+void ColumnPanels<Number>::fill(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column) {
+  const auto& layer = factors_.layer(y.layer);
+  const bool row_major = !y.bias && !y.by_input;
+  if (row_major && layer.positions == 1 && layer.sees_input_as_it_is) return fill_strips(of_output, y, column);
+  for (std::int64_t k = 0; k < panel_.inner(); ++k) {
+    for (std::int64_t done = 0; done < panel_.columns();) {
+      const auto at = column + done;
+      const auto left = panel_.columns() - done;
+      if (y.bias || y.by_input) {
+        const auto r = at % y.outputs;
+        const auto count = std::min(y.outputs - r, left);
+        fill_outputs(of_output, y, k, done, at / y.outputs, r, count);
+        done += count;
+      } else {
+        const auto s = at % y.columns;
+        const auto count = std::min(y.columns - s, left);
+        fill_columns(of_output, y, k, done, s, y.first_output + at / y.columns, count);
+        done += count;
+      }
+    }
+  }
+}
+
+// The same, of a layer with one position that sees its input as it is: strip by strip, whose memory is written in
+// order.
+template <class Number>
+void ColumnPanels<Number>::fill_strips(const OutputFactors<Number>& of_output, const Slab<Number>& y,
+                                       std::int64_t column) {
+  constexpr auto width = engines::Strips<Number>::width;
+  const auto& layer = factors_.layer(y.layer);
+  const auto& derivatives = of_output.derivatives[y.layer];
+  for (std::int64_t done = 0; done < panel_.columns();) {
+    const auto r = y.first_output + (column + done) / y.columns;
+    const auto s = (column + done) % y.columns;
+    const auto place = done % width;
+    const auto count = std::min({y.columns - s, panel_.columns() - done, width - place});
+    engines::ScaledRows<Number> by_delta{layer.delta.data() + r, layer.outputs, nullptr, layer.elements};
+    if (!derivatives.empty()) by_delta.row = derivatives.data() + s;
+    engines::combine<Number>(panel_.inner(), count,
+                             {of_output.second[y.layer].data() + r, layer.outputs, y.inputs + s, y.columns}, by_delta,
+                             panel_.strip(done / width) + place, width);
+    done += count;
+  }
+}
+
+// One column s of the weight, from output r on.
+template <class Number>
+void ColumnPanels<Number>::fill_outputs(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k,
+                                        std::int64_t done, std::int64_t s, std::int64_t r, std::int64_t count) {
+  const auto& layer = factors_.layer(y.layer);
+  const Number* second = of_output.second[y.layer].data() + k * layer.positions * layer.outputs + r;
+  const auto& derivatives = of_output.derivatives[y.layer];
+  const bool with_derivatives = !y.bias && !derivatives.empty();
+  const auto derivative = [&](std::int64_t t) {
+    const auto element = layer.input_elements[y.group][static_cast<std::size_t>(t * y.columns + s)];
+    return element < 0 ? Number{0} : derivatives[static_cast<std::size_t>(k * layer.elements + element)];
+  };
+  const auto input = [&](std::int64_t t) {
+    return y.bias ? Number{1} : y.inputs[(k * layer.positions + t) * y.columns + s];
+  };
+  const Number* delta = layer.delta.data() + k * layer.positions * layer.outputs + r;
+  if (layer.positions == 1) {
+    engines::combine<Number>(count, input(0), second, with_derivatives ? derivative(0) : Number{0},
+                             with_derivatives ? delta : nullptr, panel_, k, done);
+    return;
+  }
+  line_.assign(static_cast<std::size_t>(count), Number{0});
+  for (std::int64_t t = 0; t < layer.positions; ++t) {
+    engines::accumulate<Number>(count, input(t), second + t * layer.outputs, line_.data());
+    if (with_derivatives) engines::accumulate<Number>(count, derivative(t), delta + t * layer.outputs, line_.data());
+  }
+  engines::combine<Number>(count, 1, line_.data(), 0, nullptr, panel_, k, done);
+}
+
+// One output r, from column s of the weight on.
+template <class Number>
+void ColumnPanels<Number>::fill_columns(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k,
+                                        std::int64_t done, std::int64_t s, std::int64_t r, std::int64_t count) {
+  const auto& layer = factors_.layer(y.layer);
+  const Number* second = of_output.second[y.layer].data() + k * layer.positions * layer.outputs + r;
+  const auto& derivatives = of_output.derivatives[y.layer];
+  const Number* of_unit = derivatives.empty() ? nullptr : derivatives.data() + k * layer.elements;
+  const Number* delta = layer.delta.data() + k * layer.positions * layer.outputs + r;
+  line_.assign(static_cast<std::size_t>(count), Number{0});
+  for (std::int64_t t = 0; t < layer.positions; ++t) {
+    const auto place = k * layer.positions + t;
+    engines::accumulate<Number>(count, second[t * layer.outputs], y.inputs + place * y.columns + s, line_.data());
+    if (of_unit == nullptr) continue;
+    if (layer.sees_input_as_it_is) {
+      engines::accumulate<Number>(count, delta[t * layer.outputs], of_unit + t * y.columns + s, line_.data());
+      continue;
+    }
+    const std::int64_t* const elements = layer.input_elements[y.group].data() + t * y.columns + s;
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (elements[i] >= 0) line_[static_cast<std::size_t>(i)] += delta[t * layer.outputs] * of_unit[elements[i]];
+    }
+  }
+  engines::combine<Number>(count, 1, line_.data(), 0, nullptr, panel_, k, done);
+}
+
+#define HESSIAN_MPI_INSTANTIATE(Number, Out)                                                                           \
+  template void ColumnPanels<Number>::multiply(const Slab<Number>&, const RowsOfOutput&, const OutputFactors<Number>&, \
+                                               const Slab<Number>&, const Rows&, Out*, std::int64_t)
+template class ColumnPanels<float>;
+template class ColumnPanels<double>;
+HESSIAN_MPI_INSTANTIATE(float, float);
+HESSIAN_MPI_INSTANTIATE(float, double);
+HESSIAN_MPI_INSTANTIATE(double, float);
+HESSIAN_MPI_INSTANTIATE(double, double);
+#undef HESSIAN_MPI_INSTANTIATE
+
+}  // namespace hessian_mpi::layers

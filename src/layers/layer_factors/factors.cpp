@@ -1,0 +1,227 @@
+#include "layer_factors/factors.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "hessian_mpi/engines/tile.hpp"
+#include "number.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+using torch::Tensor;
+
+// Behind numbers that are read as rows of a factor.
+template <class Number>
+constexpr std::int64_t padding = engines::Strips<Number>::width;
+
+template <class Number>
+void append(const Tensor& tensor, std::vector<Number>& numbers) {
+  const Tensor dense = tensor.to(at::kCPU, dtype_of_number<Number>).contiguous();
+  const auto* begin = dense.const_data_ptr<Number>();
+  numbers.insert(numbers.end(), begin, begin + dense.numel());
+}
+
+}  // namespace
+
+template <class Number>
+Factors<Number>::Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory,
+                         const ranks::Communicator& communicator, const std::function<bool()>& go_on)
+    : forward_(problem, step), memory_(memory) {
+  communicator.together([&] { read_layers(); });
+  std::vector<typename InputDerivatives<Number>::Layer> seen;
+  for (const auto& layer : layers_) seen.push_back({layer.elements, layer.positions, layer.outputs, layer.upstream});
+  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator, go_on);
+}
+
+template <class Number>
+void Factors<Number>::read_layers() {
+  layers_.resize(step().layers.size());
+  unit_begins_ = {0};
+  for (std::int64_t b = 0; b < forward_.batches(); ++b) append_batch(forward_.graph(b, 1), b);
+  units_ = unit_begins_.back();
+  for (auto& layer : layers_) layer.delta.resize(layer.delta.size() + padding<Number>);
+}
+
+template <class Number>
+void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) {
+  std::int64_t units = 0;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const auto& call = graph.call(step().layers[l].call);
+    const auto own = forward_.order(l, batch, 1);
+    auto& layer = layers_[l];
+    units = units_of(call, own);
+    if (batch == 0) {
+      layer = {call.weight,
+               step().layers[l].has_bias ? call.bias : std::nullopt,
+               call.by_input,
+               positions_of(call, own),
+               outputs_of(call),
+               groups_of(call),
+               weight_columns(call),
+               call.input.numel() / units,
+               false,
+               {},
+               {},
+               {},
+               step().layers[l].upstream};
+      layer.inputs.resize(static_cast<std::size_t>(layer.groups));
+      layer.input_elements.resize(layer.inputs.size());
+    }
+    for (std::int64_t g = 0; call.weight && g < layer.groups; ++g) {
+      append(input_patches(call, g, own), layer.inputs[static_cast<std::size_t>(g)]);
+      if (batch > 0) continue;
+      const Tensor elements = patch_elements(call, g, own).contiguous();
+      const auto* begin = elements.template const_data_ptr<std::int64_t>();
+      layer.input_elements[static_cast<std::size_t>(g)].assign(begin, begin + elements.numel());
+      layer.sees_input_as_it_is =
+          layer.groups == 1 && elements.reshape(-1).equal(at::arange(layer.elements, at::kLong));
+    }
+    append(output_by_unit(graph.delta(step().layers[l].call), call, own), layer.delta);
+  }
+  unit_begins_.push_back(unit_begins_.back() + units);
+}
+
+template <class Number>
+std::size_t Factors<Number>::numbers_of_output(std::size_t l) const {
+  std::int64_t numbers = 0;
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    numbers += layers_[m].positions * layers_[m].outputs + (derivatives_->depends(m, l) ? layers_[m].elements : 0);
+  }
+  return static_cast<std::size_t>(units_ * layers_[l].positions * numbers);
+}
+
+// Outputs that the same passes serve, counted from a layer's first: which they are must not depend on what is asked
+// for.
+template <class Number>
+std::int64_t Factors<Number>::outputs_at_once(std::size_t l) const {
+  return std::max<std::int64_t>(1, step().copies / layers_[l].positions);
+}
+
+template <class Number>
+OutputOfLayer Factors<Number>::first_made_with(const OutputOfLayer& output) const {
+  const auto at_once = outputs_at_once(output.first);
+  return {output.first, output.second / at_once * at_once};
+}
+
+template <class Number>
+std::vector<OutputOfLayer> Factors<Number>::made_with(const OutputOfLayer& output) const {
+  const auto [l, first] = first_made_with(output);
+  std::vector<OutputOfLayer> outputs;
+  for (auto p = first; p < std::min(first + outputs_at_once(l), layers_[l].outputs); ++p) outputs.emplace_back(l, p);
+  return outputs;
+}
+
+// With several batches, what else is expected next and fits: all of it for one forward of each batch. The first of each
+// that is made at once.
+template <class Number>
+std::vector<OutputOfLayer> Factors<Number>::made_next(const OutputOfLayer& output) const {
+  std::vector<OutputOfLayer> firsts{first_made_with(output)};
+  if (forward_.batches() == 1) return firsts;
+  std::size_t bytes = 0;
+  for (auto next = std::find(expected_.begin(), expected_.end(), output); next != expected_.end(); ++next) {
+    const auto first = first_made_with(*next);
+    if (std::find(firsts.begin(), firsts.end(), first) != firsts.end()) continue;
+    bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
+    if (bytes > memory_ / 2) break;
+    firsts.push_back(first);
+  }
+  return firsts;
+}
+
+// S still zero; J as it is known.
+template <class Number>
+OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) {
+  const auto [l, p] = output;
+  const auto places = units_ * layers_[l].positions;
+  OutputFactors<Number> factors;
+  factors.derivatives.resize(layers_.size());
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    factors.second.emplace_back(
+        static_cast<std::size_t>(places * layers_[m].positions * layers_[m].outputs + padding<Number>));
+    if (!derivatives_->depends(m, l)) continue;
+    const auto numbers = places * layers_[m].elements;
+    const auto* const from = derivatives_->by_output(m, l, p);
+    auto& mine = factors.derivatives[m];
+    mine.reserve(static_cast<std::size_t>(numbers + padding<Number>));
+    mine.assign(from, from + numbers);
+    mine.resize(static_cast<std::size_t>(numbers + padding<Number>));
+  }
+  return factors;
+}
+
+template <class Number>
+const OutputFactors<Number>& Factors<Number>::of_output(const OutputOfLayer& output) {
+  if (const auto found = made_.find(output); found != made_.end()) return found->second;
+  const auto firsts = made_next(output);
+  std::size_t bytes = 0;
+  for (const auto& first : firsts) {
+    bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
+  }
+  for (const auto& [made, factors] : made_) bytes += numbers_of_output(made.first) * sizeof(Number);
+  if (bytes > memory_ / 2) made_.clear();
+  for (const auto& first : firsts) {
+    for (const auto& made : made_with(first)) made_[made] = prepared(made);
+  }
+  for (std::int64_t b = 0; b < forward_.batches(); ++b) {
+    for (const auto& first : firsts) make_second(made_with(first), b);
+  }
+  return made_[output];
+}
+
+// S of outputs that are made at once.
+template <class Number>
+void Factors<Number>::make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch) {
+  std::vector<OutputAt> places;
+  for (const auto& output : outputs) {
+    for (std::int64_t t = 0; t < layers_[output.first].positions; ++t) places.push_back({output, t});
+  }
+  const auto copies = static_cast<std::size_t>(step().copies);
+  for (std::size_t first = 0; first < places.size(); first += copies) {
+    make_second_at_once(std::span(places).subspan(first, std::min(copies, places.size() - first)), batch);
+  }
+}
+
+// One double-backward pass: for each copy of the batch an output of all its units at a position, by the outputs of all
+// layers.
+template <class Number>
+void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std::int64_t batch) {
+  const auto l = places.front().output.first;
+  const auto copies = step().copies;
+  const auto& batch_graph = forward_.graph(batch, copies);
+  const auto c = step().layers[l].call;
+  const auto& call = batch_graph.call(c);
+  const auto own = forward_.order(l, batch, copies);
+  std::vector<std::size_t> targets;
+  for (const auto& layer : step().layers) targets.push_back(layer.call);
+  const auto positions = layers_[l].positions;
+  const auto units = units_of(call, own) / copies;
+  Tensor cotangent = at::zeros({copies, units, positions, layers_[l].outputs}, call.output.options());
+  for (std::size_t k = 0; k < places.size(); ++k) {
+    cotangent[static_cast<std::int64_t>(k)].select(2, places[k].output.second).select(1, places[k].position).fill_(1);
+  }
+  const auto found = batch_graph.second_derivatives(c, output_from_units(cotangent.flatten(0, 1), call, own), targets);
+  for (std::size_t m = 0; m < found.size(); ++m) {
+    if (!found[m].defined()) continue;
+    const auto& column = batch_graph.call(targets[m]);
+    const Tensor ordered = output_by_unit(found[m], column, forward_.order(m, batch, copies))
+                               .to(at::kCPU, dtype_of_number<Number>)
+                               .contiguous();
+    const auto* from = ordered.template const_data_ptr<Number>();
+    const auto of_unit = layers_[m].positions * layers_[m].outputs;
+    for (const auto& [output, t] : places) {
+      Number* const second = made_[output].second[m].data();
+      for (std::int64_t u = 0; u < units; ++u, from += of_unit) {
+        std::copy_n(from, of_unit, second + ((units_before(batch) + u) * positions + t) * of_unit);
+      }
+    }
+  }
+}
+
+template class Factors<float>;
+template class Factors<double>;
+
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,167 @@
+#include "layer_factors/row_sums.hpp"
+
+#include <algorithm>
+#include <array>
+#include <span>
+
+namespace hessian_mpi::layers {
+namespace {
+
+constexpr std::int64_t bytes_at_once = 4 << 20;
+
+}  // namespace
+
+template <class Number>
+std::int64_t RowSums<Number>::rows_at_once(std::size_t m) const {
+  const auto& layer = factors_.layer(m);
+  const auto numbers = factors_.units() * (layer.positions * layer.outputs + layer.elements);
+  return std::max<std::int64_t>(1, bytes_at_once / (numbers * static_cast<std::int64_t>(sizeof(Number))));
+}
+
+template <class Number>
+void RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
+                          std::size_t m) {
+  const auto& own = factors_.layer(x.layer);
+  const auto& layer = factors_.layer(m);
+  const auto numbers = layer.positions * layer.outputs;
+  const bool upstream = std::find(own.upstream.begin(), own.upstream.end(), m) != own.upstream.end() && !x.bias;
+  second_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
+  derivatives_.clear();
+  if (own.positions == 1 && upstream) {
+    sum_one_position(x, rows, of_output.second[m].data(), m);
+    return;
+  }
+  sum_positions(x, rows, of_output.second[m].data(), numbers, second_);
+  if (upstream) add_own_derivatives(x, rows, m);
+  if (!layer.weight || of_output.derivatives[m].empty()) return;
+  derivatives_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * layer.elements));
+  sum_positions(x, rows, of_output.derivatives[m].data(), layer.elements, derivatives_);
+}
+
+// Both terms of E in one pass.
+template <class Number>
+void RowSums<Number>::sum_one_position(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second,
+                                       std::size_t m) {
+  const auto& own = factors_.layer(x.layer);
+  const auto numbers = factors_.layer(m).positions * factors_.layer(m).outputs;
+  const auto units = factors_.units();
+  for (auto q = rows.begin; q < rows.end; ++q) {
+    const auto element = own.input_elements[x.group][static_cast<std::size_t>(q)];
+    engines::ScaledRows<Number> by_input{own.delta.data() + x.first_output + rows.output, own.outputs, nullptr,
+                                         numbers};
+    if (element >= 0) by_input.row = factors_.input_derivative(x.layer, element, m);
+    engines::combine<Number>(units, numbers, {x.inputs + q, x.columns, second, numbers}, by_input,
+                             second_.data() + (q - rows.begin) * units * numbers, numbers);
+  }
+}
+
+// sums[row][u][i] = sum over t of a_x[u][t][q of the row] * of_places[u][t][i], for i < numbers.
+template <class Number>
+void RowSums<Number>::sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places,
+                                    std::int64_t numbers, std::vector<Number>& sums) const {
+  const auto positions = factors_.layer(x.layer).positions;
+  const auto units = factors_.units();
+  for (std::int64_t u = 0; u < units; ++u) {
+    const Number* const inputs = x.bias ? ones_.data() : x.inputs + u * positions * x.columns + rows.begin;
+    const auto right = engines::rows_as_factor(of_places + u * positions * numbers, numbers, positions, numbers);
+    hessian_mpi::engines::multiply(engines::Product<Number>{inputs, x.columns, right}, rows.count(),
+                                   sums.data() + u * numbers, units * numbers);
+  }
+}
+
+template <class Number>
+void RowSums<Number>::add_own_derivatives(const Slab<Number>& x, const RowsOfOutput& rows, std::size_t m) {
+  const auto& own = factors_.layer(x.layer);
+  const auto numbers = factors_.layer(m).positions * factors_.layer(m).outputs;
+  const auto units = factors_.units();
+  for (auto q = rows.begin; q < rows.end; ++q) {
+    for (std::int64_t t = 0; t < own.positions; ++t) {
+      const auto element = own.input_elements[x.group][static_cast<std::size_t>(t * x.columns + q)];
+      if (element < 0) continue;
+      const Number* const derivative = factors_.input_derivative(x.layer, element, m);
+      for (std::int64_t u = 0; u < units; ++u) {
+        const auto place = u * own.positions + t;
+        const Number delta = own.delta[static_cast<std::size_t>(place * own.outputs + x.first_output + rows.output)];
+        engines::accumulate<Number>(numbers, delta, derivative + u * numbers,
+                                    second_.data() + ((q - rows.begin) * units + u) * numbers);
+      }
+    }
+  }
+}
+
+// D of a row in the order of y's inputs: [u][t][columns].
+template <class Number>
+const Number* RowSums<Number>::seen(std::int64_t i, const Slab<Number>& y) {
+  const auto& layer = factors_.layer(y.layer);
+  const auto units = factors_.units();
+  const Number* const elements = derivatives_.data() + i * units * layer.elements;
+  if (layer.sees_input_as_it_is) return elements;
+  const auto& places = layer.input_elements[y.group];
+  seen_.resize(static_cast<std::size_t>(units) * places.size());
+  for (std::int64_t u = 0; u < units; ++u) {
+    Number* const to = seen_.data() + static_cast<std::size_t>(u) * places.size();
+    for (std::size_t j = 0; j < places.size(); ++j) {
+      to[j] = places[j] < 0 ? Number{0} : elements[u * layer.elements + places[j]];
+    }
+  }
+  return seen_.data();
+}
+
+template <class Number>
+template <class Out>
+void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out) {
+  // Columns that lie output by output are made for the outputs that some belong to, others for all.
+  const Rows outputs =
+      y.by_input ? Rows{0, y.outputs} : Rows{some.begin / y.columns, (some.end + y.columns - 1) / y.columns};
+  const auto first = y.by_input ? 0 : outputs.begin * y.columns;
+  if (some == Rows{first, first + outputs.count() * y.columns}) {
+    multiply_outputs(i, y, outputs, out);
+    return;
+  }
+  std::vector<Out> numbers(static_cast<std::size_t>(outputs.count() * y.columns));
+  multiply_outputs(i, y, outputs, numbers.data());
+  std::copy(numbers.begin() + (some.begin - first), numbers.begin() + (some.end - first), out);
+}
+
+// In all columns of some outputs, counted from the slab's first.
+template <class Number>
+template <class Out>
+void RowSums<Number>::multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out) {
+  const auto& layer = factors_.layer(y.layer);
+  const auto places = factors_.units() * layer.positions;
+  const auto first = y.first_output + outputs.begin;
+  const Number* const second = second_.data() + i * places * layer.outputs + first;
+  if (y.bias) {
+    engines::add_up(second, layer.outputs, outputs.count(), places, out);
+    return;
+  }
+  const std::size_t products = derivatives_.empty() ? 1 : 2;
+  const Number* const derivatives = derivatives_.empty() ? nullptr : seen(i, y);
+  const Number* const delta = layer.delta.data() + first;
+  if (y.by_input) {
+    const std::array<engines::Product<Number>, 2> both{
+        engines::Product<Number>{y.inputs, y.columns,
+                                 engines::rows_as_factor(second, layer.outputs, places, layer.outputs)},
+        engines::Product<Number>{derivatives, y.columns,
+                                 engines::rows_as_factor(delta, layer.outputs, places, layer.outputs)}};
+    hessian_mpi::engines::multiply(std::span(both).first(products), y.columns, out, layer.outputs);
+  } else {
+    if (derivatives != nullptr) engines::fill_strips(derivatives, places, y.columns, seen_strips_);
+    const std::array<engines::Product<Number>, 2> both{
+        engines::Product<Number>{second, layer.outputs, y.strips.factor()},
+        engines::Product<Number>{delta, layer.outputs, seen_strips_.factor()}};
+    hessian_mpi::engines::multiply(std::span(both).first(products), outputs.count(), out, y.columns);
+  }
+}
+
+#define HESSIAN_MPI_INSTANTIATE(Number, Out) \
+  template void RowSums<Number>::multiply(std::int64_t, const Slab<Number>&, const Rows&, Out*)
+template class RowSums<float>;
+template class RowSums<double>;
+HESSIAN_MPI_INSTANTIATE(float, float);
+HESSIAN_MPI_INSTANTIATE(float, double);
+HESSIAN_MPI_INSTANTIATE(double, float);
+HESSIAN_MPI_INSTANTIATE(double, double);
+#undef HESSIAN_MPI_INSTANTIATE
+
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,17 @@
+#include "layer_factors/step_forward.hpp"
+
+namespace hessian_mpi::layers {
+
+LayerOrder StepForward::order(std::size_t l, std::int64_t batch, std::int64_t copies) const {
+  return {step_.unit, problem_.samples_in(batch).count() * copies, step_.layers[l].samples_last};
+}
+
+const LayerGraph& StepForward::graph(std::int64_t batch, std::int64_t copies) {
+  if (!run_ || run_->batch != batch || run_->copies != copies) {
+    run_.reset();  // the old graph's memory before the new one's
+    run_.emplace(Run{batch, copies, LayerGraph(problem_, batch, copies)});
+  }
+  return run_->graph;
+}
+
+}  // namespace hessian_mpi::layers

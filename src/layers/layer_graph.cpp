@@ -1,0 +1,97 @@
+#include "layer_graph.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <utility>
+
+namespace hessian_mpi::layers {
+namespace {
+
+// Zeros that LibTorch keeps without their memory, of a sign's derivative, say, are no dependence.
+torch::Tensor undefined_where_zero(torch::Tensor tensor) {
+  return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
+}
+
+// By edges, not by tensors: an operation in place may have given a tensor another place in the graph since.
+std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
+                                    const std::vector<torch::Tensor>& cotangents,
+                                    const torch::autograd::edge_list& outputs, bool create_graph) {
+  auto found = torch::autograd::Engine::get_default_engine().execute(roots, cotangents, /*keep_graph=*/true,
+                                                                     create_graph, /*accumulate_grad=*/false, outputs);
+  for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
+  return found;
+}
+
+}  // namespace
+
+LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies)
+    : forward_(capture_layers(problem, batch, copies)) {
+  torch::autograd::edge_list outputs;
+  for (const auto& call : forward_.calls) outputs.push_back(call.output_edge);
+  for (const auto& parameter : problem.parameters()) {
+    outputs.push_back(torch::autograd::impl::gradient_edge(parameter));
+  }
+  std::vector<torch::Tensor> found(outputs.size());
+  if (forward_.loss.requires_grad()) {
+    found = backward({torch::autograd::impl::gradient_edge(forward_.loss)}, {at::ones_like(forward_.loss)}, outputs,
+                     /*create_graph=*/true);
+  }
+  const auto calls = static_cast<std::ptrdiff_t>(forward_.calls.size());
+  delta_.assign(found.begin(), found.begin() + calls);
+  for (auto g = found.begin() + calls; g != found.end(); ++g) {
+    gradient_.push_back(g->defined() ? g->detach() : torch::Tensor());
+  }
+}
+
+torch::Tensor LayerGraph::delta(std::size_t c) const {
+  return delta_[c].defined() ? delta_[c].detach() : at::zeros_like(call(c).output);
+}
+
+// A leaf is a parameter: it depends on no z, and its place in the graph is where its gradient would be added up.
+bool LayerGraph::delta_depends(std::size_t c) const {
+  return delta_[c].defined() && delta_[c].requires_grad() && !delta_[c].is_leaf();
+}
+
+std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::edge_list& roots,
+                                                   const std::vector<torch::Tensor>& cotangents,
+                                                   const std::vector<std::size_t>& targets) const {
+  if (roots.empty() || targets.empty()) return std::vector<torch::Tensor>(targets.size());
+  torch::autograd::edge_list outputs;
+  for (const auto m : targets) outputs.push_back(call(m).output_edge);
+  return backward(roots, cotangents, outputs, /*create_graph=*/false);
+}
+
+std::vector<torch::Tensor> LayerGraph::second_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                                          const std::vector<std::size_t>& targets) const {
+  if (!delta_depends(c)) return std::vector<torch::Tensor>(targets.size());
+  return derivatives({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, targets);
+}
+
+std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                                         const std::vector<std::size_t>& targets) const {
+  if (!call(c).input_edge.is_valid()) return std::vector<torch::Tensor>(targets.size());
+  return derivatives({call(c).input_edge}, {cotangent}, targets);
+}
+
+std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::size_t>& calls,
+                                                      const std::vector<torch::Tensor>& of_delta,
+                                                      const std::vector<torch::Tensor>& of_input,
+                                                      const std::vector<std::size_t>& targets) const {
+  torch::autograd::edge_list roots;
+  std::vector<torch::Tensor> cotangents;
+  for (std::size_t k = 0; k < calls.size(); ++k) {
+    if (delta_depends(calls[k])) {
+      roots.push_back(torch::autograd::impl::gradient_edge(delta_[calls[k]]));
+      cotangents.push_back(of_delta[k]);
+    }
+    if (call(calls[k]).input_edge.is_valid()) {
+      roots.push_back(call(calls[k]).input_edge);
+      cotangents.push_back(of_input[k]);
+    }
+  }
+  return derivatives(roots, cotangents, targets);
+}
+
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,53 @@
+#pragma once
+/// One batch, run forward and back once, to be differentiated again with respect to what flows between its layers.
+/// Internal to the factored engine.
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "hessian_mpi/layers/layer_capture.hpp"
+#include "hessian_mpi/network/problem.hpp"
+
+namespace hessian_mpi::layers {
+
+class LayerGraph {
+ public:
+  /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them.
+  LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1);
+
+  const CapturedForward& forward() const { return forward_; }
+  const LayerCall& call(std::size_t c) const { return forward_.calls[c]; }
+
+  /// dL/dz of a call, in z's shape: zeros where the loss does not depend on it.
+  torch::Tensor delta(std::size_t c) const;
+  /// The gradient of the loss by a parameter; may be undefined.
+  const torch::Tensor& gradient(std::size_t parameter) const { return gradient_[parameter]; }
+
+  /// d(cotangent . dL/dz_c) / dz_m for the calls m, z_m taken as an intermediate; undefined where there is no
+  /// dependence. cotangent: z_c's shape.
+  std::vector<torch::Tensor> second_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                                const std::vector<std::size_t>& targets) const;
+  /// d(cotangent . a_c) / dz_m for the calls m; undefined where there is no dependence. cotangent: a_c's shape.
+  std::vector<torch::Tensor> input_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                               const std::vector<std::size_t>& targets) const;
+  /// The sum of both, for several calls c at once, each with cotangents of its own.
+  std::vector<torch::Tensor> derivatives_of(const std::vector<std::size_t>& calls,
+                                            const std::vector<torch::Tensor>& of_delta,
+                                            const std::vector<torch::Tensor>& of_input,
+                                            const std::vector<std::size_t>& targets) const;
+
+ private:
+  bool delta_depends(std::size_t c) const;
+  std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
+                                         const std::vector<torch::Tensor>& cotangents,
+                                         const std::vector<std::size_t>& targets) const;
+
+  CapturedForward forward_;
+  std::vector<torch::Tensor> delta_;  // with their graph
+  std::vector<torch::Tensor> gradient_;
+};
+
+}  // namespace hessian_mpi::layers

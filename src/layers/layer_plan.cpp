@@ -1,0 +1,323 @@
+#include "hessian_mpi/layers/layer_plan.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/printable.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
+#include "layer_graph.hpp"
+#include "layer_plan/copies.hpp"
+#include "layer_plan/cost.hpp"
+#include "layer_plan/crossing.hpp"
+#include "layer_tensors.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+using torch::Tensor;
+
+// Whether a weight's gradient is what the captured call says that it is: the sum over rows of delta times input.
+bool explains_gradient(const LayerGraph& graph, std::size_t c, std::int64_t samples, double tolerance) {
+  const auto& call = graph.call(c);
+  const LayerOrder order{Unit::batch, samples, false};
+  const Tensor delta = output_by_unit(graph.delta(c), call, order).squeeze(0);
+  const auto close = [&](const Tensor& expected, const Tensor& found) {
+    const double scale = std::max(expected.abs().max().item<double>(), found.abs().max().item<double>());
+    return (expected - found).abs().max().item<double>() <= tolerance * scale;
+  };
+  if (call.bias && graph.gradient(*call.bias).defined() &&
+      !close(graph.gradient(*call.bias).reshape(-1), delta.sum(0))) {
+    return false;
+  }
+  if (!call.weight || !graph.gradient(*call.weight).defined()) return true;
+  const Tensor& gradient = graph.gradient(*call.weight);
+  const Tensor expected = call.by_input ? gradient.t() : gradient.reshape({outputs_of(call), -1});
+  const auto outputs = outputs_of(call) / groups_of(call);
+  for (std::int64_t g = 0; g < groups_of(call); ++g) {
+    const Tensor inputs = input_patches(call, g, order).squeeze(0);
+    const Tensor found = delta.narrow(1, g * outputs, outputs).t().mm(inputs);
+    if (!close(expected.narrow(0, g * outputs, outputs), found)) return false;
+  }
+  return true;
+}
+
+// Whether all batches run the same layers, each with as many positions for a sample.
+bool same_in_all_batches(const network::Problem& problem, const CapturedForward& first) {
+  for (std::int64_t b = 1; b < problem.batches(); ++b) {
+    const auto other = capture_layers(problem, b);
+    if (other.calls.size() != first.calls.size() || other.reasons != first.reasons) return false;
+    const auto samples = problem.samples_in(b).count();
+    for (std::size_t c = 0; c < first.calls.size(); ++c) {
+      const auto& one = first.calls[c];
+      const auto& two = other.calls[c];
+      if (one.weight != two.weight || one.bias != two.bias) return false;
+      if (one.output.numel() * samples != two.output.numel() * problem.batch_size()) return false;
+      if (one.input.numel() * samples != two.input.numel() * problem.batch_size()) return false;
+    }
+  }
+  return true;
+}
+
+// Leaves layers out one by one as long as that makes the whole cheaper.
+Choice cheapest(const Network& network, Choice choice, std::vector<std::string>& why) {
+  double cost = cost_of(network, counts_of(network, choice));
+  while (!choice.empty()) {
+    std::size_t best = choice.front().call;
+    double least = cost;
+    for (const auto& [c, unit, bias] : choice) {
+      const double other = cost_of(network, counts_of(network, without(choice, c)));
+      if (other < least) {
+        least = other;
+        best = c;
+      }
+    }
+    if (least >= cost) break;
+    cost = least;
+    choice = without(choice, best);
+    why[best] = "double-backward takes fewer operations";
+  }
+  return choice;
+}
+
+// Whatever memory there is: the choice must not depend on it, since the last digits of rows depend on the choice.
+constexpr std::uint64_t largest_factors = 8'000'000'000;
+
+// Leaves out the layers whose factors are largest until all are small enough.
+Choice fitting(const Network& network, Choice choice, std::vector<std::string>& why) {
+  const auto bytes = [&](const Choice& some) {
+    return counts_of(network, some).numbers() * bytes_of(network.problem.precision());
+  };
+  while (!choice.empty() && bytes(choice) > largest_factors) {
+    const auto largest = std::min_element(choice.begin(), choice.end(), [&](const Chosen& a, const Chosen& b) {
+                           return bytes(without(choice, a.call)) < bytes(without(choice, b.call));
+                         })->call;
+    choice = without(choice, largest);
+    why[largest] = "its factors would take more than 8 GB";
+  }
+  return choice;
+}
+
+struct Proposal {
+  Choice choice;
+  std::vector<std::string> why;  // of each call that is not chosen
+  double cost = 0;
+};
+
+Proposal proposal(const Network& network, Choice choice, std::vector<std::string> why, Method method) {
+  choice = fitting(network, std::move(choice), why);
+  if (method == Method::automatic) choice = cheapest(network, std::move(choice), why);
+  const double cost = cost_of(network, counts_of(network, choice));
+  return {std::move(choice), std::move(why), cost};
+}
+
+// What a call's derivatives do not cross, where more of them are kept apart than a batch.
+std::vector<Unit> units_of_calls(const Crossing& crossing, const LayerGraph& graph, const Separable& separable,
+                                 const std::vector<std::size_t>& sound) {
+  std::vector<Unit> units(crossing.count(), Unit::batch);
+  std::vector<std::size_t> calls;
+  std::set_intersection(separable.calls.begin(), separable.calls.end(), sound.begin(), sound.end(),
+                        std::back_inserter(calls));
+  for (const auto c : calls) units[c] = Unit::sample;
+  for (const auto c : apart_by_position(crossing, graph, calls, separable.samples_last)) {
+    units[c] = Unit::position;
+  }
+  return units;
+}
+
+Proposal best_proposal(const Network& network, const std::vector<Unit>& units, const std::vector<std::size_t>& sound,
+                       Method method) {
+  // Each call with its unit, but none with one that comes after a limit; those that keep no samples apart are left out.
+  const auto with_units = [&](Unit last, bool batch_too) {
+    Choice choice;
+    std::vector<std::string> why(units.size());
+    for (const auto c : sound) {
+      if (units[c] == Unit::batch && !batch_too) {
+        why[c] = "its samples interact";
+      } else {
+        Chosen chosen{c, std::min(units[c], last)};
+        chosen.bias = method == Method::layers || !is_cheaper_without_bias(network, chosen);
+        choice.push_back(chosen);
+      }
+    }
+    return proposal(network, std::move(choice), std::move(why), method);
+  };
+  std::vector<Proposal> proposals{with_units(Unit::sample, false), with_units(Unit::position, false)};
+  if (network.problem.samples() % network.problem.batch_size() == 0) {  // batches are all alike
+    proposals.push_back(with_units(Unit::batch, true));
+    proposals.push_back(with_units(Unit::position, true));
+  }
+  const auto better = [&](const Proposal& a, const Proposal& b) {
+    // Asked for layers, the user gets as many as there are.
+    const auto factored_in_a = parameters_in(network, a.choice);
+    const auto factored_in_b = parameters_in(network, b.choice);
+    if (method == Method::layers && factored_in_a != factored_in_b) return factored_in_a > factored_in_b;
+    return a.cost < b.cost;
+  };
+  return *std::min_element(proposals.begin(), proposals.end(), better);
+}
+
+LayerPlan all_by_double_backward(const network::Problem& problem, const std::string& reason) {
+  LayerPlan plan;
+  plan.parameters.assign(problem.parameters().size(), {0, reason});
+  plan.steps.emplace_back().rows = problem.index().size();
+  return plan;
+}
+
+// Each layer in a step of its own: the derivatives of one layer's input by another layer's output have no part in its
+// diagonal block.
+std::vector<LayerStep> one_by_one(const std::vector<LayerStep>& steps) {
+  std::vector<LayerStep> single;
+  for (const auto& step : steps) {
+    for (auto layer : step.layers) {
+      layer.upstream.clear();
+      if (layer.makes_rows) single.push_back({step.unit, {std::move(layer)}});
+    }
+  }
+  return single;
+}
+
+// The parameters of the layers whose rows a step makes.
+void note_parameters(const Network& network, std::size_t s, LayerPlan& plan) {
+  const auto& step = plan.steps[s];
+  const auto costs = costs_of_rows(network, step);
+  const auto together = rows_together(network, step);
+  for (const auto& layer : step.layers) {
+    const auto& call = network.graph.forward().calls[layer.call];
+    for (const auto& parameter : {call.weight, call.bias}) {
+      if (!layer.makes_rows || !parameter) continue;
+      auto& way = plan.parameters[*parameter];
+      if (parameter == call.bias && !layer.has_bias) {
+        way.reason = "its few rows take less than passes for each position";
+      } else {
+        way = {s, way.reason, costs.at(*parameter), together.at(*parameter)};
+      }
+    }
+  }
+}
+
+void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
+  step.copies = copies_for(network, step);
+  const auto counts = counts_of(network, step);
+  step.rows = -counts.double_backward_rows;
+  plan.steps.front().rows += counts.double_backward_rows;
+  step.passes = counts.delta_passes + counts.input_passes;
+  const auto bytes = bytes_of(network.problem.precision());
+  plan.bytes = std::max(plan.bytes, counts.inputs * bytes);
+  plan.bytes_if_there = std::max(plan.bytes_if_there, (counts.derivatives + counts.outputs) * bytes);
+  plan.steps.push_back(std::move(step));
+  note_parameters(network, plan.steps.size() - 1, plan);
+}
+
+LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::vector<bool>& samples_last,
+                  Entries entries) {
+  const auto& forward = network.graph.forward();
+  LayerPlan plan = all_by_double_backward(network.problem, "");
+  for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
+    plan.parameters[p].reason = forward.reasons[p];
+    plan.parameters[p].row_cost = cost_of_double_backward_row(network);
+  }
+  for (std::size_t c = 0; c < forward.calls.size(); ++c) {
+    for (const auto& parameter : {forward.calls[c].weight, forward.calls[c].bias}) {
+      if (parameter) plan.parameters[*parameter].reason = proposal.why[c];
+    }
+  }
+  const auto steps = steps_of(network, proposal.choice, samples_last);
+  for (auto& step : entries == Entries::all ? steps : one_by_one(steps)) add_step(network, step, plan);
+  return plan;
+}
+
+}  // namespace
+
+LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries) {
+  if (method == Method::rows) return all_by_double_backward(problem, "--method rows");
+  const LayerGraph graph(problem, 0);
+  if (!same_in_all_batches(problem, graph.forward())) {
+    return all_by_double_backward(problem, "the network runs other layers in other batches");
+  }
+  Network network{problem, graph, {}};
+  const Crossing crossing(graph, problem.batch_size());
+  std::vector<std::size_t> sound;
+  std::vector<std::string> unsound(crossing.count());
+  const double tolerance = problem.precision() == Precision::float32 ? 1e-3 : 1e-9;
+  for (std::size_t c = 0; c < crossing.count(); ++c) {
+    network.upstream.push_back(crossing.upstream(c));
+    if (explains_gradient(graph, c, problem.batch_size(), tolerance)) {
+      sound.push_back(c);
+    } else {
+      unsound[c] = "its gradient is not that of the layer alone";
+    }
+  }
+  const auto separable = separable_calls(crossing, graph);
+  auto best = best_proposal(network, units_of_calls(crossing, graph, separable, sound), sound, method);
+  for (std::size_t c = 0; c < unsound.size(); ++c) {
+    if (!unsound[c].empty()) best.why[c] = unsound[c];
+  }
+  return plan_of(network, best, separable.samples_last, entries);
+}
+
+std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& index, std::size_t step) {
+  std::vector<Rows> runs;
+  for (std::size_t p = 0; p < index.entries().size(); ++p) {
+    const auto& entry = index.entries()[p];
+    if (plan.parameters[p].step == step) matrix::append_run({entry.offset, entry.offset + entry.size}, runs);
+  }
+  return runs;
+}
+
+double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows) {
+  double cost = 0;
+  for (auto row = rows.begin; row < rows.end;) {
+    const auto parameter = index.locate(row).parameter;
+    const auto& entry = index.entries()[parameter];
+    const auto end = std::min(rows.end, entry.offset + entry.size);
+    cost += static_cast<double>(end - row) * plan.parameters[parameter].row_cost;
+    row = end;
+  }
+  return cost;
+}
+
+std::string lines_of(const LayerPlan& plan, const matrix::ParameterIndex& index) {
+  std::string lines;
+  for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
+    lines += text(p == 0 ? "" : "\n", index.entries()[p].name, ": ",
+                  plan.is_factored(p) ? "layers" : text("rows, ", plan.parameters[p].reason));
+  }
+  return lines;
+}
+
+std::string text_of(const LayerPlan& plan) {
+  if (!plan.factors_layers()) return "rows";
+  std::string line = "layers: ";
+  for (std::size_t s = 1; s < plan.steps.size(); ++s) {
+    const auto& step = plan.steps[s];
+    line += text(step.rows, " rows from ", step.passes, " backward passes, each for ",
+                 step.unit == Unit::position ? "all positions of all samples at once"
+                 : step.unit == Unit::sample ? "all samples at once"
+                                             : "a position of one sample",
+                 "; ");
+  }
+  return line + text(plan.steps.front().rows, " rows by double-backward");
+}
+
+std::vector<std::string> text_of_reasons(const LayerPlan& plan, const matrix::ParameterIndex& index) {
+  constexpr std::size_t most = 4;
+  std::map<std::string, std::vector<std::string>> names;
+  for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
+    if (!plan.is_factored(p)) names[plan.parameters[p].reason].push_back(index.entries()[p].name);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [reason, some] : names) {
+    std::string listed;
+    for (std::size_t k = 0; k < std::min(most, some.size()); ++k) listed += (k == 0 ? "" : ", ") + printable(some[k]);
+    if (some.size() > most) listed += text(" and ", some.size() - most, " more");
+    lines.push_back(text(listed, ": ", reason));
+  }
+  return lines;
+}
+
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,13 @@
+#pragma once
+/// The numbers that factors are made of, in LibTorch's words. Internal to the factored engine.
+
+#include <c10/core/ScalarType.h>
+
+#include <type_traits>
+
+namespace hessian_mpi::layers {
+
+template <class Number>
+constexpr c10::ScalarType dtype_of_number = std::is_same_v<Number, float> ? c10::kFloat : c10::kDouble;
+
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,29 @@
+#include "hessian_mpi/network/device.hpp"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+
+#include "hessian_mpi/base/error.hpp"
+
+namespace hessian_mpi::network {
+
+int gpus_of_node() {
+  if (!at::globalContext().hasCUDART()) {
+    throw InputError(
+        "--device cuda: this LibTorch was built without CUDA; build hessian_mpi with one that knows GPUs, or use "
+        "--device cpu");
+  }
+  return static_cast<int>(at::getNumGPUs());
+}
+
+bool has_drawn_random_numbers(c10::Device device) {
+  const auto& generator = at::globalContext().defaultGenerator(device);
+  if (!device.is_cpu()) return generator.get_offset() != 0;
+  return !generator.get_state().equal(at::detail::createCPUGenerator(generator.current_seed()).get_state());
+}
+
+const char* name_of(c10::Device device) {
+  return device.is_cpu() ? "cpu" : "cuda";
+}
+
+}  // namespace hessian_mpi::network

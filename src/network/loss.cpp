@@ -1,0 +1,425 @@
+#include "hessian_mpi/network/loss.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/exception_words.hpp"
+#include "hessian_mpi/network/torch_error.hpp"
+#include "tensor_text.hpp"
+#include "torchscript_model.hpp"
+
+namespace hessian_mpi::network {
+namespace {
+
+using torch::Tensor;
+
+// "float32 of shape [8, 5]"
+std::string description(const Tensor& tensor) {
+  return text(c10::getDtypeNames(tensor.scalar_type()).first, " of shape ", tensor.sizes());
+}
+
+// Position in the first dimension of the first element at which mask is true; none where there is none.
+struct Fault {
+  std::int64_t sample;
+  double value;
+};
+std::optional<Fault> first_fault(const Tensor& mask, const Tensor& values) {
+  if (!mask.any().item<bool>()) return std::nullopt;
+  const std::int64_t element = mask.reshape({-1}).to(torch::kByte).argmax().item<std::int64_t>();
+  const std::int64_t per_sample = std::max<std::int64_t>(1, mask.numel() / mask.size(0));
+  return Fault{element / per_sample, values.reshape({-1})[element].to(torch::kDouble).item<double>()};
+}
+
+std::string kind_of(const c10::IValue& value) {
+  if (value.isTuple()) return text("a tuple of ", value.toTupleRef().elements().size());
+  if (value.isList()) return text("a list of ", value.toListRef().size());
+  if (value.isGenericDict()) return text("a dict of ", value.toGenericDict().size());
+  if (value.isTensor()) return text("a tensor that is ", description(value.toTensor()));
+  return text("a value of type ", value.type()->repr_str());
+}
+
+const Tensor& output_tensor(const std::string& loss, const c10::IValue& output) {
+  if (!output.isTensor() || !output.toTensor().is_floating_point()) {
+    throw InputError(text("the model returns ", kind_of(output), ", and the loss '", loss,
+                          "' wants one floating-point tensor: use a scripted loss (--loss FILE), which is called as "
+                          "loss(output, targets), or --loss output"));
+  }
+  const Tensor& tensor = output.toTensor();
+  if (tensor.dim() == 0) {
+    throw InputError(text("the model returns a scalar, and the loss '", loss,
+                          "' wants one value or more per sample; if "
+                          "the scalar is the loss, use --loss output"));
+  }
+  return tensor;
+}
+
+Tensor target_tensor(const std::string& loss, const c10::IValue& targets) {
+  if (targets.isTensor()) return targets.toTensor();
+  if (targets.isNone()) throw InputError(text("the loss '", loss, "' wants targets, and the data has none"));
+  throw InputError(text("the data has several targets, and the loss '", loss,
+                        "' wants one: use a scripted loss (--loss FILE), which is called as loss(output, targets) with "
+                        "a tuple of them, or --loss output"));
+}
+
+// "(-1, 3, 2)": a shape whose first dimension is the sample, for any number of samples.
+std::string shape_of_samples(c10::IntArrayRef shape, const char* samples) {
+  std::string dimensions = samples;
+  for (const auto extent : shape.slice(1)) dimensions += text(", ", extent);
+  return text('(', dimensions, shape.size() == 1 ? ",)" : ")");
+}
+
+// How to write targets that have the numbers, but not the shape that is wanted; empty where they have not.
+std::string way_to_shape(const Tensor& targets, c10::IntArrayRef shape) {
+  if (targets.numel() == c10::multiply_integers(shape)) {
+    return text("; write them as targets.reshape", shape_of_samples(shape, "-1"));
+  }
+  if (at::is_expandable_to(targets.sizes(), shape)) {
+    return text("; if each of them is meant for several numbers, write them as np.broadcast_to(targets, ",
+                shape_of_samples(shape, "len(targets)"), ")");
+  }
+  return {};
+}
+
+void require_same_shape(const std::string& loss, const Tensor& output, const Tensor& targets) {
+  if (targets.sizes() == output.sizes()) return;
+  throw InputError(text("targets are ", description(targets), "; ", loss,
+                        " wants them in the shape of the model's output, ", output.sizes(),
+                        way_to_shape(targets, output.sizes())));
+}
+
+// What may be meant by targets that are no indices of these classes.
+std::string way_to_classes(const std::string& loss, const Tensor& output, const Tensor& targets,
+                           c10::IntArrayRef index_shape) {
+  const bool integers = c10::isIntegralType(targets.scalar_type(), /*includeBool=*/true);
+  const auto sizes = targets.sizes();
+  if (!integers && sizes == index_shape) return "; write them as integers";
+  if (integers && sizes == output.sizes() && loss == "cross_entropy") {
+    return "; if they are probabilities, such as one-hot vectors, write them as floating-point numbers";
+  }
+  const auto classes_last = output.sizes().slice(0, static_cast<std::size_t>(output.dim() - 1));
+  if (integers && output.dim() > 2 && sizes == classes_last && sizes != index_shape) {
+    return "; as in PyTorch, classes are the second dimension of the output: have the model return "
+           "output.movedim(-1, 1)";
+  }
+  return integers ? way_to_shape(targets, index_shape) : "";
+}
+
+[[noreturn]] void throw_class_mismatch(const std::string& loss, const Tensor& output, const Tensor& targets,
+                                       const std::vector<std::int64_t>& index_shape) {
+  const std::string probabilities =
+      loss == "cross_entropy" ? text(" or probabilities of shape ", output.sizes()) : std::string{};
+  throw InputError(text("targets are ", description(targets), "; ", loss, " wants integer class indices of shape ",
+                        c10::IntArrayRef(index_shape), probabilities,
+                        way_to_classes(loss, output, targets, index_shape)));
+}
+
+// Targets as int64 indices of shape [B, d1, ...], checked against an output of shape [B, C, d1, ...].
+Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor& targets, std::int64_t ignored) {
+  auto index_shape = output.sizes().vec();
+  index_shape.erase(index_shape.begin() + 1);
+  if (!c10::isIntegralType(targets.scalar_type(), /*includeBool=*/true) || targets.sizes() != index_shape) {
+    throw_class_mismatch(loss, output, targets, index_shape);
+  }
+  const Tensor indices = targets.to(torch::kLong);
+  const std::int64_t classes = output.size(1);
+  const Tensor outside = indices.lt(0).logical_or(indices.ge(classes)).logical_and(indices.ne(ignored));
+  if (const auto fault = first_fault(outside, indices)) {
+    throw InputError(text("sample ", fault->sample, " of the batch has the class index ",
+                          static_cast<std::int64_t>(fault->value), "; the model's output of shape ", output.sizes(),
+                          " has ", classes, " classes, so that indices go from 0 to ", classes - 1, " (", ignored,
+                          " is ignored)"));
+  }
+  return indices;
+}
+
+void require_classes(const std::string& loss, const Tensor& output) {
+  if (output.dim() >= 2 && output.size(1) > 0) return;
+  throw InputError(text("the model returns ", description(output), "; ", loss,
+                        " wants scores of shape [samples, classes] or [samples, classes, ...]"));
+}
+
+// In the dtype of the output; none where no weights are given.
+std::optional<Tensor> class_weights(const LossArguments& arguments, const Tensor& output) {
+  const auto& weight = arguments.weight;
+  if (!weight.defined()) return std::nullopt;
+  if (weight.numel() != output.size(1)) {
+    throw InputError(text("--loss-option weight has ", weight.numel(), " numbers, and the model's output of shape ",
+                          output.sizes(), " has ", output.size(1), " classes: give a number for each"));
+  }
+  return weight.to(output.device(), output.scalar_type());
+}
+
+// What a mean is divided by: how many indices are not ignored, or the sum of their classes' weights.
+double weight_of(const Tensor& indices, const LossArguments& arguments) {
+  const Tensor kept = indices.ne(arguments.ignore_index);
+  if (!arguments.weight.defined()) return kept.sum().item<double>();
+  return arguments.weight.index_select(0, indices.masked_select(kept).cpu()).sum().item<double>();
+}
+
+LossTerm cross_entropy_of_probabilities(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  // PyTorch's own rule.
+  if (arguments.ignore_index >= 0) {
+    throw InputError(text("--loss-option ignore_index=", arguments.ignore_index,
+                          ": the targets are probabilities, not class indices, so that none can be ignored"));
+  }
+  const auto value = at::cross_entropy_loss(output, targets.to(output.scalar_type()), class_weights(arguments, output),
+                                            at::Reduction::Sum, arguments.ignore_index, arguments.label_smoothing);
+  return {value, 1, static_cast<double>(output.numel() / output.size(1))};
+}
+
+LossTerm cross_entropy(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  require_classes("cross_entropy", output);
+  if (targets.is_floating_point() && targets.sizes() == output.sizes()) {
+    return cross_entropy_of_probabilities(output, targets, arguments);
+  }
+  const Tensor indices = class_indices("cross_entropy", output, targets, arguments.ignore_index);
+  const auto value = at::cross_entropy_loss(output, indices, class_weights(arguments, output), at::Reduction::Sum,
+                                            arguments.ignore_index, arguments.label_smoothing);
+  return {value, 1, weight_of(indices, arguments)};
+}
+
+LossTerm nll(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  require_classes("nll", output);
+  const Tensor indices = class_indices("nll", output, targets, arguments.ignore_index);
+  const auto value =
+      at::nll_loss_nd(output, indices, class_weights(arguments, output), at::Reduction::Sum, arguments.ignore_index);
+  return {value, 1, weight_of(indices, arguments)};
+}
+
+// A weight for each place in the last dimension, or one for all, as PyTorch has it with a tensor of one dimension; in
+// the shape and dtype of the output. None where it is not given.
+std::optional<Tensor> weights_by_place(const char* name, const Tensor& weight, const Tensor& output) {
+  if (!weight.defined()) return std::nullopt;
+  const auto places = output.dim() > 1 ? output.size(-1) : 1;
+  if (weight.numel() != 1 && weight.numel() != places) {
+    throw InputError(text("--loss-option ", name, " has ", weight.numel(), " numbers, and the model's output of shape ",
+                          output.sizes(), " has ", places, " in its last dimension: give a number for each, or one",
+                          output.dim() > 1 ? "" : " (weights of samples need a scripted loss)"));
+  }
+  return weight.to(output.device(), output.scalar_type()).expand_as(output);
+}
+
+double number_of(const Tensor& output) {
+  return static_cast<double>(output.numel());
+}
+
+// Terms that are weighted before they are added; a mean is divided by the sum of the weights.
+LossTerm weighted(const Tensor& terms, const Tensor& weight) {
+  return {(terms * weight).sum(), 1, weight.sum(torch::kDouble).item<double>()};
+}
+
+LossTerm mse(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    return weighted(at::mse_loss(output, targets, at::Reduction::None), *weight);
+  }
+  return {at::mse_loss(output, targets, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm l1(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    return weighted(at::l1_loss(output, targets, at::Reduction::None), *weight);
+  }
+  return {at::l1_loss(output, targets, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm smooth_l1(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  const auto sum = at::Reduction::Sum;
+  const auto value = arguments.beta == 0 ? at::l1_loss(output, targets, sum)
+                                         : at::smooth_l1_loss(output, targets, sum, arguments.beta);
+  return {value, 1, number_of(output)};
+}
+
+LossTerm huber(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  if (const auto weight = weights_by_place("weight", arguments.weight, output)) {
+    const auto terms = at::huber_loss(output, targets, at::Reduction::None, arguments.delta) * *weight;
+    return {terms.sum(), 1, number_of(output)};  // unlike mse and l1, whose mean is divided by the weights
+  }
+  return {at::huber_loss(output, targets, at::Reduction::Sum, arguments.delta), 1, number_of(output)};
+}
+
+void require_probabilities(const char* whose, const Tensor& values, const char* remedy) {
+  const Tensor outside = values.detach().ge(0).logical_and(values.detach().le(1)).logical_not();
+  if (const auto fault = first_fault(outside, values.detach())) {
+    throw InputError(text("sample ", fault->sample, " of the batch has ", fault->value, " in ", whose,
+                          "; bce wants values from 0 to 1", remedy));
+  }
+}
+
+LossTerm bce(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  require_probabilities("the model's output", output, " (bce_with_logits takes any)");
+  require_probabilities("its targets", targets, "");
+  const auto weight = weights_by_place("weight", arguments.weight, output);
+  return {at::binary_cross_entropy(output, targets, weight, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm bce_with_logits(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  const auto weight = weights_by_place("weight", arguments.weight, output);
+  const auto pos_weight = weights_by_place("pos_weight", arguments.pos_weight, output);
+  return {at::binary_cross_entropy_with_logits(output, targets, weight, pos_weight, at::Reduction::Sum), 1,
+          number_of(output)};
+}
+
+LossTerm kl_div(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  return {at::kl_div(output, targets, at::Reduction::Sum, arguments.log_target), 1,
+          arguments.batchmean ? static_cast<double>(output.size(0)) : number_of(output)};
+}
+
+LossTerm poisson_nll(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  return {at::poisson_nll_loss(output, targets, arguments.log_input, arguments.full, arguments.eps, at::Reduction::Sum),
+          1, number_of(output)};
+}
+
+struct NamedLoss {
+  const char* name;
+  // Either of classes, or of targets that are equal to the output in shape and dtype.
+  bool of_classes;
+  LossTerm (*term)(const Tensor& output, const Tensor& targets, const LossArguments& arguments);
+  std::array<const char*, 3> options;
+};
+
+constexpr NamedLoss named_losses[] = {
+    {"cross_entropy", true, cross_entropy, {"weight", "ignore_index", "label_smoothing"}},
+    {"nll", true, nll, {"weight", "ignore_index"}},
+    {"mse", false, mse, {"weight"}},
+    {"l1", false, l1, {"weight"}},
+    {"smooth_l1", false, smooth_l1, {"beta"}},
+    {"huber", false, huber, {"delta", "weight"}},
+    {"bce", false, bce, {"weight"}},
+    {"bce_with_logits", false, bce_with_logits, {"weight", "pos_weight"}},
+    {"kl_div", false, kl_div, {"log_target", "reduction"}},
+    {"poisson_nll", false, poisson_nll, {"log_input", "full", "eps"}},
+};
+
+constexpr const char* models_own_loss = "output";
+
+LossTerm evaluate(const NamedLoss& loss, const LossArguments& arguments, const Tensor& output, const Tensor& targets) {
+  if (loss.of_classes) return loss.term(output, targets, arguments);
+  require_same_shape(loss.name, output, targets);
+  if (targets.is_complex()) {
+    throw InputError(text("targets are ", description(targets), "; ", loss.name, " wants real numbers"));
+  }
+  return loss.term(output, targets.to(output.scalar_type()), arguments);
+}
+
+void require_finite(const std::string& loss, const Tensor& value) {
+  const double number = value.detach().to(torch::kDouble).item<double>();
+  if (std::isfinite(number)) return;
+  throw InputError(text("the loss '", loss, "' of a batch is ", number, ", not a finite number"));
+}
+
+// Says which sample it is where the model's output is at fault already.
+void require_finite(const std::string& loss, const Tensor& value, const Tensor& output) {
+  if (const auto fault = first_fault(output.detach().isfinite().logical_not(), output.detach());
+      fault && !std::isfinite(value.detach().to(torch::kDouble).item<double>())) {
+    throw InputError(text("the model's output for sample ", fault->sample, " of the batch contains ", fault->value,
+                          ", NaN or infinity in ", count_and_places(output.detach().isfinite().logical_not()),
+                          ", and so the loss '", loss, "' is not a finite number"));
+  }
+  require_finite(loss, value);
+}
+
+Loss named_loss(const NamedLoss& loss, const LossArguments& arguments) {
+  return [loss, arguments](const c10::IValue& output, const c10::IValue& targets, std::int64_t) {
+    const Tensor& values = output_tensor(loss.name, output);
+    LossTerm term = evaluate(loss, arguments, values, target_tensor(loss.name, targets));
+    require_finite(loss.name, term.value, values);
+    return term;
+  };
+}
+
+// A term of a loss whose formula is not known: what it returns is taken as the reduction that is wanted.
+LossTerm opaque_term(const std::string& loss, const c10::IValue& result, Reduction reduction, std::int64_t samples) {
+  if (!result.isTensor() || !result.toTensor().is_floating_point() || result.toTensor().numel() != 1) {
+    throw InputError(text("the loss '", loss, "' is ", kind_of(result),
+                          "; it has to be a scalar: one floating-point number in a tensor"));
+  }
+  const Tensor value = result.toTensor().reshape({});
+  require_finite(loss, value);
+  if (reduction == Reduction::sum) return {value};
+  return {value, static_cast<double>(samples), static_cast<double>(samples)};
+}
+
+std::optional<Tensor> floating_tensor_in(const c10::IValue& value) {
+  std::optional<Tensor> found;
+  value.visit([&](const c10::IValue& part) {
+    if (!found && part.isTensor() && part.toTensor().is_floating_point()) found = part.toTensor();
+    return found.has_value();
+  });
+  return found;
+}
+
+Loss scripted_loss(const std::string& file, Reduction reduction) {
+  const std::shared_ptr<TorchScriptModel> module = load_torchscript(file);
+  return [module, file, reduction](const c10::IValue& output, const c10::IValue& targets, std::int64_t samples) {
+    // Weights of classes and the like.
+    if (const auto like = floating_tensor_in(output)) module->convert(like->scalar_type(), like->device());
+    std::vector<c10::IValue> arguments{output};
+    if (!targets.isNone()) arguments.push_back(targets);
+    c10::IValue result;
+    try {
+      result = module->forward(arguments);
+    } catch (const std::exception& error) {
+      if (is_out_of_gpu_memory(error.what())) throw;
+      throw InputError(text("the loss '", file, "' failed: ", message_of(error)));
+    }
+    return opaque_term(file, result, reduction, samples);
+  };
+}
+
+LossArguments arguments_of(const NamedLoss& loss, Reduction reduction, const std::vector<std::string>& options) {
+  std::vector<std::string> known;
+  for (const auto* option : loss.options) {
+    if (option != nullptr) known.emplace_back(option);
+  }
+  auto arguments = loss_arguments(loss.name, known, options);
+  if (arguments.batchmean && reduction == Reduction::sum) {
+    throw InputError("--loss-option reduction=batchmean is a mean over the samples, and --reduction sum is none");
+  }
+  return arguments;
+}
+
+}  // namespace
+
+const std::vector<std::string>& loss_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> result;
+    for (const auto& loss : named_losses) result.emplace_back(loss.name);
+    result.emplace_back(models_own_loss);
+    return result;
+  }();
+  return names;
+}
+
+Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options) {
+  for (const auto& loss : named_losses) {
+    if (name == loss.name) return named_loss(loss, arguments_of(loss, reduction, options));
+  }
+  std::error_code ignored;
+  const bool is_file = !model_computes(name) && std::filesystem::is_regular_file(name, ignored);
+  if (!model_computes(name) && !is_file) {
+    throw InputError(text("there is no loss '", name, "', neither by this name nor as a file; known are ",
+                          joined(loss_names(), ", "), ", or a file with a scripted module"));
+  }
+  if (!options.empty()) {
+    throw InputError(text("--loss-option '", options.front(), "': the loss '", name, "' takes none, since ",
+                          is_file ? "the scripted module" : "the model", " computes it: write the value there"));
+  }
+  if (is_file) return scripted_loss(name, reduction);
+  return [name, reduction](const c10::IValue& output, const c10::IValue&, std::int64_t samples) {
+    return opaque_term(name, output, reduction, samples);
+  };
+}
+
+bool model_computes(const std::string& loss_name) {
+  return loss_name == models_own_loss;
+}
+
+}  // namespace hessian_mpi::network

@@ -1,0 +1,45 @@
+#pragma once
+/// Operators of LibTorch whose second derivative is wrong or missing, computed by others that have a right one.
+
+#include <torch/library.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace hessian_mpi::network {
+
+/// While it lives the process computes these operators by plain ones, in all formats of models and on all threads:
+/// weight normalisation, distances, bags of embeddings, some losses; on a GPU also packed sequences, whose lengths
+/// LibTorch wants on the host, and convolutions, without what tracing has written into the code about cuDNN. One at a
+/// time, made before a model is run.
+class PlainOperators {
+ public:
+  PlainOperators();
+
+ private:
+  torch::Library on_cpu_;
+  torch::Library on_gpu_;
+};
+
+/// Notes which operators with a rule are called on this thread while it lives. One at a time on a thread.
+class CalledOperators {
+ public:
+  CalledOperators();
+  ~CalledOperators();
+  CalledOperators(const CalledOperators&) = delete;
+  CalledOperators& operator=(const CalledOperators&) = delete;
+
+  /// What is done about those that have been called, a sentence for each rule: "weight_norm is computed from g and v by
+  /// plain operators: ...". In one order, whatever the order of calls.
+  std::vector<std::string> cures() const;
+  /// Why there is no Hessian, where one of those that have been called has a gradient that is that of no function.
+  std::optional<std::string> refusal() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hessian_mpi::network

@@ -1,0 +1,337 @@
+#include "hessian_mpi/network/problem.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "blaming_input.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/printable.hpp"
+#include "hessian_mpi/network/device.hpp"
+#include "tensor_text.hpp"
+
+namespace hessian_mpi::network {
+namespace {
+
+torch::Dtype dtype_of(Precision precision) {
+  return precision == Precision::float32 ? torch::kFloat32 : torch::kFloat64;
+}
+
+std::string listed(const std::vector<NamedTensor>& parameters) {
+  std::string names;
+  for (std::size_t p = 0; p < std::min<std::size_t>(parameters.size(), 10); ++p) {
+    names += (p == 0 ? "" : ", ") + printable(parameters[p].name);
+  }
+  return names + (parameters.size() > 10 ? text(", ... (", parameters.size(), " in all)") : "");
+}
+
+std::string dtype_name(const torch::Tensor& tensor) {
+  return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
+}
+
+// The one dtype of the trainable parameters, where the user named none.
+Precision precision_of(const std::vector<NamedTensor>& parameters) {
+  const NamedTensor* first = nullptr;
+  for (const auto& parameter : parameters) {
+    if (!parameter.value.requires_grad()) continue;
+    if (first == nullptr) first = &parameter;
+    if (parameter.value.dtype() != first->value.dtype()) {
+      throw InputError(text("the model's parameters have several dtypes ('", printable(first->name), "' is ",
+                            dtype_name(first->value), ", '", printable(parameter.name), "' is ",
+                            dtype_name(parameter.value), "): choose one with --dtype"));
+    }
+  }
+  if (first == nullptr || first->value.scalar_type() == torch::kFloat32) return Precision::float32;
+  if (first->value.scalar_type() == torch::kFloat64) return Precision::float64;
+  throw InputError(text("the model's parameters are ", dtype_name(first->value),
+                        ": second derivatives need --dtype float32 or --dtype float64"));
+}
+
+void check_trainable(const std::vector<NamedTensor>& parameters) {
+  if (parameters.empty()) {
+    throw InputError(
+        "the model has no parameters (a frozen TorchScript module has none: save it before torch.jit.freeze)");
+  }
+  const auto trainable = [](const NamedTensor& parameter) { return parameter.value.requires_grad(); };
+  if (std::none_of(parameters.begin(), parameters.end(), trainable)) {
+    throw InputError("no parameter of the model has requires_grad = true");
+  }
+}
+
+void check_patterns(const std::vector<NamedTensor>& parameters, const std::vector<std::string>& patterns) {
+  for (const auto& pattern : patterns) {
+    const bool fits = std::any_of(parameters.begin(), parameters.end(), [&](const NamedTensor& parameter) {
+      return parameter.value.requires_grad() && matrix::matches_any(parameter.name, {pattern});
+    });
+    if (!fits) {
+      throw InputError(
+          text("--parameters '", pattern, "' fits no trainable parameter; the model has ", listed(parameters)));
+    }
+  }
+}
+
+// Names stand in the output file and in messages.
+void check_name(const std::string& name) {
+  constexpr std::size_t longest = 4096;
+  if (name.size() > longest) {
+    throw InputError(text("the parameter '", printable(name), "' has a name of ", name.size(), " bytes; ", longest,
+                          " are the most"));
+  }
+  if (!is_printable(name)) {
+    throw InputError(text("the parameter '", printable(name),
+                          "' has control characters in its name, or bytes that are not UTF-8: give it another name"));
+  }
+}
+
+// Frozen ones may be infinite, as a mask that is added to the scores of attention is.
+void check_values(const std::vector<NamedTensor>& parameters, const std::vector<std::string>& patterns) {
+  constexpr int most = 3;
+  std::string listed;
+  int wrong = 0;
+  for (const auto& [name, value] : parameters) {
+    const bool chosen = value.requires_grad() && matrix::matches_any(name, patterns);
+    const auto values = value.detach();
+    const std::string found = count_and_places(chosen ? values.isfinite().logical_not() : values.isnan());
+    if (found.empty() || ++wrong > most) continue;
+    listed += text(wrong == 1 ? "" : ", ", "'", printable(name), "' in ", found);
+  }
+  if (wrong == 0) return;
+  throw InputError(text("the model's parameters hold NaN or infinity: ", listed,
+                        wrong > most ? text(", and ", wrong - most, " more parameters") : "",
+                        "; there is no Hessian at this point"));
+}
+
+double sum_of_squares(const torch::Tensor& values) {
+  return values.detach().to(torch::kFloat64).square().sum().item<double>();
+}
+
+// A note for errors that infinity among the data may explain; empty where there is none.
+std::string infinities_in(const Data& data) {
+  std::string note;
+  const auto look_at = [&note](const std::string& what, const torch::Tensor& values) {
+    if (!values.is_floating_point()) return;
+    const std::string found = count_and_places(values.isinf());
+    if (!found.empty()) note += text("; note that the ", what, " hold infinity in ", found);
+  };
+  const auto look_at_all = [&look_at](const std::string& what, const std::vector<torch::Tensor>& tensors) {
+    for (std::size_t k = 0; k < tensors.size(); ++k) {
+      look_at(tensors.size() == 1 ? what : text(what, ' ', k), tensors[k]);
+    }
+  };
+  look_at_all("inputs", data.inputs);
+  look_at_all("targets", data.targets);
+  return note;
+}
+
+// Targets as a loss takes them: none, a tensor, or a tuple of several.
+c10::IValue value_of(const std::vector<torch::Tensor>& targets) {
+  if (targets.empty()) return {};
+  if (targets.size() == 1) return targets.front();
+  std::vector<c10::IValue> copies;  // a scripted loss may write into them
+  for (const auto& tensor : targets) copies.emplace_back(tensor.clone());
+  return c10::ivalue::Tuple::create(std::move(copies));
+}
+
+// Derivatives of a scalar by the parameters, undefined where it does not depend on one.
+std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::vector<torch::Tensor>& parameters,
+                                       bool create_graph) {
+  if (!value.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+  return blaming_input(
+      [&] { return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true); },
+      [](const std::string& reason) {
+        const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
+        return text("the loss could not be differentiated: ", reason,
+                    lacks_formula ? "; replace the operation by others that can be differentiated twice" : "");
+      });
+}
+
+// Runs step for a batch and says which samples it was about where it throws.
+template <class Step>
+auto on_batch(const Problem& problem, const Rows& samples, const std::string& note, const Step& step) {
+  const auto where =
+      problem.batches() == 1 ? std::string() : text(" (batch of samples ", samples.begin, " to ", samples.end - 1, ")");
+  return blaming_input(
+      [&] {
+        try {
+          return step();
+        } catch (const InputError& error) {
+          throw InputError(error.what() + where + note);
+        }
+      },
+      [&](const std::string& reason) {
+        return text("the model could not be run on the data", where, ": ", reason, note);
+      });
+}
+
+}  // namespace
+
+Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
+    : model_(std::move(model)),
+      loss_(make_loss(settings.loss, settings.reduction, settings.loss_options)),
+      loss_options_(text_of_loss_options(settings.loss_options)),
+      l2_(settings.l2),
+      model_computes_loss_(model_computes(settings.loss)),
+      reduction_(settings.reduction),
+      seed_(settings.seed),
+      batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
+      device_(settings.device) {
+  precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
+  data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
+  infinities_ = infinities_in(data_);
+  model_->convert(dtype_of(precision_), device_);
+  model_->set_mode(settings.mode);
+  select_parameters(settings);
+  if (reduction_ == Reduction::mean && batches() > 1) {
+    const torch::NoGradGuard values_only;
+    double count = 0;
+    for (std::int64_t b = 0; b < batches(); ++b) count += term(b).count;
+    count_ = count;
+  }
+}
+
+void Problem::select_parameters(const ProblemSettings& settings) {
+  const auto all = model_->parameters();
+  check_trainable(all);
+  check_patterns(all, settings.patterns);
+  check_values(all, settings.patterns);
+  for (const auto& parameter : all) {
+    const bool chosen = parameter.value.requires_grad() && matrix::matches_any(parameter.name, settings.patterns);
+    // What is held fixed costs nothing in a graph that does not know it.
+    if (!chosen && parameter.value.requires_grad()) other_squares_ += sum_of_squares(parameter.value);
+    parameter.value.set_requires_grad(chosen);
+    if (!chosen) continue;
+    check_name(parameter.name);
+    parameters_.push_back(parameter.value);
+    index_.append(parameter.name, parameter.value.sizes().vec());
+  }
+  if (index_.size() == 0) throw InputError("the parameters of the Hessian have no elements");
+  if (l2_ > 0 && !std::isfinite(other_squares_)) {
+    throw InputError("--l2: a trainable parameter that --parameters leaves out is infinite, and so is its square");
+  }
+}
+
+bool Problem::convolves_single_channels() const {
+  constexpr std::int64_t fewest_dimensions = 3;  // of a convolution's weight: outputs, channels of a group, width
+  bool found = false;
+  for (const auto& parameter : model_->parameters()) {
+    if (parameter.value.dim() < fewest_dimensions) continue;
+    if (parameter.value.size(1) != 1) return false;
+    found = true;
+  }
+  return found;
+}
+
+Rows Problem::samples_in(std::int64_t b) const {
+  return {b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
+}
+
+BatchOutput Problem::run(const Data& on_host, std::int64_t b) const {
+  const Data batch = on_host.converted(dtype_of(precision_), device_);
+  std::vector<c10::IValue> arguments(batch.inputs.begin(), batch.inputs.end());
+  if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
+  // The same masks in every forward of a batch, on every rank and in every check.
+  torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
+  return {model_->forward(arguments), value_of(batch.targets), batch.samples()};
+}
+
+LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
+  const Rows samples = samples_in(b);
+  return on_batch(*this, samples, infinities_, [&] {
+    const auto output = run(data_.batch(samples.begin, samples.end).repeated(copies), b);
+    return loss_(output.value, output.targets, output.samples);
+  });
+}
+
+BatchOutput Problem::output(std::int64_t b) const {
+  if (model_computes_loss_) {
+    throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
+  }
+  const Rows samples = samples_in(b);
+  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end), b); });
+}
+
+double Problem::terms(const BatchOutput& output) const {
+  if (reduction_ == Reduction::sum) return 1;
+  return count_ ? *count_ : loss_(output.value, output.targets, output.samples).count;
+}
+
+torch::Tensor Problem::loss_of(const BatchOutput& output, double terms) const {
+  const LossTerm share = loss_(output.value, output.targets, output.samples);
+  return share.value * weight_of(share, terms);
+}
+
+double Problem::weight_of(const LossTerm& term, double count) const {
+  if (reduction_ == Reduction::sum) return term.multiplicity;
+  if (count == 0) {
+    throw InputError("no target takes part in the mean: all are ignored, or the weights of their classes add up to 0");
+  }
+  return term.multiplicity / count;
+}
+
+torch::Tensor Problem::loss(std::int64_t b, std::int64_t copies) const {
+  const LossTerm share = term(b, copies);
+  const double weight = weight_of(share, count_.value_or(share.count / static_cast<double>(copies)));
+  return weight == 1 ? share.value : share.value * weight;
+}
+
+std::vector<torch::Tensor> Problem::gradient(std::int64_t b, bool create_graph) const {
+  auto gradient = derivatives(loss(b), parameters_, create_graph);
+  // Of embeddings: what is derived again takes cotangents in the layout of parameters.
+  for (auto& g : gradient) {
+    if (g.defined() && g.is_sparse()) g = g.to_dense();
+  }
+  return gradient;
+}
+
+double Problem::l2_term() const {
+  if (l2_ == 0) return 0;
+  double squares = other_squares_;
+  for (const auto& parameter : parameters_) squares += sum_of_squares(parameter);
+  return l2_ / 2 * squares;
+}
+
+std::vector<double> Problem::flat_parameters() const {
+  std::vector<double> theta(static_cast<std::size_t>(index_.size()));
+  const auto flat = torch::from_blob(theta.data(), {index_.size()}, torch::kFloat64);
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const auto& entry = index_.entries()[p];
+    flat.narrow(0, entry.offset, entry.size).copy_(parameters_[p].detach().reshape(-1));
+  }
+  return theta;
+}
+
+void Problem::set_parameters(const std::vector<double>& theta) {
+  const torch::NoGradGuard values_only;
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const auto& entry = index_.entries()[p];
+    const auto slice = torch::from_blob(const_cast<double*>(theta.data()) + entry.offset, entry.shape, torch::kFloat64);
+    parameters_[p].copy_(slice);
+  }
+}
+
+LossAndGradient evaluate(const Problem& problem) {
+  LossAndGradient sum;
+  sum.gradient.assign(static_cast<std::size_t>(problem.index().size()), 0.0);
+  const auto flat = torch::from_blob(sum.gradient.data(), {problem.index().size()}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto value = problem.loss(b);
+    sum.loss += value.item<double>();
+    const auto gradient = derivatives(value, problem.parameters(), /*create_graph=*/false);
+    for (std::size_t p = 0; p < gradient.size(); ++p) {
+      const auto& entry = problem.index().entries()[p];
+      if (gradient[p].defined())
+        flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1).cpu());
+    }
+  }
+  if (problem.l2() == 0) return sum;
+  sum.loss += problem.l2_term();
+  const auto theta = problem.flat_parameters();
+  for (std::size_t k = 0; k < theta.size(); ++k) sum.gradient[k] += problem.l2() * theta[k];
+  return sum;
+}
+
+}  // namespace hessian_mpi::network

@@ -1,0 +1,65 @@
+// The program that joins part files: command line, join, summary.
+
+#include <boost/program_options.hpp>
+#include <iostream>
+
+#include "hessian_mpi/after/join.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+#include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/tool_options.hpp"
+
+namespace hessian_mpi::programs {
+namespace {
+
+namespace po = boost::program_options;
+
+po::options_description described_options() {
+  po::options_description described("Options");
+  described.add_options()("output,o", po::value<std::string>()->default_value("hessian.h5")->value_name("FILE"),
+                          "the file to write")(
+      "copy", po::bool_switch(),
+      "copy the rows; without it, the file refers to the parts, which must stay where they are")(
+      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
+      "help,h", po::bool_switch(), "this text");
+  return described;
+}
+
+int run(int argc, const char* const* argv) {
+  const auto given = cli::parse_arguments("hessian_join", argc, argv, described_options(), "part");
+  if (given["help"].as<bool>()) {
+    std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
+                 "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
+              << described_options();
+    return static_cast<int>(ExitCode::complete);
+  }
+  after::JoinOptions options;
+  for (const auto& part : cli::files_of(given, "part")) options.parts.emplace_back(part);
+  if (options.parts.empty()) throw InputError("name the part files: see hessian_join --help");
+  options.output = given["output"].as<std::string>();
+  options.copy = given["copy"].as<bool>();
+  options.overwrite = given["overwrite"].as<bool>();
+  options.command_line = cli::command_line_of(argc, argv);
+  const auto joined = after::join_parts(options);
+  for (const auto& warning : joined.warnings) std::cerr << "hessian_join: warning: " << warning << '\n';
+  std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.rows << ", "
+            << text_of_bytes(joined.bytes) << (options.copy ? " copied from " : " in ") << options.parts.size()
+            << " parts, symmetry error " << joined.symmetry_error << '\n';
+  return static_cast<int>(ExitCode::complete);
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  try {
+    return programs::run(argc, argv);
+  } catch (const Error& error) {
+    std::cerr << "hessian_join: error: " << error.what() << std::endl;
+    return static_cast<int>(error.code());
+  } catch (const std::exception& error) {
+    std::cerr << "hessian_join: error: " << error.what() << std::endl;
+    return static_cast<int>(ExitCode::failed);
+  }
+}

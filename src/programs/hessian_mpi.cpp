@@ -1,0 +1,381 @@
+// The program: a run from the command line to the exit code.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <numeric>
+#include <sstream>
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/printable.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/cli/progress.hpp"
+#include "hessian_mpi/cli/report_text.hpp"
+#include "hessian_mpi/file/checkpoint.hpp"
+#include "hessian_mpi/file/file_checks.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/network/device.hpp"
+#include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/ranks/resources.hpp"
+#include "hessian_mpi/run/assemble.hpp"
+#include "hessian_mpi/run/device_of_rank.hpp"
+#include "hessian_mpi/run/estimate.hpp"
+#include "hessian_mpi/run/job.hpp"
+#include "hessian_mpi/run/load_problem.hpp"
+#include "hessian_mpi/run/options.hpp"
+#include "hessian_mpi/run/provenance.hpp"
+#include "hessian_mpi/run/report.hpp"
+#include "hessian_mpi/run/resume.hpp"
+#include "hessian_mpi/run/verdict.hpp"
+#include "hessian_mpi/system/node.hpp"
+#include "hessian_mpi/system/stop.hpp"
+
+namespace hessian_mpi::programs {
+namespace {
+
+void warn(const ranks::Communicator& world, const std::string& message) {
+  if (world.is_root()) std::cerr << "hessian_mpi: warning: " << message << '\n';
+}
+
+network::LossAndGradient loss_and_gradient(const network::Problem& problem) {
+  auto result = network::evaluate(problem);
+  const auto wrong =
+      std::find_if(result.gradient.begin(), result.gradient.end(), [](double g) { return !std::isfinite(g); });
+  if (wrong != result.gradient.end()) {
+    throw InputError(text("the gradient is not finite at ", problem.index().describe(wrong - result.gradient.begin()),
+                          ": there is no Hessian at this point"));
+  }
+  return result;
+}
+
+// Collective. Throws on all ranks where the matrix holds NaN or infinity.
+void refuse_nonfinite_rows(const run::Assembled& own, const matrix::ParameterIndex& index,
+                           const ranks::Communicator& world) {
+  const auto joined = world.join({own.nonfinite_rows.begin(), own.nonfinite_rows.end()});
+  if (joined.empty()) return;
+  throw ranks::AgreedError(ExitCode::failed,
+                           text("H has NaN or infinity in ", cli::text_of_rows({joined.begin(), joined.end()}, index)));
+}
+
+double norm(const std::vector<double>& v) {
+  return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
+}
+
+// Collective. Whether --resume has a file to go on with; else it begins one.
+bool finds_file_to_resume(const run::Options& options, const ranks::Communicator& world) {
+  return options.resume && world.max(std::int64_t{world.is_root() && std::filesystem::exists(options.output)}) != 0;
+}
+
+// Collective. The file says how many threads to go on with, unless the user does.
+run::Options with_threads_of_file(run::Options options, const ranks::Communicator& world) {
+  int threads = 0;
+  world.on_root([&] { threads = run::threads_of_file(options.output).value_or(0); });
+  threads = static_cast<int>(world.max(std::int64_t{threads}));
+  if (!options.threads && threads > 0) options.threads = threads;
+  return options;
+}
+
+// The point at which H is taken, and what LibTorch is kept from doing so that its second derivatives are right.
+struct Examined {
+  network::LossAndGradient point;
+  std::vector<std::string> cures;
+};
+
+// Collective. The proof that there is an H: all that can be wrong with the input is found here.
+Examined examine(const run::Job& job, bool resuming, const ranks::Communicator& world) {
+  world.on_root([&] {
+    const auto bytes = static_cast<std::uint64_t>(job.matrix.bytes());
+    if (!resuming && !job.options.plan) file::check_room_for(job.options.output, bytes, job.options.overwrite);
+  });
+  return world.together([&] {
+    auto cures = network::probe_second_derivatives(job.problem);
+    for (const auto& cure : cures) warn(world, cure);
+    return Examined{loss_and_gradient(job.problem), std::move(cures)};
+  });
+}
+
+// Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
+run::Resumed open_file(const run::Job& job, bool resuming, const Examined& examined, int threads,
+                       const ranks::Communicator& world) {
+  run::Resumed found;
+  world.on_root([&] {
+    const run::MethodOfRows method{run::name_of_method(job), run::lines_of_methods(job), run::accumulation(job),
+                                   joined(examined.cures, "\n")};
+    const auto attributes =
+        run::initial_attributes(job.options, job.problem, method, examined.point.loss, world.size(), threads);
+    const auto theta = job.problem.flat_parameters();
+    const file::HessianLayout layout{job.problem.index(),     job.matrix, job.problem.precision(), theta,
+                                     examined.point.gradient, attributes};
+    if (resuming) {
+      found = run::resume_from(job.options.output, layout);
+      file::retake_space(job.options.output);
+    } else {
+      file::create_hessian_file(job.options.output, layout, job.options.overwrite);
+    }
+  });
+  for (const auto& warning : found.warnings) warn(world, warning);
+  return found;
+}
+
+// Collective. Reads the blocks of earlier runs and takes back the marks of those that are not what was written.
+void distrust_earlier_blocks(const run::Job& job, bool complete, file::Checkpoint& checkpoint,
+                             const ranks::Communicator& world) {
+  const auto check = file::verify_blocks(job.options.output, job.matrix, checkpoint.records(), {}, Verify::all, world);
+  if (check.damaged.empty()) return;
+  warn(world, text(check.damaged.size(), " of ", check.checked, " blocks in '", job.options.output.string(),
+                   "' are not what was written, the first with row ",
+                   job.matrix.grid.block(check.damaged.front()).begin, ": they are computed again"));
+  if (complete) world.on_root([&] { file::reopen_hessian_file(job.options.output); });
+  checkpoint.forget(check.damaged);
+}
+
+std::string text_of_state(const file::Checkpoint& checkpoint) {
+  const auto count = static_cast<std::int64_t>(checkpoint.records().size());
+  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count, " blocks are on the disk");
+}
+
+std::string text_of_resume(const run::Job& job) {
+  return text("go on, on any number of ranks, with: ", cli::command_line_to_resume(job.options.command_line));
+}
+
+// Collective. Leaves where any rank is asked to stop.
+void leave_if_asked(const run::Job& job, const system::StopRequest& stop, const ranks::Communicator& world) {
+  const auto reason = static_cast<int>(world.max(std::int64_t{stop.reason()}));
+  if (reason == 0) return;
+  throw ranks::AgreedError(ExitCode::stopped,
+                           text("stopped by ", system::text_of_stop(reason), "; ", text_of_resume(job)));
+}
+
+// Collective. Runs a step whose failure leaves a file that can be gone on with, and says so.
+template <class Step>
+void resumably(const run::Job& job, const file::Checkpoint& checkpoint, Step&& step) {
+  try {
+    std::forward<Step>(step)();
+  } catch (const ranks::AgreedError& error) {
+    if (error.code() == ExitCode::stopped) throw;
+    throw ranks::AgreedError(error.code(),
+                             text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)),
+                             error.afterwards());
+  }
+}
+
+cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedBlocks>& phases,
+                          const ranks::Communicator& world) {
+  const auto& grid = job.matrix.grid;
+  std::int64_t missing = 0;
+  std::int64_t own = 0;
+  for (const auto& phase : phases) {
+    missing += matrix::rows_in(grid, phase.blocks);
+    own += matrix::rows_in(grid, phase.of_rank(world.rank()));
+  }
+  const auto rows = grid.part().count();
+  return {world.is_root() ? job.options.progress : ProgressStyle::none,
+          rows,
+          rows - missing,
+          static_cast<std::uint64_t>(job.matrix.bytes()),
+          own,
+          std::cerr};
+}
+
+void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const ranks::Communicator& world) {
+  if (lacking == 0) return;
+  warn(world,
+       text("--memory is too little to keep all factors of the layers: they are made again for each range of rows, "
+            "which takes longer; with ",
+            ((memory + lacking) >> 20) + 1, "M they would be made once"));
+}
+
+// Collective. What the job takes, for the user of --plan.
+void print_plan(const run::Job& job, const run::Memory& memory, int threads, const run::PhaseSeconds& seconds,
+                const system::StopRequest& stop, const ranks::Communicator& world) {
+  const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
+  Stopwatch watch;
+  const auto engine = run::row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
+  const double making_factors = watch.lap();
+  auto figures =
+      run::estimate(job.problem, job.plan, job.matrix, run::accumulation(job), memory.factors, *engine, folder, world);
+  if (job.outputs > 0) figures.shared += making_factors * world.size();
+  const auto most = system::peak_memory() + memory.most;
+  const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
+  if (!world.is_root()) return;
+  // Checks derive the gradient again, in float64 too, and some rows.
+  const double serial = seconds.load + 3 * seconds.gradient + job.options.check_rows * figures.double_backward_row;
+  std::vector<std::string> ways;
+  std::istringstream lines(run::lines_of_methods(job));
+  for (std::string line; std::getline(lines, line);) ways.push_back(printable(line));
+  print(std::cout, run::Forecast{figures, serial, memory_of_rank, world.size(), threads,
+                                 cli::options_of_job(job.options.command_line), ways});
+}
+
+// Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
+void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::Memory& memory,
+               file::Checkpoint& checkpoint, const system::StopRequest& stop, const ranks::Communicator& world,
+               run::PhaseSeconds& seconds) {
+  run::Assembled own;
+  resumably(job, checkpoint, [&] {
+    Stopwatch preparing;
+    own.stopped = assembly.prepare(job.options.output, checkpoint.records(), stop);
+    own.compute_seconds = preparing.lap();
+    if (own.stopped != 0) return;
+    file::HessianWriter writer(job.options.output, job.matrix, world);
+    auto progress = progress_of(job, assembly.phases(), world);
+    try {
+      const auto prepared = own.compute_seconds;
+      const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
+        return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,
+                             progress);
+      };
+      own = assembly.assemble(assemble_blocks, memory.factors, stop);
+      own.compute_seconds += prepared;
+      Stopwatch closing;
+      checkpoint.take(writer);
+      const double saving = closing.lap();
+      own.checkpoint_seconds += saving;
+      writer.close();
+      own.write_seconds += saving + closing.lap();
+    } catch (const ranks::AgreedError& error) {
+      if (!writer.is_open()) throw;
+      throw ranks::AgreedError(error.code(), error.what(), ranks::AgreedError::Afterwards::abort);
+    }
+    if (own.stopped == 0) progress.finish();
+  });
+  if (own.stopped != 0) {
+    throw ranks::AgreedError(ExitCode::stopped, text("stopped by ", system::text_of_stop(own.stopped), ": ",
+                                                     text_of_state(checkpoint), "; ", text_of_resume(job)));
+  }
+  seconds.rows = world.max(own.compute_seconds);
+  seconds.write = world.max(own.write_seconds);
+  seconds.checkpoints = world.max(own.checkpoint_seconds);
+  refuse_nonfinite_rows(own, job.problem.index(), world);
+}
+
+double largest_of(const std::vector<file::BlockRecord>& records) {
+  double largest = 0;
+  for (const auto& record : records) largest = std::max(largest, record.largest);
+  return largest;
+}
+
+// Collective. What is known of the file's blocks: of a new one nothing, of one that is gone on with what earlier runs
+// have marked, read back first where the user asks for it. Nothing to compute in a file that is complete: no value.
+std::optional<file::Checkpoint> begin_or_resume(const run::Job& job, bool resuming, const Examined& examined,
+                                                int threads, const ranks::Communicator& world) {
+  const auto found = open_file(job, resuming, examined, threads, world);
+  std::optional<file::Checkpoint> checkpoint;
+  checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world);
+  if (!resuming) return checkpoint;
+  const bool complete = world.max(std::int64_t{found.complete}) != 0;
+  if (job.options.verify == Verify::all) distrust_earlier_blocks(job, complete, *checkpoint, world);
+  const bool done = complete && checkpoint->missing().empty();
+  if (world.is_root()) {
+    std::cout << (done ? text(job.options.output.string(), " is complete already: nothing to do")
+                       : text("going on with it: ", text_of_state(*checkpoint)))
+              << std::endl;
+  }
+  if (done) checkpoint.reset();
+  return checkpoint;
+}
+
+// Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
+ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
+                     const std::vector<matrix::SharedBlocks>& written, const network::LossAndGradient& point,
+                     const system::StopRequest& stop, const ranks::Communicator& world, run::PhaseSeconds& seconds,
+                     Stopwatch& total) {
+  const auto& options = job.options;
+  Stopwatch phase;
+  const double largest = largest_of(checkpoint.records());
+  const auto verdict = run::check_file(
+      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
+      [&] { return run::load_problem(options, Precision::float64, job.problem.device()); }, options.verify,
+      options.check_rows, [&] { leave_if_asked(job, stop, world); }, world);
+  for (const auto& warning : verdict.warnings) warn(world, warning);
+  seconds.checks = phase.lap();
+  seconds.all = total.lap();
+
+  const bool complete = verdict.failures.empty();
+  auto resumed = job.matrix.grid.count();
+  for (const auto& shared : written) resumed -= static_cast<std::int64_t>(shared.blocks.size());
+  const run::FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
+  resumably(job, checkpoint, [&] {
+    world.together([&] {
+      if (world.is_root())
+        file::finish_hessian_file(options.output, run::final_attributes(verdict.figures, finishing), complete);
+    });
+  });
+  const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(system::peak_memory())));
+  if (world.is_root()) {
+    print(std::cout, run::Summary{options.output, complete, job.matrix, resumed, point.loss, norm(point.gradient),
+                                  largest, verdict.figures, seconds, peak});
+  }
+  if (complete) return ExitCode::complete;
+  throw ranks::AgreedError(ExitCode::failed, text("a check failed: ", joined(verdict.failures, "; "), "; '",
+                                                  options.output.string(), "' is kept for a look, with complete = 0"));
+}
+
+ExitCode run(const run::Options& given, system::StopRequest& stop, const ranks::Communicator& world) {
+  Stopwatch total;
+  Stopwatch phase;
+  run::PhaseSeconds seconds;
+
+  stop.set_time_limit(given.time_limit);
+  const bool resuming = finds_file_to_resume(given, world);
+  const run::Options options = resuming ? with_threads_of_file(given, world) : given;
+  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
+  if (!resources.warning.empty()) warn(world, resources.warning);
+  const auto device = run::device_of_rank(options.device, world);
+  const network::DifferentiableKernels kernels(device, resources.threads);
+  system::keep_freed_memory();
+
+  const network::Problem problem = world.together([&] { return run::load_problem(options, options.dtype, device); });
+  network::use_fast_convolutions(problem);
+  run::Job job = world.together([&] { return run::job_of(options, problem); });
+  seconds.load = phase.lap();
+
+  const auto examined = examine(job, resuming, world);
+  leave_if_asked(job, stop, world);
+  world.together([&] { run::plan_rows(job); });
+  const auto expected = world.together([&] {
+    const auto unfactored = run::unfactored_rows_engine(job);
+    return run::memory_for(job, run::assembly_of(job, run::all_blocks(job), *unfactored, world), resources.memory);
+  });
+  warn_of_little_memory(static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(expected.lacking))),
+                        resources.memory, world);
+  if (world.is_root()) print(std::cout, run::announcement(job, world.size(), resources.threads));
+  seconds.gradient = phase.lap();
+  if (options.plan) {
+    print_plan(job, expected, resources.threads, seconds, stop, world);
+    return ExitCode::complete;
+  }
+
+  auto checkpoint = begin_or_resume(job, resuming, examined, resources.threads, world);
+  if (!checkpoint) return ExitCode::complete;
+  seconds.create = phase.lap();
+
+  const auto engine = run::row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
+  auto assembly = run::assembly_of(job, checkpoint->missing(), *engine, world);
+  const auto memory = world.together([&] { return run::memory_for(job, assembly, resources.memory); });
+  const double making_factors = phase.lap();
+  fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
+  seconds.rows += making_factors;
+  return finish_file(job, *checkpoint, assembly.phases(), examined.point, stop, world, seconds, total);
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  system::StopRequest stop;
+  return cli::run_program({"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv,
+                          run::parse_options, [&](const run::Options& options, const ranks::Communicator& world) {
+                            return programs::run(options, stop, world);
+                          });
+}

@@ -1,0 +1,170 @@
+// The program that multiplies vectors by a stored matrix: command line, one pass, result, summary.
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <cmath>
+#include <iostream>
+#include <numeric>
+
+#include "hessian_mpi/after/matrix_product.hpp"
+#include "hessian_mpi/after/result_file.hpp"
+#include "hessian_mpi/after/vectors_file.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/cli/progress.hpp"
+#include "hessian_mpi/cli/report_text.hpp"
+#include "hessian_mpi/cli/tool_options.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+
+namespace hessian_mpi::programs {
+namespace {
+
+namespace po = boost::program_options;
+
+struct MultiplyOptions {
+  std::filesystem::path file;
+  std::filesystem::path output;
+  std::string vectors;
+  bool gradient = false;
+  std::int64_t random = 0;
+  std::uint64_t seed = 0;
+  bool overwrite = false;
+  bool help = false;
+  bool version = false;
+  std::string command_line;
+};
+
+po::options_description described_options() {
+  po::options_description described("Options");
+  described.add_options()("vectors,v", po::value<std::string>()->default_value("")->value_name("FILE"),
+                          "vectors of N numbers: a .npy file ([N] or [count, N]), v.h5:/dataset, or text, one a line")(
+      "gradient", po::bool_switch(), "the gradient that the file holds")(
+      "random", po::value<std::int64_t>()->default_value(0)->value_name("COUNT"), "so many vectors of random signs")(
+      "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"), "of --random")(
+      "output,o", po::value<std::string>()->value_name("FILE"), "the file to write; hessian.product.h5 for hessian.h5")(
+      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
+      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
+                                                                                 "this text");
+  return described;
+}
+
+MultiplyOptions parse(int argc, const char* const* argv) {
+  const auto given = cli::parse_arguments("hessian_multiply", argc, argv, described_options());
+  MultiplyOptions options;
+  options.help = given["help"].as<bool>();
+  options.version = given["version"].as<bool>();
+  if (options.help || options.version) return options;
+  options.file = cli::file_of("hessian_multiply", given);
+  options.output = given.count("output") != 0 ? given["output"].as<std::string>()
+                                              : after::name_of_result(options.file, "product").string();
+  options.vectors = given["vectors"].as<std::string>();
+  options.gradient = given["gradient"].as<bool>();
+  options.random = given["random"].as<std::int64_t>();
+  options.seed = given["seed"].as<std::uint64_t>();
+  options.overwrite = given["overwrite"].as<bool>();
+  options.command_line = cli::command_line_of(argc, argv);
+  constexpr std::int64_t most_random = 1024;
+  if (options.random < 0 || options.random > most_random) {
+    throw InputError(text("--random ", options.random, ": from 1 to ", most_random));
+  }
+  if ((options.vectors.empty() ? 0 : 1) + (options.gradient ? 1 : 0) + (options.random > 0 ? 1 : 0) != 1) {
+    throw InputError("say what to multiply: one of --vectors, --gradient and --random");
+  }
+  return options;
+}
+
+void print_multiply_help(std::ostream& out) {
+  out << "hessian_multiply: H times vectors, in one pass over a finished file of any size\n\n"
+         "  mpirun -n 4 hessian_multiply hessian.h5 --vectors v.npy\n\n"
+      << described_options()
+      << "\nThe result has /vectors and /products, [count, N] in float64, and the trace and the Frobenius norm of H.\n";
+}
+
+after::Vectors vectors_of(const MultiplyOptions& options, const file::StoredLayout& hessian) {
+  if (options.gradient) return {1, hessian.gradient};
+  if (options.random > 0) return after::random_signs(options.random, hessian.matrix.columns, options.seed);
+  return after::read_vectors(options.vectors, hessian.matrix.columns);
+}
+
+double product(const double* a, const double* b, std::int64_t n) {
+  return std::inner_product(a, a + n, b, 0.0);
+}
+
+// x^T H x / x^T x says how H curves along x.
+void print_products(std::ostream& out, const after::Vectors& vectors, const std::vector<double>& products,
+                    std::int64_t n) {
+  constexpr std::int64_t most = 10;
+  for (std::int64_t v = 0; v < std::min(vectors.count, most); ++v) {
+    const double* x = vectors.numbers.data() + v * n;
+    const double* y = products.data() + v * n;
+    cli::print_line(out, text("vector ", v),
+                    text("|x| ", cli::text_of_number(std::sqrt(product(x, x, n)), 6), ", |H x| ",
+                         cli::text_of_number(std::sqrt(product(y, y, n)), 6), ", x.Hx / x.x ",
+                         cli::text_of_number(product(x, y, n) / product(x, x, n), 6)));
+  }
+  if (vectors.count > most) cli::print_line(out, "", text("... and ", vectors.count - most, " more"));
+}
+
+// What one pass gives, on all ranks.
+struct Products {
+  std::vector<double> numbers;
+  after::MatrixFigures figures;
+};
+
+// Collective.
+Products multiply(const MultiplyOptions& options, const file::StoredLayout& hessian, const after::Vectors& vectors,
+                  const ranks::Communicator& world) {
+  const auto& matrix = hessian.matrix;
+  after::MatrixSums sums(hessian.index);
+  const auto own = file::rows_of_rank(matrix, world.rank(), world.size());
+  cli::Progress progress(world.is_root() && cli::is_on_terminal() ? ProgressStyle::bar : ProgressStyle::none,
+                         matrix.columns, 0, static_cast<std::uint64_t>(matrix.bytes()), own.count(), std::cerr);
+  const auto part = world.together([&] {
+    return after::MatrixProduct(options.file, matrix, own)
+        .times(vectors.numbers, vectors.count, sums,
+               [&](std::int64_t rows) { progress.advance(static_cast<double>(rows)); });
+  });
+  return {after::whole_product(part, vectors.count, matrix, world), sums.all(world)};
+}
+
+ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
+  const auto hessian = world.together([&] { return file::read_complete_layout(options.file); });
+  const auto vectors = world.together([&] { return vectors_of(options, hessian); });
+  const auto n = hessian.matrix.columns;
+  after::ResultFile result(options.output, options.overwrite,
+                           {"hessian_mpi product", options.file, options.command_line}, hessian,
+                           2 * vectors.numbers.size() * sizeof(double), world);
+  Stopwatch watch;
+  const auto products = multiply(options, hessian, vectors, world);
+  const double seconds = world.max(watch.seconds());
+  const auto finite = std::isfinite(products.figures.frobenius_norm);
+  const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(vectors.count), static_cast<std::uint64_t>(n)};
+  result.add("/vectors", shape, vectors.numbers);
+  result.add("/products", shape, products.numbers);
+  result.publish({{"trace", products.figures.trace}, {"frobenius_norm", products.figures.frobenius_norm}});
+  if (world.is_root()) {
+    const auto bytes = static_cast<double>(hessian.matrix.bytes());
+    std::cout << options.output.string() << ": H times " << cli::plural(vectors.count, "vector") << '\n';
+    cli::print_line(std::cout, "matrix", text(options.file.string(), ", ", cli::text_of_size(hessian.matrix)));
+    cli::print_line(std::cout, "read",
+                    text("in ", text_of_seconds(seconds), " on ", cli::plural(world.size(), "rank"), ", ",
+                         text_of_bytes(static_cast<std::uint64_t>(bytes / seconds)), "/s"));
+    cli::print_line(std::cout, "trace", cli::text_of_number(products.figures.trace, 10));
+    cli::print_line(std::cout, "Frobenius norm", cli::text_of_number(products.figures.frobenius_norm, 10));
+    print_products(std::cout, vectors, products.numbers, n);
+  }
+  if (finite) return ExitCode::complete;
+  throw ranks::AgreedError(ExitCode::failed, text("'", options.file.string(), "' has numbers that are not finite"));
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  return cli::run_program({"hessian_multiply", programs::print_multiply_help}, argc, argv, programs::parse,
+                          programs::run);
+}

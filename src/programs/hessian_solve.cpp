@@ -1,0 +1,309 @@
+// The program that solves linear systems: command line, right sides, solution, checks, summary.
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <cmath>
+#include <iostream>
+#include <numeric>
+#include <optional>
+#include <sstream>
+
+#include "hessian_mpi/after/result_file.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/cli/tool_options.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/ranks/resources.hpp"
+#include "hessian_mpi/solvers/distributed_matrix.hpp"
+#include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
+#include "hessian_mpi/solvers/lanczos.hpp"
+#include "hessian_mpi/solvers/linear_solve.hpp"
+#include "hessian_mpi/system/node.hpp"
+
+namespace hessian_mpi::programs {
+namespace {
+
+namespace po = boost::program_options;
+
+struct SolveOptions {
+  std::filesystem::path file;
+  std::filesystem::path output;
+  std::optional<std::string> right_sides;  ///< FILE:DATASET; minus the gradient where absent
+  double damping = 0;
+  std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
+  solvers::IterationOptions iteration;
+  std::optional<int> threads;
+  std::optional<std::uint64_t> memory;
+  bool plan = false;
+  bool overwrite = false;
+  bool help = false;
+  bool version = false;
+  std::string command_line;
+};
+
+po::options_description described_options() {
+  po::options_description described("Options", 110);
+  described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
+                          "added to the diagonal: solves (A + X I) x = b")(
+      "rhs", po::value<std::string>()->value_name("FILE:DATASET"),
+      "right sides: N numbers, or rows of N; minus the gradient of the Hessian's file where absent")(
+      "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
+      "dense: LU factors, N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each iteration; cg: "
+      "positive definite A + X I alone; auto: dense where memory allows it, else minres")(
+      "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
+      "of minres and cg: |b - (A + X I) x| / |b|")(
+      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
+      "memory", po::value<std::string>()->value_name("SIZE"),
+      "of minres and cg: what a rank's rows may take (512M, 2G); larger ones are read again for every iteration; a "
+      "quarter of free memory / ranks on the node where absent")(
+      "threads", po::value<int>()->value_name("T"),
+      "of a rank; OMP_NUM_THREADS or its share of the cores where absent")(
+      "output,o", po::value<std::string>()->value_name("FILE"),
+      "the file to write; hessian.solution.h5 for hessian.h5")(
+      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
+      "plan", po::bool_switch(), "say what it will take, and do nothing")(
+      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
+                                                                                 "this text");
+  return described;
+}
+
+std::optional<solvers::Solver> solver_named(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "dense") return solvers::Solver::dense;
+  if (name == "minres") return solvers::Solver::minres;
+  if (name == "cg") return solvers::Solver::cg;
+  throw InputError(text("--method ", name, ": auto, dense, minres or cg"));
+}
+
+SolveOptions parse(int argc, const char* const* argv) {
+  const auto given = cli::parse_arguments("hessian_solve", argc, argv, described_options());
+  SolveOptions options;
+  options.help = given["help"].as<bool>();
+  options.version = given["version"].as<bool>();
+  if (options.help || options.version) return options;
+  options.file = cli::file_of("hessian_solve", given);
+  options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
+                                              : after::name_of_result(options.file, "solution");
+  if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
+  options.damping = given["damping"].as<double>();
+  if (!std::isfinite(options.damping)) throw InputError("--damping must be a finite number");
+  options.solver = solver_named(given["method"].as<std::string>());
+  options.iteration.tolerance = given["tolerance"].as<double>();
+  if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
+  options.iteration.most = given["iterations"].as<std::int64_t>();
+  if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
+  if (given.count("threads") != 0) options.threads = given["threads"].as<int>();
+  if (options.threads && *options.threads < 1) throw InputError("--threads must be 1 or more");
+  if (given.count("memory") != 0) options.memory = parse_bytes(given["memory"].as<std::string>());
+  options.plan = given["plan"].as<bool>();
+  options.overwrite = given["overwrite"].as<bool>();
+  options.command_line = cli::command_line_of(argc, argv);
+  return options;
+}
+
+void print_solve_help(std::ostream& out) {
+  out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
+         "without --rhs, x is Newton's step from the point at which H was taken\n\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.h5:test --damping 1e-3 --method minres\n\n"
+      << described_options();
+}
+
+// What all parts of the work need.
+struct Work {
+  const SolveOptions& options;
+  const file::StoredLayout& hessian;
+  const ranks::Communicator& world;
+  solvers::RightSides right_sides;
+  std::int64_t n() const { return hessian.matrix.columns; }
+  std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
+};
+
+solvers::RightSides read_right_sides(const std::string& name, std::int64_t n) {
+  const auto colon = name.rfind(':');
+  if (colon == std::string::npos || colon + 1 == name.size()) {
+    throw InputError(text("--rhs ", name, ": name the dataset too, as in gradients.h5:test"));
+  }
+  const std::filesystem::path path = name.substr(0, colon);
+  const auto dataset = name.substr(colon + 1);
+  if (!std::filesystem::exists(path)) throw InputError(text("--rhs '", path.string(), "': no such file"));
+  if (!hdf5::is_hdf5(path)) throw InputError(text("--rhs '", path.string(), "' is not an HDF5 file"));
+  try {
+    const auto file = hdf5::File::open_untrusted(path);
+    if (!file.has(dataset)) throw InputError(text("--rhs: '", path.string(), "' has no dataset '", dataset, "'"));
+    const auto shape = file.shape(dataset);
+    const auto rows = shape.size() == 2 ? shape[0] : 1;
+    if (shape.empty() || shape.size() > 2 || shape.back() != static_cast<std::uint64_t>(n) || rows == 0) {
+      throw InputError(text("--rhs: '", dataset, "' of '", path.string(), "' must have ", n,
+                            " numbers, as the Hessian has rows, or rows of so many"));
+    }
+    solvers::RightSides sides(rows * static_cast<std::uint64_t>(n));
+    file.read(dataset, hdf5::Type::float64, sides.data());
+    return sides;
+  } catch (const RunError& error) {
+    throw InputError(text("--rhs ", name, ": ", error.what()));
+  }
+}
+
+solvers::RightSides right_sides(const SolveOptions& options, const file::StoredLayout& hessian) {
+  solvers::RightSides sides;
+  if (options.right_sides) {
+    sides = read_right_sides(*options.right_sides, hessian.matrix.columns);
+  } else {
+    for (const double g : hessian.gradient) sides.push_back(-g);
+  }
+  if (!std::all_of(sides.begin(), sides.end(), [](double x) { return std::isfinite(x); })) {
+    throw InputError("the right side has NaN or infinity");
+  }
+  return sides;
+}
+
+// Collective. The method, said with what it will take. Throws InputError where there is no memory for what was asked
+// for.
+solvers::Solver plan(const Work& work, std::uint64_t memory) {
+  const auto& world = work.world;
+  const auto speed = solvers::measured_blas_speed();
+  auto cost = solvers::cost_of_dense_solve(work.n(), world.size(), speed);
+  cost.seconds = world.max(cost.seconds);
+  const auto there = system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
+  const bool fits = world.max(std::int64_t{cost.bytes > there}) == 0;
+  const auto solver = work.options.solver.value_or(fits ? solvers::Solver::dense : solvers::Solver::minres);
+  std::ostringstream words;
+  words.precision(2);
+  words << work.count() << (work.count() == 1 ? " right side" : " right sides") << " on " << world.size()
+        << (world.size() == 1 ? " rank" : " ranks") << ", damping " << work.options.damping << ", ";
+  if (solver == solvers::Solver::dense) {
+    words << "LU factors: " << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
+          << text_of_seconds(cost.seconds);
+  } else {
+    const auto own = static_cast<std::uint64_t>((work.n() / world.size() + 1) * work.hessian.matrix.bytes_of_row());
+    words << (solver == solvers::Solver::cg ? "CG" : "MINRES") << ": "
+          << (own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
+  }
+  cli::say(world, "plan", words.str());
+  if (solver == solvers::Solver::dense && !fits) {
+    throw InputError(text("a rank needs ", text_of_bytes(cost.bytes),
+                          ", more than its share of its node's memory: use "
+                          "more nodes, or --method minres"));
+  }
+  return solver;
+}
+
+// Collective.
+std::vector<double> solve_densely(const Work& work, file::Attributes& attributes) {
+  const auto& world = work.world;
+  const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
+  const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
+  Stopwatch watch;
+  auto matrix = solvers::square_matrix(grid, work.n());
+  solvers::read_symmetric_part(work.options.file, solvers::Half::both, matrix, world, {});
+  cli::say(world, "read",
+           text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
+                text_of_seconds(watch.lap())));
+  auto found = solvers::solve_dense(matrix, work.options.damping, work.right_sides, world);
+  cli::say(world, "solved",
+           text("in ", text_of_seconds(watch.lap()), ", condition number about ", 1 / found.reciprocal_condition));
+  attributes.emplace_back("solver", "ScaLAPACK pdgetrf, pdgetrs");
+  attributes.emplace_back("reciprocal_condition", found.reciprocal_condition);
+  return std::move(found.solutions);
+}
+
+// Collective.
+std::vector<double> solve_by_products(const Work& work, solvers::Solver solver, solvers::SymmetricOperator& matrix,
+                                      file::Attributes& attributes) {
+  auto options = work.options.iteration;
+  options.solver = solver;
+  const Stopwatch watch;
+  constexpr double seconds_between_lines = 10;
+  PeriodicTimer line(seconds_between_lines);
+  auto found = solvers::solve_iteratively(
+      matrix, work.options.damping, work.right_sides, options, [&](std::int64_t iteration, double residual) {
+        if (!line.is_due()) return;
+        cli::say(work.world, "iteration",
+                 text(iteration, ": residual ", residual, ", ", text_of_seconds(watch.seconds())));
+      });
+  const auto iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
+  cli::say(work.world, "solved", text("in ", text_of_seconds(watch.seconds()), " and ", iterations, " iterations"));
+  attributes.emplace_back("solver",
+                          text(solvers::slepc_version(), solver == solvers::Solver::cg ? ", CG" : ", MINRES"));
+  attributes.emplace_back("iterations", iterations);
+  return std::move(found.solutions);
+}
+
+// What Newton's step promises: by how much the loss changes in the quadratic model, which H alone makes, not damping.
+double predicted_change(const Work& work, const std::vector<double>& step, const std::vector<double>& product) {
+  const auto& gradient = work.hessian.gradient;
+  return std::inner_product(step.begin(), step.end(), gradient.begin(), 0.0) +
+         0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
+}
+
+// Collective. Solves, checks and adds to the result; whether the check passed.
+bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after::ResultFile& result) {
+  const auto& [options, hessian, world, sides] = work;
+  file::Attributes attributes{{"damping", options.damping},
+                              {"rhs", options.right_sides.value_or("minus the gradient")}};
+  std::vector<double> solutions;
+  // Factors take the memory first, and give it back.
+  if (solver == solvers::Solver::dense) solutions = solve_densely(work, attributes);
+  solvers::SymmetricOperator matrix(options.file, hessian.matrix, memory, world);
+  if (solver != solvers::Solver::dense) solutions = solve_by_products(work, solver, matrix, attributes);
+  const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
+  const auto errors = solvers::errors_of(matrix, options.damping, norm, sides, solutions);
+  const double residual = *std::max_element(errors.residuals.begin(), errors.residuals.end());
+  const double backward = *std::max_element(errors.backward_errors.begin(), errors.backward_errors.end());
+  // LU factors answer for the backward error; how much of b is left then depends on the condition of A.
+  const bool right = solver == solvers::Solver::dense ? backward <= solvers::spectrum_tolerance
+                                                      : residual <= 2 * options.iteration.tolerance;
+  cli::say(world, "checked",
+           text("|b - (A + damping I) x| / |b| = ", residual, ", backward error ", backward,
+                right ? " (within " : " (NOT within ",
+                solver == solvers::Solver::dense ? solvers::spectrum_tolerance : 2 * options.iteration.tolerance, ")"));
+  attributes.emplace_back("residual", residual);
+  attributes.emplace_back("backward_error", backward);
+  if (!options.right_sides) {
+    const double length = std::sqrt(std::inner_product(solutions.begin(), solutions.end(), solutions.begin(), 0.0));
+    const double change = predicted_change(work, solutions, errors.products);
+    cli::say(world, "step", text("length ", length, ", predicted change of the loss ", change));
+    attributes.emplace_back("predicted_change", change);
+  }
+  const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(work.count()),
+                                         static_cast<std::uint64_t>(work.n())};
+  result.add("/solution", shape, solutions);
+  result.add("/rhs", shape, sides);
+  result.add("/residuals", {shape[0]}, errors.residuals);
+  result.describe("/solution", attributes);
+  return right;
+}
+
+ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
+  const auto hessian = world.together([&] { return file::read_complete_layout(options.file); });
+  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
+  solvers::use_blas_threads(resources.threads);
+  const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
+  cli::say(world, "matrix",
+           text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage), ", ",
+                text_of_bytes(static_cast<std::uint64_t>(hessian.matrix.bytes()))));
+  const auto solver = world.together([&] { return plan(work, resources.memory); });
+  if (options.plan) return ExitCode::complete;
+  after::ResultFile result(options.output, options.overwrite,
+                           {"hessian_mpi solution", options.file, options.command_line}, hessian,
+                           2 * work.right_sides.size() * sizeof(double), world);
+  const bool right = solve(work, solver, resources.memory, result);
+  result.publish({{"checks", right ? "passed" : "failed"}});
+  cli::say(world, "written", options.output.string());
+  if (right) return ExitCode::complete;
+  throw ranks::AgreedError(ExitCode::failed,
+                           text("'", options.output.string(), "' is wrong: the check above has failed"));
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  using namespace hessian_mpi;
+  return cli::run_program({"hessian_solve", programs::print_solve_help, solvers::slepc_version()}, argc, argv,
+                          programs::parse, programs::run);
+}

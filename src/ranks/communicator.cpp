@@ -1,0 +1,206 @@
+#include "hessian_mpi/ranks/communicator.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+
+#include "hessian_mpi/base/exception_words.hpp"
+
+namespace hessian_mpi::ranks {
+namespace {
+
+void check(int status, const char* call) {
+  if (status == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> description{};
+  int length = 0;
+  MPI_Error_string(status, description.data(), &length);
+  throw RunError(text(call, " failed: ", std::string(description.data(), static_cast<std::size_t>(length))));
+}
+
+template <class Number>
+Number reduced(Number value, MPI_Datatype type, MPI_Op operation, MPI_Comm communicator) {
+  check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, type, operation, communicator), "MPI_Allreduce");
+  return value;
+}
+
+std::string broadcast(std::string value, int source, MPI_Comm communicator) {
+  auto length = static_cast<std::int64_t>(value.size());
+  check(MPI_Bcast(&length, 1, MPI_INT64_T, source, communicator), "MPI_Bcast");
+  value.resize(static_cast<std::size_t>(length));
+  check(MPI_Bcast(value.data(), static_cast<int>(length), MPI_CHAR, source, communicator), "MPI_Bcast");
+  return value;
+}
+
+// Ranks that wait spin, by default. Here each has a thread that computes meanwhile, on the same core where the launcher
+// binds a rank to one; and where ranks outnumber cores, as srun lets them, a second of collectives would take minutes.
+void yield_when_idle() {
+  constexpr int keep_what_the_user_set = 0;
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_what_the_user_set);
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int& argc, char**& argv) {
+  yield_when_idle();
+  int provided = 0;
+  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+}
+
+MpiSession::~MpiSession() {
+  MPI_Finalize();
+}
+
+std::string mpi_library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> version{};
+  int length = 0;
+  check(MPI_Get_library_version(version.data(), &length), "MPI_Get_library_version");
+  std::string name(version.data());
+  // "Open MPI v4.1.4, package: ..." and the like: what stands before the first comma or line end is enough.
+  name = name.substr(0, name.find_first_of(",\n"));
+  const auto v = name.find(" v");
+  return v == std::string::npos ? name : name.substr(0, v + 1) + name.substr(v + 2);
+}
+
+Communicator Communicator::world() {
+  return Communicator(MPI_COMM_WORLD);
+}
+
+Communicator::Communicator(MPI_Comm communicator) : communicator_(communicator) {
+  check(MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check(MPI_Comm_rank(communicator, &rank_), "MPI_Comm_rank");
+  check(MPI_Comm_size(communicator, &size_), "MPI_Comm_size");
+  check(MPI_Comm_split_type(communicator, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node_), "MPI_Comm_split_type");
+  check(MPI_Comm_rank(node_, &rank_on_node_), "MPI_Comm_rank");
+  check(MPI_Comm_size(node_, &ranks_on_node_), "MPI_Comm_size");
+  std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
+  int length = 0;
+  check(MPI_Get_processor_name(name.data(), &length), "MPI_Get_processor_name");
+  host_.assign(name.data(), static_cast<std::size_t>(length));
+}
+
+Communicator::Communicator(Communicator&& other) noexcept
+    : communicator_(other.communicator_),
+      node_(std::exchange(other.node_, MPI_COMM_NULL)),
+      rank_(other.rank_),
+      size_(other.size_),
+      rank_on_node_(other.rank_on_node_),
+      ranks_on_node_(other.ranks_on_node_),
+      host_(std::move(other.host_)) {}
+
+Communicator::~Communicator() {
+  if (node_ != MPI_COMM_NULL) MPI_Comm_free(&node_);
+}
+
+void Communicator::wait_for_all() const {
+  check(MPI_Barrier(communicator_), "MPI_Barrier");
+}
+
+std::int64_t Communicator::sum(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_SUM, communicator_);
+}
+std::int64_t Communicator::min(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_MIN, communicator_);
+}
+std::int64_t Communicator::max(std::int64_t value) const {
+  return reduced(value, MPI_INT64_T, MPI_MAX, communicator_);
+}
+double Communicator::max(double value) const {
+  return reduced(value, MPI_DOUBLE, MPI_MAX, communicator_);
+}
+std::vector<std::int64_t> Communicator::max(std::vector<std::int64_t> values) const {
+  check(
+      MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_MAX, communicator_),
+      "MPI_Allreduce");
+  return values;
+}
+
+std::vector<double> Communicator::sum(std::vector<double> values) const {
+  constexpr std::size_t most = 1 << 27;  // of one call: counts are of type int
+  // Added up in one place: where each rank did it for itself, the last bits could differ.
+  for (std::size_t at = 0; at < values.size(); at += most) {
+    const int count = static_cast<int>(std::min(most, values.size() - at));
+    check(MPI_Reduce(is_root() ? MPI_IN_PLACE : values.data() + at, values.data() + at, count, MPI_DOUBLE, MPI_SUM, 0,
+                     communicator_),
+          "MPI_Reduce");
+    check(MPI_Bcast(values.data() + at, count, MPI_DOUBLE, 0, communicator_), "MPI_Bcast");
+  }
+  return values;
+}
+
+std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& values) const {
+  const int count = static_cast<int>(values.size());
+  std::vector<int> counts(static_cast<std::size_t>(size_));
+  check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator_), "MPI_Allgather");
+  std::vector<int> offsets(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+  std::vector<std::uint64_t> joined(static_cast<std::size_t>(offsets.back() + counts.back()));
+  check(MPI_Allgatherv(values.data(), count, MPI_UINT64_T, joined.data(), counts.data(), offsets.data(), MPI_UINT64_T,
+                       communicator_),
+        "MPI_Allgatherv");
+  return joined;
+}
+
+void Communicator::complete(char* bytes, const std::vector<std::int64_t>& begins) const {
+  constexpr std::int64_t most = 256 << 20;  // of one message: counts are of type int
+  for (int source = 0; source < size_; ++source) {
+    const auto end = begins[static_cast<std::size_t>(source) + 1];
+    for (auto at = begins[static_cast<std::size_t>(source)]; at < end; at += most) {
+      check(MPI_Bcast(bytes + at, static_cast<int>(std::min(most, end - at)), MPI_CHAR, source, communicator_),
+            "MPI_Bcast");
+    }
+  }
+}
+
+std::vector<char> Communicator::exchange(const std::vector<char>& bytes, const std::vector<int>& counts) const {
+  std::vector<int> incoming(counts.size());
+  check(MPI_Alltoall(counts.data(), 1, MPI_INT, incoming.data(), 1, MPI_INT, communicator_), "MPI_Alltoall");
+  const auto begins = [](const std::vector<int>& sizes) {
+    std::vector<int> offsets(sizes.size());
+    std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), 0);
+    return offsets;
+  };
+  const auto from = begins(counts);
+  const auto to = begins(incoming);
+  std::vector<char> received(static_cast<std::size_t>(to.back() + incoming.back()));
+  check(MPI_Alltoallv(bytes.data(), counts.data(), from.data(), MPI_CHAR, received.data(), incoming.data(), to.data(),
+                      MPI_CHAR, communicator_),
+        "MPI_Alltoallv");
+  return received;
+}
+
+std::string Communicator::from_root(std::string value) const {
+  return broadcast(std::move(value), 0, communicator_);
+}
+
+Communicator::Failure Communicator::failure_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& known) {
+    return {known.code(), known.what()};
+  } catch (const std::exception& other) {
+    return {ExitCode::failed, words_of(other)};
+  } catch (...) {
+    return {ExitCode::failed, "an unknown exception was thrown"};
+  }
+}
+
+void Communicator::throw_if_any_failed(const std::optional<Failure>& failure, int asked) const {
+  const auto failed = sum(failure ? 1 : 0);
+  if (failed == 0) return;
+  const int first = static_cast<int>(min(failure ? rank_ : std::numeric_limits<int>::max()));
+  const auto code =
+      static_cast<ExitCode>(reduced(rank_ == first ? static_cast<std::int64_t>(failure->code) : std::int64_t{-1},
+                                    MPI_INT64_T, MPI_MAX, communicator_));
+  const auto source = text("rank ", first, " on ", broadcast(host_, first, communicator_));
+  const auto message = broadcast(failure ? failure->message : std::string(), first, communicator_);
+  throw AgreedError(code, failed == asked ? message : text(source, ": ", message));
+}
+
+void abort_all_ranks(ExitCode code) {
+  MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  std::abort();
+}
+
+}  // namespace hessian_mpi::ranks

@@ -1,0 +1,352 @@
+#include "hessian_mpi/run/assemble_by_layer.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/engines/diagonal.hpp"
+#include "hessian_mpi/engines/l2_term.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/layers/layer_factors.hpp"
+#include "hessian_mpi/ranks/together_until_done.hpp"
+
+namespace hessian_mpi::run {
+namespace {
+
+std::vector<Rows> common(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
+  std::vector<Rows> both;
+  for (const auto& run : runs) {
+    for (const auto& other : others)
+      matrix::append_run({std::max(run.begin, other.begin), std::min(run.end, other.end)}, both);
+  }
+  return both;
+}
+
+// Runs that may overlap, in order and each row once.
+std::vector<Rows> united(std::vector<Rows> runs) {
+  std::sort(runs.begin(), runs.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
+  std::vector<Rows> joined;
+  for (const auto& run : runs) {
+    const auto begin = joined.empty() ? run.begin : std::max(run.begin, joined.back().end);
+    matrix::append_run({begin, std::max(begin, run.end)}, joined);
+  }
+  return joined;
+}
+
+std::vector<Rows> united(std::vector<Rows> runs, const std::vector<Rows>& others) {
+  runs.insert(runs.end(), others.begin(), others.end());
+  return united(std::move(runs));
+}
+
+std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
+  std::vector<Rows> left;
+  for (const auto& run : runs) {
+    auto begin = run.begin;
+    for (const auto& other : others) {
+      if (other.end <= begin || other.begin >= run.end) continue;
+      matrix::append_run({begin, other.begin}, left);
+      begin = std::max(begin, other.end);
+    }
+    matrix::append_run({begin, run.end}, left);
+  }
+  return left;
+}
+
+std::vector<Rows> rows_of(const matrix::BlockGrid& grid, const matrix::BlockList& blocks) {
+  std::vector<Rows> runs;
+  for (const auto b : blocks) matrix::append_run(grid.block(b), runs);
+  return runs;
+}
+
+std::vector<std::int64_t> single_rows(const std::vector<Rows>& runs) {
+  std::vector<std::int64_t> all;
+  for (const auto& run : runs) {
+    for (auto row = run.begin; row < run.end; ++row) all.push_back(row);
+  }
+  return all;
+}
+
+// Rows from one place of some runs to another.
+std::vector<Rows> between(const std::vector<Rows>& runs, const matrix::Blocks& places) {
+  std::vector<Rows> found;
+  std::int64_t before = 0;
+  for (const auto& run : runs) {
+    matrix::append_run({run.begin + std::clamp<std::int64_t>(places.begin - before, 0, run.count()),
+                        run.begin + std::clamp<std::int64_t>(places.end - before, 0, run.count())},
+                       found);
+    before += run.count();
+  }
+  return found;
+}
+
+std::vector<Rows> share_of(const std::vector<Rows>& runs, int rank, int ranks) {
+  return between(runs, matrix::share(layers::count_of(runs), rank, ranks));
+}
+
+// Neighbours among rows from a place on, at most so many.
+Rows neighbours(const std::vector<std::int64_t>& rows, std::size_t place, std::int64_t most) {
+  Rows found{rows[place], rows[place] + 1};
+  for (auto k = place + 1; k < rows.size() && rows[k] == found.end && found.count() < most; ++k) ++found.end;
+  return found;
+}
+
+void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
+          const std::vector<layers::EarlierColumns*>& columns) {
+  for (auto row = rows.begin; row < rows.end; ++row) {
+    for (auto* some : columns) some->note(row, numbers + (row - rows.begin) * bytes_of_row);
+  }
+}
+
+/// Makes whole rows by another engine and notes each of them as a column.
+class NotingEngine final : public engines::Engine {
+ public:
+  NotingEngine(engines::Engine& engine, std::vector<layers::EarlierColumns*> columns, const matrix::MatrixShape& matrix)
+      : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()) {}
+  std::string name() const override { return engine_.name(); }
+  std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
+  std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
+  void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+               const std::function<void(double)>& advance) override {
+    engine_.compute(rows, columns, storage, out, advance);
+    note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
+  }
+
+ private:
+  engines::Engine& engine_;
+  std::vector<layers::EarlierColumns*> columns_;
+  std::int64_t bytes_of_row_;
+};
+
+void add(const Assembled& some, Assembled& all) {
+  all.compute_seconds += some.compute_seconds;
+  all.write_seconds += some.write_seconds;
+  all.checkpoint_seconds += some.checkpoint_seconds;
+  all.nonfinite_rows.insert(all.nonfinite_rows.end(), some.nonfinite_rows.begin(), some.nonfinite_rows.end());
+  all.stopped = some.stopped;
+}
+
+}  // namespace
+
+/// Whole rows that have been made before they are asked for.
+class LayeredAssembly::KeptRows final : public engines::Engine {
+ public:
+  explicit KeptRows(std::int64_t bytes_of_row) : bytes_of_row_(bytes_of_row) {}
+  std::string name() const override { return "kept"; }
+  std::int64_t rows_at_once() const override { return 1; }
+  std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
+  void keep(std::int64_t row, const char* numbers) { rows_[row].assign(numbers, numbers + bytes_of_row_); }
+  void compute(const Rows& rows, const Rows& /*columns*/, Precision /*storage*/, void* out,
+               const std::function<void(double)>& advance) override {
+    for (auto row = rows.begin; row < rows.end; ++row) {
+      const auto found = rows_.find(row);
+      if (found == rows_.end()) throw RunError(text("row ", row, " was not made in its step"));
+      std::memcpy(static_cast<char*>(out) + (row - rows.begin) * bytes_of_row_, found->second.data(),
+                  found->second.size());
+    }
+    advance(static_cast<double>(rows.count()));
+  }
+
+ private:
+  std::int64_t bytes_of_row_;
+  std::map<std::int64_t, std::vector<char>> rows_;
+};
+
+LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::LayerPlan& plan,
+                                 const matrix::MatrixShape& matrix, const matrix::BlockList& missing,
+                                 Precision accumulate, engines::Engine& unfactored,
+                                 const ranks::Communicator& communicator)
+    : problem_(problem),
+      plan_(plan),
+      matrix_(matrix),
+      accumulate_(accumulate),
+      communicator_(communicator),
+      phases_(plan.steps.size()),
+      steps_(phases_.size()),
+      unfactored_(unfactored),
+      kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
+  for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
+  share_blocks(missing);
+  for (auto s = steps_.size(); s-- > 0;) find_rows(s);
+  std::vector<Rows> earlier;
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    if (s > 0 && steps_[s].active) {
+      steps_[s].columns.emplace(earlier, steps_[s].own, communicator.rank(), matrix.storage);
+    }
+    if (steps_[s].is_column) earlier = united(std::move(earlier), steps_[s].rows);
+  }
+}
+
+LayeredAssembly::~LayeredAssembly() = default;
+LayeredAssembly::LayeredAssembly(LayeredAssembly&&) noexcept = default;
+
+void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
+  std::vector<matrix::BlockList> blocks(steps_.size());
+  std::vector<std::vector<double>> costs(steps_.size());
+  for (const auto b : missing) {
+    const auto rows = matrix_.grid.block(b);
+    auto s = steps_.size() - 1;
+    while (s > 0 && common({rows}, steps_[s].rows).empty()) --s;
+    blocks[s].push_back(b);
+    costs[s].push_back(layers::cost_of(plan_, problem_.index(), rows));
+  }
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    phases_[s] = matrix::shared_by_cost(std::move(blocks[s]), costs[s], communicator_.size());
+  }
+}
+
+// What the ranks make of a step's rows. Those of later steps are known.
+void LayeredAssembly::find_rows(std::size_t s) {
+  auto& step = steps_[s];
+  for (auto later = s + 1; later < steps_.size() && matrix_.entries == Entries::all; ++later) {
+    step.is_column = step.is_column || steps_[later].active;
+  }
+  const auto ranks = communicator_.size();
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto phase = common(rows_of(matrix_.grid, phases_[s].of_rank(rank)), step.rows);
+    std::vector<Rows> kept;
+    for (auto later = s + 1; later < steps_.size(); ++later) {
+      const auto blocks = rows_of(matrix_.grid, phases_[later].of_rank(rank));
+      kept = united(std::move(kept), common(blocks, step.rows));
+    }
+    step.own.push_back(united(phase, kept));
+    if (rank == communicator_.rank()) step.kept = std::move(kept);
+  }
+  if (step.is_column) step.loose = without(step.rows, {matrix_.grid.part()});
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto share = share_of(step.loose, rank, ranks);
+    auto& own = step.own[static_cast<std::size_t>(rank)];
+    own = united(std::move(own), share);
+    step.active = step.active || !own.empty();
+    if (rank == communicator_.rank()) step.beside = united(step.kept, share);
+  }
+}
+
+std::vector<layers::EarlierColumns*> LayeredAssembly::columns_after(std::size_t s) {
+  std::vector<layers::EarlierColumns*> columns;
+  if (!steps_[s].is_column) return columns;
+  for (auto later = s + 1; later < steps_.size(); ++later) {
+    if (steps_[later].columns) columns.push_back(&*steps_[later].columns);
+  }
+  return columns;
+}
+
+std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
+  std::int64_t kept = 0;
+  std::int64_t earlier = 0;
+  bool any = false;
+  for (const auto& step : steps_) {
+    if (step.columns) {
+      any = true;
+      const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
+      const auto own = layers::count_of(step.own[static_cast<std::size_t>(communicator_.rank())]);
+      kept += noted + own * step.columns->bytes_kept();
+    }
+    earlier += layers::count_of(step.rows);
+    kept += layers::count_of(step.kept) * matrix_.bytes_of_row();
+  }
+  return any ? static_cast<std::uint64_t>(kept) + factors : 0;
+}
+
+// Collective.
+int LayeredAssembly::agreed_reason(const system::StopRequest& stop) const {
+  return static_cast<int>(communicator_.max(std::int64_t{stop.reason()}));
+}
+
+// Collective. Calls take, which says how many things it has done from a place on, on all ranks until all are done.
+// Looks every second whether a rank is asked to stop, and returns the reason.
+int LayeredAssembly::until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
+                                           const system::StopRequest& stop) const {
+  int reason = 0;
+  const auto go_on = [&] { return (reason = agreed_reason(stop)) == 0; };
+  ranks::together_until_done(count, take, go_on, communicator_);
+  return reason;
+}
+
+// Collective. Makes rows beside those of the phase: for later steps' columns, and for blocks that those complete.
+int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
+                             const system::StopRequest& stop) {
+  NotingEngine noting(engine, columns_after(s), matrix_);
+  std::vector<char> numbers;
+  const auto take = [&](std::size_t place) {
+    const Rows some = neighbours(rows, place, engine.rows_at_once());
+    numbers.resize(static_cast<std::size_t>(some.count() * matrix_.bytes_of_row()));
+    noting.compute(some, {0, matrix_.columns}, matrix_.storage, numbers.data(), [](double) {});
+    for (const auto& run : common({some}, steps_[s].kept)) {
+      for (auto row = run.begin; row < run.end; ++row) {
+        kept_->keep(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
+      }
+    }
+    return static_cast<std::size_t>(some.count());
+  };
+  return until_done_or_stopped(rows.size(), take, stop);
+}
+
+// Collective. Notes the rows of a step that the file has.
+int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+                               std::size_t s, const system::StopRequest& stop) {
+  matrix::BlockList blocks;
+  for (std::size_t b = 0; b < records.size(); ++b) {
+    if (records[b].on_disk) blocks.push_back(static_cast<std::int64_t>(b));
+  }
+  const auto there = common(rows_of(matrix_.grid, blocks), steps_[s].rows);
+  const auto mine = single_rows(share_of(there, communicator_.rank(), communicator_.size()));
+  std::optional<file::HessianReader> reader;
+  const auto take = [&](std::size_t place) {
+    const Rows some = neighbours(mine, place, matrix_.grid.rows_per_block());
+    if (!reader) reader.emplace(file);
+    const auto numbers = reader->bytes(some, matrix_);
+    note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
+    return static_cast<std::size_t>(some.count());
+  };
+  return until_done_or_stopped(mine.size(), take, stop);
+}
+
+int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+                             const system::StopRequest& stop) {
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    if (!steps_[s].is_column) continue;
+    if (const int reason = read_back(file, records, s, stop); reason != 0) return reason;
+  }
+  return take_in(0, single_rows(steps_[0].beside), unfactored_, stop);
+}
+
+Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
+                                    const system::StopRequest& stop) {
+  Assembled result;
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    auto& step = steps_[s];
+    if (!step.active) continue;
+    const Stopwatch preparing;
+    std::optional<layers::LayerFactors> factors;
+    if (s > 0) {
+      step.columns->exchange(communicator_);
+      const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
+      const auto go_on = [&] { return (result.stopped = agreed_reason(stop)) == 0; };
+      factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, go_on);
+      if (result.stopped != 0) return result;
+    }
+    engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored_;
+    result.compute_seconds += preparing.seconds();
+    if (!phases_[s].blocks.empty()) {
+      NotingEngine noting(engine, columns_after(s), matrix_);
+      engines::WithL2Term whole(noting, problem_.l2());
+      engines::Diagonal diagonal(whole);
+      add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,
+                          phases_[s]),
+          result);
+      if (result.stopped != 0) return result;
+    }
+    if (s == 0) continue;  // prepare() has made what is beside
+    const Stopwatch beside;
+    result.stopped = take_in(s, single_rows(step.beside), engine, stop);
+    result.compute_seconds += beside.seconds();
+    if (result.stopped != 0) return result;
+    step.columns.reset();
+  }
+  return result;
+}
+
+}  // namespace hessian_mpi::run

@@ -1,0 +1,100 @@
+#include "row_check.hpp"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <memory>
+
+#include "hessian_mpi/engines/jacobian_rows.hpp"
+#include "hessian_mpi/file/check_figures.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
+
+namespace hessian_mpi::run {
+namespace {
+
+// Row i, from one element selected out of the concatenated gradient.
+std::vector<double> row_from_concatenated_gradient(const network::Problem& problem, std::int64_t i) {
+  const auto n = problem.index().size();
+  std::vector<double> row(static_cast<std::size_t>(n), 0.0);
+  const auto sum = torch::from_blob(row.data(), {n}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    auto gradient = problem.gradient(b, /*create_graph=*/true);
+    for (std::size_t p = 0; p < gradient.size(); ++p) {
+      if (!gradient[p].defined()) gradient[p] = torch::zeros_like(problem.parameters()[p]);
+      gradient[p] = gradient[p].to_dense();
+      if (b == 0 && problem.l2() != 0) gradient[p] = gradient[p] + problem.l2() * problem.parameters()[p];
+      gradient[p] = gradient[p].reshape(-1);
+    }
+    const auto element = torch::cat(gradient).select(0, i);
+    if (!element.requires_grad()) continue;
+    const auto parts = torch::autograd::grad({element}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      const auto& entry = problem.index().entries()[p];
+      if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).add_(parts[p].to_dense().reshape(-1).cpu());
+    }
+  }
+  return row;
+}
+
+// Derives rows of the matrix again, one after the other.
+std::function<std::vector<double>(std::int64_t)> rows_again(const network::Problem& problem, Matrix matrix) {
+  if (matrix == Matrix::hessian) return [&](std::int64_t i) { return row_from_concatenated_gradient(problem, i); };
+  const auto engine = std::make_shared<engines::JacobianRows>(problem, matrix);
+  return [&problem, matrix, engine](std::int64_t i) {
+    std::vector<double> row(static_cast<std::size_t>(problem.index().size()));
+    engine->compute({i, i + 1}, {0, problem.index().size()}, Precision::float64, row.data(), [](double) {});
+    if (matrix == Matrix::ggn) row[static_cast<std::size_t>(i)] += problem.l2();
+    return row;
+  };
+}
+
+double largest_of(const std::vector<double>& numbers) {
+  double largest = 0;
+  for (const double x : numbers) largest = std::max(largest, std::abs(x));
+  return largest;
+}
+
+// Infinite where the difference is not a number: max() alone would pass over it.
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  for (std::size_t k = 0; k < a.size(); ++k) {
+    const double difference = std::abs(a[k] - b[k]);
+    largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
+  }
+  return largest;
+}
+
+std::vector<double> row_of_file(const file::HessianReader& reader, std::int64_t i, const Rows& columns) {
+  return reader.tile({static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(columns.begin), 1,
+                      static_cast<std::uint64_t>(columns.count())});
+}
+
+}  // namespace
+
+double row_error(const std::filesystem::path& file, const matrix::MatrixShape& shape, const network::Problem& problem,
+                 Matrix matrix, const std::vector<std::int64_t>& rows, double largest,
+                 const ranks::Communicator& communicator) {
+  const double worst = communicator.together([&] {
+    const file::HessianReader reader(file);
+    const auto row_again = rows_again(problem, matrix);
+    double found = 0;
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      if (static_cast<int>(k % static_cast<std::size_t>(communicator.size())) != communicator.rank()) continue;
+      const Rows columns = shape.columns_of(rows[k]);
+      const auto whole = row_again(rows[k]);
+      const std::vector<double> again(whole.begin() + columns.begin, whole.begin() + columns.end);
+      const auto stored = row_of_file(reader, rows[k], columns);
+      const double scale = std::max({largest_of(again), file::floor_of_scale * largest});
+      const double difference = largest_difference(again, stored);
+      if (difference > 0) found = std::max(found, difference / scale);
+    }
+    return found;
+  });
+  return communicator.max(worst);
+}
+
+}  // namespace hessian_mpi::run

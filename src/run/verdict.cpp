@@ -1,0 +1,144 @@
+#include "hessian_mpi/run/verdict.hpp"
+
+#include <algorithm>
+
+#include "differences.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/file/file_checks.hpp"
+#include "row_check.hpp"
+
+namespace hessian_mpi::run {
+namespace {
+
+// Rounding of the coarser of what was computed and what was stored decides what can be expected.
+file::Tolerances tolerances_for(const network::Problem& problem, Precision storage) {
+  const bool coarse = problem.precision() == Precision::float32 || storage == Precision::float32;
+  return file::tolerances_of(coarse ? Precision::float32 : Precision::float64);
+}
+
+void read_back(const WrittenFile& file, Verify which, const ranks::Communicator& communicator, Verdict& verdict) {
+  const auto blocks = file::verify_blocks(file.path, file.matrix, file.records, file.written, which, communicator);
+  verdict.figures.blocks_checked = blocks.checked;
+  verdict.figures.blocks = file.matrix.grid.count();
+  if (blocks.damaged.empty()) return;
+  const Rows rows = file.matrix.grid.block(blocks.damaged.front());
+  verdict.failures.push_back(text(blocks.damaged.size(), " of ", blocks.checked,
+                                  " blocks read back are not what was written, the first with rows ", rows.begin,
+                                  " to ", rows.end - 1,
+                                  ": the file system or MPI-IO damaged them, or another hand; --resume --verify all "
+                                  "computes damaged blocks again (should "
+                                  "that end here again, try mpirun --mca io romio321)"));
+}
+
+file::CheckFigure judged(double error, double tolerance) {
+  return {error, tolerance, error <= tolerance ? file::CheckOutcome::passed : file::CheckOutcome::failed};
+}
+
+// On root.
+DifferenceFigures differences(const std::function<network::Problem()>& float64_twin, Matrix matrix,
+                              const network::LossAndGradient& point, const std::vector<Lines>& lines, double scale,
+                              const file::DifferenceTolerances& tolerances, Verdict& verdict) {
+  try {
+    auto twin = float64_twin();
+    const auto found = check_differences(twin, matrix, point, lines, scale, tolerances);
+    if (found.gradient.outcome != file::CheckOutcome::not_made) return found;
+    verdict.warnings.emplace_back(
+        "no difference check: the loss in float64 is another one, as where a network draws random numbers of its own; "
+        "--dtype float64 makes the check");
+  } catch (const InputError& error) {
+    verdict.warnings.push_back(text("no difference check: the network does not run in float64: ", error.what()));
+  }
+  return {};
+}
+
+// Collective. Lines through the point, with what the file says of the change along them.
+std::vector<Lines> lines_with_products(const WrittenFile& file, const std::vector<std::vector<std::int64_t>>& samples,
+                                       const network::LossAndGradient& point, const ranks::Communicator& communicator) {
+  std::vector<std::int64_t> rows;
+  for (const auto& group : samples) rows.insert(rows.end(), group.begin(), group.end());
+  auto all = random_lines(point.gradient, file.matrix, rows);
+  for (auto& lines : all) lines.products = products(file.path, lines, communicator);
+  return all;
+}
+
+// Collective. What root found, on all ranks.
+file::CheckFigure from_root(const file::CheckFigure& figure, const ranks::Communicator& communicator) {
+  const auto outcome = communicator.max(std::int64_t{communicator.is_root() ? static_cast<int>(figure.outcome) : 0});
+  if (outcome == 0) return {};
+  const auto value = [&](double of_root) { return communicator.max(communicator.is_root() ? of_root : 0.0); };
+  return {value(figure.error), value(figure.tolerance), static_cast<file::CheckOutcome>(outcome)};
+}
+
+std::string text_of_constants(const std::vector<double>& gradient, const matrix::ParameterIndex& index) {
+  const auto first = std::find(gradient.begin(), gradient.end(), 0.0) - gradient.begin();
+  return text("the loss changes with some of the parameters whose gradient is exactly zero (the first is ",
+              index.describe(first),
+              "): autograd takes them for constants, as it does with padding_idx of an embedding, and their rows of H "
+              "are zero");
+}
+
+const char* advice(const std::string& name) {
+  if (name == "difference") {
+    return ": H v is not the change of the gradient; an operation of the network has a wrong second derivative, a part "
+           "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
+  }
+  if (name == "gradient") {
+    return ": the gradient is not the slope of the loss; an operation of the network has a wrong derivative, or a part "
+           "is cut off the graph (detach, no_grad)";
+  }
+  return "";
+}
+
+void judge(Verdict& verdict) {
+  for (const auto& [name, figure] : file::named_figures) {
+    const auto& check = verdict.figures.*figure;
+    if (check.outcome == file::CheckOutcome::failed) {
+      verdict.failures.push_back(text(name, " error ", check.error, " is above ", check.tolerance, advice(name)));
+    } else if (check.outcome == file::CheckOutcome::kinks) {
+      verdict.warnings.push_back(text("no ", name,
+                                      " check: this point lies at a kink of the loss (ReLU, max-pool, abs), "
+                                      "whose sides differ by ",
+                                      check.error, "; H is that of the side autograd takes"));
+    }
+  }
+}
+
+}  // namespace
+
+Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
+                   const network::LossAndGradient& point, const std::function<network::Problem()>& float64_twin,
+                   Verify which, int rows, const std::function<void()>& between_checks,
+                   const ranks::Communicator& communicator) {
+  Verdict verdict;
+  auto& figures = verdict.figures;
+  read_back(file, which, communicator, verdict);
+  between_checks();
+  if (rows == 0) return verdict;
+  const auto tolerances = tolerances_for(problem, file.matrix.storage);
+  const auto samples = file::samples_of(problem.index(), file.matrix);
+  if (file.matrix.entries != Entries::diagonal) {
+    double worst = 0;
+    for (const auto& group : samples) {
+      worst = std::max(worst, file::symmetry_error(file.path, group, file.largest, communicator));
+    }
+    figures.symmetry = judged(worst, tolerances.symmetry);
+  }
+  between_checks();
+  const auto again = file::sample_rows(file.matrix.grid.part(), rows);
+  figures.row =
+      judged(row_error(file.path, file.matrix, problem, matrix, again, file.largest, communicator), tolerances.row);
+  between_checks();
+  const auto lines = lines_with_products(file, samples, point, communicator);
+  // Of single blocks or entries, which may be small by chance.
+  const double scale = file.matrix.entries == Entries::all ? 0 : file::floor_of_scale * file.largest;
+  DifferenceFigures found;
+  communicator.on_root(
+      [&] { found = differences(float64_twin, matrix, point, lines, scale, tolerances.difference, verdict); });
+  if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
+  figures.gradient = from_root(found.gradient, communicator);
+  figures.difference = from_root(found.hessian, communicator);
+  judge(verdict);
+  return verdict;
+}
+
+}  // namespace hessian_mpi::run

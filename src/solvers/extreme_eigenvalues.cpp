@@ -1,0 +1,152 @@
+#include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
+
+#include <slepceps.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/solvers/lanczos.hpp"
+#include "petsc.hpp"
+
+namespace hessian_mpi::solvers {
+namespace {
+
+using petsc::check;
+using Session = petsc::Session<SlepcInitializeNoArguments, SlepcFinalize>;
+using Solver = petsc::Owned<EPS, EPSDestroy>;
+
+// Vectors beside those that are wanted, and how often the method may start again with the best of them.
+struct Effort {
+  std::int64_t beside;
+  PetscInt restarts;
+};
+// Ends that stand apart from the bulk are found by few vectors. Others need many: the smallest eigenvalues of a Hessian
+// are the edge of a dense bulk, or as many nearly equal ones as a convolution has channels.
+constexpr std::array efforts{Effort{60, 5}, Effort{500, 2000}};
+
+std::int64_t vectors_of(const Effort& effort, std::int64_t count, std::int64_t n) {
+  return std::min(n, std::max(2 * count, count + effort.beside));
+}
+
+struct Watcher {
+  const SymmetricOperator& matrix;
+  const std::function<void(std::int64_t, std::int64_t)>& found;
+};
+
+PetscErrorCode watch(EPS, PetscInt, PetscInt converged, PetscScalar*, PetscScalar*, PetscReal*, PetscInt,
+                     void* context) {
+  const auto* watcher = static_cast<Watcher*>(context);
+  if (watcher->found) watcher->found(converged, watcher->matrix.passes());
+  return 0;
+}
+
+void set_start(EPS solver, const petsc::OperatorMatrix& shell, const SymmetricOperator& matrix, std::uint64_t seed) {
+  petsc::Vector start;
+  shell.make_vector(start);
+  PetscScalar* numbers = nullptr;
+  check(VecGetArrayWrite(start.get(), &numbers), "VecGetArrayWrite");
+  const auto own = random_signs(matrix, 1, seed);
+  std::copy(own.begin(), own.end(), numbers);
+  check(VecRestoreArrayWrite(start.get(), &numbers), "VecRestoreArrayWrite");
+  check(EPSSetInitialSpace(solver, 1, start.place()), "EPSSetInitialSpace");
+}
+
+void set_up(EPS solver, const petsc::OperatorMatrix& shell, const ExtremeOptions& options) {
+  check(EPSSetOperators(solver, shell.get(), nullptr), "EPSSetOperators");
+  check(EPSSetProblemType(solver, EPS_HEP), "EPSSetProblemType");
+  check(EPSSetType(solver, EPSKRYLOVSCHUR), "EPSSetType");
+  check(EPSSetWhichEigenpairs(solver, options.end == End::largest ? EPS_LARGEST_REAL : EPS_SMALLEST_REAL),
+        "EPSSetWhichEigenpairs");
+  // In parts of |A|: near zero, where a Hessian has most of its eigenvalues, none is known to so many digits of its
+  // own.
+  check(EPSSetConvergenceTest(solver, EPS_CONV_ABS), "EPSSetConvergenceTest");
+}
+
+// Collective. How many have converged.
+PetscInt solve(EPS solver, const Effort& effort, const petsc::OperatorMatrix& shell, const SymmetricOperator& matrix,
+               const ExtremeOptions& options) {
+  check(EPSSetDimensions(solver, static_cast<PetscInt>(options.count),
+                         static_cast<PetscInt>(vectors_of(effort, options.count, matrix.size())), PETSC_DEFAULT),
+        "EPSSetDimensions");
+  check(EPSSetTolerances(solver, options.tolerance * options.norm, effort.restarts), "EPSSetTolerances");
+  // What a user adds by PETSC_OPTIONS.
+  check(EPSSetFromOptions(solver), "EPSSetFromOptions");
+  set_start(solver, shell, matrix, options.seed);
+  const auto status = EPSSolve(solver);
+  shell.rethrow();
+  check(status, "EPSSolve");
+  PetscInt converged = 0;
+  check(EPSGetConverged(solver, &converged), "EPSGetConverged");
+  return converged;
+}
+
+void get_pair(EPS solver, PetscInt k, petsc::Vector& vector, std::int64_t own, ExtremeEigenvalues& result) {
+  PetscScalar value = 0;
+  check(EPSGetEigenpair(solver, k, &value, nullptr, vector.get(), nullptr), "EPSGetEigenpair");
+  const PetscScalar* numbers = nullptr;
+  check(VecGetArrayRead(vector.get(), &numbers), "VecGetArrayRead");
+  result.values.push_back(value);
+  result.vectors.insert(result.vectors.end(), numbers, numbers + own);
+  check(VecRestoreArrayRead(vector.get(), &numbers), "VecRestoreArrayRead");
+}
+
+// Norms of A v - value v.
+std::vector<double> residuals_of(SymmetricOperator& matrix, const ExtremeEigenvalues& pairs) {
+  std::vector<double> products(pairs.vectors.size());
+  matrix.multiply(pairs.vectors.data(), static_cast<std::int64_t>(pairs.values.size()), products.data());
+  const auto own = static_cast<std::size_t>(matrix.own().count());
+  std::vector<double> squares(pairs.values.size());
+  for (std::size_t k = 0; k < squares.size(); ++k) {
+    for (std::size_t i = k * own; i < (k + 1) * own; ++i) {
+      squares[k] += std::pow(products[i] - pairs.values[k] * pairs.vectors[i], 2);
+    }
+  }
+  squares = matrix.communicator().sum(std::move(squares));
+  for (auto& square : squares) square = std::sqrt(square);
+  return squares;
+}
+
+}  // namespace
+
+std::int64_t vectors_kept(std::int64_t count, std::int64_t n) {
+  return vectors_of(efforts.back(), count, n);
+}
+
+ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& options,
+                                       const std::function<void(std::int64_t, std::int64_t)>& found) {
+  const Session session(matrix.communicator());
+  const petsc::OperatorMatrix shell(matrix, 0);
+  const auto before = matrix.passes();
+  Solver solver;
+  check(EPSCreate(matrix.communicator().handle(), solver.place()), "EPSCreate");
+  set_up(solver.get(), shell, options);
+  Watcher watcher{matrix, found};
+  check(EPSMonitorSet(solver.get(), watch, &watcher, nullptr), "EPSMonitorSet");
+  PetscInt converged = 0;
+  for (const auto& effort : efforts) {
+    converged = solve(solver.get(), effort, shell, matrix, options);
+    if (converged >= options.count) break;
+  }
+  if (converged < options.count) {
+    throw RunError(text("only ", converged, " of ", options.count,
+                        options.end == End::largest ? " largest" : " smallest",
+                        " eigenvalues converged: allow a larger --tolerance than ", options.tolerance));
+  }
+  ExtremeEigenvalues result;
+  petsc::Vector vector;
+  shell.make_vector(vector);
+  for (PetscInt k = 0; k < options.count; ++k) get_pair(solver.get(), k, vector, matrix.own().count(), result);
+  result.residuals = residuals_of(matrix, result);
+  result.passes = matrix.passes() - before;
+  return result;
+}
+
+std::string slepc_version() {
+  return text("SLEPc ", SLEPC_VERSION_MAJOR, '.', SLEPC_VERSION_MINOR, '.', SLEPC_VERSION_SUBMINOR, ", PETSc ",
+              PETSC_VERSION_MAJOR, '.', PETSC_VERSION_MINOR, '.', PETSC_VERSION_SUBMINOR);
+}
+
+}  // namespace hessian_mpi::solvers

@@ -1,0 +1,204 @@
+#include "hessian_mpi/solvers/lanczos.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "hessian_mpi/base/error.hpp"
+#include "scalapack.hpp"
+
+namespace hessian_mpi::solvers {
+namespace {
+
+constexpr int step_of_one = 1;
+constexpr double one = 1;
+constexpr double zero = 0;
+constexpr double minus_one = -1;
+
+// What is left of a product after it was made orthogonal to the basis, in parts of it: less than this is rounding.
+constexpr double end_of_krylov_space = 1e-12;
+
+// The basis of one vector and its tridiagonal matrix, as far as they have come.
+struct Process {
+  std::vector<double> basis;     // this rank's numbers, vector after vector
+  std::vector<double> diagonal;  // alpha
+  std::vector<double> beside;    // beta
+  bool ended = false;
+};
+
+class Processes {
+ public:
+  Processes(SymmetricOperator& matrix, const std::vector<double>& starts, std::int64_t vectors, std::int64_t steps)
+      : matrix_(matrix), rows_(static_cast<int>(matrix.own().count())), all_(static_cast<std::size_t>(vectors)) {
+    for (std::size_t v = 0; v < all_.size(); ++v) {
+      all_[v].basis.reserve(static_cast<std::size_t>((steps + 1) * rows_));
+      const auto* start = starts.data() + static_cast<std::int64_t>(v) * rows_;
+      all_[v].basis.assign(start, start + rows_);
+    }
+  }
+
+  // Collective. One step of every process that goes on; false where none does.
+  bool step() {
+    std::vector<std::size_t> going;
+    for (std::size_t v = 0; v < all_.size(); ++v) {
+      if (!all_[v].ended) going.push_back(v);
+    }
+    if (going.empty()) return false;
+    std::vector<double> last;
+    for (const auto v : going) last.insert(last.end(), all_[v].basis.end() - rows_, all_[v].basis.end());
+    std::vector<double> products(last.size());
+    matrix_.multiply(last.data(), static_cast<std::int64_t>(going.size()), products.data());
+    const auto before = norms(products, going.size());
+    // Twice is enough.
+    const auto along_last = make_orthogonal(going, products);
+    const auto rest = make_orthogonal(going, products);
+    const auto after = norms(products, going.size());
+    for (std::size_t k = 0; k < going.size(); ++k) {
+      auto& process = all_[going[k]];
+      process.diagonal.push_back(along_last[k] + rest[k]);
+      process.ended = after[k] <= end_of_krylov_space * std::max(before[k], largest_);
+      largest_ = std::max(largest_, before[k]);
+      if (process.ended) continue;
+      process.beside.push_back(after[k]);
+      const auto* product = products.data() + static_cast<std::int64_t>(k) * rows_;
+      for (int i = 0; i < rows_; ++i) process.basis.push_back(product[i] / after[k]);
+    }
+    return true;
+  }
+
+  // Collective.
+  double orthogonality_error() const {
+    double worst = 0;
+    for (const auto& process : all_) {
+      const int count = length(process);
+      std::vector<double> products(static_cast<std::size_t>(count) * static_cast<std::size_t>(count));
+      if (rows_ > 0) {
+        dgemm_("T", "N", &count, &count, &rows_, &one, process.basis.data(), &rows_, process.basis.data(), &rows_,
+               &zero, products.data(), &count);
+      }
+      products = matrix_.communicator().sum(std::move(products));
+      for (int i = 0; i < count; ++i) {
+        for (int j = 0; j < count; ++j) {
+          const double error = std::abs(
+              products[static_cast<std::size_t>(i) * static_cast<std::size_t>(count) + static_cast<std::size_t>(j)] -
+              (i == j ? 1 : 0));
+          worst = std::max(worst, error);
+        }
+      }
+    }
+    return worst;
+  }
+
+  const std::vector<Process>& all() const { return all_; }
+
+ private:
+  static int length(const Process& process) { return static_cast<int>(process.diagonal.size()); }
+
+  // Collective. Of so many vectors, one after the other.
+  std::vector<double> norms(const std::vector<double>& vectors, std::size_t count) const {
+    std::vector<double> squares;
+    for (std::size_t k = 0; k < count; ++k) {
+      const auto begin = vectors.begin() + static_cast<std::ptrdiff_t>(k) * rows_;
+      squares.push_back(std::inner_product(begin, begin + rows_, begin, 0.0));
+    }
+    squares = matrix_.communicator().sum(std::move(squares));
+    for (auto& square : squares) square = std::sqrt(square);
+    return squares;
+  }
+
+  // Collective. Takes from each vector what lies along the basis of its process; returns what lay along the last of it.
+  std::vector<double> make_orthogonal(const std::vector<std::size_t>& going, std::vector<double>& vectors) const {
+    std::vector<double> along;
+    for (std::size_t k = 0; k < going.size(); ++k) {
+      const auto& process = all_[going[k]];
+      const int count = length(process) + 1;
+      const auto begin = along.size();
+      along.resize(begin + static_cast<std::size_t>(count));
+      if (rows_ == 0) continue;
+      dgemv_("T", &rows_, &count, &one, process.basis.data(), &rows_,
+             vectors.data() + static_cast<std::int64_t>(k) * rows_, &step_of_one, &zero, along.data() + begin,
+             &step_of_one);
+    }
+    along = matrix_.communicator().sum(std::move(along));
+    std::vector<double> along_last;
+    std::size_t begin = 0;
+    for (std::size_t k = 0; k < going.size(); ++k) {
+      const auto& process = all_[going[k]];
+      const int count = length(process) + 1;
+      if (rows_ > 0) {
+        dgemv_("N", &rows_, &count, &minus_one, process.basis.data(), &rows_, along.data() + begin, &step_of_one, &one,
+               vectors.data() + static_cast<std::int64_t>(k) * rows_, &step_of_one);
+      }
+      begin += static_cast<std::size_t>(count);
+      along_last.push_back(along[begin - 1]);
+    }
+    return along_last;
+  }
+
+  SymmetricOperator& matrix_;
+  int rows_;
+  std::vector<Process> all_;
+  double largest_ = 0;  // norm of a product so far
+};
+
+RitzValues ritz_values(const Process& process) {
+  const int n = static_cast<int>(process.diagonal.size());
+  auto diagonal = process.diagonal;
+  auto beside = process.beside;
+  beside.resize(diagonal.size());
+  std::vector<double> vectors(diagonal.size() * diagonal.size());
+  std::vector<double> work(2 * diagonal.size());
+  int info = 0;
+  dstev_("V", &n, diagonal.data(), beside.data(), vectors.data(), &n, work.data(), &info);
+  if (info != 0) throw RunError(text("LAPACK's dstev failed with info = ", info));
+  RitzValues ritz{diagonal, {}};
+  for (std::size_t k = 0; k < diagonal.size(); ++k) {
+    const double first = vectors[k * diagonal.size()];
+    ritz.weights.push_back(first * first);
+  }
+  return ritz;
+}
+
+}  // namespace
+
+std::uint64_t bytes_of_lanczos(std::int64_t own_rows, std::int64_t vectors, std::int64_t steps) {
+  return static_cast<std::uint64_t>((steps + 3) * vectors * own_rows) * sizeof(double);
+}
+
+LanczosResult lanczos(SymmetricOperator& matrix, const std::vector<double>& starts, std::int64_t vectors,
+                      std::int64_t steps, const std::function<void(std::int64_t)>& made) {
+  auto processes = matrix.communicator().together(
+      [&] { return Processes(matrix, starts, vectors, std::min(steps, matrix.size())); });
+  for (std::int64_t k = 0; k < std::min(steps, matrix.size()) && processes.step(); ++k) {
+    if (made) made(k + 1);
+  }
+  LanczosResult result;
+  result.orthogonality_error = processes.orthogonality_error();
+  matrix.communicator().together([&] {
+    for (const auto& process : processes.all()) result.of_vectors.push_back(ritz_values(process));
+  });
+  return result;
+}
+
+std::vector<double> random_signs(const SymmetricOperator& matrix, std::int64_t vectors, std::uint64_t seed) {
+  const double magnitude = 1 / std::sqrt(static_cast<double>(matrix.size()));
+  std::vector<double> own;
+  for (std::int64_t v = 0; v < vectors; ++v) {
+    std::mt19937_64 random(seed + static_cast<std::uint64_t>(v) * 0x9e3779b97f4a7c15);
+    for (std::int64_t i = 0; i < matrix.own().end; ++i) {
+      const double number = (random() & 1) != 0 ? magnitude : -magnitude;
+      if (i >= matrix.own().begin) own.push_back(number);
+    }
+  }
+  return own;
+}
+
+double estimated_norm(SymmetricOperator& matrix, std::uint64_t seed) {
+  constexpr std::int64_t steps = 20;
+  const auto found = lanczos(matrix, random_signs(matrix, 1, seed), 1, steps);
+  const auto& values = found.of_vectors.front().values;
+  return std::max(std::abs(values.front()), std::abs(values.back()));
+}
+
+}  // namespace hessian_mpi::solvers

@@ -1,0 +1,226 @@
+#include "hessian_mpi/solvers/linear_solve.hpp"
+
+#include <petscksp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "hessian_mpi/after/matrix_product.hpp"
+#include "hessian_mpi/base/error.hpp"
+#include "petsc.hpp"
+#include "scalapack.hpp"
+
+namespace hessian_mpi::solvers {
+namespace {
+
+using petsc::check;
+using Session = petsc::Session<PetscInitializeNoArguments, PetscFinalize>;
+using Iteration = petsc::Owned<KSP, KSPDestroy>;
+
+constexpr int first = 1;  // Fortran counts from 1
+constexpr int ask = -1;   // ScaLAPACK says what it needs
+
+double norm(const double* numbers, std::int64_t count) {
+  return std::sqrt(std::inner_product(numbers, numbers + count, numbers, 0.0));
+}
+
+// In the 1-norm, from the factors.
+double reciprocal_condition(const DistributedMatrix& factors, double norm_of_matrix) {
+  const int n = factors.rows();
+  double answer = 0;
+  std::vector<double> work(1);
+  std::vector<int> iwork(1);
+  int info = 0;
+  for (const bool asking : {true, false}) {
+    const int lwork = asking ? ask : static_cast<int>(work.size());
+    const int liwork = asking ? ask : static_cast<int>(iwork.size());
+    pdgecon_("1", &n, factors.data(), &first, &first, factors.descriptor().data(), &norm_of_matrix, &answer,
+             work.data(), &lwork, iwork.data(), &liwork, &info);
+    if (info != 0) throw RunError(text("ScaLAPACK's pdgecon failed with info = ", info));
+    work.resize(static_cast<std::size_t>(std::max(1.0, work[0])));
+    iwork.resize(static_cast<std::size_t>(std::max(1, iwork[0])));
+  }
+  return answer;
+}
+
+double one_norm(const DistributedMatrix& matrix) {
+  const int n = matrix.rows();
+  std::vector<double> work(static_cast<std::size_t>(matrix.own_columns() + matrix.block()));
+  return pdlange_("1", &n, &n, matrix.data(), &first, &first, matrix.descriptor().data(), work.data());
+}
+
+// LU factors in place of the matrix; which rows were exchanged.
+std::vector<int> factorise(DistributedMatrix& matrix) {
+  const int n = matrix.rows();
+  std::vector<int> pivots(static_cast<std::size_t>(matrix.own_rows() + matrix.block()));
+  int info = 0;
+  pdgetrf_(&n, &n, matrix.data(), &first, &first, matrix.descriptor().data(), pivots.data(), &info);
+  if (info < 0) throw RunError(text("ScaLAPACK's pdgetrf failed with info = ", info));
+  if (info > 0) throw RunError("the matrix is singular: add a --damping");
+  return pivots;
+}
+
+struct Watcher {
+  double norm;  // of b
+  const std::function<void(std::int64_t, double)>& made;
+};
+
+PetscErrorCode watch(KSP, PetscInt iteration, PetscReal residual, void* context) {
+  const auto* watcher = static_cast<Watcher*>(context);
+  if (watcher->made) watcher->made(iteration, residual / watcher->norm);
+  return 0;
+}
+
+void set_up(KSP iteration, const petsc::OperatorMatrix& shell, const IterationOptions& options) {
+  check(KSPSetOperators(iteration, shell.get(), shell.get()), "KSPSetOperators");
+  check(KSPSetType(iteration, options.solver == Solver::cg ? KSPCG : KSPMINRES), "KSPSetType");
+  PC preconditioner = nullptr;
+  check(KSPGetPC(iteration, &preconditioner), "KSPGetPC");
+  check(PCSetType(preconditioner, PCNONE), "PCSetType");
+  check(KSPSetTolerances(iteration, options.tolerance, 0, PETSC_DEFAULT, static_cast<PetscInt>(options.most)),
+        "KSPSetTolerances");
+  // What a user adds by PETSC_OPTIONS.
+  check(KSPSetFromOptions(iteration), "KSPSetFromOptions");
+}
+
+std::string reason_of(KSPConvergedReason reason, const IterationOptions& options, double left) {
+  const auto* name = options.solver == Solver::cg ? "CG" : "MINRES";
+  if (reason == KSP_DIVERGED_INDEFINITE_MAT) {
+    return "CG met a direction along which A + damping I is not positive: use --method minres, or more --damping";
+  }
+  if (reason == KSP_DIVERGED_ITS) {
+    return text(name, " came to a residual of ", left, " in ", options.most,
+                " iterations: allow more --iterations or a larger --tolerance, add --damping, or use --method dense");
+  }
+  return text(name, " broke down with a residual of ", left, " (PETSc's reason ", static_cast<int>(reason),
+              "): add --damping, or use --method dense");
+}
+
+void set_numbers(Vec vector, const double* numbers, std::int64_t count) {
+  PetscScalar* place = nullptr;
+  check(VecGetArrayWrite(vector, &place), "VecGetArrayWrite");
+  std::copy(numbers, numbers + count, place);
+  check(VecRestoreArrayWrite(vector, &place), "VecRestoreArrayWrite");
+}
+
+void append_numbers(Vec vector, std::int64_t count, std::vector<double>& to) {
+  const PetscScalar* numbers = nullptr;
+  check(VecGetArrayRead(vector, &numbers), "VecGetArrayRead");
+  to.insert(to.end(), numbers, numbers + count);
+  check(VecRestoreArrayRead(vector, &numbers), "VecRestoreArrayRead");
+}
+
+// Vectors of which every rank has its own rows, whole on all.
+std::vector<double> whole(const std::vector<double>& own, std::int64_t count, const SymmetricOperator& matrix) {
+  return after::whole_product(own, count, matrix.shape(), matrix.communicator());
+}
+
+}  // namespace
+
+DenseSolution solve_dense(DistributedMatrix& matrix, double damping, const RightSides& right_sides,
+                          const ranks::Communicator& communicator) {
+  const int n = matrix.rows();
+  const auto rows = static_cast<std::size_t>(n);
+  const int count = static_cast<int>(right_sides.size() / rows);
+  each_number(matrix, [&](double& number, std::int64_t row, std::int64_t column) {
+    if (row == column) number += damping;
+  });
+  const double before = one_norm(matrix);
+  const auto pivots = communicator.together([&] { return factorise(matrix); });
+  DenseSolution found;
+  found.reciprocal_condition = communicator.together([&] { return reciprocal_condition(matrix, before); });
+  DistributedMatrix sides(matrix.grid(), n, count, matrix.block(), matrix.block());
+  each_number(sides, [&](double& number, std::int64_t row, std::int64_t column) {
+    number = right_sides[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)];
+  });
+  int info = 0;
+  pdgetrs_("N", &n, &count, matrix.data(), &first, &first, matrix.descriptor().data(), pivots.data(), sides.data(),
+           &first, &first, sides.descriptor().data(), &info);
+  if (info != 0) throw RunError(text("ScaLAPACK's pdgetrs failed with info = ", info));
+  found.solutions.resize(right_sides.size());
+  each_number(sides, [&](double number, std::int64_t row, std::int64_t column) {
+    found.solutions[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)] = number;
+  });
+  found.solutions = communicator.sum(std::move(found.solutions));
+  return found;
+}
+
+DecompositionCost cost_of_dense_solve(std::int64_t n, int ranks, const BlasSpeed& speed) {
+  const double square = static_cast<double>(n) * static_cast<double>(n);
+  const double operations = 2.0 / 3 * square * static_cast<double>(n);
+  return {static_cast<std::uint64_t>(square * sizeof(double) / ranks) + 2 * bytes_of_reading, operations,
+          operations / (speed.many_uses * ranks)};
+}
+
+IterativeSolution solve_iteratively(SymmetricOperator& matrix, double damping, const RightSides& right_sides,
+                                    const IterationOptions& options,
+                                    const std::function<void(std::int64_t, double)>& made) {
+  const Session session(matrix.communicator());
+  const petsc::OperatorMatrix shell(matrix, damping);
+  Iteration iteration;
+  check(KSPCreate(matrix.communicator().handle(), iteration.place()), "KSPCreate");
+  set_up(iteration.get(), shell, options);
+  petsc::Vector side;
+  petsc::Vector solution;
+  shell.make_vector(side);
+  shell.make_vector(solution);
+  const auto n = matrix.size();
+  const auto count = static_cast<std::int64_t>(right_sides.size()) / n;
+  std::vector<double> own;
+  IterativeSolution found;
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* b = right_sides.data() + k * n;
+    Watcher watcher{std::max(norm(b, n), std::numeric_limits<double>::min()), made};
+    check(KSPMonitorCancel(iteration.get()), "KSPMonitorCancel");
+    check(KSPMonitorSet(iteration.get(), watch, &watcher, nullptr), "KSPMonitorSet");
+    set_numbers(side.get(), b + matrix.own().begin, matrix.own().count());
+    const auto status = KSPSolve(iteration.get(), side.get(), solution.get());
+    shell.rethrow();
+    check(status, "KSPSolve");
+    KSPConvergedReason reason = KSP_CONVERGED_ITERATING;
+    PetscReal left = 0;
+    PetscInt iterations = 0;
+    check(KSPGetConvergedReason(iteration.get(), &reason), "KSPGetConvergedReason");
+    check(KSPGetResidualNorm(iteration.get(), &left), "KSPGetResidualNorm");
+    check(KSPGetIterationNumber(iteration.get(), &iterations), "KSPGetIterationNumber");
+    if (reason < 0) {
+      throw ranks::AgreedError(ExitCode::failed,
+                               text("right side ", k, ": ", reason_of(reason, options, left / watcher.norm)));
+    }
+    found.iterations.push_back(iterations);
+    append_numbers(solution.get(), matrix.own().count(), own);
+  }
+  found.solutions = whole(own, count, matrix);
+  return found;
+}
+
+SolveErrors errors_of(SymmetricOperator& matrix, double damping, double norm_of_matrix, const RightSides& right_sides,
+                      const std::vector<double>& solutions) {
+  const auto n = matrix.size();
+  const auto count = static_cast<std::int64_t>(right_sides.size()) / n;
+  std::vector<double> own;
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* x = solutions.data() + k * n;
+    own.insert(own.end(), x + matrix.own().begin, x + matrix.own().end);
+  }
+  std::vector<double> products(own.size());
+  matrix.multiply(own.data(), count, products.data());
+  SolveErrors errors;
+  errors.products = whole(products, count, matrix);
+  for (std::int64_t k = 0; k < count; ++k) {
+    std::vector<double> left(static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(k * n + i);
+      left[static_cast<std::size_t>(i)] = right_sides[at] - errors.products[at] - damping * solutions[at];
+    }
+    const double of_side = norm(right_sides.data() + k * n, n);
+    const double residual = norm(left.data(), n);
+    const double scale = norm_of_matrix * norm(solutions.data() + k * n, n) + of_side;
+    errors.residuals.push_back(of_side > 0 ? residual / of_side : residual);
+    errors.backward_errors.push_back(scale > 0 ? residual / scale : residual);
+  }
+  return errors;
+}
+
+}  // namespace hessian_mpi::solvers

@@ -1,0 +1,47 @@
+#include "hessian_mpi/system/unfinished_file.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/system/writeback.hpp"
+
+namespace hessian_mpi::system {
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+void throw_exists(const std::filesystem::path& path) {
+  throw InputError(text("'", path.string(),
+                        "' exists already; name another file with --output, or replace it with "
+                        "--overwrite"));
+}
+
+void bring_to_disk(const std::filesystem::path& path) {
+  const Descriptor file(path);
+  if (file.id() < 0 || fdatasync(file.id()) != 0) {
+    throw RunError(text("'", path.string(), "' could not be brought to the disk: ", reason(errno)));
+  }
+}
+
+UnfinishedFile::UnfinishedFile(const std::filesystem::path& path)
+    : path_(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid())) {}
+
+UnfinishedFile::~UnfinishedFile() {
+  ::unlink(path_.c_str());
+}
+
+void UnfinishedFile::publish(const std::filesystem::path& name, bool replace) const {
+  const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
+  if (renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, name.c_str(), flags) == 0) return;
+  if (errno == EEXIST) throw_exists(name);
+  // File systems without the flag: look first, and accept that another program may come between.
+  if (errno == EINVAL && !std::filesystem::exists(name) && ::rename(path_.c_str(), name.c_str()) == 0) return;
+  throw InputError(text("'", name.string(), "' cannot be created: ", reason(errno)));
+}
+
+}  // namespace hessian_mpi::system

@@ -1,0 +1,92 @@
+// Plain rows as columns, on any number of ranks: each rank gets the numbers that its rows want, from wherever they were
+// noted.
+
+#include "hessian_mpi/layers/earlier_columns.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "hessian_mpi/base/error.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+constexpr std::int64_t n = 40;
+const std::vector<Rows> plain{{3, 7}, {20, 21}, {30, 34}};
+
+// H[i][j] of a matrix that is symmetric.
+double number(std::int64_t i, std::int64_t j) {
+  return static_cast<double>(std::min(i, j) * 100 + std::max(i, j));
+}
+
+// What is left, in two runs for each rank.
+std::vector<std::vector<Rows>> wanted_by(int ranks) {
+  std::vector<std::vector<Rows>> wanted(static_cast<std::size_t>(ranks));
+  wanted.front().push_back({0, 2});
+  for (std::int64_t row = 7; row < 20; ++row) {
+    auto& runs = wanted[static_cast<std::size_t>((row - 7) * ranks / 13)];
+    if (!runs.empty() && runs.back().end == row) {
+      ++runs.back().end;
+    } else {
+      runs.push_back({row, row + 1});
+    }
+  }
+  return wanted;
+}
+
+template <class Number>
+void expect_columns(const std::function<bool(std::int64_t, int, int)>& notes) {
+  const auto world = ranks::Communicator::world();
+  const auto wanted = wanted_by(world.size());
+  EarlierColumns columns(plain, wanted, world.rank(), sizeof(Number) == 4 ? Precision::float32 : Precision::float64);
+  for (const auto& run : plain) {
+    for (auto i = run.begin; i < run.end; ++i) {
+      if (!notes(i, world.rank(), world.size())) continue;
+      std::vector<Number> row;
+      for (std::int64_t j = 0; j < n; ++j) row.push_back(static_cast<Number>(number(i, j)));
+      columns.note(i, row.data());
+    }
+  }
+  columns.exchange(world);
+  for (const auto& run : wanted[static_cast<std::size_t>(world.rank())]) {
+    for (auto i = run.begin; i < run.end; ++i) {
+      std::vector<Number> row(n, Number{-1});
+      columns.fill(i, row.data());
+      for (std::int64_t j = 0; j < n; ++j) {
+        const bool is_plain = (3 <= j && j < 7) || j == 20 || (30 <= j && j < 34);
+        ASSERT_EQ(row[static_cast<std::size_t>(j)], is_plain ? number(i, j) : -1) << i << ", " << j;
+      }
+    }
+  }
+}
+
+TEST(EarlierColumns, ComeFromTheRankThatHasThem) {
+  expect_columns<float>([](std::int64_t row, int rank, int ranks) { return row % ranks == rank; });
+  expect_columns<double>([](std::int64_t row, int rank, int ranks) { return (row / 3) % ranks == rank; });
+}
+
+TEST(EarlierColumns, MayBeNotedOnSeveralRanksOrAllOnOne) {
+  expect_columns<float>([](std::int64_t, int, int) { return true; });
+  expect_columns<float>([](std::int64_t, int rank, int ranks) { return rank == ranks - 1; });
+}
+
+TEST(EarlierColumns, AreMissedWhereNoRankHasNotedThem) {
+  const auto world = ranks::Communicator::world();
+  EarlierColumns columns(plain, wanted_by(world.size()), world.rank(), Precision::float64);
+  const std::vector<double> row(n, 1.0);
+  for (std::int64_t i = 3; i < 7; ++i) columns.note(i, row.data());
+  EXPECT_THROW(columns.exchange(world), ranks::AgreedError);
+}
+
+TEST(EarlierColumns, FindPlacesInRuns) {
+  EXPECT_EQ(count_of(plain), 9);
+  EXPECT_EQ(place_of(3, plain), 0);
+  EXPECT_EQ(place_of(20, plain), 4);
+  EXPECT_EQ(place_of(33, plain), 8);
+}
+
+}  // namespace
+}  // namespace hessian_mpi::layers

@@ -1,0 +1,212 @@
+// Rows factored by layer against rows made one by one, and both against PyTorch, on the networks of
+// tests/models/random_architectures.py: in this process, without a file and without ranks.
+
+#include "hessian_mpi/layers/layer_factors.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "all_layers.hpp"
+#include "hessian_mpi/engines/diagonal.hpp"
+#include "hessian_mpi/engines/double_backward.hpp"
+#include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/network/problem.hpp"
+#include "network_folder.hpp"
+
+namespace hessian_mpi::layers {
+
+namespace {
+
+constexpr std::uint64_t enough_memory = std::uint64_t{1} << 30;
+
+std::unique_ptr<AllLayers> make_layers_engine(const network::Problem& problem, std::uint64_t memory = enough_memory) {
+  return std::make_unique<AllLayers>(problem, memory);
+}
+
+// Largest difference over the largest number of what is compared with, in a way of deriving and in PyTorch's.
+constexpr double tolerance_in_float64 = 1e-10;
+constexpr double tolerance_in_float32 = 1e-5;
+// Of either way in float32 against float64: that is the rounding of the network itself, and both ways may have it.
+constexpr double rounding_of_float32 = 1e-4;
+
+std::filesystem::path folder_of_networks() {
+  return std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "random";
+}
+
+// A network: its folder, and what it is about.
+struct Network {
+  std::string name;
+  std::string about;
+  friend std::ostream& operator<<(std::ostream& out, const Network& network) {
+    return out << network.name << ' ' << network.about;
+  }
+};
+
+std::vector<Network> networks() {
+  std::vector<Network> found;
+  for (const auto& line : text_lines(folder_of_networks() / "cases")) {
+    const auto end = line.find(' ');
+    found.push_back({line.substr(0, end), line.substr(end + 1)});
+  }
+  return found;
+}
+
+network::Problem load(const Network& network, Precision precision) {
+  return std::move(load_as_the_program_does(options_in(folder_of_networks() / network.name), precision).problem);
+}
+
+// Rows of a matrix, in the precision that they were computed in.
+template <class Number>
+using Numbers = std::vector<Number>;
+
+template <class Number>
+constexpr Precision precision_of = sizeof(Number) == sizeof(float) ? Precision::float32 : Precision::float64;
+
+template <class Number>
+Numbers<Number> rows_of(engines::Engine& engine, const Rows& rows, std::int64_t columns) {
+  // NaN: what is not written shows.
+  Numbers<Number> numbers(static_cast<std::size_t>(rows.count() * columns), std::numeric_limits<Number>::quiet_NaN());
+  double advanced = 0;
+  engine.compute(rows, {0, columns}, precision_of<Number>, numbers.data(), [&](double done) { advanced += done; });
+  EXPECT_NEAR(advanced, static_cast<double>(rows.count()), 1e-6);
+  return numbers;
+}
+
+template <class Number>
+Numbers<Number> all_rows(engines::Engine& engine, const network::Problem& problem) {
+  const auto n = problem.index().size();
+  return rows_of<Number>(engine, {0, n}, n);
+}
+
+// Where the worst difference is, for the reader of a failure.
+template <class Number, class Other>
+void expect_alike(const Numbers<Number>& found, const Numbers<Other>& expected, double tolerance,
+                  const matrix::ParameterIndex& index, const char* what) {
+  ASSERT_EQ(found.size(), expected.size()) << what;
+  double largest = 0;
+  double worst = 0;
+  std::size_t place = 0;
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    const double difference = std::abs(static_cast<double>(found[k]) - static_cast<double>(expected[k]));
+    largest = std::max(largest, std::abs(static_cast<double>(expected[k])));
+    if (difference <= worst) continue;  // false for NaN
+    worst = std::isfinite(difference) ? difference : std::numeric_limits<double>::infinity();
+    place = k;
+  }
+  const double scale = largest == 0 ? 1 : largest;
+  const auto n = index.size();
+  const auto at = static_cast<std::int64_t>(place);
+  EXPECT_LE(worst / scale, tolerance) << what << ", at " << index.describe(at / n) << ", " << index.describe(at % n)
+                                      << ": " << found[place] << " instead of " << expected[place]
+                                      << ", the largest being " << largest;
+}
+
+// On other ranks, an engine is asked for other rows; without memory, it makes again what it keeps otherwise.
+template <class Number>
+void expect_same_bytes_in_pieces(const network::Problem& problem, const Numbers<Number>& whole) {
+  const auto n = problem.index().size();
+  const auto engine = make_layers_engine(problem, 0);
+  for (auto end = n; end > 0;) {  // last to first, of 1, 2, 4, ... rows
+    const auto begin = std::max<std::int64_t>(0, end - (n - end + 1));
+    const auto piece = rows_of<Number>(*engine, {begin, end}, n);
+    EXPECT_EQ(std::memcmp(piece.data(), whole.data() + begin * n, piece.size() * sizeof(Number)), 0)
+        << "rows " << begin << " to " << end - 1;
+    end = begin;
+  }
+}
+
+// Each tensor's diagonal block, all at once and in squares, from a plan that makes nothing else.
+void expect_diagonal_blocks(const network::Problem& problem, const Numbers<double>& whole) {
+  const auto n = problem.index().size();
+  const auto plan = plan_layers(problem, Method::layers, Entries::diagonal_blocks);
+  const auto world = ranks::Communicator::world();
+  auto found = whole;  // with its diagonal blocks made anew
+  engines::DoubleBackward unfactored(problem);
+  for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
+    const auto& entry = problem.index().entries()[p];
+    const Rows rows{entry.offset, entry.offset + entry.size};
+    if (rows.count() == 0) continue;
+    const EarlierColumns none({}, {{rows}}, 0, Precision::float64);
+    std::optional<LayerFactors> factors;
+    if (plan.is_factored(p)) {
+      const auto& step = plan.steps[plan.parameters[p].step];
+      ASSERT_EQ(step.layers.size(), 1U) << "of other layers nothing is needed";
+      factors.emplace(problem, step, std::vector<Rows>{rows}, none, unfactored, Precision::float64, enough_memory,
+                      world);
+    }
+    engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored;
+    const auto width = rows.count();
+    Numbers<double> block(static_cast<std::size_t>(width * width), std::numeric_limits<double>::quiet_NaN());
+    engine.compute(rows, rows, Precision::float64, block.data(), [](double) {});
+    for (std::int64_t i = 0; i < width; ++i) {
+      std::copy_n(block.begin() + i * width, width, found.begin() + (rows.begin + i) * n + rows.begin);
+    }
+    Numbers<double> diagonal(static_cast<std::size_t>(rows.count()), std::numeric_limits<double>::quiet_NaN());
+    engines::Diagonal(engine).compute(rows, rows, Precision::float64, diagonal.data(), [](double) {});
+    for (std::size_t i = 0; i < diagonal.size(); ++i) {
+      EXPECT_EQ(diagonal[i], block[i * (diagonal.size() + 1)]) << entry.name << ", the same number in fewer columns";
+    }
+  }
+  expect_alike(found, whole, tolerance_in_float64, problem.index(), "diagonal blocks");
+}
+
+class RandomNetwork : public testing::TestWithParam<Network> {};
+
+TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
+  const auto& network = GetParam();
+  const bool in_pieces = std::stoi(network.name) % 4 == 0;
+
+  const auto wide = load(network, Precision::float64);
+  engines::DoubleBackward wide_engine(wide);
+  const auto by_rows = all_rows<double>(wide_engine, wide);
+  const auto by_layers = all_rows<double>(*make_layers_engine(wide), wide);
+  const auto expected = reference_in(folder_of_networks() / network.name);
+  expect_alike(by_rows, expected, tolerance_in_float64, wide.index(), "rows against PyTorch");
+  expect_alike(by_layers, expected, tolerance_in_float64, wide.index(), "layers against PyTorch");
+  expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");
+  if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
+  if (std::stoi(network.name) % 4 == 2) expect_diagonal_blocks(wide, by_rows);
+
+  const auto narrow = load(network, Precision::float32);
+  engines::DoubleBackward narrow_engine(narrow);
+  const auto coarse_by_rows = all_rows<float>(narrow_engine, narrow);
+  const auto coarse_by_layers = all_rows<float>(*make_layers_engine(narrow), narrow);
+  expect_alike(coarse_by_layers, coarse_by_rows, tolerance_in_float32, narrow.index(), "layers against rows, float32");
+  expect_alike(coarse_by_layers, by_rows, rounding_of_float32, narrow.index(), "layers in float32 against float64");
+  expect_alike(coarse_by_rows, by_rows, rounding_of_float32, narrow.index(), "rows in float32 against float64");
+  if (in_pieces) expect_same_bytes_in_pieces(narrow, coarse_by_layers);
+}
+
+const auto name_of_test = [](const testing::TestParamInfo<Network>& info) {
+  auto name = info.param.name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  return name;
+};
+// Without the files there is nothing to instantiate, and the test below says so.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RandomNetwork);
+INSTANTIATE_TEST_SUITE_P(Networks, RandomNetwork, testing::ValuesIn(networks()), name_of_test);
+
+TEST(RandomNetworks, AreTwoHundredDifferentOnes) {
+  std::set<std::string> different;
+  for (const auto& network : networks()) different.insert(network.about);
+  EXPECT_GE(different.size(), 200U) << "made by tests/models/random_architectures.py";
+}
+
+}  // namespace
+}  // namespace hessian_mpi::layers

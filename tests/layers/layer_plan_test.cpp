@@ -1,0 +1,141 @@
+// Which layers are captured and factored, and what the plan says of the others.
+
+#include "hessian_mpi/layers/layer_plan.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/script.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/network/example.hpp"
+#include "torchscript_model.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+using Shapes = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
+
+// A network of these parameters whose forward(x) has this body.
+network::Problem problem_of(const Shapes& shapes, const std::string& body, const std::vector<std::int64_t>& input,
+                            std::int64_t batch_size = 1 << 20) {
+  torch::manual_seed(3);
+  static const network::UnoptimisedTorchScript unoptimised;
+  torch::jit::Module module("Net");
+  for (const auto& [name, shape] : shapes) {
+    module.register_parameter(name, (torch::randn(shape, torch::kFloat64) * 0.5).requires_grad_(), /*is_buffer=*/false);
+  }
+  module.register_attribute("training", c10::BoolType::get(), true);
+  module.define("def forward(self, x):\n" + body);
+  const auto inputs = torch::randn(input, torch::kFloat64);
+  network::ProblemSettings settings;
+  settings.loss = "output";
+  settings.batch_size = batch_size;
+  return {std::make_unique<network::TorchScriptModel>(std::move(module)), {{inputs}, {}}, settings};
+}
+
+std::map<std::string, std::string> reasons_of(const network::Problem& problem, Method method = Method::layers) {
+  const auto plan = plan_layers(problem, method);
+  std::map<std::string, std::string> reasons;
+  for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
+    reasons[problem.index().entries()[p].name] = plan.parameters[p].reason;
+  }
+  return reasons;
+}
+
+// Of each step.
+std::vector<Unit> units_of(const network::Problem& problem) {
+  std::vector<Unit> units;
+  const auto steps = plan_layers(problem, Method::layers).steps;
+  for (std::size_t s = 1; s < steps.size(); ++s) units.push_back(steps[s].unit);
+  return units;
+}
+
+const Shapes two_layers{{"w", {4, 3}}, {"b", {4}}, {"v", {2, 4}}};
+constexpr const char* ends = "    return torch.mean(torch.pow(z, 3))\n";
+
+// Two layers, and what is done to y between them.
+std::string two_layers_around(const std::string& between) {
+  return "    y = torch.linear(x, self.w, self.b)\n    " + between + "\n    z = torch.linear(y, self.v)\n" + ends;
+}
+
+// Networks of one function in several forms.
+class Form : public testing::TestWithParam<const char*> {};
+
+TEST_P(Form, IsCaptured) {
+  const auto problem = problem_of(two_layers, std::string(GetParam()) + ends, {5, 3});
+  for (const auto& [name, reason] : reasons_of(problem)) EXPECT_EQ(reason, "") << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    LayerPlan, Form,
+    testing::Values("    z = torch.linear(torch.tanh(torch.linear(x, self.w, self.b)), self.v)\n",
+                    "    z = torch.mm(torch.tanh(torch.addmm(self.b, x, self.w.t())), self.v.t())\n",
+                    "    z = torch.matmul(torch.tanh(torch.linear(x, self.w, self.b)), "
+                    "torch.transpose(self.v, 0, 1))\n",
+                    "    y = torch.linear(x, self.w, self.b)\n"
+                    "    y.tanh_()\n"
+                    "    z = torch.linear(y, self.v)\n"));
+
+TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
+  const auto twice = problem_of({{"w", {3, 3}}, {"v", {2, 3}}},
+                                "    z = torch.linear(torch.tanh(torch.linear(torch.tanh(torch.linear(x, self.w)), "
+                                "self.w)), self.v)\n" +
+                                    std::string(ends),
+                                {5, 3});
+  EXPECT_EQ(reasons_of(twice)["w"], "it enters the loss in several places");
+  EXPECT_EQ(reasons_of(twice)["v"], "");
+
+  const auto penalty = problem_of(
+      {{"w", {3, 3}}},
+      "    return torch.mean(torch.pow(torch.linear(x, self.w), 3)) + torch.sum(torch.pow(self.w, 4))\n", {5, 3});
+  EXPECT_EQ(reasons_of(penalty)["w"], "it enters the loss in several places");
+
+  const auto normalised =
+      problem_of({{"w", {3, 3}}}, "    z = torch.linear(x, self.w / torch.norm(self.w))\n" + std::string(ends), {5, 3});
+  EXPECT_EQ(reasons_of(normalised)["w"], "it is no weight or bias of a linear layer, a convolution or an embedding");
+
+  const auto unused =
+      problem_of({{"w", {3, 3}}, {"v", {2, 2}}}, "    z = torch.linear(x, self.w)\n" + std::string(ends), {5, 3});
+  EXPECT_EQ(reasons_of(unused)["w"], "");
+  EXPECT_NE(reasons_of(unused)["v"], "");
+}
+
+TEST(LayerPlan, FindsWhatSecondDerivativesCross) {
+  const auto apart = problem_of(two_layers, two_layers_around("y = torch.tanh(y)"), {5, 6, 3});
+  EXPECT_EQ(units_of(apart), std::vector<Unit>{Unit::position});
+
+  const auto mixed =
+      problem_of(two_layers, two_layers_around("y = torch.tanh(y)\n    y = y * torch.mean(y, 1, True)"), {5, 6, 3});
+  EXPECT_EQ(units_of(mixed), (std::vector<Unit>{Unit::sample, Unit::position}));  // w, then v
+
+  // As batch normalisation does in train mode.
+  const auto crossing = problem_of(two_layers, two_layers_around("y = torch.tanh(y - torch.mean(y, 0, True))"), {5, 3});
+  EXPECT_EQ(units_of(crossing), (std::vector<Unit>{Unit::batch, Unit::position}));
+  EXPECT_EQ(reasons_of(crossing)["w"], "");
+}
+
+TEST(LayerPlan, LeavesLayersToPlainRowsWhereThoseAreFewer) {
+  auto example = network::make_example(0);
+  const network::Problem problem(std::move(example.model), example.data, {});
+  const auto plan = plan_layers(problem, Method::automatic);
+  ASSERT_EQ(plan.steps.size(), 2U);
+  EXPECT_EQ(plan.steps[0].rows, 320);
+  EXPECT_EQ(plan.steps[1].rows, 23045);
+  EXPECT_EQ(plan.steps[1].passes, 5);
+  EXPECT_EQ(
+      lines_of(plan, problem.index()),
+      "c1.weight: rows, double-backward takes fewer operations\nc1.bias: rows, double-backward takes fewer operations\n"
+      "f2.weight: layers\nf2.bias: layers");
+  const auto all = plan_layers(problem, Method::layers);
+  EXPECT_EQ(all.steps.front().rows, 0);
+  EXPECT_EQ(plan_layers(problem, Method::rows).steps.front().rows, 23365);
+}
+
+}  // namespace
+}  // namespace hessian_mpi::layers

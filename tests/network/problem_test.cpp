@@ -1,0 +1,320 @@
+#include "hessian_mpi/network/problem.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/types.h>
+
+#include <cmath>
+#include <limits>
+
+#include "closed_form_model.hpp"
+#include "expect_error.hpp"
+#include "hessian_mpi/network/kernels.hpp"
+
+namespace hessian_mpi::network {
+namespace {
+
+Data data_of(std::int64_t samples) {
+  return {{torch::arange(2 * samples).to(torch::kFloat).view({samples, 2}).div(7)}, {}};
+}
+
+Problem closed_form(const ProblemSettings& settings, std::int64_t samples = 5) {
+  return {std::make_unique<ClosedFormModel>(), data_of(samples), settings};
+}
+
+ProblemSettings settings_with(Reduction reduction, std::optional<std::int64_t> batch_size) {
+  ProblemSettings settings;
+  settings.loss = "output";
+  settings.reduction = reduction;
+  settings.batch_size = batch_size;
+  settings.precision = Precision::float64;
+  return settings;
+}
+
+// Answers with what a test wants of it.
+class FakeModel final : public Model {
+ public:
+  using Answer = std::function<c10::IValue(const torch::Tensor& weight)>;
+  FakeModel(torch::Tensor weight, Answer answer, std::string name = "weight")
+      : name_(std::move(name)), weight_(std::move(weight)), answer_(std::move(answer)) {}
+  std::string format() const override { return "fake"; }
+  std::vector<NamedTensor> parameters() const override { return {{name_, weight_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
+  void convert(torch::Dtype dtype, torch::Device) override {
+    weight_ = weight_.detach().to(dtype).set_requires_grad(weight_.requires_grad());
+  }
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override { return answer_(weight_); }
+
+ private:
+  std::string name_;
+  torch::Tensor weight_;
+  Answer answer_;
+};
+
+Problem fake(torch::Tensor weight, FakeModel::Answer answer, ProblemSettings settings = {}) {
+  settings.loss = "output";
+  return {std::make_unique<FakeModel>(std::move(weight), std::move(answer)), data_of(3), settings};
+}
+
+torch::Tensor weight() {
+  return torch::full({2}, 0.5).requires_grad_();
+}
+
+TEST(Problem, OrdersParametersAsTheModelDoes) {
+  const auto problem = closed_form(settings_with(Reduction::mean, std::nullopt));
+  ASSERT_EQ(problem.index().entries().size(), 4U);
+  EXPECT_EQ(problem.index().size(), closed_form_size);
+  EXPECT_EQ(problem.index().entries()[1].name, "b");
+  EXPECT_EQ(problem.index().entries()[1].offset, 4);
+  EXPECT_EQ(problem.flat_parameters(), (std::vector<double>{0.5, -1, 2, 0.25, 1.5, -0.75, 1, 1, 1, 4}));
+}
+
+TEST(Problem, LossAndGradientAreTheSameInBatchesOfAnySize) {
+  for (const auto reduction : {Reduction::mean, Reduction::sum}) {
+    const auto whole = evaluate(closed_form(settings_with(reduction, std::nullopt)));
+    for (const std::int64_t batch_size : {1, 2, 3, 4}) {
+      // The model's loss is a mean, so that its sum over batches differs: only means are compared with the whole.
+      if (reduction == Reduction::sum) continue;
+      const auto problem = closed_form(settings_with(reduction, batch_size));
+      EXPECT_EQ(problem.batches(), (5 + batch_size - 1) / batch_size);
+      const auto parts = evaluate(problem);
+      EXPECT_NEAR(parts.loss, whole.loss, 1e-13);
+      for (std::size_t k = 0; k < whole.gradient.size(); ++k) EXPECT_NEAR(parts.gradient[k], whole.gradient[k], 1e-13);
+    }
+  }
+}
+
+TEST(Problem, SumAddsUpWhatTheModelReturnsForEachBatch) {
+  const auto sum = evaluate(closed_form(settings_with(Reduction::sum, 2)));
+  double expected = 0;
+  for (const auto& part : {std::pair{0, 2}, {2, 4}, {4, 5}}) {
+    const Data all = data_of(5);
+    Problem one(std::make_unique<ClosedFormModel>(), all.batch(part.first, part.second),
+                settings_with(Reduction::sum, std::nullopt));
+    expected += evaluate(one).loss;
+  }
+  EXPECT_NEAR(sum.loss, expected, 1e-12);
+}
+
+TEST(Problem, GradientAgreesWithDifferencesOfTheLoss) {
+  auto problem = closed_form(settings_with(Reduction::mean, 2));
+  const auto theta = problem.flat_parameters();
+  const auto gradient = evaluate(problem).gradient;
+  constexpr double step = 1e-5;
+  for (std::size_t k = 0; k < theta.size(); ++k) {
+    auto there = theta;
+    there[k] += step;
+    problem.set_parameters(there);
+    const double ahead = evaluate(problem).loss;
+    there[k] -= 2 * step;
+    problem.set_parameters(there);
+    EXPECT_NEAR(gradient[k], (ahead - evaluate(problem).loss) / (2 * step), 1e-8) << "parameter " << k;
+  }
+  problem.set_parameters(theta);
+  EXPECT_EQ(evaluate(problem).gradient, gradient);
+}
+
+// c of the closed form takes no part in the data's loss, and d takes part linearly.
+TEST(Problem, L2TermIsInTheValueAndTheGradientOnceWhateverTheBatches) {
+  for (const auto reduction : {Reduction::mean, Reduction::sum}) {
+    for (const std::int64_t batch_size : {2, 5}) {
+      auto settings = settings_with(reduction, batch_size);
+      const auto plain = evaluate(closed_form(settings));
+      settings.l2 = 0.3;
+      const auto problem = closed_form(settings);
+      const auto theta = problem.flat_parameters();
+      const auto found = evaluate(problem);
+      double squares = 0;
+      for (std::size_t k = 0; k < theta.size(); ++k) {
+        squares += theta[k] * theta[k];
+        EXPECT_NEAR(found.gradient[k], plain.gradient[k] + 0.3 * theta[k], 1e-12) << "parameter " << k;
+      }
+      EXPECT_NEAR(found.loss, plain.loss + 0.15 * squares, 1e-12);
+      EXPECT_EQ(problem.l2(), 0.3);
+      EXPECT_NEAR(problem.l2_term(), 0.15 * squares, 1e-12);
+    }
+  }
+}
+
+TEST(Problem, L2TermMovesWithTheParameters) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.l2 = 2;
+  auto problem = closed_form(settings);
+  const std::vector<double> ones(closed_form_size, 1.0);
+  problem.set_parameters(ones);
+  EXPECT_NEAR(problem.l2_term(), closed_form_size, 1e-12);
+}
+
+TEST(Problem, PatternsChangeNoValueOfTheL2Term) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.l2 = 0.3;
+  const auto all = evaluate(closed_form(settings));
+  settings.patterns = {"[bd]"};
+  const auto some = evaluate(closed_form(settings));
+  EXPECT_NEAR(some.loss, all.loss, 1e-12);
+  EXPECT_NEAR(some.gradient[0], all.gradient[4], 1e-12);
+}
+
+TEST(Problem, GivesTheLossItsOptions) {
+  ProblemSettings settings;
+  settings.loss = "cross_entropy";
+  settings.loss_options = {"label_smoothing=0.50", "weight=1,3"};
+  const auto answer = [](const auto& w) { return w.expand({3, 2}); };
+  const Data data{{torch::zeros({3, 1})}, {torch::tensor({0, 1, 1})}};
+  const Problem problem(std::make_unique<FakeModel>(weight(), answer), data, settings);
+  EXPECT_EQ(problem.loss_options(), "label_smoothing=0.5 weight=1,3");
+  // Both classes have the score 0.5, so that every log probability is -ln 2: by half the weights of the targets, whose
+  // sum the mean is divided by, and by a quarter of all weights for each of three samples.
+  EXPECT_NEAR(evaluate(problem).loss, std::log(2.0) * (0.5 + 0.25 * 3 * 4 / 7), 1e-6);
+  settings.loss_options = {"beta=1"};
+  expect_input_error([&] { Problem(std::make_unique<FakeModel>(weight(), answer), data, settings); }, {"'beta=1'"});
+}
+
+TEST(Problem, PatternsChooseParameters) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.patterns = {"[bd]"};
+  const auto problem = closed_form(settings);
+  ASSERT_EQ(problem.index().entries().size(), 2U);
+  EXPECT_EQ(problem.index().entries()[0].name, "b");
+  EXPECT_EQ(problem.index().entries()[1].name, "d");
+  EXPECT_EQ(problem.index().size(), 3);
+}
+
+TEST(Problem, APatternThatFitsNothingIsNamed) {
+  auto settings = settings_with(Reduction::mean, std::nullopt);
+  settings.patterns = {"a", "layer*"};
+  expect_input_error([&] { closed_form(settings); }, {"--parameters", "'layer*'", "a, b, c, d"});
+}
+
+TEST(Problem, NeedsATrainableParameter) {
+  expect_input_error([] { fake(torch::ones({2}), [](const auto& w) { return w.sum(); }); }, {"requires_grad"});
+}
+
+TEST(Problem, RefusesParametersWithoutSecondDerivatives) {
+  expect_input_error(
+      [] { fake(torch::ones({2}, torch::kHalf).requires_grad_(), [](const auto& w) { return w.sum(); }); },
+      {"float16", "--dtype float32"});
+}
+
+TEST(Problem, RefusesALossThatIsNoScalarOrNotFinite) {
+  expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w * 2; })); }, {"scalar"});
+  expect_input_error([] { evaluate(fake(weight(), [](const auto& w) { return w.sum() / 0; })); }, {"finite"});
+}
+
+TEST(Problem, RefusesParametersThatAreNotFinite) {
+  const auto holding = [](double value, double other) {
+    auto w = torch::full({2, 3}, 0.5);
+    w[0][1] = value;
+    w[1][2] = other;
+    return w;
+  };
+  const auto sum = [](const auto& w) { return w.nansum(); };
+  const double nan = std::nan(""), infinity = std::numeric_limits<double>::infinity();
+  expect_input_error([&] { fake(holding(nan, infinity).requires_grad_(), sum); },
+                     {"NaN or infinity", "'weight' in 2 of 6 values (at [0, 1], [1, 2])"});
+  EXPECT_NO_THROW(fake(holding(1, 2).requires_grad_(), sum));
+}
+
+// What is held fixed may be a mask.
+TEST(Problem, FrozenParametersMayBeInfinite) {
+  const auto with_frozen = [](double value) {
+    class TwoParameters final : public Model {
+     public:
+      explicit TwoParameters(double value) : frozen_(torch::full({2}, value)) {}
+      std::string format() const override { return "fake"; }
+      std::vector<NamedTensor> parameters() const override { return {{"frozen", frozen_}, {"weight", weight_}}; }
+      std::vector<std::string> input_names() const override { return {"x"}; }
+      void convert(torch::Dtype, torch::Device) override {}
+      void set_mode(Mode) override {}
+      c10::IValue forward(const std::vector<c10::IValue>&) override { return (weight_ * frozen_.exp()).sum(); }
+
+     private:
+      torch::Tensor frozen_;
+      torch::Tensor weight_ = torch::ones({2}).requires_grad_();
+    };
+    ProblemSettings settings;
+    settings.loss = "output";
+    return evaluate(Problem(std::make_unique<TwoParameters>(value), data_of(3), settings)).loss;
+  };
+  EXPECT_EQ(with_frozen(-std::numeric_limits<double>::infinity()), 0.0);
+  expect_input_error([&] { with_frozen(std::nan("")); }, {"NaN or infinity", "'frozen' in 2 of 2 values"});
+}
+
+TEST(Problem, RefusesNamesThatCannotBeWrittenOrShown) {
+  const auto named = [](const std::string& name) {
+    ProblemSettings settings;
+    settings.loss = "output";
+    const auto sum = [](const auto& w) { return w.sum(); };
+    return Problem(std::make_unique<FakeModel>(weight(), sum, name), data_of(3), settings).index().entries()[0].name;
+  };
+  EXPECT_EQ(named("layer.\xc3\xa9"), "layer.\xc3\xa9");
+  EXPECT_EQ(named(""), "");
+  expect_input_error([&] { named("a\nb\x1b[2J"); }, {"'a b [2J'", "control characters"});
+  expect_input_error([&] { named(std::string("a\0b", 3)); }, {"'a b'", "control characters"});
+  expect_input_error([&] { named("a\xff"); }, {"'a?'", "not UTF-8"});
+  expect_input_error([&] { named(std::string(5000, 'a')); }, {"5000 bytes"});
+}
+
+TEST(Problem, PointsAtInfinityInTheDataWhereTheLossIsNotFinite) {
+  const auto loss_of = [](const torch::Tensor& x, bool usable) {
+    const auto answer = [usable](const auto& w) -> c10::IValue { return usable ? w.sum() : w.sum() / 0; };
+    ProblemSettings settings;
+    settings.loss = "output";
+    return evaluate(Problem(std::make_unique<FakeModel>(weight(), answer), {{x}, {}}, settings)).loss;
+  };
+  auto infinite = torch::zeros({3, 2});
+  infinite[2][1] = std::numeric_limits<double>::infinity();
+  expect_input_error([&] { loss_of(infinite, false); },
+                     {"not a finite number", "inputs", "infinity in 1 of 6 values (at [2, 1])"});
+  EXPECT_EQ(loss_of(infinite, true), 1.0);
+}
+
+TEST(Problem, SaysInWhichBatchTheModelThrew) {
+  ProblemSettings settings;
+  settings.batch_size = 2;
+  int calls = 0;
+  const auto answer = [&calls](const torch::Tensor& w) -> c10::IValue {
+    if (++calls % 2 == 0) throw std::runtime_error("no such word");
+    return w.sum();
+  };
+  expect_input_error([&] { evaluate(fake(weight(), answer, settings)); }, {"no such word", "samples 2 to 2"});
+}
+
+TEST(Problem, KnowsConvolutionsOfSingleChannels) {
+  const auto with_weight = [](std::vector<std::int64_t> shape) {
+    return fake(torch::ones(shape).requires_grad_(), [](const auto& w) { return w.sum(); }).convolves_single_channels();
+  };
+  EXPECT_TRUE(with_weight({32, 1, 3, 3}));
+  EXPECT_FALSE(with_weight({32, 3, 3, 3}));
+  EXPECT_FALSE(with_weight({32, 1}));
+}
+
+TEST(Problem, RandomLayersDrawTheSameNumbersInEveryForward) {
+  const auto problem = fake(weight(), [](const auto& w) { return (torch::rand({2}) * w).sum(); });
+  EXPECT_EQ(evaluate(problem).loss, evaluate(problem).loss);
+  ProblemSettings other;
+  other.seed = 1;
+  EXPECT_NE(evaluate(problem).loss,
+            evaluate(fake(
+                         weight(), [](const auto& w) { return (torch::rand({2}) * w).sum(); }, other))
+                .loss);
+}
+
+TEST(Probe, AcceptsWhatCanBeDerivedTwice) {
+  EXPECT_TRUE(probe_second_derivatives(closed_form(settings_with(Reduction::mean, std::nullopt))).empty());
+}
+
+TEST(Probe, NamesWhatHasNoSecondDerivative) {
+  const bool before = at::globalContext().userEnabledMkldnn();
+  // segment_reduce is derived once by a kernel of its own.
+  const auto answer = [](const torch::Tensor& w) {
+    const auto sums = torch::segment_reduce(w.square(), "sum", torch::tensor({1, 1}, torch::kLong));
+    return sums.square().sum();
+  };
+  expect_input_error([&] { probe_second_derivatives(fake(weight(), answer)); },
+                     {"second derivative", "segment_reduce"});
+  at::globalContext().setUserEnabledMkldnn(before);
+}
+
+}  // namespace
+}  // namespace hessian_mpi::network

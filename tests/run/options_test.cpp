@@ -1,0 +1,349 @@
+#include "hessian_mpi/run/options.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "expect_error.hpp"
+#include "shared_folder.hpp"
+
+namespace hessian_mpi::run {
+namespace {
+
+// The options of a command line, given without the program's name.
+Options parsed(const std::vector<std::string>& words) {
+  std::vector<const char*> argv{"hessian_mpi"};
+  for (const auto& word : words) argv.push_back(word.c_str());
+  return parse_options(static_cast<int>(argv.size()), argv.data());
+}
+
+void expect_refused(const std::vector<std::string>& words, std::initializer_list<std::string> parts) {
+  std::string line;
+  for (const auto& word : words) line += word + " ";
+  const testing::ScopedTrace trace(__FILE__, __LINE__, line);
+  expect_input_error([&] { parsed(words); }, parts);
+}
+
+// A configuration file with the lines.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& lines) { std::ofstream(path()) << lines; }
+  std::string path() const { return (folder_ / "job.cfg").string(); }
+
+ private:
+  const ranks::Communicator world_ = ranks::Communicator::world();
+  const SharedFolder folder_{world_};
+};
+
+TEST(Options, HaveTheDefaultsOfTheManual) {
+  const auto options = parsed({});
+  EXPECT_FALSE(options.model.has_value());
+  EXPECT_FALSE(options.data.has_value());
+  EXPECT_EQ(options.loss, "cross_entropy");
+  EXPECT_TRUE(options.loss_options.empty());
+  EXPECT_EQ(options.l2, 0);
+  EXPECT_EQ(options.reduction, Reduction::mean);
+  EXPECT_EQ(options.mode, Mode::eval);
+  EXPECT_FALSE(options.batch_size.has_value());
+  EXPECT_FALSE(options.dtype.has_value());
+  EXPECT_EQ(options.parameters, std::vector<std::string>{"*"});
+  EXPECT_EQ(options.seed, 0U);
+  EXPECT_FALSE(options.threads.has_value());
+  EXPECT_FALSE(options.memory.has_value());
+  EXPECT_EQ(options.output, "hessian.h5");
+  EXPECT_FALSE(options.storage.has_value());
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(options.check_rows, 8);
+  EXPECT_EQ(options.verify, Verify::sample);
+  EXPECT_EQ(options.progress, ProgressStyle::automatic);
+  EXPECT_FALSE(options.help);
+  EXPECT_FALSE(options.version);
+}
+
+TEST(Options, NameFiles) {
+  const auto options =
+      parsed({"--model", "net.pt2", "--data", "batch.h5", "--loss", "my loss.pt", "--output", "out/h.h5"});
+  EXPECT_EQ(options.model, "net.pt2");
+  EXPECT_EQ(options.data, "batch.h5");
+  EXPECT_EQ(options.loss, "my loss.pt");
+  EXPECT_EQ(options.output, "out/h.h5");
+}
+
+TEST(Options, HaveShortNames) {
+  const auto options = parsed({"-m", "net.pt", "-d", "batch.pt", "-l", "mse", "-o", "h.h5"});
+  EXPECT_EQ(options.model, "net.pt");
+  EXPECT_EQ(options.data, "batch.pt");
+  EXPECT_EQ(options.loss, "mse");
+  EXPECT_EQ(options.output, "h.h5");
+  EXPECT_TRUE(parsed({"-h"}).help);
+}
+
+TEST(Options, TakeValuesAfterAnEqualsSign) {
+  EXPECT_EQ(parsed({"--loss=mse"}).loss, "mse");
+  EXPECT_EQ(parsed({"--batch-size=16"}).batch_size, 16);
+}
+
+TEST(Options, ChooseHowTheLossIsTaken) {
+  EXPECT_EQ(parsed({"--reduction", "sum"}).reduction, Reduction::sum);
+  EXPECT_EQ(parsed({"--reduction", "mean"}).reduction, Reduction::mean);
+  EXPECT_EQ(parsed({"--mode", "train"}).mode, Mode::train);
+  EXPECT_EQ(parsed({"--mode", "eval"}).mode, Mode::eval);
+  EXPECT_EQ(parsed({"--batch-size", "1"}).batch_size, 1);
+  EXPECT_EQ(parsed({"--batch-size", "5000000000"}).batch_size, 5'000'000'000);
+}
+
+TEST(Options, ChooseTypes) {
+  EXPECT_EQ(parsed({"--dtype", "float32"}).dtype, Precision::float32);
+  EXPECT_EQ(parsed({"--dtype", "float64"}).dtype, Precision::float64);
+  EXPECT_EQ(parsed({"--storage", "float32"}).storage, Precision::float32);
+  EXPECT_EQ(parsed({"--storage", "float64"}).storage, Precision::float64);
+  EXPECT_FALSE(parsed({"--dtype", "float64"}).storage.has_value()) << "as --dtype, which is decided later";
+}
+
+TEST(Options, TakeSeveralPatterns) {
+  using Patterns = std::vector<std::string>;
+  EXPECT_EQ(parsed({"--parameters", "fc.*"}).parameters, Patterns{"fc.*"});
+  EXPECT_EQ(parsed({"--parameters", "fc.*", "conv?.bias", "--seed", "1"}).parameters, (Patterns{"fc.*", "conv?.bias"}));
+  EXPECT_EQ(parsed({"--parameters", "fc.*", "--seed", "1", "--parameters", "conv*"}).parameters,
+            (Patterns{"fc.*", "conv*"}));
+}
+
+TEST(Options, TakeSeveralArgumentsOfALoss) {
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2,0.5", "ignore_index=-1", "--seed", "1"}).loss_options,
+            (Words{"weight=1,2,0.5", "ignore_index=-1"}));
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2", "--loss-option=label_smoothing=0.1"}).loss_options,
+            (Words{"weight=1,2", "label_smoothing=0.1"}));
+  EXPECT_EQ(parsed({"--loss-option", "weight=1,2 label_smoothing=0.1"}).loss_options,
+            (Words{"weight=1,2", "label_smoothing=0.1"}));
+  expect_refused({"--loss-option"}, {"--loss-option"});
+}
+
+TEST(Options, HaveAnL2Term) {
+  EXPECT_EQ(parsed({"--l2", "1e-4"}).l2, 1e-4);
+  EXPECT_EQ(parsed({"--l2", "0"}).l2, 0);
+  for (const auto* wrong : {"", "-1", "much", "1e-4x", "nan", "inf", "1e999", "0,1"}) {
+    expect_refused({std::string("--l2=") + wrong, "--progress", "none"}, {"--l2"});
+  }
+}
+
+TEST(Options, SetTheResourcesOfARank) {
+  EXPECT_EQ(parsed({"--seed", "0"}).seed, 0U);
+  EXPECT_EQ(parsed({"--seed", "9223372036854775807"}).seed, 9'223'372'036'854'775'807U);
+  EXPECT_EQ(parsed({"--threads", "12"}).threads, 12);
+  EXPECT_EQ(parsed({"--memory", "512M"}).memory, 512U << 20);
+}
+
+TEST(Options, ChooseChecksAndDisplay) {
+  EXPECT_EQ(parsed({"--check", "0"}).check_rows, 0);
+  EXPECT_EQ(parsed({"--check", "100"}).check_rows, 100);
+  EXPECT_EQ(parsed({"--verify", "all"}).verify, Verify::all);
+  EXPECT_EQ(parsed({"--verify", "none"}).verify, Verify::none);
+  EXPECT_EQ(parsed({"--verify", "sample"}).verify, Verify::sample);
+  EXPECT_EQ(parsed({"--progress", "auto"}).progress, ProgressStyle::automatic);
+  EXPECT_EQ(parsed({"--progress", "bar"}).progress, ProgressStyle::bar);
+  EXPECT_EQ(parsed({"--progress", "plain"}).progress, ProgressStyle::plain);
+  EXPECT_EQ(parsed({"--progress", "none"}).progress, ProgressStyle::none);
+  EXPECT_TRUE(parsed({"--overwrite"}).overwrite);
+  EXPECT_TRUE(parsed({"--plan"}).plan);
+  EXPECT_FALSE(parsed({}).plan);
+}
+
+TEST(Options, TakeTheMethodsAndDevicesThatThereAre) {
+  for (const auto* method : {"auto", "rows", "layers"}) EXPECT_NO_THROW(parsed({"--method", method}));
+  EXPECT_EQ(parsed({}).device, DeviceChoice::automatic);
+  EXPECT_EQ(parsed({"--device", "cpu"}).device, DeviceChoice::cpu);
+  EXPECT_EQ(parsed({"--device", "cuda"}).device, DeviceChoice::cuda);
+}
+
+TEST(Options, RefuseUnknownNames) {
+  expect_refused({"--modle", "net.pt"}, {"--modle", "--help"});
+  expect_refused({"-x"}, {"-x"});
+  expect_refused({"net.pt"}, {"option", "--help"});
+  expect_refused({"--overwrite", "net.pt"}, {"option", "--help"});
+}
+
+// A script that abbreviates breaks when an option with the same beginning is added.
+TEST(Options, AreNeverAbbreviated) {
+  expect_refused({"--para", "*"}, {"--para"});
+}
+
+TEST(Options, RefuseRepetitionsAndMissingValues) {
+  expect_refused({"--loss", "mse", "--loss", "nll"}, {"--loss"});
+  expect_refused({"--loss"}, {"--loss"});
+  expect_refused({"--parameters"}, {"--parameters"});
+  expect_refused({"--overwrite=yes"}, {"--overwrite"});
+}
+
+TEST(Options, RefuseWordsThatAreNoneOfTheChoices) {
+  expect_refused({"--reduction", "none"}, {"--reduction", "'none'", "mean", "sum"});
+  expect_refused({"--mode", "test"}, {"--mode", "'test'", "eval", "train"});
+  expect_refused({"--dtype", "float16"}, {"--dtype", "'float16'", "float32", "float64"});
+  expect_refused({"--storage", "double"}, {"--storage", "'double'", "float32", "float64"});
+  expect_refused({"--verify", "some"}, {"--verify", "'some'", "sample", "all", "none"});
+  expect_refused({"--progress", "loud"}, {"--progress", "'loud'", "auto", "bar", "plain", "none"});
+  expect_refused({"--method", "magic"}, {"--method", "'magic'", "auto", "rows", "layers"});
+  expect_refused({"--device", "tpu"}, {"--device", "'tpu'", "auto", "cpu"});
+}
+
+TEST(Options, RefuseNumbersThatAreNone) {
+  for (const auto* option : {"--batch-size", "--threads", "--check", "--seed"}) {
+    for (const auto* word : {"many", "", "3.5", "4x", "-1", "99999999999999999999", "0x10"}) {
+      expect_refused({std::string(option) + "=" + word, "--progress", "none"}, {option});
+    }
+  }
+  expect_refused({"--batch-size", "0"}, {"--batch-size", "'0'", "1"});
+  expect_refused({"--threads", "0"}, {"--threads", "'0'", "1"});
+}
+
+TEST(Options, RefuseSizesThatAreNone) {
+  expect_refused({"--memory", "lots"}, {"'lots'", "512M"});
+}
+
+TEST(Options, WantModelAndDataTogether) {
+  expect_refused({"--model", "net.pt"}, {"--model", "--data"});
+  expect_refused({"--data", "batch.h5"}, {"--data", "--model"});
+}
+
+TEST(Options, RefuseAnOutputThatIsNoFile) {
+  expect_refused({"--output", "results/"}, {"--output", "'results/'"});
+}
+
+TEST(Options, LetHelpAndVersionStandBesideAnything) {
+  EXPECT_TRUE(parsed({"--help", "--model", "net.pt"}).help);
+  EXPECT_TRUE(parsed({"--version", "--resume"}).version);
+}
+
+TEST(Options, KeepTheCommandLine) {
+  EXPECT_EQ(parsed({"--loss", "mse", "--seed", "3"}).command_line, "hessian_mpi --loss mse --seed 3");
+}
+
+TEST(Options, KeepACommandLineThatAShellReadsAgain) {
+  const auto line = parsed({"--parameters", "fc.*", "--loss", "it's mine.pt", "--output", "a b.h5"}).command_line;
+  EXPECT_EQ(line, R"(hessian_mpi --parameters 'fc.*' --loss 'it'\''s mine.pt' --output 'a b.h5')");
+}
+
+TEST(ConfigFiles, HoldTheSameOptions) {
+  const ConfigFile config(
+      "# a job\n"
+      "model = net.pt2\n"
+      "data = batch.h5\n"
+      "batch-size = 16\n"
+      "\n"
+      "dtype=float64\n"
+      "overwrite = true\n");
+  const auto options = parsed({"--config", config.path()});
+  EXPECT_EQ(options.model, "net.pt2");
+  EXPECT_EQ(options.data, "batch.h5");
+  EXPECT_EQ(options.batch_size, 16);
+  EXPECT_EQ(options.dtype, Precision::float64);
+  EXPECT_TRUE(options.overwrite);
+  EXPECT_EQ(options.loss, "cross_entropy");
+}
+
+TEST(ConfigFiles, LoseAgainstTheCommandLine) {
+  const ConfigFile config("loss = mse\nbatch-size = 16\nseed = 5\n");
+  const auto options = parsed({"--seed", "6", "--config", config.path(), "--loss", "nll"});
+  EXPECT_EQ(options.loss, "nll");
+  EXPECT_EQ(options.seed, 6U);
+  EXPECT_EQ(options.batch_size, 16);
+}
+
+TEST(ConfigFiles, HoldPatterns) {
+  const ConfigFile config("parameters = fc.*\nparameters = conv*\n");
+  EXPECT_EQ(parsed({"--config", config.path()}).parameters, (std::vector<std::string>{"fc.*", "conv*"}));
+}
+
+TEST(ConfigFiles, LoseTheirPatternsAgainstTheCommandLine) {
+  const ConfigFile config("parameters = fc.*\n");
+  EXPECT_EQ(parsed({"--config", config.path(), "--parameters", "conv*"}).parameters, std::vector<std::string>{"conv*"});
+}
+
+TEST(ConfigFiles, HoldArgumentsOfTheLoss) {
+  using Words = std::vector<std::string>;
+  const ConfigFile config("loss-option = weight=1,2 ignore_index=0\nloss-option = label_smoothing=0.1\nl2 = 0.5\n");
+  EXPECT_EQ(parsed({"--config", config.path()}).loss_options,
+            (Words{"weight=1,2", "ignore_index=0", "label_smoothing=0.1"}));
+  EXPECT_EQ(parsed({"--config", config.path()}).l2, 0.5);
+  EXPECT_EQ(parsed({"--config", config.path(), "--loss-option", "weight=3"}).loss_options, Words{"weight=3"});
+}
+
+TEST(ConfigFiles, AreNamedWhereTheyAreWrong) {
+  const ConfigFile unknown("modle = net.pt\n");
+  expect_refused({"--config", unknown.path()}, {"--config", unknown.path(), "modle"});
+  const ConfigFile broken("this is no option\n");
+  expect_refused({"--config", broken.path()}, {"--config", broken.path()});
+  expect_refused({"--config", "missing.cfg"}, {"--config", "missing.cfg"});
+  expect_refused({"--config", std::filesystem::temp_directory_path().string()}, {"--config"});
+}
+
+TEST(ConfigFiles, AreCheckedLikeTheCommandLine) {
+  const ConfigFile wrong("dtype = float16\n");
+  expect_refused({"--config", wrong.path()}, {"--dtype", "'float16'"});
+  const ConfigFile device("device = tpu\n");
+  expect_refused({"--config", device.path()}, {"--device", "'tpu'"});
+}
+
+TEST(Help, NamesEveryOptionOfTheManual) {
+  std::ostringstream out;
+  print_help(out);
+  for (const auto* option : {"-m [ --model ]", "-d [ --data ]",   "-l [ --loss ]", "--reduction", "--mode",
+                             "--batch-size",   "--dtype",         "--parameters",  "--seed",      "--method",
+                             "--device",       "--rows",          "--threads",     "--memory",    "--time-limit",
+                             "--plan",         "-o [ --output ]", "--storage",     "--resume",    "--overwrite",
+                             "--check",        "--loss-option",   "--l2",          "--verify",    "--progress",
+                             "--config",       "--version",       "-h [ --help ]"}) {
+    EXPECT_NE(out.str().find(option), std::string::npos) << option;
+  }
+}
+
+TEST(Help, TellsExitCodesAndFitsATerminal) {
+  std::ostringstream out;
+  print_help(out);
+  EXPECT_NE(out.str().find("Exit codes"), std::string::npos);
+  std::istringstream lines(out.str());
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 120U) << line;
+}
+
+TEST(Rows, AreARangeOrOneOfSoManyParts) {
+  EXPECT_FALSE(parsed({}).rows || parsed({}).part_of_rows);
+  EXPECT_EQ(parsed({"--rows", "100:250"}).rows, (Rows{100, 250}));
+  EXPECT_FALSE(parsed({"--rows", "100:250"}).part_of_rows);
+  const auto part = parsed({"--rows", "3/16"});
+  ASSERT_TRUE(part.part_of_rows);
+  EXPECT_EQ(part.part_of_rows->part, 3);
+  EXPECT_EQ(part.part_of_rows->parts, 16);
+  EXPECT_FALSE(part.rows);
+  for (const auto* wrong : {"", "7", "7:", ":7", "7:7", "8:7", "-1:7", "16/16", "3/0", "-1/4", "0:7x", "0-7", "a:b",
+                            "99999999999999999999:7"}) {
+    expect_refused({"--rows", wrong}, {"--rows", "BEGIN:END", "K/M"});
+  }
+}
+
+TEST(TimeLimit, IsReadAsSlurmWritesTimes) {
+  const auto limit = [](const std::string& word) { return parsed({"--time-limit", word}).time_limit; };
+  EXPECT_FALSE(parsed({}).time_limit);
+  EXPECT_EQ(limit("3600"), 3600);
+  EXPECT_EQ(limit("0"), 0);
+  EXPECT_EQ(limit("30:00"), 1800);
+  EXPECT_EQ(limit("5:07"), 307);
+  EXPECT_EQ(limit("1:00:00"), 3600);
+  EXPECT_EQ(limit("1:02:03"), 3723);
+  EXPECT_EQ(limit("2-12:00:01"), 216001);
+  EXPECT_EQ(limit("2-12"), 216000);
+  EXPECT_EQ(limit("2-12:30"), 217800);
+  EXPECT_FALSE(limit("UNLIMITED"));
+  for (const auto* wrong : {"", "soon", "-5", "1:2:3:4", "1:", ":30", "1-", "2h", "1.5", "INVALID"}) {
+    expect_refused({"--time-limit", wrong}, {"--time-limit", "is not a time"});
+  }
+}
+
+TEST(Resume, ExcludesOverwrite) {
+  EXPECT_TRUE(parsed({"--resume"}).resume);
+  EXPECT_FALSE(parsed({}).resume);
+  expect_refused({"--resume", "--overwrite"}, {"--resume", "--overwrite"});
+}
+
+}  // namespace
+}  // namespace hessian_mpi::run
