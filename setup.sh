@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: ./setup.sh build             install what is missing, configure, build
+usage: ./setup.sh build             install what is missing, configure, build all programs
        ./setup.sh run [OPTION...]   build, then hessian_mpi on two ranks: the embedded example (N = 23365, a file of
                                     2.2 GB), or the job that its options say
        ./setup.sh digits [FOLDER]   build, then the worked example: train on handwritten digits, take the Hessian, draw
@@ -115,12 +115,13 @@ install_packages() {
 }
 
 # What some programs and tests need and others do not: without it they are left out. OpenBLAS makes hessian_spectrum and
-# hessian_solve many times faster than the BLAS that comes with LAPACK.
+# hessian_solve many times faster than the BLAS that comes with LAPACK; help2man makes the man pages.
 install_optional_packages() {
+  local packages=(pkg-config liblapack-dev libopenblas0-pthread libscalapack-openmpi-dev petsc-dev slepc-dev help2man)
+  if [[ $1 == test ]]; then packages+=(octave r-cran-hdf5r); fi
   local missing
   may_install || return 0
-  mapfile -t missing < <(not_installed octave r-cran-hdf5r pkg-config liblapack-dev libopenblas0-pthread \
-    libscalapack-openmpi-dev petsc-dev slepc-dev)
+  mapfile -t missing < <(not_installed "${packages[@]}")
   [[ ${#missing[@]} -eq 0 ]] || run "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install --yes --no-install-recommends "${missing[@]}" ||
     say "setup.sh: what needs ${missing[*]} will be left out"
@@ -180,11 +181,8 @@ build() { run cmake --build --preset release --parallel "$(compilers)" "$@"; }
 
 prepare() {
   install_packages "$1"
-  if [[ $1 == test ]]; then
-    install_optional_packages
-    install_python_packages torch==2.13.0 numpy h5py matplotlib scikit-learn
-  elif [[ $1 == digits ]]; then
-    install_optional_packages
+  if [[ $1 != run ]]; then install_optional_packages "$1"; fi
+  if [[ $1 == test || $1 == digits ]]; then
     install_python_packages torch==2.13.0 numpy h5py matplotlib scikit-learn
   elif ! users_own_torch; then
     install_python_packages torch==2.13.0
@@ -259,7 +257,7 @@ here=$PWD
 if [[ $here != "$root" ]]; then run cd "$root"; fi
 prepare "$mode"
 case $mode in
-  build) build --target hessian_mpi ;;
+  build) build --target programs ;;
   run)
     build --target hessian_mpi
     if [[ $here != "$root" ]]; then run cd "$here"; fi

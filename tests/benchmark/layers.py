@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times rows factored by layer beside rows made one by one, a plain write of the same bytes, and other programs, in one run.
+"""Times rows factored by layer beside rows by double-backward, a plain write of the same bytes, and other programs, in one run.
 
 usage: layers.py BUILD [--folder FOLDER] [--rounds R] [--peers FILE] [--plot FILE] [NAME...]
 
@@ -152,13 +152,13 @@ def plot(medians: dict[str, dict[str, float]], path: pathlib.Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "hessian_mpi"  # the same file for the same numbers
     from matplotlib import pyplot
 
-    kinds = {"by layers": "#1b6ca8", "row by row": "#9aa5b1", "best of the others": "#d98c3f"}
+    kinds = {"by layer": "#1b6ca8", "by double-backward": "#9aa5b1", "best of the others": "#d98c3f"}
     figure, axes = pyplot.subplots(figsize=(7.5, 3.4), layout="constrained")
     for k, (kind, colour) in enumerate(kinds.items()):
         values = []
         for m in medians.values():
             peers = [value for key, value in m.items() if key.startswith("peer ")]
-            values.append({"by layers": m["computing, 1"], "row by row": m["rows, 1"], "best of the others": min(peers, default=float("nan"))}[kind])
+            values.append({"by layer": m["computing, 1"], "by double-backward": m["rows, 1"], "best of the others": min(peers, default=float("nan"))}[kind])
         places = [i + 0.27 * (k - 1) for i in range(len(values))]
         bars = axes.bar(places, values, 0.25, label=kind, color=colour)
         axes.bar_label(bars, ["" if value != value else f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in values], fontsize=8)

@@ -440,15 +440,15 @@ TEST(Version, NamesTheProgramAndItsLibraries) {
   EXPECT_TRUE(is_empty(folder));
 }
 
-// A row of the README's option table: what the first cell names, and the last cell.
+// A row of a document's option table: what the first cell names, and the last cell.
 struct TableRow {
   Words options;
   std::string last_cell;
 };
 
-std::vector<TableRow> option_table(const std::string& readme) {
+std::vector<TableRow> option_table(const std::string& document) {
   std::vector<TableRow> rows;
-  for (const auto& line : lines_of(readme)) {
+  for (const auto& line : lines_of(document)) {
     if (!line.starts_with("| `-")) continue;
     TableRow row;
     const auto first_cell = line.substr(2, line.find(" |", 2) - 2);
@@ -463,21 +463,30 @@ std::vector<TableRow> option_table(const std::string& readme) {
   return rows;
 }
 
-TEST(Readme, OptionTableAgreesWithHelp) {
+/// The options in a document's table, each of which --help has, with the same default.
+std::set<std::string> options_as_in_help(const std::string& document, const std::map<std::string, std::string>& help) {
+  std::set<std::string> options;
+  for (const auto& row : option_table(content_of(document))) {
+    options.insert(row.options.begin(), row.options.end());
+    std::smatch value;
+    if (row.options.size() != 1 || !std::regex_match(row.last_cell, value, std::regex(R"(\s*`([^`]+)`\s*)"))) continue;
+    const auto found = help.find(row.options.front());
+    if (found == help.end()) continue;  // the caller names it
+    EXPECT_NE(found->second.find("[" + value[1].str() + "]"), std::string::npos)
+        << "the default of --" << found->first << " is " << value[1] << " in " << document
+        << "; --help: " << found->second;
+  }
+  return options;
+}
+
+TEST(OptionTables, AgreeWithHelp) {
   const auto help = options_in_help(run_program(1, {"--help"}, models()).output);
   std::set<std::string> in_help;
   for (const auto& [name, text] : help) in_help.insert(name);
-  std::set<std::string> in_table;
-  for (const auto& row : option_table(content_of(HESSIAN_MPI_README))) {
-    in_table.insert(row.options.begin(), row.options.end());
-    std::smatch value;
-    if (row.options.size() != 1 || !std::regex_match(row.last_cell, value, std::regex(R"(\s*`([^`]+)`\s*)"))) continue;
-    const auto& name = row.options.front();
-    ASSERT_TRUE(help.count(name)) << name << " is in the README's table and not in --help";
-    EXPECT_NE(help.at(name).find("[" + value[1].str() + "]"), std::string::npos)
-        << "the README's default of --" << name << " is " << value[1] << "; --help: " << help.at(name);
-  }
-  EXPECT_EQ(in_table, in_help);
+  EXPECT_EQ(options_as_in_help(HESSIAN_MPI_OPTIONS_PAGE, help), in_help);
+  const auto first = options_as_in_help(HESSIAN_MPI_README, help);
+  for (const auto& option : first) EXPECT_EQ(in_help.count(option), 1U) << option << " is in the README's table alone";
+  for (const auto* needed : {"model", "data", "loss", "output", "resume", "plan"}) EXPECT_EQ(first.count(needed), 1U);
 }
 
 }  // namespace

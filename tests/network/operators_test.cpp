@@ -251,8 +251,8 @@ torch.nn or one operator, or with one loss, as TorchScript (`.pt`; losses as a s
 (`.pt2`; losses as `--loss output`), in float64 and float32, in eval mode where the name does not say `train`. A test
 runs all of it again and fails where it finds anything else.
 
-- **right**: all rows, row by row and by layer, are those of PyTorch's double-backward in float64, which differences of
-  the gradient confirm. The fourth forward is the first, bit by bit: masks and running statistics included.
+- **right**: all rows, by double-backward and by layer, are those of PyTorch's double-backward in float64, which differences
+  of the gradient confirm. The fourth forward is the first, bit by bit: masks and running statistics included.
 - **cured**: so they are, or those of the differences where PyTorch's double-backward is missing or wrong, because the
   program changes something by itself; it says so in a warning, which is what stands here.
 - **refused**: the message that the program ends with, before it computes anything.

@@ -18,7 +18,7 @@ struct PartOfRows {
   std::int64_t parts = 1;
 };
 
-/// What the user asked for; the manual is the option table of the README, the same words as `--help`.
+/// What the user asked for; the manual is src/run/options.md, which a test holds to `--help`.
 struct Options {
   std::optional<std::filesystem::path> model;  ///< the embedded example where absent
   std::optional<std::filesystem::path> data;   ///< the embedded example where absent

@@ -1,0 +1,100 @@
+"""Holds src/after/README.md to files that the programs for finished files have made: what is in them is in the document,
+and what the document says is in them.
+
+    result_format_test.py DOCUMENT FOLDER LAUNCH...
+
+FOLDER has the programs. LAUNCH is mpirun with its options but for the number of ranks."""
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "end_to_end"))
+import fabricated_file
+
+N = 12
+# Program, options, and what rows of the tables say of such a file: the lengths of their letters, and their words.
+RUNS = (
+    ("spectrum", "", {}, "--all"),
+    ("spectrum", "--all --vectors", {}, "--all --vectors"),
+    ("spectrum", "--largest 2 --smallest 2 --vectors", {"K": 2}, "--largest --smallest --vectors"),
+    ("spectrum", "--largest 3", {"K": 3}, "--largest"),
+    ("spectrum", "--density --probes 3 --steps 5", {"P": 3, "S": 5, "G": 1000}, "--density"),
+    ("solve", "--damping 1 --method dense", {"R": 1}, "dense newton"),
+    ("solve", "--damping 1 --method minres --rhs rhs.h5:b", {"R": 2}, "minres"),
+    ("multiply", "--random 4", {"V": 4}, ""),
+)
+SECTION = {"spectrum": "Spectrum", "solve": "Solution", "multiply": "Product"}
+
+
+def rows_of(section, heading):
+    """The rows of the section's table of that heading, as lists of cells."""
+    table = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", section, re.M)
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in (table[1] if table else "").splitlines()]
+
+
+def applies(words, here):
+    """Words with spaces between them are all needed; of those with commas one."""
+    return any(set(some.split()) <= here for some in words.replace("`", "").split(", "))
+
+
+def check(file, section, common, lengths, here):
+    listed = {path: [lengths[letter] for letter in shape.split(", ")]
+              for path, shape, words, _ in rows_of(section, "path") if applies(words, here)}
+    stored = {}
+    file.visititems(lambda path, item: stored.update({f"/{path}": item}) if isinstance(item, h5py.Dataset) else None)
+    assert {path: list(item.shape) for path, item in stored.items()} == listed, (sorted(stored), listed)
+    assert all(item.dtype == "<f8" for item in stored.values())
+    wanted = {(thing, name) for thing, name, words, _ in rows_of(section, "attributes of") + common if applies(words, here)}
+    found = {("/", name) for name in file.attrs}
+    file.visititems(lambda path, item: found.update((f"/{path}", name) for name in item.attrs if path != "hessian"))
+    assert found == wanted, found ^ wanted
+
+
+def check_promises(file, matrix):
+    """The list above the tables, as far as one file shows it."""
+    symmetric = (matrix + matrix.T) / 2
+    for group in ("/", "/largest", "/smallest"):
+        if f"{group}/eigenvectors" in file:
+            values, vectors = file[f"{group}/eigenvalues"][:], file[f"{group}/eigenvectors"][:]
+            np.testing.assert_allclose(vectors @ symmetric, values[:, None] * vectors, atol=1e-6)
+    if "/density" in file:
+        at, weights, sigma = file["/density/ritz_values"][:], file["/density/weights"][:], file["/density"].attrs["sigma"]
+        grid = file["/density/grid"][:].reshape(-1, 1, 1)
+        gaussians = np.exp(-0.5 * ((grid - at) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+        np.testing.assert_allclose((gaussians * weights).sum(2).mean(1), file["/density/density"][:], atol=1e-12)
+    if "/solution" in file:
+        system = symmetric + file["/solution"].attrs["damping"] * np.eye(N)
+        np.testing.assert_allclose(file["/solution"][:] @ system, file["/rhs"][:], atol=1e-6)
+    if "/products" in file:
+        np.testing.assert_allclose(file["/vectors"][:] @ matrix.T, file["/products"][:], atol=1e-12)
+
+
+document, programs, *launch = sys.argv[1:]
+sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", pathlib.Path(document).read_text(), re.M | re.S))
+common = rows_of(sections["Attributes of `/` in all three"], "attributes of")
+assert common and all(rows_of(sections[name], "path") for name in SECTION.values())
+random = np.random.default_rng(3)
+matrix = random.standard_normal((N, N)) + 3 * np.eye(N)
+with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    fabricated_file.write(folder / "h.h5", matrix, gradient=random.standard_normal(N))
+    with h5py.File(folder / "rhs.h5", "w") as file:
+        file["b"] = random.standard_normal((2, N))
+    for program, options, lengths, words in RUNS:
+        command = [*launch, "-n", "2", f"{programs}/hessian_{program}", "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with h5py.File(folder / "out.h5") as file:
+            kind = SECTION[program].lower()
+            assert (file.attrs["format"], file.attrs["format_version"]) == (f"hessian_mpi {kind}", 1)
+            check(file, sections[SECTION[program]], common, {"N": N, **lengths}, {kind, *words.split()})
+            check_promises(file, matrix)
+            with h5py.File(folder / "h.h5") as source:
+                layout = ("format", "format_version", "complete", "row_begin", "row_end")
+                origin = {name: value for name, value in source.attrs.items() if name not in layout}
+                assert dict(file["hessian"].attrs) == origin and not len(file["hessian"])
+print(f"{len(RUNS)} files are as the document says")
