@@ -394,8 +394,11 @@ def _link(name):
 def _open(path):
     if not os.path.exists(path):
         raise FileNotFoundError(f"'{path}': no such file")
-    try:
-        # A program that writes the file at the same time, or a file system without locks, is no obstacle to reading it.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise HessianFileError(f"'{path}' is not an HDF5 file that can be read: {error}") from error
+    # HDF5 opens a file twice in one process only with the same locking. h5py's default comes first, so that the program
+    # can open the file by h5py as well. Without locking, a file is read that another program has locked to write it.
+    for locking in (None, False, True):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            reason = error if locking is None else reason
+    raise HessianFileError(f"'{path}' is not an HDF5 file that can be read: {reason}") from reason

@@ -1,6 +1,7 @@
 """hessian_file.py against numpy, on the files of matrix_files.
 
     hessian_file_test.py FOLDER_OF_FILES FOLDER_OF_MODULE"""
+import fcntl
 import itertools
 import os
 import shutil
@@ -8,8 +9,10 @@ import sys
 import tempfile
 import unittest
 
-import h5py
-import numpy as np
+os.environ.pop("HDF5_USE_FILE_LOCKING", None)  # HDF5's own choice is tested
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 
 FILES, MODULE = sys.argv[1:3]
 sys.path.insert(0, MODULE)
@@ -194,6 +197,34 @@ class LessThanTheWhole(unittest.TestCase):
                     use()
             with self.assertRaises(ValueError):
                 H @ np.ones(N + 1)
+
+
+class BesideOthers(unittest.TestCase):
+    """HDF5 refuses a file that the same process has open with another locking."""
+
+    WHOLE = os.path.join(FILES, "whole.h5")
+
+    def test_opens_what_the_program_has_opened(self):
+        for locking in (None, False, True, "best-effort"):
+            with self.subTest(locking=locking), h5py.File(self.WHOLE, "r", locking=locking), opened() as H:
+                self.assertEqual(H["fc.bias", "fc.bias"][0, 0], MATRIX[60, 60])
+
+    def test_leaves_the_file_to_be_opened_by_the_program(self):
+        with opened() as H, opened() as again, h5py.File(self.WHOLE) as file:
+            self.assertEqual(file["hessian"][3, 4], MATRIX[3, 4])
+            self.assertEqual((H[3, 4], again[3, 4]), (MATRIX[3, 4], MATRIX[3, 4]))
+
+    def test_finds_the_parts_that_the_program_has_opened(self):
+        with h5py.File(os.path.join(FILES, "part-1.h5")), opened("joined.h5") as H:
+            np.testing.assert_array_equal(np.asarray(H), MATRIX)
+
+    def test_reads_what_another_program_has_locked(self):
+        with open(self.WHOLE, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with self.assertRaises(OSError):
+                h5py.File(self.WHOLE, "r", locking=True)
+            with opened() as H:
+                self.assertEqual(H[3, 4], MATRIX[3, 4])
 
 
 class Refusing(unittest.TestCase):
