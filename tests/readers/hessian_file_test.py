@@ -199,6 +199,45 @@ class LessThanTheWhole(unittest.TestCase):
                 H @ np.ones(N + 1)
 
 
+class PackedTriangle(unittest.TestCase):
+    MIRRORED = np.triu(MATRIX) + np.triu(MATRIX, 1).T
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, "packed.h5")
+        shutil.copy(os.path.join(FILES, "whole_float64.h5"), self.path)
+        with h5py.File(self.path, "a") as file:
+            about = dict(file["hessian"].attrs)
+            del file["hessian"], file["named_blocks"]
+            file["hessian"] = MATRIX[np.triu_indices(N)]
+            file["hessian"].attrs.update(about)
+            file.attrs["format"] = "hessian_mpi packed triangle"
+
+    def assert_same(self, got, wanted):
+        np.testing.assert_array_equal(np.asarray(got), wanted)
+        self.assertEqual(np.shape(got), np.shape(wanted))
+
+    def test_has_every_block_by_name(self):
+        for slab_bytes in (8, 1000, 64 << 20):
+            with HessianFile(self.path, slab_bytes=slab_bytes) as H:
+                self.assertEqual((H.shape, H.dtype), ((N, N), np.float64))
+                for p, q in itertools.product(SHAPES, SHAPES):
+                    self.assert_same(H[p, q], self.MIRRORED[SLICES[p], SLICES[q]])
+                self.assert_same(H["fc.bias", "conv1.weight"].full, self.MIRRORED[60:65, :18].reshape(5, 2, 1, 3, 3))
+                self.assertEqual(H["fc.weight", "conv1.bias"].full[4, 7, 1], MATRIX[19, 59])
+
+    def test_is_a_matrix_like_the_others(self):
+        v = np.random.default_rng(0).integers(-9, 9, (N, 3)).astype(float)
+        with HessianFile(self.path, slab_bytes=3000) as H:
+            self.assert_same(H, self.MIRRORED)
+            self.assert_same(H["fc.weight"], self.MIRRORED[20:60])
+            self.assert_same(H[5:60:7, 30:], self.MIRRORED[5:60:7, 30:])
+            self.assert_same(H.diagonal(), np.diagonal(MATRIX))
+            self.assert_same(H @ v, self.MIRRORED @ v)
+            self.assert_same(v.T @ H, v.T @ self.MIRRORED)
+
+
 class BesideOthers(unittest.TestCase):
     """HDF5 refuses a file that the same process has open with another locking."""
 
