@@ -1,30 +1,26 @@
 #!/usr/bin/env python3
 """Draws what a file of hessian_mpi holds: the heat map of the matrix, the norms of its blocks, its spectrum."""
 
+from __future__ import annotations
+
 import argparse
 import concurrent.futures
 import contextlib
 import fnmatch
+import functools
+import importlib.metadata
+import importlib.util
 import io
 import os
 import pathlib
+import platform
 import sys
 import threading
 from dataclasses import dataclass, field
 
-try:
-    import h5py
-    import matplotlib
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.figure import Figure
-    from PIL import Image
-except ImportError as missing:
-    sys.exit(f"hessian_plot: error: {missing}; it needs the Python packages h5py, numpy and matplotlib")
-
-VERSION = "@PROJECT_VERSION@"  # filled in when it is built
+VERSION = "@PROJECT_VERSION@"  # filled in when it is built, as the next
+PYTHON = "@HESSIAN_MPI_TEST_PYTHON@"  # takes over where the Python that runs this lacks a package
+PACKAGES = ("h5py", "matplotlib", "numpy")
 FORMAT_VERSION = 1  # of the file
 OUTLIER_GAP = 1.5  # between an outlier and what follows, as a ratio
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
@@ -35,6 +31,29 @@ KINDS = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix", "fisher
 
 class InputError(Exception):
     """A mistake of the person: the message says what, where, and what to do."""
+
+
+def import_packages(arguments: list[str]) -> None:
+    """What does not come with Python, after the options: --help needs none of it."""
+    global h5py, matplotlib, np, FigureCanvasAgg, ScalarMappable, LogNorm, Normalize, Figure, Image
+    try:
+        import h5py
+        import matplotlib
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import LogNorm, Normalize
+        from matplotlib.figure import Figure
+        from PIL import Image
+    except ImportError as error:
+        taken_over = "HESSIAN_PLOT_TAKEN_OVER"  # once: that Python may lack packages, too
+        if taken_over not in os.environ and os.access(PYTHON, os.X_OK):
+            os.execve(PYTHON, [PYTHON, os.path.abspath(__file__), *arguments], {**os.environ, taken_over: "1"})
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        lacks = f"has no {' and no '.join(missing)}" if missing else f"cannot import its packages ({error})"
+        raise InputError(f"{sys.executable} {lacks}: get them by '{sys.executable} -m pip install {' '.join(missing or PACKAGES)}', "
+                         f"or start this with a Python that has them: python3 {os.path.abspath(__file__)} ...") from None
+    matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42, "mathtext.default": "regular"})
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -372,13 +391,15 @@ def shortened(text: str, most: int = 36) -> str:
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most // 2) :]
 
 
-_SCRATCH = FigureCanvasAgg(Figure(dpi=200)).get_renderer()
+@functools.cache
+def scratch_renderer():
+    return FigureCanvasAgg(Figure(dpi=200)).get_renderer()
 
 
 def text_width(text: str, points: float) -> float:
     """In inches."""
     font = matplotlib.font_manager.FontProperties(size=points)
-    return _SCRATCH.get_text_width_height_descent(text, font, False)[0] / _SCRATCH.dpi
+    return scratch_renderer().get_text_width_height_descent(text, font, False)[0] / scratch_renderer().dpi
 
 
 # --- panels: each knows its size in inches, and draws itself at a place of the figure -----------------------------------
@@ -806,6 +827,13 @@ def positive(kind: type):
     return convert
 
 
+def version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hessian_plot", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -834,7 +862,7 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
     how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
     how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")
     how.add_argument("--threads", type=positive(int), default=min(4, cores()), metavar="T", help="threads that read (default: the cores, 4 at most)")
-    parser.add_argument("--version", action="version", version=f"hessian_plot {VERSION}, matplotlib {matplotlib.__version__}, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}")
+    parser.add_argument("--version", action="version", version=", ".join([f"hessian_plot {VERSION}", f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in PACKAGES)]))
     options = parser.parse_args(arguments)
     options.map = options.map or not (options.norms or options.spectrum)
     return options
@@ -842,8 +870,8 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42, "mathtext.default": "regular"})
     try:
+        import_packages(arguments)
         print(plot(options, "hessian_plot " + " ".join(arguments)))
         return 0
     except InputError as error:

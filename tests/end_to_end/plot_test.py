@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import io
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ loader = importlib.machinery.SourceFileLoader("hessian_plot", str(PROGRAM))
 hessian_plot = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
 sys.modules[loader.name] = hessian_plot
 loader.exec_module(hessian_plot)
+hessian_plot.import_packages([])
 
 LAYERS = {"conv.weight": 36, "conv.bias": 4, "norm.weight": 1, "fc.weight": 150, "fc.bias": 6}
 
@@ -365,6 +367,49 @@ class Spectra(Case):
         self.assertEqual(hessian_plot.count_outliers(1.05 ** -np.arange(200.0)), 0)
         self.assertEqual(hessian_plot.count_outliers(np.concatenate([[90, 9, 8, 7, 6, 5], 1.1 ** -np.arange(200.0)])), 6)
         self.assertEqual(hessian_plot.count_outliers(np.array([5.0, 1, -2, -30] + [-31] * 200)), 1)
+
+
+class Packages(Case):
+    """-S: a Python without packages."""
+
+    def run_without_packages(self, program, *arguments):
+        finished = subprocess.run([sys.executable, "-E", "-S", program, *arguments], capture_output=True, text=True, timeout=60)
+        return finished.returncode, finished.stdout, finished.stderr
+
+    def program_with(self, python):
+        """The program as a build with another Python makes it."""
+        copy = self.folder / "hessian_plot"
+        copy.write_text(re.sub('^PYTHON = ".*"', f'PYTHON = "{python}"', PROGRAM.read_text(), flags=re.MULTILINE))
+        return copy
+
+    def test_are_not_needed_for_help(self):
+        code, shown, errors = self.run_without_packages(self.program_with(""), "--help")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertIn("--norms", shown)
+        code, shown, errors = self.run_without_packages(self.program_with(""), "--version")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertRegex(shown, r"^hessian_plot \d+\.\d+\.\d+, .*h5py missing")
+        self.assertEqual(self.run_without_packages(self.program_with(""), "--pixels", "0", "H.h5")[0], 2)
+
+    def test_are_those_of_the_python_of_the_build(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        code, shown, errors = self.run_without_packages(PROGRAM, self.file, "--pixels", "300")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertTrue(self.file.with_suffix(".png").exists())
+
+    def test_that_are_missing_are_told_in_one_line(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        bare = self.folder / "bare_python"
+        bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E -S "$@"\n')
+        bare.chmod(0o755)
+        for python in ("", "/none/python", bare):
+            with self.subTest(python=python):
+                code, shown, errors = self.run_without_packages(self.program_with(python), self.file)
+                self.assertEqual((code, shown), (2, ""))
+                self.assertEqual(errors.count("\n"), 1, errors)
+                self.assertTrue(errors.startswith("hessian_plot: error: "))
+                self.assertIn("has no h5py and no matplotlib and no numpy", errors)
+                self.assertIn("-m pip install h5py matplotlib numpy", errors)
 
 
 class Program(Case):
