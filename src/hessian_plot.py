@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 VERSION = "@PROJECT_VERSION@"  # filled in when it is built, as the next
 PYTHON = "@HESSIAN_MPI_TEST_PYTHON@"  # takes over where the Python that runs this lacks a package
 PACKAGES = ("h5py", "matplotlib", "numpy")
+FORMAT, PACKED_FORMAT = "hessian_mpi", "hessian_mpi packed triangle"
 FORMAT_VERSION = 1  # of the file
 OUTLIER_GAP = 1.5  # between an outlier and what follows, as a ratio
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
@@ -89,20 +90,22 @@ def opened(path: pathlib.Path, what: str):
 
 
 class Matrix:
-    """The matrix of a file and what is said about it: all of it, or the blocks of tensors with themselves. Rows can be
-    read from several threads."""
+    """The matrix of a file and what is said about it: all of it, its upper triangle (the rest is its mirror image), or the
+    blocks of tensors with themselves. Rows can be read from several threads."""
 
     def __init__(self, path: pathlib.Path, file: h5py.File):
         self.path = path
         self.attributes = dict(file.attrs)
-        if self.attributes.get("format") != "hessian_mpi":
-            raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = hessian_mpi")
+        if self.attributes.get("format") not in (FORMAT, PACKED_FORMAT):
+            raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = {FORMAT}")
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise InputError(f"'{path}' has format version {self.attributes.get('format_version')}, this program has {FORMAT_VERSION}")
         self.complete = self.attributes.get("complete") == 1
         self.dataset = file.get("hessian")
         self.diagonal_blocks = isinstance(self.dataset, h5py.Group)
-        if not self.diagonal_blocks and not (isinstance(self.dataset, h5py.Dataset) and self.dataset.ndim == 2 and self.dataset.dtype.kind == "f"):
+        self.packed = self.attributes["format"] == PACKED_FORMAT
+        dimensions = 1 if self.packed else 2
+        if not self.diagonal_blocks and not (isinstance(self.dataset, h5py.Dataset) and self.dataset.ndim == dimensions and self.dataset.dtype.kind == "f"):
             there = str(self.attributes.get("entries", "no matrix")).replace("_", " ")
             raise InputError(f"'{path}' has no matrix /hessian to draw: it holds {there}")
         try:
@@ -112,11 +115,13 @@ class Matrix:
             self.tensors = Tensors([str(about["parameter_names"][p]) for p in shown], offsets[shown], sizes[shown])
             begin = int(self.attributes.get("row_begin", 0))
             self.n = int(sizes.sum())
-            self.runs = _runs_on_disk(file, begin, self.n if self.diagonal_blocks else begin + self.dataset.shape[0])
+            self.runs = _runs_on_disk(file, begin, self.n if self.diagonal_blocks or self.packed else begin + self.dataset.shape[0])
             self.blocks = [self.dataset[_link(name)] for name in self.tensors.names] if self.diagonal_blocks else []
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"'{path}' is damaged: {error}") from None
-        if not self.diagonal_blocks and self.n != self.dataset.shape[1]:
+        if self.packed and self.dataset.shape != (self.n * (self.n + 1) // 2,):
+            raise InputError(f"'{path}' is damaged: its parameters have {self.n} elements, its triangle {self.dataset.shape[0]}")
+        if not self.diagonal_blocks and not self.packed and self.n != self.dataset.shape[1]:
             raise InputError(f"'{path}' is damaged: its parameters have {self.n} elements, its rows {self.dataset.shape[1]}")
         if any(block.shape != (size, size) for block, size in zip(self.blocks, self.tensors.sizes)):
             raise InputError(f"'{path}' is damaged: a block has another shape than its parameter")
@@ -144,22 +149,33 @@ class Matrix:
         return int(np.searchsorted(self.tensors.offsets, row, side="right")) - 1
 
     def read(self, begin: int, end: int, slab: np.ndarray) -> None:
-        """Rows begin to end - 1 of the matrix, of one tensor, into slab, in the columns that they have."""
+        """Rows begin to end - 1 of the matrix, of one tensor, into slab, in the columns that they have. Of a triangle, with
+        zeros to the left of the diagonal."""
         if self.diagonal_blocks:
             p = self._tensor_of(begin)
             first = begin - int(self.tensors.offsets[p])
             self.blocks[p].read_direct(slab, np.s_[first : first + end - begin])
-            return
-        first = begin - self.first_row
-        if self.descriptor is None:
+        elif self.packed:
+            for row, numbers in enumerate(slab, begin):
+                numbers[:row] = 0
+                self._read_stored(row * self.n - row * (row - 1) // 2, numbers[row:], row)
+        elif self.descriptor is None:
+            first = begin - self.first_row
             self.dataset.read_direct(slab, np.s_[first : first + end - begin])
+        else:
+            self._read_stored((begin - self.first_row) * self.n, slab, begin)
+
+    def _read_stored(self, first: int, numbers: np.ndarray, row: int) -> None:
+        """As many of the dataset's numbers, in the order of the file, as there is room for."""
+        if self.descriptor is None:
+            self.dataset.read_direct(numbers, np.s_[first : first + len(numbers)])
             return
-        left = memoryview(slab).cast("B")
-        position = self.offset + first * slab[0].nbytes
+        left = memoryview(numbers).cast("B")
+        position = self.offset + first * numbers.itemsize
         while left:
             count = os.preadv(self.descriptor, [left], position)
             if count == 0:
-                raise OSError(f"'{self.path}' ends in row {begin}: it is damaged")
+                raise OSError(f"'{self.path}' ends in row {row}: it is damaged")
             left, position = left[count:], position + count
 
     def runs_within(self, begin: int, end: int) -> list[tuple[int, int]]:
@@ -274,13 +290,14 @@ class _RowReducer:
         self.tensors = Segments(axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes, matrix.n)
 
     def slabs(self, begin: int, end: int, width: int):
+        """The first row of a few, and their entries."""
         height = min(SLAB_ROWS, len(self.slab) // width)
         for first, last in self.matrix.runs_within(begin, end):
             for row in range(first, last, height):
                 count = min(height, last - row)
                 rows = self.slab[: count * width].reshape(count, width)
                 self.matrix.read(row, row + len(rows), rows)
-                yield rows
+                yield row, rows
 
     def reduce(self, number: int) -> tuple[np.ndarray | None, np.ndarray | None, int]:
         axis = self.axis
@@ -291,13 +308,16 @@ class _RowReducer:
             row[columns] = beyond
         squares = np.zeros(self.matrix.n) if self.want_squares else None
         computed = 0
-        for rows in self.slabs(axis.begins[number], axis.ends[number], len(high)):
+        for first, rows in self.slabs(axis.begins[number], axis.ends[number], len(high)):
             computed += len(rows)
             if self.want_largest:
                 np.maximum(high, np.maximum.reduce(rows, axis=0, out=some), out=high)
                 np.minimum(low, np.minimum.reduce(rows, axis=0, out=some), out=low)
             if self.want_squares:
                 squares[columns] += np.einsum("ij,ij->j", rows, rows)
+                if self.matrix.packed:  # mirrored, the rest is doubled
+                    diagonal = np.arange(first, first + len(rows))
+                    squares[diagonal] -= np.square(rows[np.arange(len(rows)), diagonal], dtype=np.float64) / 2
         largest = None
         if self.want_largest and computed > 0:
             high, low = self.bins.reduce(np.maximum, self.high), self.bins.reduce(np.minimum, self.low)
@@ -335,6 +355,10 @@ def reduce_matrix(matrix: Matrix, axis: Axis, want_largest: bool, want_squares: 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if matrix.packed and want_largest:
+        result.largest = np.where(np.tri(bins, dtype=bool), result.largest.T, result.largest)
+    if matrix.packed and want_squares:
+        result.squares += result.squares.T
     return result
 
 

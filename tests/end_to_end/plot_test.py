@@ -259,6 +259,36 @@ class DiagonalBlocks(Case):
         self.assertIn("another shape", self.run_program(self.file, code=2)[1])
 
 
+class PackedTriangle(Case):
+    def write(self, hessian, **storage):
+        write(self.file, hessian, LAYERS)
+        with h5py.File(self.file, "a") as file:
+            about = dict(file["hessian"].attrs)
+            del file["hessian"]
+            file.create_dataset("hessian", data=hessian[np.triu_indices(len(hessian))], **storage).attrs.update(about)
+            file.attrs["format"] = "hessian_mpi packed triangle"
+
+    def test_is_drawn_as_the_matrix_that_it_is_half_of(self):
+        for dtype, storage in ((np.float32, {}), (np.float64, {}), (np.float32, {"chunks": (1000,), "compression": "gzip"})):
+            hessian = random_matrix(197, dtype)
+            mirrored = np.triu(hessian) + np.triu(hessian, 1).T
+            self.write(hessian, **storage)
+            for pixels, patterns in ((12, ["*"]), (61, ["*"]), (1000, ["*"]), (40, ["*.bias", "fc.*"])):
+                packed = reduced(self.file, pixels, patterns=patterns)[1]
+                write(self.folder / "whole.h5", mirrored, LAYERS)
+                whole = reduced(self.folder / "whole.h5", pixels, patterns=patterns)[1]
+                np.testing.assert_array_equal(packed.largest, whole.largest)
+                np.testing.assert_allclose(packed.squares, whole.squares, rtol=1e-5 if dtype == np.float32 else 1e-13)
+        self.run_program(self.file, "--map", "--norms")
+        self.assertTrue(self.file.with_suffix(".png").exists())
+
+    def test_of_another_length_is_damage(self):
+        self.write(random_matrix(197, np.float32))
+        with h5py.File(self.file, "a") as file:
+            file["hessian"].attrs["parameter_sizes"] = [36, 4, 1, 150, 7]
+        self.assertIn("damaged", self.run_program(self.file, code=2)[1])
+
+
 class Norms(Case):
     def test_are_those_of_the_blocks(self):
         ends = np.cumsum([0, *LAYERS.values()])
