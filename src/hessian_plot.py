@@ -625,11 +625,11 @@ class NormPanel:
         tensors = axis.tensors
         labels = fitting_labels(tensors.names, tensors.sizes, 40)
         self.cells = len(labels)
-        first = [label.first for label in labels]
-        squares = np.add.reduceat(np.add.reduceat(reduced.squares, first, axis=0), first, axis=1)
-        self.norms = np.sqrt(squares)
-        computed = np.add.reduceat(np.bincount(axis.tensor_of_bin, reduced.computed, len(tensors.names)), first)
-        total = np.add.reduceat(tensors.sizes, first)
+        count = len(tensors.names)
+        covered = Segments(*np.array([(label.first, label.last) for label in labels]).T, count)
+        self.norms = np.sqrt(covered.reduce(np.add, covered.reduce(np.add, reduced.squares).T).T)
+        computed = covered.reduce(np.add, np.bincount(axis.tensor_of_bin, reduced.computed, count))
+        total = covered.reduce(np.add, tensors.sizes)
         self.missing = np.repeat((computed < total)[:, None], self.cells, 1)
         if matrix.diagonal_blocks:
             self.missing |= ~np.eye(self.cells, dtype=bool)
@@ -637,14 +637,17 @@ class NormPanel:
         names = Tensors([label.text for label in labels], np.zeros(self.cells, np.int64), total)
         self.block = Block(names, np.full(self.cells, pixels), options.dpi)
         grey = ["not computed, or in part"] * bool((computed < total).any()) + ["not in the file"] * matrix.diagonal_blocks
-        note = "Frobenius norm of each block" + ("; grey: " + ", or ".join(grey) if grey else "")
+        note = "Frobenius norm of each block"
+        if sum(label.last - label.first for label in labels) < count:
+            note += f"; the {self.cells} largest of {count} parameters"
+        note += "; grey: " + ", or ".join(grey) if grey else ""
         self.heading, self.inset, self.width = headed(self.block, options, matrix, note)
         self.height = self.block.margin + self.block.side
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         left, bottom = left + self.block.margin, top - self.block.side
         axes = self.block.axes(figure, left, bottom)
-        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
+        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0) & ~self.missing]
         high = shown.max() if shown.size else 1.0
         low = max(min(shown.min(), 0.1 * high) if shown.size else 0.1, 1e-12 * high)
         norm = LogNorm(low * 0.999, high * 1.001)

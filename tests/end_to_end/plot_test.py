@@ -336,6 +336,19 @@ class Norms(Case):
         np.testing.assert_array_equal(colours[3], np.full((5, 3), 0.8))
         self.assertEqual(((colours == 0.8).all(axis=2)).sum(), 5)
 
+    def test_of_more_parameters_than_there_is_room_for_are_those_of_the_largest(self):
+        sizes = {f"tensor{k}": 2 + k % 7 for k in range(60)}
+        n = sum(sizes.values())
+        hessian = random_matrix(n, np.float64)
+        write(self.file, hessian, sizes)
+        figure = self.figure("--norms")
+        self.assertIn("the 40 largest of 60 parameters", " ".join(text.get_text() for text in figure.texts))
+        names = [text.get_text() for text in figure.axes[0].texts if text.get_text() in sizes and text.get_rotation() == 0]
+        ends = dict(zip(sizes, np.cumsum(list(sizes.values()))))
+        places = [slice(ends[name] - sizes[name], ends[name]) for name in names]
+        self.assertEqual(len(names), 40)
+        np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[np.linalg.norm(hessian[p, q]) for q in places] for p in places], rtol=1e-12)
+
     def test_have_a_scale_that_can_be_read(self):
         for sizes in ({"weight": 197}, LAYERS, DEEP):
             n = sum(sizes.values())
