@@ -417,11 +417,11 @@ def shortened(text: str, most: int) -> str:
 
 
 def short_names(names: list[str], most: int = 36) -> list[str]:
-    """Of long ones without the parts that all begin with, and as long as it takes to tell them apart."""
-    if max(map(len, names)) > most:
-        parts = [name.split(".") for name in names]
-        common = min(len(os.path.commonprefix(parts)), min(map(len, parts)) - 1)
-        names = ["…" * (common > 0) + ".".join(own[common:]) for own in parts]
+    """Without the parts that all long ones begin with, and as long as it takes to tell them apart."""
+    parents = [name.split(".")[:-1] for name in names if len(name) > most]
+    prefix = "".join(part + "." for part in os.path.commonprefix(parents)) if len(parents) > 1 else ""
+    if prefix:
+        names = ["…" + name.removeprefix(prefix) if name.startswith(prefix) else name for name in names]
     while len({shortened(name, most) for name in names}) < len(set(names)):
         most += 4
     return [shortened(name, most) for name in names]
