@@ -11,7 +11,7 @@ copy this file beside yours, or put its folder on PYTHONPATH.
         H @ v, H.diagonal()                     # out of core: a slab of rows at a time
 
 A file of --blocks diagonal has the blocks of parameters with themselves, H["fc.bias", "fc.bias"], and their product with v;
-one of --diagonal has H.diagonal().
+one of --diagonal has H.diagonal(). One of hessian_convert --triangle has it all: what is not stored is mirrored.
 """
 import difflib
 import math
@@ -20,6 +20,7 @@ import os
 import h5py
 import numpy as np
 
+FORMAT, PACKED_FORMAT = "hessian_mpi", "hessian_mpi packed triangle"
 FORMAT_VERSION = 1
 
 
@@ -45,9 +46,12 @@ class _Stored:
             part = slice(begin, min(begin + height, end))
             numbers = buffer[:part.stop - begin]
             if numbers.size:
-                self._dataset.read_direct(numbers, np.s_[part, columns.start:columns.stop])
+                self._read(part, columns, numbers)
             yield part, numbers
             begin = part.stop
+
+    def _read(self, rows, columns, numbers):
+        self._dataset.read_direct(numbers, np.s_[rows, columns.start:columns.stop])
 
     def diagonal(self):
         """Reads squares along the diagonal."""
@@ -56,6 +60,38 @@ class _Stored:
         for begin in range(0, len(result), step):
             part = slice(begin, min(begin + step, len(result)))
             result[part] = np.diagonal(self._dataset[part, part])
+        return result
+
+
+class _PackedTriangle(_Stored):
+    """H[i, i:] of each row, one after the other. What lies below the diagonal is read above it."""
+
+    def __init__(self, dataset, slab_bytes, n):
+        super().__init__(dataset, slab_bytes)
+        self.shape = (n, n)
+
+    def _read(self, rows, columns, numbers):
+        for i in range(rows.start, min(rows.stop, columns.stop)):
+            first = max(i, columns.start)
+            numbers[i - rows.start, first - columns.start:] = self._part_of_row(i, first, columns.stop)
+        for j in range(columns.start, min(columns.stop, rows.stop)):
+            first = max(j, rows.start)
+            numbers[first - rows.start:, j - columns.start] = self._part_of_row(j, first, rows.stop)
+
+    def _place_of_diagonal(self, i):
+        return i * self.shape[0] - i * (i - 1) // 2
+
+    def _part_of_row(self, i, begin, end):
+        """H[i, begin:end], on the diagonal and to the right of it."""
+        place = self._place_of_diagonal(i) - i
+        return self._dataset[place + begin:place + end]
+
+    def diagonal(self):
+        result = np.empty(self.shape[0], self.dtype)
+        if result.size:
+            places = self._dataset.id.get_space()
+            places.select_elements(self._place_of_diagonal(np.arange(result.size))[:, None])
+            self._dataset.id.read(h5py.h5s.create_simple(result.shape), places, result)
         return result
 
 
@@ -85,7 +121,7 @@ class HessianFile:
         table = self._file.get("hessian", self._file.get("diagonal"))
         self.entries = ("diagonal_blocks" if isinstance(table, h5py.Group)
                         else "all" if "hessian" in self._file else "diagonal")
-        if attributes.get("format") != "hessian_mpi" or table is None:
+        if attributes.get("format") not in (FORMAT, PACKED_FORMAT) or table is None:
             raise HessianFileError(f"'{self.path}' is not a file of hessian_mpi")
         if attributes["format_version"] != FORMAT_VERSION:
             raise HessianFileError(f"'{self.path}' has format version {attributes['format_version']}, this module "
@@ -146,6 +182,8 @@ class HessianFile:
         if self._hessian is None:
             has = "the diagonal alone" if self.entries == "diagonal" else "the blocks of parameters with themselves alone"
             raise HessianFileError(f"'{self.path}' has {has}: a run without --diagonal and --blocks has all entries")
+        if self.attributes["format"] == PACKED_FORMAT:
+            return _PackedTriangle(self._hessian, self.slab_bytes, self.N)
         return _Stored(self._hessian, self.slab_bytes)
 
     def _block(self, name):
@@ -394,8 +432,11 @@ def _link(name):
 def _open(path):
     if not os.path.exists(path):
         raise FileNotFoundError(f"'{path}': no such file")
-    try:
-        # A program that writes the file at the same time, or a file system without locks, is no obstacle to reading it.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise HessianFileError(f"'{path}' is not an HDF5 file that can be read: {error}") from error
+    # HDF5 opens a file twice in one process only with the same locking. h5py's default comes first, so that the program
+    # can open the file by h5py as well. Without locking, a file is read that another program has locked to write it.
+    for locking in (None, False, True):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            reason = error if locking is None else reason
+    raise HessianFileError(f"'{path}' is not an HDF5 file that can be read: {reason}") from reason

@@ -1,30 +1,28 @@
 #!/usr/bin/env python3
 """Draws what a file of hessian_mpi holds: the heat map of the matrix, the norms of its blocks, its spectrum."""
 
+from __future__ import annotations
+
 import argparse
 import concurrent.futures
 import contextlib
 import fnmatch
+import functools
+import importlib.metadata
+import importlib.util
 import io
 import os
 import pathlib
+import platform
+import re
 import sys
 import threading
 from dataclasses import dataclass, field
 
-try:
-    import h5py
-    import matplotlib
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.figure import Figure
-    from PIL import Image
-except ImportError as missing:
-    sys.exit(f"hessian_plot: error: {missing}; it needs the Python packages h5py, numpy and matplotlib")
-
-VERSION = "@PROJECT_VERSION@"  # filled in when it is built
+VERSION = "@PROJECT_VERSION@"  # filled in when it is built, as the next
+PYTHON = "@HESSIAN_MPI_TEST_PYTHON@"  # takes over where the Python that runs this lacks a package
+PACKAGES = ("h5py", "matplotlib", "numpy")
+FORMAT, PACKED_FORMAT = "hessian_mpi", "hessian_mpi packed triangle"
 FORMAT_VERSION = 1  # of the file
 OUTLIER_GAP = 1.5  # between an outlier and what follows, as a ratio
 SLAB_BYTES = 4 << 20  # what a thread reads at once: it stays in the cache while it is reduced
@@ -35,6 +33,29 @@ KINDS = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix", "fisher
 
 class InputError(Exception):
     """A mistake of the person: the message says what, where, and what to do."""
+
+
+def import_packages(arguments: list[str]) -> None:
+    """What does not come with Python, after the options: --help needs none of it."""
+    global h5py, matplotlib, np, FigureCanvasAgg, ScalarMappable, LogNorm, Normalize, Figure, Image
+    try:
+        import h5py
+        import matplotlib
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import LogNorm, Normalize
+        from matplotlib.figure import Figure
+        from PIL import Image
+    except ImportError as error:
+        taken_over = "HESSIAN_PLOT_TAKEN_OVER"  # once: that Python may lack packages, too
+        if taken_over not in os.environ and os.access(PYTHON, os.X_OK):
+            os.execve(PYTHON, [PYTHON, os.path.abspath(__file__), *arguments], {**os.environ, taken_over: "1"})
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        lacks = f"has no {' and no '.join(missing)}" if missing else f"cannot import its packages ({error})"
+        raise InputError(f"{sys.executable} {lacks}: get them by '{sys.executable} -m pip install {' '.join(missing or PACKAGES)}', "
+                         f"or start this with a Python that has them: python3 {os.path.abspath(__file__)} ...") from None
+    matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42, "mathtext.default": "regular"})
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -70,20 +91,22 @@ def opened(path: pathlib.Path, what: str):
 
 
 class Matrix:
-    """The matrix of a file and what is said about it: all of it, or the blocks of tensors with themselves. Rows can be
-    read from several threads."""
+    """The matrix of a file and what is said about it: all of it, its upper triangle (the rest is its mirror image), or the
+    blocks of tensors with themselves. Rows can be read from several threads."""
 
     def __init__(self, path: pathlib.Path, file: h5py.File):
         self.path = path
         self.attributes = dict(file.attrs)
-        if self.attributes.get("format") != "hessian_mpi":
-            raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = hessian_mpi")
+        if self.attributes.get("format") not in (FORMAT, PACKED_FORMAT):
+            raise InputError(f"'{path}' is not a file of hessian_mpi: it has no attribute format = {FORMAT}")
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise InputError(f"'{path}' has format version {self.attributes.get('format_version')}, this program has {FORMAT_VERSION}")
         self.complete = self.attributes.get("complete") == 1
         self.dataset = file.get("hessian")
         self.diagonal_blocks = isinstance(self.dataset, h5py.Group)
-        if not self.diagonal_blocks and not (isinstance(self.dataset, h5py.Dataset) and self.dataset.ndim == 2 and self.dataset.dtype.kind == "f"):
+        self.packed = self.attributes["format"] == PACKED_FORMAT
+        dimensions = 1 if self.packed else 2
+        if not self.diagonal_blocks and not (isinstance(self.dataset, h5py.Dataset) and self.dataset.ndim == dimensions and self.dataset.dtype.kind == "f"):
             there = str(self.attributes.get("entries", "no matrix")).replace("_", " ")
             raise InputError(f"'{path}' has no matrix /hessian to draw: it holds {there}")
         try:
@@ -93,11 +116,13 @@ class Matrix:
             self.tensors = Tensors([str(about["parameter_names"][p]) for p in shown], offsets[shown], sizes[shown])
             begin = int(self.attributes.get("row_begin", 0))
             self.n = int(sizes.sum())
-            self.runs = _runs_on_disk(file, begin, self.n if self.diagonal_blocks else begin + self.dataset.shape[0])
+            self.runs = _runs_on_disk(file, begin, self.n if self.diagonal_blocks or self.packed else begin + self.dataset.shape[0])
             self.blocks = [self.dataset[_link(name)] for name in self.tensors.names] if self.diagonal_blocks else []
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"'{path}' is damaged: {error}") from None
-        if not self.diagonal_blocks and self.n != self.dataset.shape[1]:
+        if self.packed and self.dataset.shape != (self.n * (self.n + 1) // 2,):
+            raise InputError(f"'{path}' is damaged: its parameters have {self.n} elements, its triangle {self.dataset.shape[0]}")
+        if not self.diagonal_blocks and not self.packed and self.n != self.dataset.shape[1]:
             raise InputError(f"'{path}' is damaged: its parameters have {self.n} elements, its rows {self.dataset.shape[1]}")
         if any(block.shape != (size, size) for block, size in zip(self.blocks, self.tensors.sizes)):
             raise InputError(f"'{path}' is damaged: a block has another shape than its parameter")
@@ -125,22 +150,33 @@ class Matrix:
         return int(np.searchsorted(self.tensors.offsets, row, side="right")) - 1
 
     def read(self, begin: int, end: int, slab: np.ndarray) -> None:
-        """Rows begin to end - 1 of the matrix, of one tensor, into slab, in the columns that they have."""
+        """Rows begin to end - 1 of the matrix, of one tensor, into slab, in the columns that they have. Of a triangle, with
+        zeros to the left of the diagonal."""
         if self.diagonal_blocks:
             p = self._tensor_of(begin)
             first = begin - int(self.tensors.offsets[p])
             self.blocks[p].read_direct(slab, np.s_[first : first + end - begin])
-            return
-        first = begin - self.first_row
-        if self.descriptor is None:
+        elif self.packed:
+            for row, numbers in enumerate(slab, begin):
+                numbers[:row] = 0
+                self._read_stored(row * self.n - row * (row - 1) // 2, numbers[row:], row)
+        elif self.descriptor is None:
+            first = begin - self.first_row
             self.dataset.read_direct(slab, np.s_[first : first + end - begin])
+        else:
+            self._read_stored((begin - self.first_row) * self.n, slab, begin)
+
+    def _read_stored(self, first: int, numbers: np.ndarray, row: int) -> None:
+        """As many of the dataset's numbers, in the order of the file, as there is room for."""
+        if self.descriptor is None:
+            self.dataset.read_direct(numbers, np.s_[first : first + len(numbers)])
             return
-        left = memoryview(slab).cast("B")
-        position = self.offset + first * slab[0].nbytes
+        left = memoryview(numbers).cast("B")
+        position = self.offset + first * numbers.itemsize
         while left:
             count = os.preadv(self.descriptor, [left], position)
             if count == 0:
-                raise OSError(f"'{self.path}' ends in row {begin}: it is damaged")
+                raise OSError(f"'{self.path}' ends in row {row}: it is damaged")
             left, position = left[count:], position + count
 
     def runs_within(self, begin: int, end: int) -> list[tuple[int, int]]:
@@ -255,13 +291,14 @@ class _RowReducer:
         self.tensors = Segments(axis.tensors.offsets, axis.tensors.offsets + axis.tensors.sizes, matrix.n)
 
     def slabs(self, begin: int, end: int, width: int):
+        """The first row of a few, and their entries."""
         height = min(SLAB_ROWS, len(self.slab) // width)
         for first, last in self.matrix.runs_within(begin, end):
             for row in range(first, last, height):
                 count = min(height, last - row)
                 rows = self.slab[: count * width].reshape(count, width)
                 self.matrix.read(row, row + len(rows), rows)
-                yield rows
+                yield row, rows
 
     def reduce(self, number: int) -> tuple[np.ndarray | None, np.ndarray | None, int]:
         axis = self.axis
@@ -272,13 +309,16 @@ class _RowReducer:
             row[columns] = beyond
         squares = np.zeros(self.matrix.n) if self.want_squares else None
         computed = 0
-        for rows in self.slabs(axis.begins[number], axis.ends[number], len(high)):
+        for first, rows in self.slabs(axis.begins[number], axis.ends[number], len(high)):
             computed += len(rows)
             if self.want_largest:
                 np.maximum(high, np.maximum.reduce(rows, axis=0, out=some), out=high)
                 np.minimum(low, np.minimum.reduce(rows, axis=0, out=some), out=low)
             if self.want_squares:
                 squares[columns] += np.einsum("ij,ij->j", rows, rows)
+                if self.matrix.packed:  # mirrored, the rest is doubled
+                    diagonal = np.arange(first, first + len(rows))
+                    squares[diagonal] -= np.square(rows[np.arange(len(rows)), diagonal], dtype=np.float64) / 2
         largest = None
         if self.want_largest and computed > 0:
             high, low = self.bins.reduce(np.maximum, self.high), self.bins.reduce(np.minimum, self.low)
@@ -316,6 +356,10 @@ def reduce_matrix(matrix: Matrix, axis: Axis, want_largest: bool, want_squares: 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if matrix.packed and want_largest:
+        result.largest = np.where(np.tri(bins, dtype=bool), result.largest.T, result.largest)
+    if matrix.packed and want_squares:
+        result.squares += result.squares.T
     return result
 
 
@@ -368,20 +412,51 @@ def fitting_labels(names: list[str], sizes: np.ndarray, room: int) -> list[Label
     return [labels[k] for k in sorted(np.argsort(covered)[::-1][:room])]
 
 
-def shortened(text: str, most: int = 36) -> str:
+def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most // 2) :]
 
 
-_SCRATCH = FigureCanvasAgg(Figure(dpi=200)).get_renderer()
+def short_names(names: list[str], most: int = 36) -> list[str]:
+    """Without the parts that all long ones begin with, and as long as it takes to tell them apart."""
+    parents = [name.split(".")[:-1] for name in names if len(name) > most]
+    prefix = "".join(part + "." for part in os.path.commonprefix(parents)) if len(parents) > 1 else ""
+    if prefix:
+        names = ["…" + name.removeprefix(prefix) if name.startswith(prefix) else name for name in names]
+    while len({shortened(name, most) for name in names}) < len(set(names)):
+        most += 4
+    return [shortened(name, most) for name in names]
+
+
+def number(value: float) -> str:
+    """Of two digits, in as few letters as they take."""
+    shortest = min((format(value, form).replace("e+", "e").replace("e0", "e").replace("e-0", "e-") for form in (".2g", ".1e")), key=len)
+    return shortest.replace("-", "−")
+
+
+@functools.cache
+def scratch_renderer():
+    return FigureCanvasAgg(Figure(dpi=200)).get_renderer()
 
 
 def text_width(text: str, points: float) -> float:
     """In inches."""
     font = matplotlib.font_manager.FontProperties(size=points)
-    return _SCRATCH.get_text_width_height_descent(text, font, False)[0] / _SCRATCH.dpi
+    return scratch_renderer().get_text_width_height_descent(text, font, False)[0] / scratch_renderer().dpi
 
 
-# --- panels: each knows its size in inches, and draws itself at a place of the figure -----------------------------------
+def wrapped(text: str, points: float, width: float) -> list[str]:
+    """Lines of at most that width in inches, broken after semicolons where that is enough."""
+    pieces = re.split("(?<=;) ", text)
+    if max(text_width(piece, points) for piece in pieces) > width:
+        pieces = text.split(" ")
+    lines = pieces[:1]
+    for piece in pieces[1:]:
+        longer = f"{lines[-1]} {piece}"
+        lines[-1:] = [longer] if text_width(longer, points) <= width else [lines[-1], piece]
+    return lines
+
+
+# --- panels: each knows its size in inches and its heading, and draws itself at a place of the figure -------------------
 
 LINE, GREY, MISSING, BAD = 0.5, "0.35", (0.80, 0.80, 0.80), (0.0, 0.75, 0.2)
 NAME_POINTS, SMALLEST_POINTS, LINE_HEIGHT, LEADER = 7.0, 5.0, 1.25 / 72, 0.16
@@ -401,17 +476,17 @@ class Block:
         room = int(self.side / (NAME_POINTS * LINE_HEIGHT))
         self.points = NAME_POINTS if len(self.tensors.names) <= room else max(SMALLEST_POINTS, NAME_POINTS * room / len(self.tensors.names))
         self.labels = fitting_labels(self.tensors.names, self.tensors.sizes, int(self.side / (self.points * LINE_HEIGHT)))
-        self.margin = max(text_width(shortened(label.text), self.points) for label in self.labels) + LEADER + 0.06
+        self.names = short_names([label.text for label in self.labels])
+        self.margin = max(text_width(name, self.points) for name in self.names) + LEADER + 0.06
 
     @property
     def boundaries(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self.widths)])
 
-    def axes(self, figure: Figure, left: float, bottom: float, title: str, note: str):
+    def axes(self, figure: Figure, left: float, bottom: float):
         axes = add_axes(figure, left, bottom, self.side, self.side)
         axes.set(xlim=(0, self.pixels), ylim=(self.pixels, 0), xticks=[], yticks=[])
         axes.spines[:].set_linewidth(LINE)
-        titled(axes, title, note)
         return axes
 
     def draw_names(self, axes) -> None:
@@ -421,7 +496,7 @@ class Block:
         places = spread(np.mean(spans, axis=1), gap, gap / 2, self.pixels - gap / 2)
         out = LEADER * self.dpi
         style = dict(color=GREY, linewidth=LINE, clip_on=False, solid_capstyle="butt")
-        for label, (begin, end), place in zip(self.labels, spans, places):
+        for name, (begin, end), place in zip(self.names, spans, places):
             far = [-0.06 * out, -0.25 * out, -0.75 * out, -out]
             near = [(begin + end) / 2] * 2 + [place] * 2
             axes.plot(far, near, **style)
@@ -429,9 +504,8 @@ class Block:
             if end - begin > 2:  # what the name is of
                 for x, y in (([far[0]] * 2, [begin + 1, end - 1]), ([begin + 1, end - 1], [self.pixels - far[0]] * 2)):
                     axes.plot(x, y, **style)
-            text = shortened(label.text)
-            axes.text(-1.15 * out, place, text, ha="right", va="center_baseline", fontsize=self.points, parse_math=False)
-            axes.text(place, self.pixels + 1.15 * out, text, ha="center", va="top", rotation=90, fontsize=self.points, parse_math=False)
+            axes.text(-1.15 * out, place, name, ha="right", va="center_baseline", fontsize=self.points, parse_math=False)
+            axes.text(place, self.pixels + 1.15 * out, name, ha="center", va="top", rotation=90, fontsize=self.points, parse_math=False)
 
     def draw_boundaries(self, axes, narrowest: int) -> None:
         """Lines between tensors, and between labels, but none that would hide a tensor of a few pixels."""
@@ -450,12 +524,27 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
     return figure.add_axes([place[0] / size[0], place[1] / size[1], place[2] / size[0], place[3] / size[1]])
 
 
-def titled(axes, title: str, note: str) -> None:
-    axes.annotate(title, (0, 1), (0, 16), "axes fraction", textcoords="offset points", fontsize=9, parse_math=False)
-    axes.annotate(note, (0, 1), (0, 5), "axes fraction", textcoords="offset points", fontsize=6.5, color=GREY, parse_math=False)
+def thin_ticks(axes) -> None:
+    axes.tick_params(which="both", width=LINE, labelsize=TICK_POINTS)
+    axes.tick_params(which="major", length=2.5)
+    axes.tick_params(which="minor", length=1.5)
 
 
-TOP = 0.46  # of a panel, for its title
+TITLE_POINTS, NOTE_POINTS, TICK_POINTS = 9.0, 6.5, 7.0
+
+
+class Heading:
+    """A title and, below it, a note in as many lines as it takes. In inches."""
+
+    def __init__(self, title: str, note: str, width: float):
+        self.title, self.lines = title, wrapped(note, NOTE_POINTS, width)
+        self.height = 0.35 + 0.11 * len(self.lines)
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        width, height = figure.get_size_inches()
+        figure.text(left / width, (top - 0.24) / height, self.title, fontsize=TITLE_POINTS, parse_math=False)
+        for k, line in enumerate(self.lines):
+            figure.text(left / width, (top - 0.39 - 0.11 * k) / height, line, fontsize=NOTE_POINTS, color=GREY, parse_math=False)
 
 
 class MapPanel:
@@ -471,10 +560,8 @@ class MapPanel:
         shown = shown[np.isfinite(shown) & (shown > 0)]
         self.largest = options.largest or (float(shown.max()) if shown.size else 1.0)
         self.decades = options.decades or self.fitting_decades(shown)
-        self.title = options.title if options.title is not None else default_title(matrix)
-        self.note = self.describe(matrix, axis)
-        self.width = self.block.margin + self.block.side + 0.72
-        self.height = self.block.margin + self.block.side + TOP
+        self.heading, self.inset, self.width = headed(self.block, options, matrix, self.describe(matrix, axis))
+        self.height = self.block.margin + self.block.side
 
     def fitting_decades(self, shown: np.ndarray) -> int:
         """Powers of ten for the colours, of which most pixels use the darker two thirds."""
@@ -507,8 +594,8 @@ class MapPanel:
         return np.rint(255 * rgb).astype(np.uint8)[np.ix_(lookup, lookup)]
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
-        left, bottom = left + self.block.margin, top - TOP - self.block.side
-        axes = self.block.axes(figure, left, bottom, self.title, self.note)
+        left, bottom = left + self.block.margin, top - self.block.side
+        axes = self.block.axes(figure, left, bottom)
         axes.imshow(self.colours(), extent=(0, self.block.pixels, self.block.pixels, 0), interpolation="none", aspect="auto")
         self.block.draw_boundaries(axes, 8)
         self.block.draw_names(axes)
@@ -518,15 +605,17 @@ class MapPanel:
         axes = add_axes(figure, left, bottom + 0.15 * self.block.side, 0.1, 0.7 * self.block.side)
         bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), matplotlib.colormaps["RdBu_r"]), cax=axes)
         top = np.floor(np.log10(self.largest) + 1e-9)
-        every = max(1, int(np.ceil(self.decades / 6)))
+        half = 0.35 * self.block.side
+        every = max(1, int(np.ceil(self.decades / np.clip(half // 0.15, 1, 6))))
         powers = np.arange(top, np.log10(self.largest) - self.decades, -every)
         places = 1 + (powers - np.log10(self.largest)) / self.decades
-        powers, places = powers[places > 0.07], places[places > 0.07]
+        apart = places * half > 0.11  # from the zero
+        powers, places = powers[apart], places[apart]
         ticks = [*(-places), 0, *places[::-1]]
         texts = [rf"$-10^{{{p:.0f}}}$" for p in powers] + ["0"] + [rf"$10^{{{p:.0f}}}$" for p in powers[::-1]]
-        bar.set_ticks(ticks, labels=texts, fontsize=7)
+        bar.set_ticks(ticks, labels=texts)
         bar.outline.set_linewidth(LINE)
-        axes.tick_params(width=LINE, length=2)
+        thin_ticks(axes)
 
 
 class NormPanel:
@@ -536,53 +625,62 @@ class NormPanel:
         tensors = axis.tensors
         labels = fitting_labels(tensors.names, tensors.sizes, 40)
         self.cells = len(labels)
-        first = [label.first for label in labels]
-        squares = np.add.reduceat(np.add.reduceat(reduced.squares, first, axis=0), first, axis=1)
-        self.norms = np.sqrt(squares)
-        computed = np.add.reduceat(np.bincount(axis.tensor_of_bin, reduced.computed, len(tensors.names)), first)
-        total = np.add.reduceat(tensors.sizes, first)
-        self.missing, self.partial = np.repeat((computed == 0)[:, None], self.cells, 1), bool((computed < total).any())
-        self.elsewhere = matrix.diagonal_blocks
-        if self.elsewhere:
+        count = len(tensors.names)
+        covered = Segments(*np.array([(label.first, label.last) for label in labels]).T, count)
+        self.norms = np.sqrt(covered.reduce(np.add, covered.reduce(np.add, reduced.squares).T).T)
+        computed = covered.reduce(np.add, np.bincount(axis.tensor_of_bin, reduced.computed, count))
+        total = covered.reduce(np.add, tensors.sizes)
+        self.missing = np.repeat((computed < total)[:, None], self.cells, 1)
+        if matrix.diagonal_blocks:
             self.missing |= ~np.eye(self.cells, dtype=bool)
         pixels = options.pixels // self.cells or 1
         names = Tensors([label.text for label in labels], np.zeros(self.cells, np.int64), total)
         self.block = Block(names, np.full(self.cells, pixels), options.dpi)
-        self.title = options.title if options.title is not None else default_title(matrix)
-        self.width = self.block.margin + self.block.side + 0.72
-        self.height = self.block.margin + self.block.side + TOP
+        grey = ["not computed, or in part"] * bool((computed < total).any()) + ["not in the file"] * matrix.diagonal_blocks
+        note = "Frobenius norm of each block"
+        if sum(label.last - label.first for label in labels) < count:
+            note += f"; the {self.cells} largest of {count} parameters"
+        note += "; grey: " + ", or ".join(grey) if grey else ""
+        self.heading, self.inset, self.width = headed(self.block, options, matrix, note)
+        self.height = self.block.margin + self.block.side
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
-        left, bottom = left + self.block.margin, top - TOP - self.block.side
-        grey = ["not computed, or in part"] * self.partial + ["not in the file"] * self.elsewhere
-        note = "Frobenius norm of each block" + ("; grey: " + ", or ".join(grey) if grey else "")
-        axes = self.block.axes(figure, left, bottom, self.title, note)
-        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
+        left, bottom = left + self.block.margin, top - self.block.side
+        axes = self.block.axes(figure, left, bottom)
+        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0) & ~self.missing]
         high = shown.max() if shown.size else 1.0
-        norm = LogNorm(max(shown.min() if shown.size else 0.1, 1e-12 * high) * 0.999, high * 1.001)
+        low = max(min(shown.min(), 0.1 * high) if shown.size else 0.1, 1e-12 * high)
+        norm = LogNorm(low * 0.999, high * 1.001)
         cmap = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING, under="white")
-        image = np.ma.masked_array(self.norms, np.isnan(self.norms) | self.missing)
+        image = np.where(self.missing, np.nan, np.where(self.norms == 0, low / 2, self.norms))  # the logarithm of 0 would be bad
         extent = (0, self.block.pixels, self.block.pixels, 0)
-        shown = axes.imshow(image.filled(np.nan), norm=norm, cmap=cmap, extent=extent, interpolation="none", aspect="auto")
+        shown = axes.imshow(image, norm=norm, cmap=cmap, extent=extent, interpolation="none", aspect="auto")
         self.block.draw_boundaries(axes, 4)
         self.block.draw_names(axes)
         self.draw_numbers(axes, norm)
         scale = add_axes(figure, left + self.block.side + 0.1, bottom + 0.15 * self.block.side, 0.1, 0.7 * self.block.side)
         bar = figure.colorbar(shown, cax=scale)
         bar.outline.set_linewidth(LINE)
-        scale.tick_params(width=LINE, length=2, labelsize=7)
+        thin_ticks(scale)
 
     def draw_numbers(self, axes, norm) -> None:
         cell = self.block.widths[0]
-        points = min(7.0, 72 * cell / self.block.dpi / 4.2)
+        numbers = {place: number(value) for place, value in np.ndenumerate(self.norms) if np.isfinite(value) and not self.missing[place]}
+        longest = max((text_width(text, TICK_POINTS) for text in numbers.values()), default=1)
+        points = min(TICK_POINTS, TICK_POINTS * 0.8 * cell / self.block.dpi / longest)
         if points < 4:
             return
-        for (row, column), value in np.ndenumerate(self.norms):
-            if self.missing[row, column] or not np.isfinite(value):
-                continue
+        for (row, column), text in numbers.items():
+            value = self.norms[row, column]
             light = value == 0 or norm(value) > 0.6
-            text = f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
             axes.text((column + 0.5) * cell, (row + 0.5) * cell, text, ha="center", va="center_baseline", fontsize=points, color="black" if light else "white")
+
+
+def headed(block: Block, options: argparse.Namespace, matrix: Matrix, note: str) -> tuple[Heading, float, float]:
+    """The heading over a block, where it begins, and the width of the two with a scale beside the block."""
+    title = options.title if options.title is not None else default_title(matrix)
+    width = max(block.side + 0.72, text_width(title, TITLE_POINTS))
+    return Heading(title, note, width), block.margin, block.margin + width
 
 
 # --- spectrum -------------------------------------------------------------------------------------------------------
@@ -617,16 +715,43 @@ def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int) -> Spectrum
 
         about = file["density"].attrs if "density" in file else {}
         largest = numbers("largest/eigenvalues")
+        if not {"eigenvalues", "largest", "density"} & set(file):
+            raise InputError(f"'{path}' has nothing to draw: hessian_spectrum makes it with --largest, with --density, or with neither and all eigenvalues")
         return Spectrum(n, numbers("eigenvalues"), None if largest is None else np.sort(largest)[::-1], numbers("smallest/eigenvalues"), numbers("density/grid"),
                         numbers("density/density"), numbers("density/error"), float(np.mean(about.get("sigma", np.nan))), int(about.get("probes", 0)))
 
 
-def count_outliers(descending: np.ndarray) -> int:
-    """Those above the last wide gap among the first eigenvalues: they are apart from what follows."""
-    head = descending[: max(2, min(50, len(descending) // 10))]
-    head = head[head > 0]
-    wide = np.flatnonzero(head[:-1] > OUTLIER_GAP * head[1:])
-    return int(wide[-1]) + 1 if wide.size else 0
+def rounding_of(matrix: Matrix, spectrum: Spectrum) -> float:
+    """Below this an eigenvalue may be zero: what the largest loses to the type of the matrix, or to the solver."""
+    known = [values for values in (spectrum.eigenvalues, spectrum.largest, spectrum.smallest) if values is not None]
+    largest = max((float(np.abs(values).max()) for values in known), default=0.0)
+    single = matrix.row_type == np.float32 or matrix.attributes.get("dtype") == "float32"
+    return largest * max(np.finfo(np.float32 if single else np.float64).eps, np.sqrt(spectrum.n) * np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Eigenvalues above the last wide gap among the first ones. Whether there are more cannot be told from too few."""
+
+    count: int
+    told: bool
+
+    def __str__(self) -> str:
+        return "at least " * (not self.told) + f"{self.count} outlier" + "s" * (self.count != 1)
+
+
+def outliers_rank(n: int) -> int:
+    """Among how many of the first of n eigenvalues a gap is looked for."""
+    return max(2, min(50, n // 10))
+
+
+def find_outliers(descending: np.ndarray, n: int, rounding: float) -> Outliers:
+    """descending: the first of n eigenvalues, or all."""
+    first = descending[: outliers_rank(n)]
+    told = len(first) == min(n, outliers_rank(n)) or first[-1] <= rounding
+    first = first[first > rounding]
+    wide = np.flatnonzero(first[:-1] > OUTLIER_GAP * first[1:])
+    return Outliers(int(wide[-1]) + 1 if wide.size else 0, told)
 
 
 RED, BLUE, ORANGE = "#b2182b", "#2166ac", "#e08214"
@@ -635,89 +760,117 @@ RED, BLUE, ORANGE = "#b2182b", "#2166ac", "#e08214"
 class SpectrumPanel:
     """Above, the eigenvalues by rank; below, their density."""
 
+    LEFT, LEGEND, BELOW = 0.7, 0.19, 0.38  # inches beside, above and below each of the two
+
     def __init__(self, matrix: Matrix, spectrum: Spectrum, options: argparse.Namespace):
         self.spectrum = spectrum
         self.l2 = float(matrix.attributes.get("l2", 0))
-        known = spectrum.eigenvalues[::-1] if spectrum.eigenvalues is not None else spectrum.largest
-        self.outliers = 0
-        if known is not None:
-            self.outliers = count_outliers(known) if options.outliers is None else min(options.outliers, len(known))
-        self.has_ranks, self.has_density = known is not None, spectrum.grid is not None or spectrum.eigenvalues is not None
-        self.width, self.height = 0.55 + 3.3 + 0.1, options.pixels / options.dpi + TOP + 0.4
-        self.title = options.title if options.title is not None else "Spectrum"
+        self.rounding = rounding_of(matrix, spectrum)
+        self.known = spectrum.eigenvalues[::-1] if spectrum.eigenvalues is not None else spectrum.largest
+        self.outliers = Outliers(0, False)
+        if self.known is not None:
+            self.outliers = find_outliers(self.known, spectrum.n, self.rounding) if options.outliers is None else Outliers(min(options.outliers, len(self.known)), True)
+        title = options.title if options.title is not None else "Spectrum"
+        width = max(3.4, text_width(title, TITLE_POINTS))
+        self.inset, self.width, self.height = self.LEFT, self.LEFT + width, max(2.6, options.pixels / options.dpi) + self.BELOW
+        self.heading = Heading(title, self.summary(), width)
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
-        left, width = left + 0.55, self.width - 0.65
-        drawings = [draw for draw, wanted in ((self.draw_ranks, self.has_ranks), (self.draw_density, self.has_density)) if wanted]
-        height = (self.height - TOP - 0.4 - 0.75 * (len(drawings) - 1)) / len(drawings)
+        left, width = left + self.inset, self.width - self.inset - 0.1
+        drawings = []
+        if self.shown_ranks().any():
+            drawings.append(self.draw_ranks)
+        if self.spectrum.grid is not None or self.spectrum.eigenvalues is not None:
+            drawings.append(self.draw_density)
+        each = self.height / max(1, len(drawings))
         for k, draw in enumerate(drawings):
-            axes = add_axes(figure, left, top - TOP - height - k * (height + 0.75), width, height)
+            axes = add_axes(figure, left, top - (k + 1) * each + self.BELOW, width, each - self.LEGEND - self.BELOW)
             axes.spines[["top", "right"]].set_visible(False)
             axes.spines[:].set_linewidth(LINE)
-            axes.tick_params(width=LINE, length=2.5, labelsize=7)
-            axes.tick_params(which="minor", width=LINE, length=1.5)
             draw(axes)
-
-    def count(self) -> str:
-        return f"{self.outliers} outlier" + "s" * (self.outliers != 1)
+            thin_ticks(axes)
+            axes.xaxis.labelpad = 2
+            axes.yaxis.set_label_coords(-0.58 / width, 0.5)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=NOTE_POINTS, frameon=False,
+                        handlelength=1.2, handletextpad=0.4, columnspacing=1, borderpad=0, borderaxespad=0.3)
 
     def summary(self) -> str:
-        values = self.spectrum.eigenvalues
-        if values is None:
-            return f"{len(self.spectrum.largest)} largest of {self.spectrum.n:,}, by Lanczos"
-        negative = int((values < 0).sum())
+        if self.known is None:
+            return f"density of {self.spectrum.n:,} eigenvalues"
+        return self.summary_of_all() if self.spectrum.eigenvalues is not None else self.summary_of_largest()
+
+    def summary_of_all(self) -> str:
+        values, n = self.spectrum.eigenvalues, self.spectrum.n
         text = "no outliers"
-        if self.outliers:
-            text = f"{self.count()} above the bulk: {100 * values[::-1][: self.outliers].sum() / values.sum():.0f} % of the trace"
-        return text + (f"; {negative:,} of {self.spectrum.n:,} negative, the least {values[0]:.1e}" if negative else "; none negative")
+        if self.outliers.count:
+            text = f"{self.outliers} above the bulk"
+            if values.sum() > 0:
+                text += f": {100 * self.known[: self.outliers.count].sum() / values.sum():.0f} % of the trace"
+        negative, zero = int((values < -self.rounding).sum()), int((np.abs(values) <= self.rounding).sum())
+        text += f"; {negative:,} of {n:,} negative, the least {number(values[0])}" if negative else "; none negative"
+        return text + (f"; {zero:,} of {n:,} zero to rounding, |λ| ≤ {number(self.rounding)}" if zero else "")
+
+    def summary_of_largest(self) -> str:
+        text = f"{len(self.known)} largest of {self.spectrum.n:,}, by Lanczos; "
+        if self.outliers.told:
+            return text + (str(self.outliers) if self.outliers.count else "no outliers")
+        found = str(self.outliers) if self.outliers.count else "outliers cannot be told"
+        return text + f"{found}: the rule looks at the first {outliers_rank(self.spectrum.n)}"
+
+    def shown_ranks(self) -> np.ndarray:
+        """Which of the known eigenvalues are more than rounding; of negative ones, where all are known."""
+        if self.known is None:
+            return np.zeros(0, bool)
+        return (np.abs(self.known) if self.spectrum.eigenvalues is not None else self.known) > self.rounding
 
     def draw_ranks(self, axes) -> None:
-        values, k = self.spectrum.eigenvalues, self.outliers
-        if values is not None:
-            ranks, values = np.arange(1, len(values) + 1), values[::-1]
-            positive = values > 0
-            bulk = positive & (ranks > k)
-            axes.plot(ranks[bulk], values[bulk], ".", ms=2, color=BLUE, label="bulk", rasterized=len(ranks) > 5000)
-            axes.plot(ranks[values < 0], -values[values < 0], ".", ms=2, color=ORANGE, label="negative, |λ|", rasterized=len(ranks) > 5000)
-            axes.plot(ranks[:k], values[:k], ".", ms=4.5, color=RED, label=self.count())
-        if self.spectrum.largest is not None:
-            found = self.spectrum.largest
+        spectrum, known, k = self.spectrum, self.known, self.outliers.count
+        ranks, many = np.arange(1, len(known) + 1), len(known) > 5000
+        if k:
+            axes.plot(ranks[:k], known[:k], ".", ms=4.5, color=RED, label=str(self.outliers))
+        if spectrum.eigenvalues is not None:
+            for sign, colour, label in ((1, BLUE, "bulk"), (-1, ORANGE, "negative, |λ|")):
+                shown = (sign * known > self.rounding) & (ranks > k)
+                if shown.any():
+                    axes.plot(ranks[shown], sign * known[shown], ".", ms=2, color=colour, label=label, rasterized=many)
+        if spectrum.largest is not None:
+            found = spectrum.largest[spectrum.largest > self.rounding]
             axes.plot(np.arange(1, len(found) + 1), found, "o", ms=5, mfc="none", mec="black", mew=0.5, label="Lanczos")
         axes.set(xscale="log", yscale="log")
-        if self.l2 > 0:
+        integers = matplotlib.ticker.StrMethodFormatter("{x:,.0f}")
+        axes.xaxis.set_major_formatter(integers)
+        axes.xaxis.set_minor_formatter(integers if self.shown_ranks().nonzero()[0][-1] < 9 else matplotlib.ticker.NullFormatter())
+        if self.l2 > self.rounding:
             axes.axhline(self.l2, color=GREY, linewidth=LINE, linestyle=(0, (4, 3)), zorder=0)
-            axes.annotate("L2 term", (1, self.l2), (0, 2), axes.get_yaxis_transform(), textcoords="offset points", ha="right", fontsize=6.5, color=GREY)
-        axes.set_xlabel("rank k", fontsize=7.5, labelpad=1)
-        axes.set_ylabel("eigenvalue $λ_k$", fontsize=7.5, labelpad=1)
-        drawn = [line for line in axes.lines if len(line.get_xdata()) and not line.get_label().startswith("_")]
-        axes.legend(handles=drawn, fontsize=6.5, frameon=False, loc="upper right", handletextpad=0.2, borderaxespad=0.2)
-        titled(axes, self.title, self.summary())
+            axes.annotate("L2 term", (0, self.l2), (2, 2), axes.get_yaxis_transform(), textcoords="offset points", fontsize=NOTE_POINTS, color=GREY)
+        axes.set_xlabel("rank k", fontsize=7.5)
+        axes.set_ylabel("eigenvalue $λ_k$", fontsize=7.5)
 
     def draw_density(self, axes) -> None:
         spectrum = self.spectrum
         grid, sigma = spectrum.grid, spectrum.sigma
         values = spectrum.eigenvalues
         if grid is None:
-            margin = 0.03 * (values[-1] - values[0])
+            margin = 0.03 * (values[-1] - values[0] or abs(values[0]) or 1.0)
             grid, sigma = np.linspace(values[0] - margin, values[-1] + margin, 1000), margin / 5
+        top = 0.0
         if values is not None:
-            axes.fill_between(grid, smoothed(values, grid, sigma), 1e-300, color=BLUE, alpha=0.35, linewidth=0, label="all eigenvalues")
+            density = smoothed(values, grid, sigma)
+            top = density.max()
+            axes.fill_between(grid, density, 1e-300, color=BLUE, alpha=0.35, linewidth=0, label="all eigenvalues")
         if spectrum.density is not None:
-            axes.plot(grid, np.maximum(spectrum.density, 1e-300), color="black", linewidth=0.8, label=f"Lanczos quadrature, {spectrum.probes} probes")
+            top = max(top, spectrum.density.max())
+            axes.plot(grid, np.maximum(spectrum.density, 1e-300), color="black", linewidth=0.8, label=f"Lanczos, {spectrum.probes} probes")
             if spectrum.error is not None:
                 low = np.maximum(spectrum.density - spectrum.error, 1e-300)
                 axes.fill_between(grid, low, spectrum.density + spectrum.error, color="black", alpha=0.25, linewidth=0)
-        if self.outliers and self.has_ranks:
-            known = values[::-1] if values is not None else spectrum.largest
-            axes.plot(known[: self.outliers], np.full(self.outliers, 0.02), "|", transform=axes.get_xaxis_transform(), ms=6, color=RED, label=self.count())
+        if self.outliers.count:
+            outliers = self.known[: self.outliers.count]
+            axes.plot(outliers, np.full(len(outliers), 0.02), "|", transform=axes.get_xaxis_transform(), ms=6, mew=0.7, color=RED, label=str(self.outliers))
         one = 1 / (spectrum.n * sigma * np.sqrt(2 * np.pi)) if sigma > 0 else None  # the peak of one eigenvalue
-        top = max(np.max(line) for line in ([spectrum.density] if spectrum.density is not None else [smoothed(values, grid, sigma)]))
-        axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.1 * one if one else None, 4 * top))
-        axes.set_xlabel(f"eigenvalue λ (each a Gaussian of width {sigma:.2g})", fontsize=7.5, labelpad=1)
-        axes.set_ylabel("density", fontsize=7.5, labelpad=1)
-        axes.legend(fontsize=6.5, frameon=False, loc="upper right", borderaxespad=0.2)
-        if not self.has_ranks:
-            titled(axes, self.title, f"density of {spectrum.n:,} eigenvalues")
+        axes.set(yscale="log", xlim=(grid[0], grid[-1]), ylim=(0.1 * one if one else None, 2 * top))
+        axes.set_xlabel(f"eigenvalue λ (each a Gaussian of width {number(sigma)})", fontsize=7.5)
+        axes.set_ylabel("density", fontsize=7.5)
 
 
 def smoothed(values: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
@@ -741,11 +894,13 @@ def default_title(matrix: Matrix) -> str:
 def draw(panels: list, output: pathlib.Path, options: argparse.Namespace, command_line: str) -> None:
     gap, border = 0.12, 0.08
     width = sum(panel.width for panel in panels) + gap * (len(panels) - 1) + 2 * border
-    height = max(panel.height for panel in panels) + border
+    head = max(panel.heading.height for panel in panels)
+    height = head + max(panel.height for panel in panels) + border
     figure = Figure(figsize=np.ceil(np.array([width, height]) * options.dpi) / options.dpi, dpi=options.dpi)
-    left = border
+    left, top = border, figure.get_size_inches()[1]
     for panel in panels:
-        panel.draw(figure, left, figure.get_size_inches()[1])
+        panel.heading.draw(figure, left + panel.inset, top)
+        panel.draw(figure, left, top - head)
         left += panel.width + gap
     suffix = output.suffix[1:].lower()
     key = {"png": "Comment", "pdf": "Subject", "svg": "Description"}[suffix]
@@ -806,6 +961,13 @@ def positive(kind: type):
     return convert
 
 
+def version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hessian_plot", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -830,20 +992,22 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
     how.add_argument("--pixels", type=positive(int), default=800, metavar="PIXELS", help="width of the map (default: 800)")
     how.add_argument("--dpi", type=positive(int), default=200, metavar="D", help="pixels an inch: fewer make the letters smaller beside the map (default: 200)")
     how.add_argument("--palette", type=positive(int), metavar="K", help="K colours (256 at most) in a .png: a third of the bytes")
-    how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the last gap of a factor of 1.5 in the first 50)")
+    how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the last gap of a factor of 1.5 in the first 50, of less than 500 in the first tenth)")
     how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
     how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")
     how.add_argument("--threads", type=positive(int), default=min(4, cores()), metavar="T", help="threads that read (default: the cores, 4 at most)")
-    parser.add_argument("--version", action="version", version=f"hessian_plot {VERSION}, matplotlib {matplotlib.__version__}, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}")
+    parser.add_argument("--version", action="version", version=", ".join([f"hessian_plot {VERSION}", f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in PACKAGES)]))
     options = parser.parse_args(arguments)
+    if options.outliers is not None and options.outliers < 0:
+        parser.error(f"argument --outliers: {options.outliers} is less than 0")
     options.map = options.map or not (options.norms or options.spectrum)
     return options
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42, "mathtext.default": "regular"})
     try:
+        import_packages(arguments)
         print(plot(options, "hessian_plot " + " ".join(arguments)))
         return 0
     except InputError as error:

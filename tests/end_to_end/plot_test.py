@@ -10,10 +10,12 @@ import importlib.machinery
 import importlib.util
 import io
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import h5py
 import matplotlib.image
@@ -24,6 +26,7 @@ loader = importlib.machinery.SourceFileLoader("hessian_plot", str(PROGRAM))
 hessian_plot = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
 sys.modules[loader.name] = hessian_plot
 loader.exec_module(hessian_plot)
+hessian_plot.import_packages([])
 
 LAYERS = {"conv.weight": 36, "conv.bias": 4, "norm.weight": 1, "fc.weight": 150, "fc.bias": 6}
 
@@ -73,6 +76,28 @@ class Case(unittest.TestCase):
                 ended = exit.code
         self.assertEqual(ended, code, errors.getvalue())
         return output.getvalue(), errors.getvalue()
+
+    def figure(self, *arguments):
+        """What it would have written."""
+        with unittest.mock.patch.object(hessian_plot.Figure, "savefig", autospec=True) as saved:
+            self.run_program(self.file, *arguments)
+        figure = saved.call_args[0][0]
+        hessian_plot.FigureCanvasAgg(figure).draw()
+        return figure
+
+    def expect_tidy(self, figure):
+        """Nothing is cut off, no legend lies where the data are, and small ticks are no larger than the others."""
+        drawn = figure.get_tightbbox()
+        self.assertGreaterEqual(min(drawn.x0, drawn.y0), 0)
+        np.testing.assert_array_less([drawn.x1, drawn.y1], figure.get_size_inches())
+        for axes in figure.axes:
+            if axes.get_legend():
+                self.assertFalse(axes.get_legend().get_window_extent().overlaps(axes.get_window_extent()))
+            for axis in (axes.xaxis, axes.yaxis):
+                for minor in axis.get_minor_ticks():
+                    for major in axis.get_major_ticks():
+                        self.assertLessEqual(minor.label1.get_fontsize(), major.label1.get_fontsize())
+                        self.assertLess(minor.tick1line.get_markersize(), major.tick1line.get_markersize())
 
 
 class Pixels(Case):
@@ -257,6 +282,36 @@ class DiagonalBlocks(Case):
         self.assertIn("another shape", self.run_program(self.file, code=2)[1])
 
 
+class PackedTriangle(Case):
+    def write(self, hessian, **storage):
+        write(self.file, hessian, LAYERS)
+        with h5py.File(self.file, "a") as file:
+            about = dict(file["hessian"].attrs)
+            del file["hessian"]
+            file.create_dataset("hessian", data=hessian[np.triu_indices(len(hessian))], **storage).attrs.update(about)
+            file.attrs["format"] = "hessian_mpi packed triangle"
+
+    def test_is_drawn_as_the_matrix_that_it_is_half_of(self):
+        for dtype, storage in ((np.float32, {}), (np.float64, {}), (np.float32, {"chunks": (1000,), "compression": "gzip"})):
+            hessian = random_matrix(197, dtype)
+            mirrored = np.triu(hessian) + np.triu(hessian, 1).T
+            self.write(hessian, **storage)
+            for pixels, patterns in ((12, ["*"]), (61, ["*"]), (1000, ["*"]), (40, ["*.bias", "fc.*"])):
+                packed = reduced(self.file, pixels, patterns=patterns)[1]
+                write(self.folder / "whole.h5", mirrored, LAYERS)
+                whole = reduced(self.folder / "whole.h5", pixels, patterns=patterns)[1]
+                np.testing.assert_array_equal(packed.largest, whole.largest)
+                np.testing.assert_allclose(packed.squares, whole.squares, rtol=1e-5 if dtype == np.float32 else 1e-13)
+        self.run_program(self.file, "--map", "--norms")
+        self.assertTrue(self.file.with_suffix(".png").exists())
+
+    def test_of_another_length_is_damage(self):
+        self.write(random_matrix(197, np.float32))
+        with h5py.File(self.file, "a") as file:
+            file["hessian"].attrs["parameter_sizes"] = [36, 4, 1, 150, 7]
+        self.assertIn("damaged", self.run_program(self.file, code=2)[1])
+
+
 class Norms(Case):
     def test_are_those_of_the_blocks(self):
         ends = np.cumsum([0, *LAYERS.values()])
@@ -266,6 +321,39 @@ class Norms(Case):
             norms = np.sqrt(reduced(self.file, 61)[1].squares)
             expected = [[np.linalg.norm(hessian[a:b, c:d].astype(np.float64)) for c, d in zip(ends, ends[1:])] for a, b in zip(ends, ends[1:])]
             np.testing.assert_allclose(norms, expected, rtol=tolerance)
+
+    def colours(self):
+        figure = self.figure("--norms")
+        image = figure.axes[0].images[0]
+        return np.round(image.to_rgba(image.get_array())[..., :3], 2)
+
+    def test_of_zero_are_white_and_those_of_blocks_without_all_rows_grey(self):
+        hessian = random_matrix(197, np.float32)
+        hessian[:36, 191:] = 0
+        write(self.file, hessian, LAYERS, complete=False, blocks=[(0, 100, 9), (100, 191, 0), (191, 197, 9)])
+        colours = self.colours()
+        np.testing.assert_array_equal(colours[0, 4], [1, 1, 1])
+        np.testing.assert_array_equal(colours[3], np.full((5, 3), 0.8))
+        self.assertEqual(((colours == 0.8).all(axis=2)).sum(), 5)
+
+    def test_of_more_parameters_than_there_is_room_for_are_those_of_the_largest(self):
+        sizes = {f"tensor{k}": 2 + k % 7 for k in range(60)}
+        n = sum(sizes.values())
+        hessian = random_matrix(n, np.float64)
+        write(self.file, hessian, sizes)
+        figure = self.figure("--norms")
+        self.assertIn("the 40 largest of 60 parameters", " ".join(text.get_text() for text in figure.texts))
+        names = [text.get_text() for text in figure.axes[0].texts if text.get_text() in sizes and text.get_rotation() == 0]
+        ends = dict(zip(sizes, np.cumsum(list(sizes.values()))))
+        places = [slice(ends[name] - sizes[name], ends[name]) for name in names]
+        self.assertEqual(len(names), 40)
+        np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[np.linalg.norm(hessian[p, q]) for q in places] for p in places], rtol=1e-12)
+
+    def test_have_a_scale_that_can_be_read(self):
+        for sizes in ({"weight": 197}, LAYERS, DEEP):
+            n = sum(sizes.values())
+            write(self.file, np.ones((n, n), np.float32), sizes)
+            self.expect_tidy(self.figure("--map", "--norms"))
 
 
 DEEP = {f"stages.{s}.blocks.{b}.{layer}.{kind}": size for s in range(4) for b in range(6)
@@ -313,7 +401,7 @@ class Labels(Case):
             axis = hessian_plot.make_axis(tensors, 600, "linear")
             figure = hessian_plot.Figure(figsize=(7, 7), dpi=200)
             block = hessian_plot.Block(tensors, axis.widths, 200)
-            axes = block.axes(figure, block.margin, block.margin, "", "")
+            axes = block.axes(figure, block.margin, block.margin)
             block.draw_names(axes)
             renderer = hessian_plot.FigureCanvasAgg(figure).get_renderer()
             boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text() and text.get_rotation() == 0]
@@ -324,16 +412,34 @@ class Labels(Case):
             self.assertLessEqual(max(box.x1 for box in boxes), axes.get_window_extent(renderer).x0)
 
 
+    def test_tell_long_names_apart(self):
+        names = [f"transformer.encoder.layers.{k}.self_attention.output_projection.{kind}" for k in range(12) for kind in ("weight", "bias")]
+        short = hessian_plot.short_names(["embedding.weight", *names])
+        self.assertEqual(len(set(short)), len(names) + 1)
+        self.assertEqual(short[:3], ["embedding.weight", "…0.self_attention…_projection.weight", "…0.self_attention…ut_projection.bias"])
+        unlike = [name.replace("transformer", f"{k}ransformer") for k, name in enumerate(names)]  # no part in common
+        unlike += [name.replace("layers.0", "layers.00") for name in unlike]
+        self.assertEqual(len(set(hessian_plot.short_names(unlike))), len(set(unlike)))
+        self.assertEqual(hessian_plot.short_names(list(LAYERS)), list(LAYERS))
+        self.assertEqual(hessian_plot.short_names(["a" * 50 + ".weight", "b"]), ["a" * 17 + "…" + "a" * 11 + ".weight", "b"])
+
+
 class Spectra(Case):
-    def write_spectrum(self, values, n=None):
+    def write_spectrum(self, values, n=None, whole=True, largest=5, density=True):
         with h5py.File(self.folder / "H.spectrum.h5", "w") as file:
             file.attrs.update(format="hessian_mpi spectrum", format_version=1, N=n or len(values))
-            file["eigenvalues"] = values
-            file["largest/eigenvalues"] = values[-5:]
-            file["density/grid"] = np.linspace(values[0] - 1, values[-1] + 1, 300)
-            file["density/density"] = hessian_plot.smoothed(values, file["density/grid"][:], 0.1)
-            file["density/error"] = np.full(300, 1e-4)
-            file["density"].attrs.update(sigma=0.1, probes=10, steps=40)
+            if whole:
+                file["eigenvalues"] = values
+            if largest:
+                file["largest/eigenvalues"] = values[::-1][:largest]
+            if density:
+                file["density/grid"] = np.linspace(values[0] - 1, values[-1] + 1, 300)
+                file["density/density"] = hessian_plot.smoothed(values, file["density/grid"][:], 0.1)
+                file["density/error"] = np.full(300, 1e-4)
+                file["density"].attrs.update(sigma=0.1, probes=10, steps=40)
+
+    def notes(self, figure):
+        return " ".join(text.get_text() for text in figure.texts)
 
     def test_are_drawn_with_the_outliers_and_their_share_of_the_trace(self):
         values = np.sort(np.concatenate([[-0.5, -0.25], np.linspace(0.001, 0.1, 191), [10.0, 11, 12, 13]]))
@@ -362,9 +468,119 @@ class Spectra(Case):
         self.assertAlmostEqual(density[2600], 1 / (4 * 0.3 * np.sqrt(2 * np.pi)), 6)
 
     def test_without_a_gap_have_no_outliers(self):
-        self.assertEqual(hessian_plot.count_outliers(1.05 ** -np.arange(200.0)), 0)
-        self.assertEqual(hessian_plot.count_outliers(np.concatenate([[90, 9, 8, 7, 6, 5], 1.1 ** -np.arange(200.0)])), 6)
-        self.assertEqual(hessian_plot.count_outliers(np.array([5.0, 1, -2, -30] + [-31] * 200)), 1)
+        def count(values):
+            return hessian_plot.find_outliers(np.asarray(values), len(values), 1e-15).count
+
+        self.assertEqual(count(1.05 ** -np.arange(200.0)), 0)
+        self.assertEqual(count(np.concatenate([[90, 9, 8, 7, 6, 5], 1.1 ** -np.arange(200.0)])), 6)
+        self.assertEqual(count([5.0, 1, -2, -30] + [-31] * 200), 1)
+        self.assertEqual(count([12.0, 11] + [1] * 20 + [3e-16, 1e-16, 1e-17] + [0] * 200), 2)  # zeros have no gaps
+
+    def test_have_as_many_outliers_by_their_largest_as_by_all_or_say_at_least(self):
+        random = np.random.default_rng(3)
+        outcomes = set()
+        for n in (7, 30, 197, 700):
+            for _ in range(40):
+                values = np.sort(random.choice([-1, 1, 1, 1, 1], n) * 10 ** random.uniform(-3, 0, n) * random.choice([1, 1e-20], n))[::-1]
+                values[: random.integers(4)] *= 100
+                every = hessian_plot.find_outliers(values, n, 1e-16)
+                self.assertTrue(every.told)
+                for largest in range(1, min(n, 70)):
+                    some = hessian_plot.find_outliers(values[:largest], n, 1e-16)
+                    self.assertLessEqual(some.count, every.count)
+                    if some.told:
+                        self.assertEqual(some, every)
+                    outcomes.add((some.told, some.count == every.count))
+        self.assertEqual(outcomes, {(True, True), (False, True), (False, False)})
+
+    def test_say_how_many_outliers_the_largest_tell(self):
+        write(self.file, random_matrix(600, np.float32), {"all": 600})
+        values = np.sort(np.concatenate([np.linspace(0.001, 0.1, 597), [10.0, 12, 14]]))
+        for largest, words in ((10, "at least 3 outliers: the rule looks at the first 50"), (50, "by Lanczos; 3 outliers"), (2, "outliers cannot be told")):
+            self.write_spectrum(values, whole=False, largest=largest)
+            figure = self.figure("--spectrum")
+            self.assertIn(words, self.notes(figure))
+            self.expect_tidy(figure)
+        self.write_spectrum(values)
+        self.assertIn("3 outliers above the bulk", self.notes(self.figure("--spectrum")))
+
+    def test_stop_at_the_rounding_of_the_largest(self):
+        write(self.file, random_matrix(600, np.float64), {"all": 600})
+        zeros = np.concatenate([-(10.0 ** np.linspace(-102, -15, 200)), [0.0], 10.0 ** np.linspace(-80, -15, 199)])
+        values = np.sort(np.concatenate([zeros, [-0.02] * 3, np.linspace(0.01, 0.1, 194), [10.0, 12, 14]]))
+        self.write_spectrum(values)
+        figure = self.figure("--spectrum")
+        self.assertIn("3 of 600 negative, the least −0.02; 400 of 600 zero to rounding", self.notes(figure))
+        low, high = figure.axes[0].get_ylim()
+        self.assertGreater(low, 1e-3)
+        self.assertLess(high, 100)
+        drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_label() != "Lanczos")
+        self.assertEqual(drawn, 200)
+        write(self.file, random_matrix(600, np.float32), {"all": 600})
+        self.write_spectrum(np.sort(np.concatenate([[1e-8] * 300, np.linspace(0.01, 1, 300)])))  # float32 knows 1.2e-7 of 1
+        self.assertIn("300 of 600 zero to rounding", self.notes(self.figure("--spectrum")))
+
+    def test_are_tidy(self):
+        random = np.random.default_rng(0)
+        write(self.file, random_matrix(600, np.float64), {"all": 600})
+        with h5py.File(self.file, "a") as file:
+            file.attrs["l2"] = 0.01
+        spread_out = np.sort(random.choice([-1, 1], 600) * 10 ** random.uniform(-20, 1, 600))
+        for values in (spread_out, np.arange(1.0, 601), -np.arange(600.0, 0, -1), np.zeros(600), np.sort(np.append(np.zeros(597), [5, 4, 3.5])), np.full(600, 3.0)):
+            for options in ({}, {"density": False}, {"whole": False}, {"whole": False, "largest": 0}, {"whole": False, "density": False}):
+                with self.subTest(values=values[::200], **options):
+                    self.write_spectrum(values, **options)
+                    self.expect_tidy(self.figure("--spectrum"))
+        self.write_spectrum(spread_out)
+        self.expect_tidy(self.figure("--spectrum", "--map", "--norms", "--pixels", 150, "--title", "A title that is too long for small pictures " * 2))
+
+    def test_with_nothing_to_draw_are_refused(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        self.write_spectrum(np.arange(197.0), whole=False, largest=0, density=False)
+        self.assertIn("nothing to draw", self.run_program(self.file, "--spectrum", code=2)[1])
+
+
+class Packages(Case):
+    """-S: a Python without packages."""
+
+    def run_without_packages(self, program, *arguments):
+        finished = subprocess.run([sys.executable, "-E", "-S", program, *arguments], capture_output=True, text=True, timeout=60)
+        return finished.returncode, finished.stdout, finished.stderr
+
+    def program_with(self, python):
+        """The program as a build with another Python makes it."""
+        copy = self.folder / "hessian_plot"
+        copy.write_text(re.sub('^PYTHON = ".*"', f'PYTHON = "{python}"', PROGRAM.read_text(), flags=re.MULTILINE))
+        return copy
+
+    def test_are_not_needed_for_help(self):
+        code, shown, errors = self.run_without_packages(self.program_with(""), "--help")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertIn("--norms", shown)
+        code, shown, errors = self.run_without_packages(self.program_with(""), "--version")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertRegex(shown, r"^hessian_plot \d+\.\d+\.\d+, .*h5py missing")
+        self.assertEqual(self.run_without_packages(self.program_with(""), "--pixels", "0", "H.h5")[0], 2)
+
+    def test_are_those_of_the_python_of_the_build(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        code, shown, errors = self.run_without_packages(PROGRAM, self.file, "--pixels", "300")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertTrue(self.file.with_suffix(".png").exists())
+
+    def test_that_are_missing_are_told_in_one_line(self):
+        write(self.file, random_matrix(197, np.float32), LAYERS)
+        bare = self.folder / "bare_python"
+        bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E -S "$@"\n')
+        bare.chmod(0o755)
+        for python in ("", "/none/python", bare):
+            with self.subTest(python=python):
+                code, shown, errors = self.run_without_packages(self.program_with(python), self.file)
+                self.assertEqual((code, shown), (2, ""))
+                self.assertEqual(errors.count("\n"), 1, errors)
+                self.assertTrue(errors.startswith("hessian_plot: error: "))
+                self.assertIn("has no h5py and no matplotlib and no numpy", errors)
+                self.assertIn("-m pip install h5py matplotlib numpy", errors)
 
 
 class Program(Case):
@@ -414,7 +630,7 @@ class Program(Case):
                 self.assertTrue(errors.startswith("hessian_plot: error: "))
                 self.assertEqual(errors.count("\n"), 1, errors)
                 self.assertIn(words, errors)
-        for arguments in (["--pixels", "0"], ["--pixel", "9"], []):
+        for arguments in (["--pixels", "0"], ["--pixel", "9"], ["--outliers", "-1"], []):
             self.run_program(*([self.file] if arguments else []), *arguments, code=2)
         self.assertEqual(sorted(self.folder.iterdir()), before)
 

@@ -1,6 +1,7 @@
 """hessian_file.py against numpy, on the files of matrix_files.
 
     hessian_file_test.py FOLDER_OF_FILES FOLDER_OF_MODULE"""
+import fcntl
 import itertools
 import os
 import shutil
@@ -8,8 +9,10 @@ import sys
 import tempfile
 import unittest
 
-import h5py
-import numpy as np
+os.environ.pop("HDF5_USE_FILE_LOCKING", None)  # HDF5's own choice is tested
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
 
 FILES, MODULE = sys.argv[1:3]
 sys.path.insert(0, MODULE)
@@ -194,6 +197,73 @@ class LessThanTheWhole(unittest.TestCase):
                     use()
             with self.assertRaises(ValueError):
                 H @ np.ones(N + 1)
+
+
+class PackedTriangle(unittest.TestCase):
+    MIRRORED = np.triu(MATRIX) + np.triu(MATRIX, 1).T
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, "packed.h5")
+        shutil.copy(os.path.join(FILES, "whole_float64.h5"), self.path)
+        with h5py.File(self.path, "a") as file:
+            about = dict(file["hessian"].attrs)
+            del file["hessian"], file["named_blocks"]
+            file["hessian"] = MATRIX[np.triu_indices(N)]
+            file["hessian"].attrs.update(about)
+            file.attrs["format"] = "hessian_mpi packed triangle"
+
+    def assert_same(self, got, wanted):
+        np.testing.assert_array_equal(np.asarray(got), wanted)
+        self.assertEqual(np.shape(got), np.shape(wanted))
+
+    def test_has_every_block_by_name(self):
+        for slab_bytes in (8, 1000, 64 << 20):
+            with HessianFile(self.path, slab_bytes=slab_bytes) as H:
+                self.assertEqual((H.shape, H.dtype), ((N, N), np.float64))
+                for p, q in itertools.product(SHAPES, SHAPES):
+                    self.assert_same(H[p, q], self.MIRRORED[SLICES[p], SLICES[q]])
+                self.assert_same(H["fc.bias", "conv1.weight"].full, self.MIRRORED[60:65, :18].reshape(5, 2, 1, 3, 3))
+                self.assertEqual(H["fc.weight", "conv1.bias"].full[4, 7, 1], MATRIX[19, 59])
+
+    def test_is_a_matrix_like_the_others(self):
+        v = np.random.default_rng(0).integers(-9, 9, (N, 3)).astype(float)
+        with HessianFile(self.path, slab_bytes=3000) as H:
+            self.assert_same(H, self.MIRRORED)
+            self.assert_same(H["fc.weight"], self.MIRRORED[20:60])
+            self.assert_same(H[5:60:7, 30:], self.MIRRORED[5:60:7, 30:])
+            self.assert_same(H.diagonal(), np.diagonal(MATRIX))
+            self.assert_same(H @ v, self.MIRRORED @ v)
+            self.assert_same(v.T @ H, v.T @ self.MIRRORED)
+
+
+class BesideOthers(unittest.TestCase):
+    """HDF5 refuses a file that the same process has open with another locking."""
+
+    WHOLE = os.path.join(FILES, "whole.h5")
+
+    def test_opens_what_the_program_has_opened(self):
+        for locking in (None, False, True, "best-effort"):
+            with self.subTest(locking=locking), h5py.File(self.WHOLE, "r", locking=locking), opened() as H:
+                self.assertEqual(H["fc.bias", "fc.bias"][0, 0], MATRIX[60, 60])
+
+    def test_leaves_the_file_to_be_opened_by_the_program(self):
+        with opened() as H, opened() as again, h5py.File(self.WHOLE) as file:
+            self.assertEqual(file["hessian"][3, 4], MATRIX[3, 4])
+            self.assertEqual((H[3, 4], again[3, 4]), (MATRIX[3, 4], MATRIX[3, 4]))
+
+    def test_finds_the_parts_that_the_program_has_opened(self):
+        with h5py.File(os.path.join(FILES, "part-1.h5")), opened("joined.h5") as H:
+            np.testing.assert_array_equal(np.asarray(H), MATRIX)
+
+    def test_reads_what_another_program_has_locked(self):
+        with open(self.WHOLE, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with self.assertRaises(OSError):
+                h5py.File(self.WHOLE, "r", locking=True)
+            with opened() as H:
+                self.assertEqual(H[3, 4], MATRIX[3, 4])
 
 
 class Refusing(unittest.TestCase):
