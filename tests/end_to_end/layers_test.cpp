@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -39,35 +40,70 @@ Network network(int number) {
   return network_of(lines.at(static_cast<std::size_t>(number) * lines.size() / networks));
 }
 
-// Runs the program into a file of the folder, and returns that.
-std::filesystem::path hessian_of(const Network& network, const std::string& method, const std::string& dtype, int ranks,
-                                 const Folder& folder) {
-  auto output = folder / (method + "_" + dtype + "_" + std::to_string(ranks) + ".h5");
-  const auto arguments = network.arguments + Words{"--method", method, "--dtype", dtype, "--output", output};
-  const auto finished = run_program(ranks, arguments, folder.path());
-  EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-  if (finished.exit_code == 0) {
-    const StoredFile file(output);
-    EXPECT_EQ(file.attribute_text("/", "method"), method);
-    EXPECT_EQ(file.attribute_integer("/", "ranks"), ranks);
-  }
-  return output;
+// A job on one of the networks.
+struct Way {
+  std::string method;
+  std::string dtype;
+  int ranks;
+};
+
+std::string text_of(int network, const Way& way) {
+  return std::to_string(network) + "_" + way.method + "_" + way.dtype + "_on_" + std::to_string(way.ranks);
 }
 
-class Layers : public testing::TestWithParam<int> {};
+// By rows, by layers on two numbers of ranks, and both in float32.
+std::vector<Way> ways_for(int number) {
+  const int ranks = 1 + number % most_ranks;
+  const int others = 1 + (number + 2) % most_ranks;
+  return {{"rows", "float64", 1},
+          {"layers", "float64", ranks},
+          {"layers", "float64", others},
+          {"rows", "float32", 1},
+          {"layers", "float32", ranks}};
+}
+
+class Layers : public testing::TestWithParam<int> {
+ protected:
+  static void SetUpTestSuite() {
+    batch.emplace();
+    for (int number = 0; number < networks; ++number) {
+      for (const auto& way : ways_for(number)) {
+        batch->add(
+            text_of(number, way), way.ranks,
+            network(number).arguments + Words{"--method", way.method, "--dtype", way.dtype, "--output", "result.h5"});
+      }
+    }
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+
+  // Its file, which says how it was made.
+  static std::filesystem::path hessian_of(int number, const Way& way) {
+    const auto name = text_of(number, way);
+    const auto& finished = batch->finished(name);
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+    const auto output = batch->folder(name) / "result.h5";
+    if (finished.exit_code == 0) {
+      const StoredFile file(output);
+      EXPECT_EQ(file.attribute_text("/", "method"), way.method);
+      EXPECT_EQ(file.attribute_integer("/", "ranks"), way.ranks);
+    }
+    return output;
+  }
+
+ private:
+  static inline std::optional<Batch> batch;
+};
 
 TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
   const auto chosen = network(GetParam());
   SCOPED_TRACE(chosen.line);
-  const Folder folder;
-  const int ranks = 1 + GetParam() % most_ranks;
-  const int others = 1 + (GetParam() + 2) % most_ranks;
-
-  const auto rows = hessian_of(chosen, "rows", "float64", 1, folder);
-  const auto layers = hessian_of(chosen, "layers", "float64", ranks, folder);
-  const auto elsewhere = hessian_of(chosen, "layers", "float64", others, folder);
-  const auto coarse_rows = hessian_of(chosen, "rows", "float32", 1, folder);
-  const auto coarse_layers = hessian_of(chosen, "layers", "float32", ranks, folder);
+  const auto ways = ways_for(GetParam());
+  const auto rows = hessian_of(GetParam(), ways[0]);
+  const auto layers = hessian_of(GetParam(), ways[1]);
+  const auto elsewhere = hessian_of(GetParam(), ways[2]);
+  const auto coarse_rows = hessian_of(GetParam(), ways[3]);
+  const auto coarse_layers = hessian_of(GetParam(), ways[4]);
   if (HasFailure()) return;
 
   EXPECT_LE(relative_difference(layers, chosen.reference), 1e-10);
@@ -76,7 +112,7 @@ TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
   // The network's own rounding, which rows in float32 have as well.
   EXPECT_LE(relative_difference(coarse_layers, rows), 1e-4);
   EXPECT_TRUE(StoredFile(layers).bytes("/hessian") == StoredFile(elsewhere).bytes("/hessian"))
-      << "on " << ranks << " and on " << others << " ranks";
+      << "on " << ways[1].ranks << " and on " << ways[2].ranks << " ranks";
 }
 
 // The network of the example, smaller: its convolution is made row by row, its linear layer is factored.
@@ -190,19 +226,25 @@ TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
 }
 
 TEST(LayersOfTheQuestion, HaveTheL2TermOnTheDiagonalOnceOnAnyRanks) {
-  const Folder folder;
-  const auto hessian = [&](const std::string& method, int ranks, const Words& options) {
-    const auto name = method + std::to_string(ranks) + (options.empty() ? "_plain.h5" : ".h5");
-    const auto arguments = question(method, name, options + Words{"--dtype", "float64"});
-    const auto finished = run_program(ranks, arguments, folder.path());
-    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
-    return finished.exit_code == 0 ? StoredFile(folder / name).numbers("/hessian") : std::vector<double>();
+  Batch batch;
+  const Words methods{"rows", "auto", "layers"};
+  for (const auto& method : methods) {
+    batch.add(method, 1, question(method, "result.h5", {"--dtype", "float64"}));
+    for (const int ranks : {1, 3}) {
+      batch.add(method + std::to_string(ranks), ranks,
+                question(method, "result.h5", {"--l2", "0.25", "--dtype", "float64"}));
+    }
+  }
+  batch.run();
+  const auto hessian = [&](const std::string& name) {
+    EXPECT_EQ(batch.finished(name).exit_code, 0) << batch.finished(name).errors;
+    return StoredFile(batch.folder(name) / "result.h5").numbers("/hessian");
   };
-  for (const auto* method : {"rows", "auto", "layers"}) {
-    auto expected = hessian(method, 1, {});
+  for (const auto& method : methods) {
+    auto expected = hessian(method);
     const auto n = static_cast<std::size_t>(std::sqrt(static_cast<double>(expected.size())));
     for (std::size_t i = 0; i < n; ++i) expected[i * n + i] += 0.25;
-    for (const int ranks : {1, 3}) EXPECT_TRUE(hessian(method, ranks, {"--l2", "0.25"}) == expected) << method << ranks;
+    for (const auto* ranks : {"1", "3"}) EXPECT_TRUE(hessian(method + ranks) == expected) << method << ranks;
   }
 }
 
