@@ -153,57 +153,91 @@ Words tokens(const std::string& method, const std::string& output, const Words& 
   return network_of(*found).arguments + Words{"--method", method, "--output", output, "--l2", "0.125"} + options;
 }
 
+const std::vector<Steps> all_steps{{"question", "layers"}, {"question", "auto"}, {"tokens", "layers"}};
+
+// Some rows, as --rows has them.
+using Range = std::pair<std::size_t, std::size_t>;
+
+std::vector<Range> parts_of(std::size_t n) {
+  return {{0, n / 16}, {n / 16, n / 16 + 1}, {n / 13, n / 2}, {n - 5, n}};
+}
+
+std::string text_of(const Range& rows) {
+  return std::to_string(rows.first) + ":" + std::to_string(rows.second);
+}
+
+// Each network by its way: as a whole, on three ranks with little memory, and in parts.
 class InSteps : public testing::TestWithParam<Steps> {
  protected:
-  static Words arguments(const std::string& output, const Words& options = {}) {
-    const auto& [network, method] = GetParam();
-    return network == "question" ? question(method, output, options) : tokens(method, output, options);
+  static void SetUpTestSuite() {
+    whole.emplace();
+    for (const auto& steps : all_steps) {
+      whole->add(name_of(steps), 1, arguments(steps, {}));
+      whole->add(name_of(steps) + "_small", 3, arguments(steps, {"--memory", "1M"}));
+    }
+    whole->run();
+    parts.emplace();
+    for (const auto& steps : all_steps) {
+      const auto n = StoredFile(whole->folder(name_of(steps)) / "result.h5").shape("/hessian")[0];
+      for (const auto& rows : parts_of(n)) {
+        parts->add(name_of(steps) + text_of(rows), 2, arguments(steps, {"--rows", text_of(rows)}));
+      }
+    }
+    parts->run();
   }
+  static void TearDownTestSuite() {
+    whole.reset();
+    parts.reset();
+  }
+  static std::string name_of(const Steps& steps) { return steps.network + "_" + steps.method; }
+  static Words arguments(const Steps& steps, const Words& options) {
+    const auto& [network, method] = steps;
+    return network == "question" ? question(method, "result.h5", options) : tokens(method, "result.h5", options);
+  }
+  static std::string bytes_of_whole() {
+    const auto& finished = whole->finished(name_of(GetParam()));
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+    return StoredFile(whole->folder(name_of(GetParam())) / "result.h5").bytes("/hessian");
+  }
+  static inline std::optional<Batch> whole;
+  static inline std::optional<Batch> parts;
 };
 
 TEST_P(InSteps, GoOnToTheSameBytesOnAnyRanksWithAnyMemory) {
-  const Folder folder;
-  ASSERT_EQ(run_program(2, arguments("whole.h5"), folder.path()).exit_code, 0);
-  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
-  const auto small = run_program(3, arguments("small.h5", {"--memory", "1M"}), folder.path());
+  const auto bytes = bytes_of_whole();
+  const auto& small = whole->finished(name_of(GetParam()) + "_small");
   ASSERT_EQ(small.exit_code, 0) << small.errors;
   const bool kept = small.errors.find("made again for each range of rows") == std::string::npos;
   EXPECT_EQ(kept, GetParam().method == "auto") << small.errors;
-  EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole);
+  const auto folder = whole->folder(name_of(GetParam()) + "_small");
+  const auto n = StoredFile(folder / "result.h5").shape("/hessian")[0];
+  EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == bytes);
   std::vector<std::uint64_t> spread;
   for (std::uint64_t row = 0; row < n; row += n / 7) spread.push_back(row);
   spread.push_back(n - 1);
   for (const auto& rows : {spread, {n / 2, n / 2 + 1, n / 2 + 9}}) {
-    damage(folder / "small.h5", rows);
-    const auto mended = run_program(4, arguments("small.h5", {"--resume", "--verify", "all"}), folder.path());
+    damage(folder / "result.h5", rows);
+    const auto mended = run_program(4, arguments(GetParam(), {"--resume", "--verify", "all"}), folder);
     ASSERT_EQ(mended.exit_code, 0) << mended.errors;
     EXPECT_NE(mended.errors.find("computed again"), std::string::npos) << mended.errors;
-    EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole) << "row " << rows.front() << " and others";
+    EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == bytes) << "row " << rows.front() << " and others";
   }
 }
 
 TEST_P(InSteps, AreMadeInPartsToTheSameBytes) {
-  const Folder folder;
-  ASSERT_EQ(run_program(1, arguments("whole.h5"), folder.path()).exit_code, 0);
-  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
-  const auto row_bytes = whole.size() / n;
-  for (const auto& [begin, end] :
-       {std::pair<std::size_t, std::size_t>{0, n / 16}, {n / 16, n / 16 + 1}, {n / 13, n / 2}, {n - 5, n}}) {
-    const auto name = std::to_string(begin) + ".h5";
-    const auto rows = std::to_string(begin) + ":" + std::to_string(end);
-    const auto finished = run_program(2, arguments(name, {"--rows", rows}), folder.path());
-    ASSERT_EQ(finished.exit_code, 0) << finished.errors;
-    EXPECT_TRUE(StoredFile(folder / name).bytes("/hessian") ==
-                whole.substr(begin * row_bytes, (end - begin) * row_bytes))
-        << rows;
+  const auto bytes = bytes_of_whole();
+  const auto n = StoredFile(whole->folder(name_of(GetParam())) / "result.h5").shape("/hessian")[0];
+  const auto row_bytes = bytes.size() / n;
+  for (const auto& rows : parts_of(n)) {
+    SCOPED_TRACE(text_of(rows));
+    const auto name = name_of(GetParam()) + text_of(rows);
+    ASSERT_EQ(parts->finished(name).exit_code, 0) << parts->finished(name).errors;
+    EXPECT_TRUE(StoredFile(parts->folder(name) / "result.h5").bytes("/hessian") ==
+                bytes.substr(rows.first * row_bytes, (rows.second - rows.first) * row_bytes));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, InSteps,
-                         testing::Values(Steps{"question", "layers"}, Steps{"question", "auto"},
-                                         Steps{"tokens", "layers"}));
+INSTANTIATE_TEST_SUITE_P(Networks, InSteps, testing::ValuesIn(all_steps));
 
 TEST(LayersOfTokens, AreMadeInTwoStages) {
   const Folder folder;
