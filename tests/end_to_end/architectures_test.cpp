@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <optional>
 
 #include "program.hpp"
 #include "reference.hpp"
@@ -40,29 +40,38 @@ std::vector<Run> all_runs() {
   return runs;
 }
 
-class Architecture : public testing::TestWithParam<Run> {};
+std::string text_of(const Run& run) {
+  return run.name + (run.model == "model.pt" ? "_pt_" : "_pt2_") + run.method + "_" + run.dtype + "_on_" +
+         std::to_string(run.ranks);
+}
+
+class Architecture : public testing::TestWithParam<Run> {
+ protected:
+  static void SetUpTestSuite() {
+    batch.emplace();
+    for (const auto& run : all_runs()) {
+      const auto files = models() / run.name;
+      const Words arguments{"--model", files / run.model, "--data",   files / "data.h5", "--output",  "result.h5",
+                            "--dtype", run.dtype,         "--method", run.method,        "--threads", "1"};
+      batch->add(text_of(run), run.ranks, arguments + options_of(run.name));
+    }
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+  static inline std::optional<Batch> batch;
+};
 
 TEST_P(Architecture, HasTheHessianThatPyTorchDerives) {
   const auto& run = GetParam();
-  const Folder folder;
-  const auto output = folder / "result.h5";
-  const auto files = models() / run.name;
-  const Words arguments{"--model", files / run.model, "--data",   files / "data.h5", "--output",  output,
-                        "--dtype", run.dtype,         "--method", run.method,        "--threads", "1"};
-  const auto finished = run_program(run.ranks, arguments + options_of(run.name), folder.path());
+  const auto& finished = batch->finished(text_of(run));
   ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-
-  const StoredFile file(output);
-  ASSERT_NO_FATAL_FAILURE(
-      expect_like_reference(file, StoredFile(files / "reference.h5"), run.dtype == "float64" ? 1e-9 : 1e-4));
+  const StoredFile file(batch->folder(text_of(run)) / "result.h5");
+  const StoredFile reference(models() / run.name / "reference.h5");
+  ASSERT_NO_FATAL_FAILURE(expect_like_reference(file, reference, run.dtype == "float64" ? 1e-9 : 1e-4));
   EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
 }
 
-const auto name_of_test = [](const testing::TestParamInfo<Run>& info) {
-  const auto& run = info.param;
-  return run.name + (run.model == "model.pt" ? "_pt_" : "_pt2_") + run.method + "_" + run.dtype + "_on_" +
-         std::to_string(run.ranks);
-};
+const auto name_of_test = [](const testing::TestParamInfo<Run>& info) { return text_of(info.param); };
 INSTANTIATE_TEST_SUITE_P(All, Architecture, testing::ValuesIn(all_runs()), name_of_test);
 
 TEST(Architectures, EveryOneThatWasMadeIsRun) {

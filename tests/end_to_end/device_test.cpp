@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "program.hpp"
 #include "reference.hpp"
 #include "stored_file.hpp"
@@ -61,22 +63,37 @@ class Gpus : public testing::TestWithParam<std::string> {
   }
   static const std::string& program() { return GetParam(); }
 
-  // Of the file against the reference, after a job that has passed its checks.
-  static void expect_like_pytorch(const std::string& name, const Words& more, const std::string& model, int ranks,
-                                  const std::string& matrix = "hessian") {
-    SCOPED_TRACE(name + ' ' + model);
-    const Folder folder;
-    const auto finished = run(program(), ranks, job("cuda", name, Words{"--dtype", "float64"} + more, model), folder);
-    ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-    EXPECT_NE(finished.output.find("device cuda"), std::string::npos) << finished.output;
-    const StoredFile file(folder / "result.h5");
-    EXPECT_EQ(file.attribute_text("/", "device"), "cuda");
-    for (const auto* check : {"symmetry_check", "row_check", "gradient_check", "difference_check"}) {
-      EXPECT_EQ(file.attribute_text("/", check), "passed") << check;
-    }
-    const StoredFile reference(models() / name / "reference.h5");
-    EXPECT_LE(relative_difference(file.numbers("/hessian"), reference.numbers("/" + matrix)), 1e-9);
+  // Jobs with the matrices of PyTorch, by the names of the jobs.
+  struct Expected {
+    std::string network;
+    std::string matrix;
+  };
+  void add(const std::string& job_name, int ranks, const Expected& expected, const std::string& model,
+           const Words& more) {
+    batch_.add(job_name, ranks, job("cuda", expected.network, Words{"--dtype", "float64"} + more, model));
+    expected_[job_name] = expected;
   }
+  // Of their files against the references, after jobs that have passed their checks.
+  void expect_like_pytorch() {
+    batch_.run();
+    for (const auto& [name, expected] : expected_) {
+      SCOPED_TRACE(name);
+      const auto& finished = batch_.finished(name);
+      ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+      EXPECT_NE(finished.output.find("device cuda"), std::string::npos) << finished.output;
+      const StoredFile file(batch_.folder(name) / "result.h5");
+      EXPECT_EQ(file.attribute_text("/", "device"), "cuda");
+      for (const auto* check : {"symmetry_check", "row_check", "gradient_check", "difference_check"}) {
+        EXPECT_EQ(file.attribute_text("/", check), "passed") << check;
+      }
+      const StoredFile reference(models() / expected.network / "reference.h5");
+      EXPECT_LE(relative_difference(file.numbers("/hessian"), reference.numbers("/" + expected.matrix)), 1e-9);
+    }
+  }
+
+ private:
+  Batch batch_{program() == real_gpus ? HESSIAN_MPI_JOBS : program()};
+  std::map<std::string, Expected> expected_;
 };
 
 std::string name_of_gpus(const testing::TestParamInfo<std::string>& info) {
@@ -93,18 +110,19 @@ TEST_P(Gpus, GiveTheMatricesOfPyTorch) {
     for (const auto* method : {"rows", "auto"}) {
       ranks = ranks % 3 + 1;
       const auto* model = std::string(method) == "rows" ? "model.pt" : "model.pt2";
-      ASSERT_NO_FATAL_FAILURE(expect_like_pytorch(name, {"--method", method}, model, ranks));
+      add(std::string(name) + "_" + method, ranks, {name, "hessian"}, model, {"--method", method});
     }
   }
+  expect_like_pytorch();
 }
 
 TEST_P(Gpus, GiveTheOtherMatricesOfPyTorch) {
   for (const std::string matrix : {"ggn", "fisher"}) {
     for (const auto* method : {"rows", "auto"}) {
-      ASSERT_NO_FATAL_FAILURE(
-          expect_like_pytorch("transformer", {"--matrix", matrix, "--method", method}, "model.pt2", 2, matrix));
+      add(matrix + "_" + method, 2, {"transformer", matrix}, "model.pt2", {"--matrix", matrix, "--method", method});
     }
   }
+  expect_like_pytorch();
 }
 
 // Dropout is on: what is drawn is that of the GPU, the same in every forward on every rank, or the checks would fail.

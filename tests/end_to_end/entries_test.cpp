@@ -64,34 +64,45 @@ void expect_diagonal_of(const StoredFile& file, const std::vector<double>& whole
   EXPECT_LE(relative_difference(file.numbers("/diagonal"), expected), 1e-10);
 }
 
+void expect_like_pytorch(const std::filesystem::path& result, const std::string& name, const std::string& matrix,
+                         bool blocks) {
+  const StoredFile file(result);
+  const StoredFile reference(models() / name / "reference.h5");
+  const auto whole = reference.numbers("/" + matrix);
+  const auto n = file.shape("/gradient").front();
+  for (const auto* check : {"row_check", "gradient_check", "difference_check"}) {
+    EXPECT_EQ(file.attribute_text("/", check), "passed") << check;
+  }
+  if (blocks) {
+    EXPECT_EQ(file.attribute_text("/", "entries"), "diagonal_blocks");
+    EXPECT_EQ(file.attribute_text("/", "symmetry_check"), "passed");
+    expect_parameters_of(file, reference, "/hessian");
+    expect_blocks_of(file, whole, n);
+  } else {
+    EXPECT_EQ(file.attribute_text("/", "entries"), "diagonal");
+    expect_parameters_of(file, reference, "/diagonal");
+    expect_diagonal_of(file, whole, n);
+  }
+}
+
 // A matrix of the reference, on one to three ranks and by both methods in turn.
 void expect_like_pytorch(const Words& names, const std::string& matrix) {
+  Batch batch;
   int turn = 0;
   for (const auto& name : names) {
     for (const auto& entries : {Words{"--blocks", "diagonal"}, Words{"--diagonal"}}) {
       ++turn;
-      SCOPED_TRACE(name + ' ' + entries.front());
-      const Folder folder;
       const auto words = entries + Words{"--matrix", matrix, "--method", turn % 4 == 3 ? "rows" : "layers"};
-      const auto finished = run_program(turn % 3 + 1, job(name, words), folder.path());
+      batch.add(name + entries.front(), turn % 3 + 1, job(name, words));
+    }
+  }
+  batch.run();
+  for (const auto& name : names) {
+    for (const std::string entries : {"--blocks", "--diagonal"}) {
+      SCOPED_TRACE(name + entries);
+      const auto& finished = batch.finished(name + entries);
       ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-      const StoredFile file(folder / "result.h5");
-      const StoredFile reference(models() / name / "reference.h5");
-      const auto whole = reference.numbers("/" + matrix);
-      const auto n = file.shape("/gradient").front();
-      for (const auto* check : {"row_check", "gradient_check", "difference_check"}) {
-        EXPECT_EQ(file.attribute_text("/", check), "passed") << check;
-      }
-      if (entries.size() == 2) {
-        EXPECT_EQ(file.attribute_text("/", "entries"), "diagonal_blocks");
-        EXPECT_EQ(file.attribute_text("/", "symmetry_check"), "passed");
-        expect_parameters_of(file, reference, "/hessian");
-        expect_blocks_of(file, whole, n);
-      } else {
-        EXPECT_EQ(file.attribute_text("/", "entries"), "diagonal");
-        expect_parameters_of(file, reference, "/diagonal");
-        expect_diagonal_of(file, whole, n);
-      }
+      expect_like_pytorch(batch.folder(name + entries) / "result.h5", name, matrix, entries == "--blocks");
     }
   }
 }

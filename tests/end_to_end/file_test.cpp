@@ -8,6 +8,8 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
+#include <ostream>
 #include <regex>
 
 #include "program.hpp"
@@ -16,9 +18,9 @@
 namespace end_to_end {
 namespace {
 
-Words job(const std::string& name, const std::filesystem::path& output) {
+Words job(const std::string& name, const std::filesystem::path& output, const std::string& data = "data.h5") {
   const auto folder = models() / name;
-  return {"--model", folder / "model.pt", "--data", folder / "data.h5", "--output", output, "--threads", "1"};
+  return {"--model", folder / "model.pt", "--data", folder / data, "--output", output, "--threads", "1"};
 }
 
 // One run of a job, its file kept until the end of the test.
@@ -240,60 +242,80 @@ TEST(Blocks, TileTheMatrixAndHaveTheChecksumOfTheirBytes) {
 // --- the same bytes
 // ---------------------------------------------------------------------------------------------------
 
-class SameBytes : public testing::Test {
- protected:
-  void expect_from(int ranks, const std::string& name, const Words& options, const std::string& expected) {
-    const Result result(ranks, name, options);
-    const auto bytes = result.bytes();
-    ASSERT_EQ(bytes.size(), expected.size());
-    EXPECT_TRUE(bytes == expected) << name << " on " << ranks << " ranks";
-  }
+struct Alike {
+  std::string name;
+  Words arguments;
+  std::vector<int> ranks;  ///< that it is run on, beside one
+  friend std::ostream& operator<<(std::ostream& out, const Alike& alike) { return out << alike.name; }
 };
 
-TEST_F(SameBytes, OnOneToFourRanks) {
-  const auto expected = Result(1, "question").bytes();
-  for (const int ranks : {2, 3, 4}) expect_from(ranks, "question", {}, expected);
-}
-
-TEST_F(SameBytes, OnOneToFourRanksInFloat64WithAttention) {
-  const auto expected = Result(1, "transformer", {"--dtype", "float64"}).bytes();
-  for (const int ranks : {3, 4}) expect_from(ranks, "transformer", {"--dtype", "float64"}, expected);
-}
-
-TEST_F(SameBytes, InMinibatchesOnOneToFourRanks) {
-  const auto expected = Result(1, "minibatches_mean", {"--batch-size", "3"}).bytes();
-  for (const int ranks : {2, 4}) expect_from(ranks, "minibatches_mean", {"--batch-size", "3"}, expected);
-}
-
-TEST_F(SameBytes, WithAnyMemory) {
-  const auto expected = Result(1, "question").bytes();
-  for (const auto* memory : {"1M", "256K", "1G"}) expect_from(2, "question", {"--memory", memory}, expected);
-}
-
-TEST_F(SameBytes, On64Ranks) {
-  const auto expected = Result(1, "question").bytes();
-  expect_from(64, "question", {}, expected);
-}
-
-TEST_F(SameBytes, OnMoreRanksThanRows) {
+Words one_parameter() {
   const auto usage = models() / "usage";
-  const Words arguments{"--model",   usage / "one_parameter.pt",
-                        "--data",    usage / "one_parameter_data.h5",
-                        "--loss",    "mse",
-                        "--output",  "result.h5",
-                        "--threads", "1"};
-  const auto expected = Result(1, arguments).bytes();
-  const Result result(4, arguments);
-  EXPECT_EQ(result.bytes(), expected);
-  EXPECT_EQ(expected.size(), sizeof(float));
+  return {"--model",   usage / "one_parameter.pt",
+          "--data",    usage / "one_parameter_data.h5",
+          "--loss",    "mse",
+          "--output",  "result.h5",
+          "--threads", "1"};
 }
 
-TEST_F(SameBytes, FromBothFormatsOfTheData) {
-  const auto folder = models() / "two_inputs";
-  const auto expected = Result(1, "two_inputs").bytes();
-  const Result result(2, Words{"--model", folder / "model.pt", "--data", folder / "data.pt", "--output", "result.h5",
-                               "--threads", "1"});
-  EXPECT_TRUE(result.bytes() == expected);
+std::vector<Alike> jobs_with_the_same_bytes() {
+  return {{"InFloat64WithAttention", job("transformer", "result.h5") + Words{"--dtype", "float64"}, {3, 4}},
+          {"InMinibatches", job("minibatches_mean", "result.h5") + Words{"--batch-size", "3"}, {2, 4}},
+          {"OfOneRow", one_parameter(), {4}}};
+}
+
+class SameBytesOnAnyRanks : public testing::TestWithParam<Alike> {
+ protected:
+  static void SetUpTestSuite() {
+    batch.emplace();
+    for (const auto& alike : jobs_with_the_same_bytes()) {
+      batch->add(name_of(alike, 1), 1, alike.arguments);
+      for (const int ranks : alike.ranks) batch->add(name_of(alike, ranks), ranks, alike.arguments);
+    }
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+  static std::string name_of(const Alike& alike, int ranks) { return alike.name + std::to_string(ranks); }
+  static std::string bytes_on(int ranks) {
+    const auto name = name_of(GetParam(), ranks);
+    EXPECT_EQ(batch->finished(name).exit_code, 0) << batch->finished(name).errors;
+    return StoredFile(batch->folder(name) / "result.h5").bytes("/hessian");
+  }
+
+ private:
+  static inline std::optional<Batch> batch;
+};
+
+TEST_P(SameBytesOnAnyRanks, AsOnOne) {
+  const auto expected = bytes_on(1);
+  ASSERT_FALSE(expected.empty());
+  for (const int ranks : GetParam().ranks) EXPECT_TRUE(bytes_on(ranks) == expected) << ranks << " ranks";
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, SameBytesOnAnyRanks, testing::ValuesIn(jobs_with_the_same_bytes()),
+                         [](const auto& test) { return test.param.name; });
+
+TEST(SameBytes, OnOneToFourAndOn64Ranks) {
+  const auto expected = Result(1, "question").bytes();
+  ASSERT_FALSE(expected.empty());
+  for (const int ranks : {2, 3, 4, 64}) EXPECT_TRUE(Result(ranks, "question").bytes() == expected) << ranks;
+}
+
+TEST(SameBytes, WithAnyMemoryAndFromBothFormatsOfTheData) {
+  Batch batch;
+  batch.add("all", 1, job("question", "result.h5"));
+  batch.add("h5", 1, job("two_inputs", "result.h5"));
+  batch.add("pt", 2, job("two_inputs", "result.h5", "data.pt"));
+  for (const auto* memory : {"1M", "256K", "1G"}) {
+    batch.add(memory, 2, job("question", "result.h5") + Words{"--memory", memory});
+  }
+  batch.run();
+  const auto bytes = [&](const std::string& name) {
+    EXPECT_EQ(batch.finished(name).exit_code, 0) << batch.finished(name).errors;
+    return StoredFile(batch.folder(name) / "result.h5").bytes("/hessian");
+  };
+  for (const auto* memory : {"1M", "256K", "1G"}) EXPECT_TRUE(bytes(memory) == bytes("all")) << memory;
+  EXPECT_TRUE(bytes("pt") == bytes("h5"));
 }
 
 // --- what the user reads

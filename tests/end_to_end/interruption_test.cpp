@@ -11,6 +11,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <map>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -24,10 +26,13 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Clock = std::chrono::steady_clock;
 
-Words slow_job(const Words& options = {}) {
+// The same network on few samples, or on so many that there is time to interrupt.
+enum class Length { brief, slow };
+
+Words job(Length length, const Words& options) {
   const auto usage = models() / "usage";
   return Words{"--model",   usage / "slow.pt",
-               "--data",    usage / "slow_data.h5",
+               "--data",    usage / (length == Length::slow ? "slow_data.h5" : "brief_data.h5"),
                "--output",  "result.h5",
                "--threads", "1",
                "--check",   "2",
@@ -35,31 +40,49 @@ Words slow_job(const Words& options = {}) {
          options;
 }
 
-// The matrix of a run that nobody interrupts; made once.
-const std::string& undisturbed_bytes() {
-  static const std::string bytes = [] {
+Words slow_job(const Words& options = {}) {
+  return job(Length::slow, options);
+}
+
+std::filesystem::path undisturbed_file(Length length) {
+  return std::filesystem::path(UNDISTURBED_JOBS) / (length == Length::slow ? "slow.h5" : "brief.h5");
+}
+
+// The first test of this file, which all others compare with what it makes.
+TEST(UndisturbedJobs, ComeToTheirEnd) {
+  std::filesystem::create_directories(UNDISTURBED_JOBS);
+  for (const auto length : {Length::slow, Length::brief}) {
     const Folder folder;
-    const auto finished = run_program(2, slow_job(), folder.path());
-    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
-    return StoredFile(folder / "result.h5").bytes("/hessian");
-  }();
-  return bytes;
+    const auto finished = run_program(2, job(length, {}), folder.path());
+    ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+    std::filesystem::copy_file(folder / "result.h5", undisturbed_file(length),
+                               std::filesystem::copy_options::overwrite_existing);
+  }
+}
+
+// The matrix of a run that nobody has interrupted.
+const std::string& undisturbed_bytes(Length length = Length::slow) {
+  static std::map<Length, std::string> bytes;
+  auto& found = bytes[length];
+  if (found.empty()) found = StoredFile(undisturbed_file(length)).bytes("/hessian");
+  return found;
 }
 
 // The file of a job that has ended early opens and says so; nothing that it marks is wrong.
-void expect_unfinished_file(const Folder& folder) {
+void expect_unfinished_file(const Folder& folder, Length length = Length::slow) {
   const StoredFile file(folder / "result.h5");
   EXPECT_EQ(file.attribute_integer("/", "complete"), 0);
   const auto bytes = file.bytes("/hessian");
   const auto marks = file.checksums("/blocks/mark");
   const auto begin = file.integers("/blocks/begin");
   const auto end = file.integers("/blocks/end");
-  const auto row_bytes = undisturbed_bytes().size() / file.shape("/hessian")[0];
+  const auto& undisturbed = undisturbed_bytes(length);
+  const auto row_bytes = undisturbed.size() / file.shape("/hessian")[0];
   for (std::size_t b = 0; b < marks.size(); ++b) {
     if (marks[b] == 0) continue;
     const auto first = static_cast<std::size_t>(begin[b]) * row_bytes;
     const auto count = static_cast<std::size_t>(end[b] - begin[b]) * row_bytes;
-    ASSERT_EQ(bytes.compare(first, count, undisturbed_bytes(), first, count), 0) << "block " << b;
+    ASSERT_EQ(bytes.compare(first, count, undisturbed, first, count), 0) << "block " << b;
   }
 }
 
@@ -68,12 +91,13 @@ std::size_t marked_blocks(const Folder& folder) {
   return static_cast<std::size_t>(std::count_if(marks.begin(), marks.end(), [](auto mark) { return mark != 0; }));
 }
 
-void expect_resumed_to_the_same_bytes(const Folder& folder, int ranks, const Words& options = {}) {
-  const auto finished = run_program(ranks, slow_job({"--resume"}) + options, folder.path());
+void expect_resumed_to_the_same_bytes(const Folder& folder, int ranks, const Words& options = {},
+                                      Length length = Length::slow) {
+  const auto finished = run_program(ranks, job(length, {"--resume"}) + options, folder.path());
   ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
   const StoredFile file(folder / "result.h5");
   EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
-  EXPECT_TRUE(file.bytes("/hessian") == undisturbed_bytes()) << "other bytes than without the interruption";
+  EXPECT_TRUE(file.bytes("/hessian") == undisturbed_bytes(length)) << "other bytes than without the interruption";
 }
 
 bool is_alive(int process) {
@@ -114,23 +138,27 @@ void kill_job(const RunningCommand& job, Victim victim, std::mt19937& random) {
   }
 }
 
-// Fewer moments than the 50 of a thorough run (HESSIAN_MPI_KILLS=50).
+// Fewer than the 50 of a thorough run (HESSIAN_MPI_KILLS=50): each victim early and late.
 int number_of_kills() {
   const char* wanted = std::getenv("HESSIAN_MPI_KILLS");
-  return wanted == nullptr ? 9 : std::atoi(wanted);
+  return wanted == nullptr ? 6 : std::atoi(wanted);
 }
 
 TEST(Killed, AtRandomMomentsGoesOnToTheSameBytes) {
   std::mt19937 random(20260611);
   const auto begun = Clock::now();
-  ASSERT_FALSE(undisturbed_bytes().empty());
-  // From the start of mpirun to somewhat beyond the end of the job.
-  std::uniform_real_distribution<double> moment(0, 1.1 * std::chrono::duration<double>(Clock::now() - begun).count());
+  {
+    const Folder folder;
+    ASSERT_EQ(run_program(2, slow_job(), folder.path()).exit_code, 0);
+  }
+  // From the start of mpirun to somewhat beyond the end of the job, a moment in each of so many equal parts.
+  const double part = 1.1 * std::chrono::duration<double>(Clock::now() - begun).count() / number_of_kills();
+  std::uniform_real_distribution<double> within_part(0, part);
   int interrupted = 0;
   int with_marks = 0;
   for (int k = 0; k < number_of_kills(); ++k) {
     const auto victim = static_cast<Victim>(k % 3);
-    const double after = moment(random);
+    const double after = k * part + within_part(random);
     SCOPED_TRACE("kill " + std::to_string(k) + " after " + std::to_string(after) + " s");
     const Folder folder;
     std::vector<int> ranks;
@@ -244,12 +272,16 @@ TEST(Stopped, InTimeByTheTimeLimitAgainAndAgain) {
 class Resumed : public testing::Test {
  protected:
   // A job that was stopped in the middle.
-  void SetUp() override {
-    RunningCommand job(launch(2, slow_job()), folder.path());
-    wait_for_marks(folder, job, 20);
+  static void SetUpTestSuite() {
+    stopped.emplace();
+    RunningCommand job(launch(2, slow_job()), stopped->path());
+    wait_for_marks(*stopped, job, 20);
     kill(job.process(), SIGUSR1);
     ASSERT_EQ(job.wait(seconds(60)).exit_code, 75);
   }
+  static void TearDownTestSuite() { stopped.reset(); }
+  void SetUp() override { std::filesystem::copy_file(*stopped / "result.h5", folder / "result.h5"); }
+
   void expect_refused(const Words& arguments, const std::vector<std::string>& words) {
     const auto before = content_of(folder / "result.h5");
     const auto finished = run_program(2, arguments, folder.path());
@@ -269,6 +301,9 @@ class Resumed : public testing::Test {
     file.write("damage!!", 8);
   }
   const Folder folder;
+
+ private:
+  static inline std::optional<Folder> stopped;
 };
 
 TEST_F(Resumed, IsRefusedForAnotherJob) {
@@ -330,6 +365,7 @@ struct Fault {
   int at;
   int error;
   int rank;
+  Length length = Length::brief;
 };
 
 // A file system as it may be: see fault.cpp.
@@ -343,8 +379,8 @@ Words preloaded(const Fault& fault, const Folder& folder, const std::string& fil
 // Runs the job on three ranks with the fault; true if it happened.
 bool run_with(const Fault& fault, const Folder& folder, const std::string& file) {
   const auto start = Clock::now();
-  RunningCommand job(launch(3, slow_job(), preloaded(fault, folder, file)), folder.path());
-  const auto finished = job.wait(seconds(120));
+  RunningCommand running(launch(3, job(fault.length, {}), preloaded(fault, folder, file)), folder.path());
+  const auto finished = running.wait(seconds(120));
   if (!std::filesystem::remove(folder / "happened")) {
     EXPECT_EQ(finished.exit_code, 0) << finished.errors;
     return false;
@@ -366,8 +402,8 @@ TEST_P(Faults, EndTheJobOnAllRanksAndLoseNothing) {
   ASSERT_TRUE(run_with(GetParam(), folder, of_model ? "slow.pt" : "result.h5")) << "there was no such call to fail";
   // Where only the last sync fails the file says already that it is complete; --resume repeats what was not synced.
   const bool last_sync = std::string(GetParam().call) == "fsync" && GetParam().at == 3;
-  if (std::filesystem::exists(folder / "result.h5") && !last_sync) expect_unfinished_file(folder);
-  expect_resumed_to_the_same_bytes(folder, 2);
+  if (std::filesystem::exists(folder / "result.h5") && !last_sync) expect_unfinished_file(folder, GetParam().length);
+  expect_resumed_to_the_same_bytes(folder, 2, {}, GetParam().length);
 }
 
 std::string name_of_fault(const testing::TestParamInfo<Fault>& test) {
@@ -392,7 +428,7 @@ std::vector<Fault> faults_of_any_rank() {
 // What only root does: making the file, marking, finishing.
 std::vector<Fault> faults_of_root() {
   return {{"pwrite", 1, ENOSPC, 0}, {"fallocate", 1, ENOSPC, 0}, {"rename", 1, EACCES, 0},
-          {"pwrite", 8, EDQUOT, 0}, {"fdatasync", 1, EIO, 0},    {"fdatasync", 3, EIO, 0},
+          {"pwrite", 8, EDQUOT, 0}, {"fdatasync", 1, EIO, 0},    {"fdatasync", 3, EIO, 0, Length::slow},
           {"fsync", 1, EIO, 0},     {"fsync", 2, EIO, 0},        {"fsync", 3, EIO, 0}};
 }
 
@@ -401,8 +437,8 @@ INSTANTIATE_TEST_SUITE_P(OfTheFile, Faults, testing::ValuesIn(faults_of_root()),
 
 TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
   const Folder folder;
-  RunningCommand job(launch(3, slow_job(), preloaded({"posix_memalign", 3000, ENOMEM, 1}, folder, "")), folder.path());
-  const auto finished = job.wait(seconds(120));
+  const auto command = launch(3, job(Length::brief, {}), preloaded({"posix_memalign", 3000, ENOMEM, 1}, folder, ""));
+  const auto finished = run_command(command, folder.path(), seconds(120));
   EXPECT_EQ(finished.exit_code, 1);
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -39,35 +40,70 @@ Network network(int number) {
   return network_of(lines.at(static_cast<std::size_t>(number) * lines.size() / networks));
 }
 
-// Runs the program into a file of the folder, and returns that.
-std::filesystem::path hessian_of(const Network& network, const std::string& method, const std::string& dtype, int ranks,
-                                 const Folder& folder) {
-  auto output = folder / (method + "_" + dtype + "_" + std::to_string(ranks) + ".h5");
-  const auto arguments = network.arguments + Words{"--method", method, "--dtype", dtype, "--output", output};
-  const auto finished = run_program(ranks, arguments, folder.path());
-  EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-  if (finished.exit_code == 0) {
-    const StoredFile file(output);
-    EXPECT_EQ(file.attribute_text("/", "method"), method);
-    EXPECT_EQ(file.attribute_integer("/", "ranks"), ranks);
-  }
-  return output;
+// A job on one of the networks.
+struct Way {
+  std::string method;
+  std::string dtype;
+  int ranks;
+};
+
+std::string text_of(int network, const Way& way) {
+  return std::to_string(network) + "_" + way.method + "_" + way.dtype + "_on_" + std::to_string(way.ranks);
 }
 
-class Layers : public testing::TestWithParam<int> {};
+// By rows, by layers on two numbers of ranks, and both in float32.
+std::vector<Way> ways_for(int number) {
+  const int ranks = 1 + number % most_ranks;
+  const int others = 1 + (number + 2) % most_ranks;
+  return {{"rows", "float64", 1},
+          {"layers", "float64", ranks},
+          {"layers", "float64", others},
+          {"rows", "float32", 1},
+          {"layers", "float32", ranks}};
+}
+
+class Layers : public testing::TestWithParam<int> {
+ protected:
+  static void SetUpTestSuite() {
+    batch.emplace();
+    for (int number = 0; number < networks; ++number) {
+      for (const auto& way : ways_for(number)) {
+        batch->add(
+            text_of(number, way), way.ranks,
+            network(number).arguments + Words{"--method", way.method, "--dtype", way.dtype, "--output", "result.h5"});
+      }
+    }
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+
+  // Its file, which says how it was made.
+  static std::filesystem::path hessian_of(int number, const Way& way) {
+    const auto name = text_of(number, way);
+    const auto& finished = batch->finished(name);
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
+    const auto output = batch->folder(name) / "result.h5";
+    if (finished.exit_code == 0) {
+      const StoredFile file(output);
+      EXPECT_EQ(file.attribute_text("/", "method"), way.method);
+      EXPECT_EQ(file.attribute_integer("/", "ranks"), way.ranks);
+    }
+    return output;
+  }
+
+ private:
+  static inline std::optional<Batch> batch;
+};
 
 TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
   const auto chosen = network(GetParam());
   SCOPED_TRACE(chosen.line);
-  const Folder folder;
-  const int ranks = 1 + GetParam() % most_ranks;
-  const int others = 1 + (GetParam() + 2) % most_ranks;
-
-  const auto rows = hessian_of(chosen, "rows", "float64", 1, folder);
-  const auto layers = hessian_of(chosen, "layers", "float64", ranks, folder);
-  const auto elsewhere = hessian_of(chosen, "layers", "float64", others, folder);
-  const auto coarse_rows = hessian_of(chosen, "rows", "float32", 1, folder);
-  const auto coarse_layers = hessian_of(chosen, "layers", "float32", ranks, folder);
+  const auto ways = ways_for(GetParam());
+  const auto rows = hessian_of(GetParam(), ways[0]);
+  const auto layers = hessian_of(GetParam(), ways[1]);
+  const auto elsewhere = hessian_of(GetParam(), ways[2]);
+  const auto coarse_rows = hessian_of(GetParam(), ways[3]);
+  const auto coarse_layers = hessian_of(GetParam(), ways[4]);
   if (HasFailure()) return;
 
   EXPECT_LE(relative_difference(layers, chosen.reference), 1e-10);
@@ -76,7 +112,7 @@ TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
   // The network's own rounding, which rows in float32 have as well.
   EXPECT_LE(relative_difference(coarse_layers, rows), 1e-4);
   EXPECT_TRUE(StoredFile(layers).bytes("/hessian") == StoredFile(elsewhere).bytes("/hessian"))
-      << "on " << ranks << " and on " << others << " ranks";
+      << "on " << ways[1].ranks << " and on " << ways[2].ranks << " ranks";
 }
 
 // The network of the example, smaller: its convolution is made row by row, its linear layer is factored.
@@ -117,57 +153,91 @@ Words tokens(const std::string& method, const std::string& output, const Words& 
   return network_of(*found).arguments + Words{"--method", method, "--output", output, "--l2", "0.125"} + options;
 }
 
+const std::vector<Steps> all_steps{{"question", "layers"}, {"question", "auto"}, {"tokens", "layers"}};
+
+// Some rows, as --rows has them.
+using Range = std::pair<std::size_t, std::size_t>;
+
+std::vector<Range> parts_of(std::size_t n) {
+  return {{0, n / 16}, {n / 16, n / 16 + 1}, {n / 13, n / 2}, {n - 5, n}};
+}
+
+std::string text_of(const Range& rows) {
+  return std::to_string(rows.first) + ":" + std::to_string(rows.second);
+}
+
+// Each network by its way: as a whole, on three ranks with little memory, and in parts.
 class InSteps : public testing::TestWithParam<Steps> {
  protected:
-  static Words arguments(const std::string& output, const Words& options = {}) {
-    const auto& [network, method] = GetParam();
-    return network == "question" ? question(method, output, options) : tokens(method, output, options);
+  static void SetUpTestSuite() {
+    whole.emplace();
+    for (const auto& steps : all_steps) {
+      whole->add(name_of(steps), 1, arguments(steps, {}));
+      whole->add(name_of(steps) + "_small", 3, arguments(steps, {"--memory", "1M"}));
+    }
+    whole->run();
+    parts.emplace();
+    for (const auto& steps : all_steps) {
+      const auto n = StoredFile(whole->folder(name_of(steps)) / "result.h5").shape("/hessian")[0];
+      for (const auto& rows : parts_of(n)) {
+        parts->add(name_of(steps) + text_of(rows), 2, arguments(steps, {"--rows", text_of(rows)}));
+      }
+    }
+    parts->run();
   }
+  static void TearDownTestSuite() {
+    whole.reset();
+    parts.reset();
+  }
+  static std::string name_of(const Steps& steps) { return steps.network + "_" + steps.method; }
+  static Words arguments(const Steps& steps, const Words& options) {
+    const auto& [network, method] = steps;
+    return network == "question" ? question(method, "result.h5", options) : tokens(method, "result.h5", options);
+  }
+  static std::string bytes_of_whole() {
+    const auto& finished = whole->finished(name_of(GetParam()));
+    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
+    return StoredFile(whole->folder(name_of(GetParam())) / "result.h5").bytes("/hessian");
+  }
+  static inline std::optional<Batch> whole;
+  static inline std::optional<Batch> parts;
 };
 
 TEST_P(InSteps, GoOnToTheSameBytesOnAnyRanksWithAnyMemory) {
-  const Folder folder;
-  ASSERT_EQ(run_program(2, arguments("whole.h5"), folder.path()).exit_code, 0);
-  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
-  const auto small = run_program(3, arguments("small.h5", {"--memory", "1M"}), folder.path());
+  const auto bytes = bytes_of_whole();
+  const auto& small = whole->finished(name_of(GetParam()) + "_small");
   ASSERT_EQ(small.exit_code, 0) << small.errors;
   const bool kept = small.errors.find("made again for each range of rows") == std::string::npos;
   EXPECT_EQ(kept, GetParam().method == "auto") << small.errors;
-  EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole);
+  const auto folder = whole->folder(name_of(GetParam()) + "_small");
+  const auto n = StoredFile(folder / "result.h5").shape("/hessian")[0];
+  EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == bytes);
   std::vector<std::uint64_t> spread;
   for (std::uint64_t row = 0; row < n; row += n / 7) spread.push_back(row);
   spread.push_back(n - 1);
   for (const auto& rows : {spread, {n / 2, n / 2 + 1, n / 2 + 9}}) {
-    damage(folder / "small.h5", rows);
-    const auto mended = run_program(4, arguments("small.h5", {"--resume", "--verify", "all"}), folder.path());
+    damage(folder / "result.h5", rows);
+    const auto mended = run_program(4, arguments(GetParam(), {"--resume", "--verify", "all"}), folder);
     ASSERT_EQ(mended.exit_code, 0) << mended.errors;
     EXPECT_NE(mended.errors.find("computed again"), std::string::npos) << mended.errors;
-    EXPECT_TRUE(StoredFile(folder / "small.h5").bytes("/hessian") == whole) << "row " << rows.front() << " and others";
+    EXPECT_TRUE(StoredFile(folder / "result.h5").bytes("/hessian") == bytes) << "row " << rows.front() << " and others";
   }
 }
 
 TEST_P(InSteps, AreMadeInPartsToTheSameBytes) {
-  const Folder folder;
-  ASSERT_EQ(run_program(1, arguments("whole.h5"), folder.path()).exit_code, 0);
-  const auto whole = StoredFile(folder / "whole.h5").bytes("/hessian");
-  const auto n = StoredFile(folder / "whole.h5").shape("/hessian")[0];
-  const auto row_bytes = whole.size() / n;
-  for (const auto& [begin, end] :
-       {std::pair<std::size_t, std::size_t>{0, n / 16}, {n / 16, n / 16 + 1}, {n / 13, n / 2}, {n - 5, n}}) {
-    const auto name = std::to_string(begin) + ".h5";
-    const auto rows = std::to_string(begin) + ":" + std::to_string(end);
-    const auto finished = run_program(2, arguments(name, {"--rows", rows}), folder.path());
-    ASSERT_EQ(finished.exit_code, 0) << finished.errors;
-    EXPECT_TRUE(StoredFile(folder / name).bytes("/hessian") ==
-                whole.substr(begin * row_bytes, (end - begin) * row_bytes))
-        << rows;
+  const auto bytes = bytes_of_whole();
+  const auto n = StoredFile(whole->folder(name_of(GetParam())) / "result.h5").shape("/hessian")[0];
+  const auto row_bytes = bytes.size() / n;
+  for (const auto& rows : parts_of(n)) {
+    SCOPED_TRACE(text_of(rows));
+    const auto name = name_of(GetParam()) + text_of(rows);
+    ASSERT_EQ(parts->finished(name).exit_code, 0) << parts->finished(name).errors;
+    EXPECT_TRUE(StoredFile(parts->folder(name) / "result.h5").bytes("/hessian") ==
+                bytes.substr(rows.first * row_bytes, (rows.second - rows.first) * row_bytes));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, InSteps,
-                         testing::Values(Steps{"question", "layers"}, Steps{"question", "auto"},
-                                         Steps{"tokens", "layers"}));
+INSTANTIATE_TEST_SUITE_P(Networks, InSteps, testing::ValuesIn(all_steps));
 
 TEST(LayersOfTokens, AreMadeInTwoStages) {
   const Folder folder;
@@ -190,19 +260,25 @@ TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
 }
 
 TEST(LayersOfTheQuestion, HaveTheL2TermOnTheDiagonalOnceOnAnyRanks) {
-  const Folder folder;
-  const auto hessian = [&](const std::string& method, int ranks, const Words& options) {
-    const auto name = method + std::to_string(ranks) + (options.empty() ? "_plain.h5" : ".h5");
-    const auto arguments = question(method, name, options + Words{"--dtype", "float64"});
-    const auto finished = run_program(ranks, arguments, folder.path());
-    EXPECT_EQ(finished.exit_code, 0) << finished.errors;
-    return finished.exit_code == 0 ? StoredFile(folder / name).numbers("/hessian") : std::vector<double>();
+  Batch batch;
+  const Words methods{"rows", "auto", "layers"};
+  for (const auto& method : methods) {
+    batch.add(method, 1, question(method, "result.h5", {"--dtype", "float64"}));
+    for (const int ranks : {1, 3}) {
+      batch.add(method + std::to_string(ranks), ranks,
+                question(method, "result.h5", {"--l2", "0.25", "--dtype", "float64"}));
+    }
+  }
+  batch.run();
+  const auto hessian = [&](const std::string& name) {
+    EXPECT_EQ(batch.finished(name).exit_code, 0) << batch.finished(name).errors;
+    return StoredFile(batch.folder(name) / "result.h5").numbers("/hessian");
   };
-  for (const auto* method : {"rows", "auto", "layers"}) {
-    auto expected = hessian(method, 1, {});
+  for (const auto& method : methods) {
+    auto expected = hessian(method);
     const auto n = static_cast<std::size_t>(std::sqrt(static_cast<double>(expected.size())));
     for (std::size_t i = 0; i < n; ++i) expected[i * n + i] += 0.25;
-    for (const int ranks : {1, 3}) EXPECT_TRUE(hessian(method, ranks, {"--l2", "0.25"}) == expected) << method << ranks;
+    for (const auto* ranks : {"1", "3"}) EXPECT_TRUE(hessian(method + ranks) == expected) << method << ranks;
   }
 }
 

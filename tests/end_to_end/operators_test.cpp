@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
+#include <array>
+#include <iterator>
+#include <map>
 #include <ostream>
 #include <string>
 
@@ -25,20 +27,31 @@ Words arguments_of(const std::string& folder, const std::string& options) {
   return Words{"--threads", "1"} + options_in(models() / "operators" / folder, options);
 }
 
+// Networks in both formats, and numbers of ranks.
+const Words formats{"options", "options2"};
+constexpr std::array numbers_of_ranks{1, 3};
+
 class Operators : public testing::TestWithParam<Case> {};
 
 TEST_P(Operators, AreRightOnAnyNumberOfRanksAndAnnounceWhatIsReplaced) {
   const auto& [name, announced] = GetParam();
-  const Folder folder;
-  for (const auto* options : {"options", "options2"}) {
-    const auto arguments = arguments_of(name, options);
-    const auto model = arguments.at(
-        static_cast<std::size_t>(std::find(arguments.begin(), arguments.end(), "--model") - arguments.begin() + 1));
-    const auto before = content_of(model);
-    for (const int ranks : {1, 3}) {
-      SCOPED_TRACE(std::string(options) + " on " + std::to_string(ranks));
-      const auto output = folder / (options + std::to_string(ranks) + ".h5");
-      const auto finished = run_program(ranks, arguments + Words{"--output", output}, folder.path());
+  Batch batch;
+  std::map<std::string, std::string> models_before;  // by their files
+  for (const auto& format : formats) {
+    const auto arguments = arguments_of(name, format) + Words{"--output", "result.h5"};
+    const auto model = *std::next(std::find(arguments.begin(), arguments.end(), "--model"));
+    models_before[model] = content_of(model);
+    for (const int ranks : numbers_of_ranks) batch.add(format + std::to_string(ranks), ranks, arguments);
+  }
+  batch.run();
+  for (const auto& [model, before] : models_before) {
+    EXPECT_TRUE(content_of(model) == before) << "the file of the model, with its running statistics";
+  }
+  for (const auto& format : formats) {
+    for (const int ranks : numbers_of_ranks) {
+      SCOPED_TRACE(format + " on " + std::to_string(ranks));
+      const auto& finished = batch.finished(format + std::to_string(ranks));
+      const auto output = batch.folder(format + std::to_string(ranks)) / "result.h5";
       ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
       if (*announced == '\0') {
         EXPECT_EQ(finished.errors.find("warning"), std::string::npos) << finished.errors;
@@ -50,9 +63,8 @@ TEST_P(Operators, AreRightOnAnyNumberOfRanksAndAnnounceWhatIsReplaced) {
           << "and in the file";
       EXPECT_LE(relative_difference(output, models() / "operators" / name / "reference.h5"), 1e-6);
     }
-    EXPECT_TRUE(StoredFile(folder / (options + std::string("1.h5"))).bytes("/hessian") ==
-                StoredFile(folder / (options + std::string("3.h5"))).bytes("/hessian"));
-    EXPECT_TRUE(content_of(model) == before) << "the file of the model, with its running statistics";
+    EXPECT_TRUE(StoredFile(batch.folder(format + "1") / "result.h5").bytes("/hessian") ==
+                StoredFile(batch.folder(format + "3") / "result.h5").bytes("/hessian"));
   }
 }
 

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
@@ -158,7 +159,9 @@ Finished run_command(const std::vector<std::string>& command, const std::filesys
 }
 
 Words launch(int ranks, const Words& arguments, const Words& exported, const std::string& program) {
-  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
+  // As MPI_TEST_LAUNCH of tests/CMakeLists.txt.
+  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1",
+                "-n",    std::to_string(ranks)};
   for (const auto& variable : exported) command = command + Words{"-x", variable};
   return command + Words{program} + arguments;
 }
@@ -168,6 +171,41 @@ Finished run_program(int ranks, const Words& arguments, const std::filesystem::p
   auto finished = run_command(launch(ranks, arguments, exported, program), folder, std::chrono::seconds(240));
   finished.errors = without_notices_of_mpirun(finished.errors);
   return finished;
+}
+
+void Batch::add(const std::string& name, int ranks, const Words& arguments) {
+  std::filesystem::create_directory(folder(name));
+  if (!jobs_.emplace(name, Job{ranks, arguments, {}}).second) throw std::runtime_error("two jobs named " + name);
+}
+
+void Batch::run() {
+  std::set<int> numbers_of_ranks;
+  for (const auto& [name, job] : jobs_) numbers_of_ranks.insert(job.ranks);
+  for (const int ranks : numbers_of_ranks) run_on(ranks);
+}
+
+void Batch::run_on(int ranks) {
+  const Folder told;  // by each job, in files whose names begin with the job's: see jobs.cpp
+  {
+    std::ofstream list(told / "jobs");
+    for (const auto& [name, job] : jobs_) {
+      if (job.ranks != ranks) continue;
+      list << folder(name).string() << '\n' << (told / name).string() << '\n';
+      for (const auto& word : job.arguments) list << word << '\n';
+      list << '\n';
+    }
+  }
+  const auto all =
+      run_command(launch(ranks, {"--jobs", told / "jobs"}, {}, program_), told.path(), std::chrono::seconds(300));
+  for (auto& [name, job] : jobs_) {
+    if (job.ranks != ranks) continue;
+    if (!std::filesystem::exists(told / (name + ".code"))) {
+      job.finished = {-1, "", "did not come to its end; of all jobs together:\n" + all.output + all.errors};
+      continue;
+    }
+    job.finished = {std::stoi(content_of(told / (name + ".code"))), content_of(told / (name + ".out")),
+                    content_of(told / (name + ".err"))};
+  }
 }
 
 Folder::Folder() {

@@ -3,8 +3,10 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace end_to_end {
@@ -73,6 +75,29 @@ std::string without_notices_of_mpirun(const std::string& errors);
 /// Runs hessian_mpi on some ranks. What mpirun itself says of ranks that left with an error is taken out of stderr.
 Finished run_program(int ranks, const Words& arguments, const std::filesystem::path& folder, const Words& exported = {},
                      const std::string& program = HESSIAN_MPI_PROGRAM);
+
+/// Jobs that are too short for a start of the program each: those on as many ranks are run one after the other in one
+/// process a rank, by hessian_mpi's unchanged main (jobs.cpp).
+class Batch {
+ public:
+  explicit Batch(std::string program = HESSIAN_MPI_JOBS) : program_(std::move(program)) {}
+  /// Each job has a name, and a folder of its own that it is started in.
+  void add(const std::string& name, int ranks, const Words& arguments);
+  void run();
+  const Finished& finished(const std::string& name) const { return jobs_.at(name).finished; }
+  std::filesystem::path folder(const std::string& name) const { return folder_ / name; }
+
+ private:
+  struct Job {
+    int ranks;
+    Words arguments;
+    Finished finished;
+  };
+  void run_on(int ranks);
+  std::string program_;
+  std::map<std::string, Job> jobs_;
+  Folder folder_;
+};
 
 /// Where end_to_end_models.py has put its files.
 std::filesystem::path models();

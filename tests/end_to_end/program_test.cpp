@@ -90,10 +90,10 @@ std::vector<Run> all_runs() {
   return runs;
 }
 
-std::vector<std::string> arguments_of(const Run& run, const std::filesystem::path& output) {
+Words arguments_of(const Run& run) {
   const auto folder = models() / run.name;
-  std::vector<std::string> arguments{"--model", folder / run.model, "--data", folder / run.data, "--output",
-                                     output,    "--threads",        "1"};
+  Words arguments{"--model",  folder / run.model, "--data",    folder / run.data,
+                  "--output", "result.h5",        "--threads", "1"};
   arguments = arguments + options_of(run.name);
   // Models are in float32 and float64_model in float64: the other dtype is asked for, the model's own is the default.
   const bool own = (run.name == "float64_model") == (run.dtype == "float64");
@@ -102,15 +102,8 @@ std::vector<std::string> arguments_of(const Run& run, const std::filesystem::pat
   return arguments;
 }
 
-class AgainstPyTorch : public testing::TestWithParam<Run> {};
-
-TEST_P(AgainstPyTorch, HessianGradientAndParametersAgree) {
-  const auto& run = GetParam();
-  const Folder folder;
-  const auto output = folder / "result.h5";
-  const auto finished = run_program(run.ranks, arguments_of(run, output), folder.path());
+void expect_agreement(const Run& run, const Finished& finished, const std::filesystem::path& output) {
   ASSERT_EQ(finished.exit_code, 0) << finished.errors << finished.output;
-
   const StoredFile file(output);
   const StoredFile reference(models() / run.name / "reference.h5");
   ASSERT_NO_FATAL_FAILURE(expect_like_reference(file, reference, run.dtype == "float64" ? 1e-10 : 1e-5));
@@ -126,7 +119,45 @@ TEST_P(AgainstPyTorch, HessianGradientAndParametersAgree) {
 }
 
 const auto name_of_test = [](const testing::TestParamInfo<Run>& info) { return text_of(info.param); };
+
+class AgainstPyTorch : public testing::TestWithParam<Run> {
+ protected:
+  static void SetUpTestSuite() {
+    batch.emplace();
+    for (const auto& run : all_runs()) batch->add(text_of(run), run.ranks, arguments_of(run));
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+  static inline std::optional<Batch> batch;
+};
+
+TEST_P(AgainstPyTorch, HessianGradientAndParametersAgree) {
+  const auto name = text_of(GetParam());
+  expect_agreement(GetParam(), batch->finished(name), batch->folder(name) / "result.h5");
+}
+
 INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorch, testing::ValuesIn(all_runs()), name_of_test);
+
+// Each by a start of its own, as users run it: both formats of networks and of data, both dtypes, batches, losses, and
+// each number of ranks.
+class AgainstPyTorchAlone : public testing::TestWithParam<Run> {};
+
+TEST_P(AgainstPyTorchAlone, HessianGradientAndParametersAgree) {
+  const auto& run = GetParam();
+  const Folder folder;
+  expect_agreement(run, run_program(run.ranks, arguments_of(run), folder.path()), folder / "result.h5");
+}
+
+INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorchAlone,
+                         testing::Values(Run{"question", "model.pt", "data.h5", "float32", 2, {}},
+                                         Run{"transformer", "model.pt2", "data.pt", "float64", 3, {}},
+                                         Run{"minibatches_weighted", "model.pt2", "data.h5", "float32", 4, 3},
+                                         Run{"scripted_loss", "model.pt", "data.pt", "float64", 1, 2},
+                                         Run{"batch_norm_train", "model.pt", "data.h5", "float64", 4, {}},
+                                         Run{"model_computes_loss", "model.pt2", "data.h5", "float32", 1, {}},
+                                         Run{"several_heads", "model.pt2", "data.pt", "float32", 2, 2},
+                                         Run{"float64_model", "model.pt2", "data.h5", "float64", 3, {}}),
+                         name_of_test);
 
 TEST(Reference, EveryCaseThatWasMadeIsRun) {
   auto run = networks;

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <fstream>
 #include <map>
+#include <optional>
+#include <ostream>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -68,142 +70,8 @@ void expect_refused(const Words& arguments, const Words& mentioned) {
   EXPECT_TRUE(is_empty(folder)) << "files were left";
 }
 
-/// The same with an existing output that may be overwritten: it is not touched.
-void expect_refused_and_old_file_kept(const Words& arguments, const Words& mentioned) {
-  const Folder folder;
-  std::ofstream(folder / "result.h5") << "old";
-  const auto finished = run_program(2, arguments + Words{"--overwrite"}, folder.path());
-  expect_one_message(finished, mentioned);
-  EXPECT_EQ(content_of(folder / "result.h5"), "old");
-  std::filesystem::remove(folder / "result.h5");
-  EXPECT_TRUE(is_empty(folder)) << "files were left";
-}
-
-// A copy of a file's first half, in a folder that lives as long as the test.
-std::string first_half_of(const std::string& name, const Folder& folder) {
-  const auto content = content_of(usage_file(name));
-  const auto path = folder / ("half_" + name);
-  std::ofstream(path, std::ios::binary) << content.substr(0, content.size() / 2);
-  return path;
-}
-
-// --- models
-// -----------------------------------------------------------------------------------------------------------
-
 TEST(Model, Missing) {
   expect_refused(job("nowhere.pt", "data.h5"), {"nowhere.pt", "no such file"});
-}
-
-TEST(Model, TextFile) {
-  const Folder inputs;
-  const auto text = inputs / "model.py";
-  std::ofstream(text) << "class Net(nn.Module): ...\n";
-  expect_refused({"--model", text, "--data", usage_file("data.h5"), "--output", "result.h5"}, {"model.py"});
-}
-
-TEST(Model, DataFileInItsPlace) {
-  expect_refused(job("data.h5", "data.h5"), {"data.h5"});
-  expect_refused(job("data.pt", "data.h5"), {"data.pt"});
-}
-
-TEST(Model, Folder) {
-  expect_refused({"--model", models(), "--data", usage_file("data.h5"), "--output", "result.h5"}, {models()});
-}
-
-TEST(Model, Truncated) {
-  const Folder inputs;
-  for (const auto* name : {"good.pt", "good.pt2"}) {
-    expect_refused({"--model", first_half_of(name, inputs), "--data", usage_file("data.h5"), "--output", "result.h5"},
-                   {std::string("half_") + name});
-  }
-}
-
-TEST(Model, ThrowsOnTheData) {
-  expect_refused(job("good.pt", "wrong_width.h5"), {"shapes cannot be multiplied", "5x7"});
-  expect_refused(job("good.pt2", "wrong_width.h5"), {"good.pt2", "[any, 3]", "[5, 7]"});
-}
-
-TEST(Model, WithoutTrainableParameters) {
-  for (const auto* model : {"all_frozen.pt", "all_frozen.pt2"}) expect_refused(job(model, "data.h5"), {"parameter"});
-}
-
-TEST(Model, OperationWithoutSecondDerivativeIsNamed) {
-  for (const auto* model : {"once_differentiable.pt", "once_differentiable.pt2"}) {
-    expect_refused(job(model, "words.h5"), {"segment_reduce", "second derivative"});
-  }
-  expect_refused_and_old_file_kept(job("once_differentiable.pt", "words.h5"), {"segment_reduce"});
-}
-
-// --- data
-// -------------------------------------------------------------------------------------------------------------
-
-TEST(DataSet, Missing) {
-  expect_refused(job("good.pt", "nowhere.h5"), {"nowhere.h5", "no such file"});
-}
-
-TEST(DataSet, Truncated) {
-  const Folder inputs;
-  for (const auto* name : {"data.h5", "data.pt"}) {
-    expect_refused({"--model", usage_file("good.pt"), "--data", first_half_of(name, inputs), "--output", "result.h5"},
-                   {std::string("half_") + name});
-  }
-}
-
-TEST(DataSet, WithoutInputs) {
-  for (const auto* data : {"no_inputs.h5", "no_inputs.pt"}) expect_refused(job("good.pt", data), {data, "inputs"});
-}
-
-TEST(DataSet, WithoutTargets) {
-  for (const auto* data : {"no_targets.h5", "no_targets.pt"}) expect_refused(job("good.pt", data), {"targets"});
-}
-
-TEST(DataSet, UnequalNumbersOfSamples) {
-  for (const auto* data : {"unequal.h5", "unequal.pt"}) expect_refused(job("good.pt", data), {data, "5", "4"});
-}
-
-TEST(DataSet, WithoutSamples) {
-  expect_refused(job("good.pt", "no_samples.h5"), {"no_samples.h5", "sample"});
-}
-
-TEST(DataSet, FloatClassIndices) {
-  for (const auto* data : {"float_classes.h5", "float_classes.pt"}) {
-    expect_refused(job("good.pt", data), {"targets", "integer"});
-  }
-}
-
-TEST(DataSet, ClassOutOfRangeIsNamedWithItsSample) {
-  expect_refused(job("good.pt", "class_too_large.h5"), {"3", "sample"});
-  expect_refused(job("good.pt2", "class_negative.pt"), {"-1", "sample 2"});
-}
-
-// --- loss
-// -------------------------------------------------------------------------------------------------------------
-
-TEST(LossValue, NotScalar) {
-  for (const auto* model : {"not_scalar.pt", "not_scalar.pt2"}) {
-    expect_refused(job(model, "no_targets.h5") + Words{"--loss", "output"}, {"scalar"});
-  }
-}
-
-TEST(LossValue, NotFinite) {
-  expect_refused(job("good.pt", "nan.h5"), {"nan"});
-  expect_refused_and_old_file_kept(job("good.pt", "nan.h5"), {"nan"});
-}
-
-TEST(LossName, Unknown) {
-  expect_refused(good_job() + Words{"--loss", "crossentropy"}, {"crossentropy", "cross_entropy"});
-}
-
-TEST(LossFile, NotScripted) {
-  expect_refused(good_job() + Words{"--loss", usage_file("data.h5")}, {"data.h5"});
-}
-
-// --- options
-// ----------------------------------------------------------------------------------------------------------
-
-TEST(Parameters, PatternThatMatchesNothingIsNamed) {
-  expect_refused(good_job() + Words{"--parameters", "conv*.weight"}, {"conv*.weight", "0.weight"});
-  expect_refused(good_job() + Words{"--parameters", "*.bias", "conv*.weight"}, {"conv*.weight"});
 }
 
 TEST(Output, ExistingFileIsAnErrorAndStaysUntouched) {
@@ -211,11 +79,6 @@ TEST(Output, ExistingFileIsAnErrorAndStaysUntouched) {
   std::ofstream(folder / "result.h5") << "old";
   expect_one_message(run_program(2, good_job(), folder.path()), {"result.h5", "--overwrite"});
   EXPECT_EQ(content_of(folder / "result.h5"), "old");
-}
-
-TEST(Output, FolderThatDoesNotExist) {
-  expect_refused({"--model", usage_file("good.pt"), "--data", usage_file("data.h5"), "--output", "no/such/result.h5"},
-                 {"no/such"});
 }
 
 TEST(Output, NoRoomOnTheDiskIsFoundBeforeComputing) {
@@ -228,48 +91,173 @@ TEST(Output, NoRoomOnTheDiskIsFoundBeforeComputing) {
 
 TEST(Options, UnknownOneIsNamed) {
   expect_refused(good_job() + Words{"--rate", "3"}, {"--rate"});
-  expect_refused(good_job() + Words{"-x"}, {"-x"});
-  expect_refused(good_job() + Words{"stray"}, {"--help"});
 }
 
-TEST(Options, AbbreviationsAreNotGuessed) {
-  expect_refused(good_job() + Words{"--over"}, {"--over"});
+// --- mistakes, tried together
+// ---------------------------------------------------------------------------------------------
+
+struct Mistake {
+  std::string name;
+  Words arguments;
+  Words mentioned;
+  bool over_old_file = false;  ///< an output is there already and may be overwritten
+
+  friend std::ostream& operator<<(std::ostream& out, const Mistake& mistake) { return out << mistake.name; }
+};
+
+// Files that make_files() makes, in a folder that lives as long as the tests.
+std::string made_file(const std::string& name) {
+  static const Folder folder;
+  return folder / name;
 }
 
-TEST(Options, GivenTwice) {
-  expect_refused(good_job() + Words{"--seed", "1", "--seed", "2"}, {"seed"});
+std::string good_configuration() {
+  return "model = " + usage_file("good.pt") + "\ndata = " + usage_file("data.h5") + "\nthreads = 1\n";
 }
 
-TEST(Options, WithoutValue) {
-  expect_refused(good_job() + Words{"--dtype"}, {"dtype"});
+void make_files() {
+  std::ofstream(made_file("model.py")) << "class Net(nn.Module): ...\n";
+  for (const auto* name : {"good.pt", "good.pt2", "data.h5", "data.pt"}) {
+    const auto content = content_of(usage_file(name));
+    std::ofstream(made_file(std::string("half_") + name), std::ios::binary) << content.substr(0, content.size() / 2);
+  }
+  std::ofstream(made_file("unknown_key.conf")) << good_configuration() << "learning-rate = 3\n";
+  std::ofstream(made_file("bad_value.conf")) << good_configuration() << "dtype = float8\n";
 }
 
-TEST(Options, ModelAndDataGoTogether) {
-  expect_refused({"--model", usage_file("good.pt"), "--output", "result.h5"}, {"--model", "--data"});
-  expect_refused({"--data", usage_file("data.h5"), "--output", "result.h5"}, {"--model", "--data"});
+Words job_of(const std::string& model, const std::string& data) {
+  return {"--model", model, "--data", data, "--output", "result.h5"};
 }
 
-class BadValue : public testing::TestWithParam<std::pair<std::string, std::string>> {};
-
-TEST_P(BadValue, IsNamedWithItsOption) {
-  const auto& [option, value] = GetParam();
-  expect_refused({"--model", usage_file("good.pt"), "--data", usage_file("data.h5"), option + "=" + value},
-                 {option, value});
+std::vector<Mistake> mistakes_in_models() {
+  const auto data = usage_file("data.h5");
+  const Words no_second_derivative{"segment_reduce", "second derivative"};
+  return {
+      {"Model_TextFile", job_of(made_file("model.py"), data), {"model.py"}},
+      {"Model_HDF5File", job("data.h5", "data.h5"), {"data.h5"}},
+      {"Model_FileOfTensors", job("data.pt", "data.h5"), {"data.pt"}},
+      {"Model_Folder", job_of(models(), data), {models()}},
+      {"Model_Truncated", job_of(made_file("half_good.pt"), data), {"half_good.pt"}},
+      {"Model_TruncatedPt2", job_of(made_file("half_good.pt2"), data), {"half_good.pt2"}},
+      {"Model_ThrowsOnTheData", job("good.pt", "wrong_width.h5"), {"shapes cannot be multiplied", "5x7"}},
+      {"Model_ThrowsOnTheDataPt2", job("good.pt2", "wrong_width.h5"), {"good.pt2", "[any, 3]", "[5, 7]"}},
+      {"Model_WithoutTrainableParameters", job("all_frozen.pt", "data.h5"), {"parameter"}},
+      {"Model_WithoutTrainableParametersPt2", job("all_frozen.pt2", "data.h5"), {"parameter"}},
+      {"Model_WithoutSecondDerivative", job("once_differentiable.pt", "words.h5"), no_second_derivative},
+      {"Model_WithoutSecondDerivativePt2", job("once_differentiable.pt2", "words.h5"), no_second_derivative},
+      {"Model_WithoutSecondDerivativeOverOldFile", job("once_differentiable.pt", "words.h5"), {"segment_reduce"}, true},
+  };
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Of, BadValue,
-    testing::Values(std::pair("--reduction", "median"), std::pair("--mode", "training"), std::pair("--batch-size", "0"),
-                    std::pair("--batch-size", "-3"), std::pair("--batch-size", "4.5"), std::pair("--dtype", "float16"),
-                    std::pair("--storage", "double"), std::pair("--threads", "none"), std::pair("--memory", "much"),
-                    std::pair("--memory", "-1G"), std::pair("--check", "-1"), std::pair("--verify", "some"),
-                    std::pair("--progress", "loud"), std::pair("--seed", "x"), std::pair("--method", "cols"),
-                    std::pair("--device", "tpu"), std::pair("--config", "nowhere.conf")),
-    [](const auto& test) {
-      auto name = std::to_string(test.index) + test.param.first;
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+std::vector<Mistake> mistakes_in_data_and_losses() {
+  const auto good = usage_file("good.pt");
+  return {
+      {"DataSet_Missing", job("good.pt", "nowhere.h5"), {"nowhere.h5", "no such file"}},
+      {"DataSet_Truncated", job_of(good, made_file("half_data.h5")), {"half_data.h5"}},
+      {"DataSet_TruncatedPt", job_of(good, made_file("half_data.pt")), {"half_data.pt"}},
+      {"DataSet_WithoutInputs", job("good.pt", "no_inputs.h5"), {"no_inputs.h5", "inputs"}},
+      {"DataSet_WithoutInputsPt", job("good.pt", "no_inputs.pt"), {"no_inputs.pt", "inputs"}},
+      {"DataSet_WithoutTargets", job("good.pt", "no_targets.h5"), {"targets"}},
+      {"DataSet_WithoutTargetsPt", job("good.pt", "no_targets.pt"), {"targets"}},
+      {"DataSet_UnequalNumbersOfSamples", job("good.pt", "unequal.h5"), {"unequal.h5", "5", "4"}},
+      {"DataSet_UnequalNumbersOfSamplesPt", job("good.pt", "unequal.pt"), {"unequal.pt", "5", "4"}},
+      {"DataSet_WithoutSamples", job("good.pt", "no_samples.h5"), {"no_samples.h5", "sample"}},
+      {"DataSet_FloatClassIndices", job("good.pt", "float_classes.h5"), {"targets", "integer"}},
+      {"DataSet_FloatClassIndicesPt", job("good.pt", "float_classes.pt"), {"targets", "integer"}},
+      {"DataSet_ClassTooLarge", job("good.pt", "class_too_large.h5"), {"3", "sample"}},
+      {"DataSet_ClassNegative", job("good.pt2", "class_negative.pt"), {"-1", "sample 2"}},
+      {"LossValue_NotScalar", job("not_scalar.pt", "no_targets.h5") + Words{"--loss", "output"}, {"scalar"}},
+      {"LossValue_NotScalarPt2", job("not_scalar.pt2", "no_targets.h5") + Words{"--loss", "output"}, {"scalar"}},
+      {"LossValue_NotFinite", job("good.pt", "nan.h5"), {"nan"}},
+      {"LossValue_NotFiniteOverOldFile", job("good.pt", "nan.h5"), {"nan"}, true},
+      {"LossName_Unknown", good_job() + Words{"--loss", "crossentropy"}, {"crossentropy", "cross_entropy"}},
+      {"LossFile_NotScripted", good_job() + Words{"--loss", usage_file("data.h5")}, {"data.h5"}},
+  };
+}
+
+std::vector<Mistake> mistakes_in_options() {
+  const auto good = usage_file("good.pt");
+  const auto data = usage_file("data.h5");
+  const auto with = [](const Words& more) { return good_job() + more; };
+  return {
+      {"Parameters_PatternWithoutMatch", with({"--parameters", "conv*.weight"}), {"conv*.weight", "0.weight"}},
+      {"Parameters_SecondPatternWithoutMatch", with({"--parameters", "*.bias", "conv*.weight"}), {"conv*.weight"}},
+      {"Output_FolderThatDoesNotExist", {"--model", good, "--data", data, "--output", "no/such/h.h5"}, {"no/such"}},
+      {"Options_UnknownShortOne", with({"-x"}), {"-x"}},
+      {"Options_StrayWord", with({"stray"}), {"--help"}},
+      {"Options_AbbreviationsAreNotGuessed", with({"--over"}), {"--over"}},
+      {"Options_GivenTwice", with({"--seed", "1", "--seed", "2"}), {"seed"}},
+      {"Options_WithoutValue", with({"--dtype"}), {"dtype"}},
+      {"Options_ModelWithoutData", {"--model", good, "--output", "result.h5"}, {"--model", "--data"}},
+      {"Options_DataWithoutModel", {"--data", data, "--output", "result.h5"}, {"--model", "--data"}},
+      {"Configuration_UnknownKey", {"--config", made_file("unknown_key.conf")}, {"unknown_key.conf", "learning-rate"}},
+      {"Configuration_BadValue", {"--config", made_file("bad_value.conf")}, {"dtype", "float8"}},
+  };
+}
+
+std::vector<Mistake> bad_values() {
+  std::vector<Mistake> mistakes;
+  for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{{"--reduction", "median"},
+                                                                                      {"--mode", "training"},
+                                                                                      {"--batch-size", "0"},
+                                                                                      {"--batch-size", "-3"},
+                                                                                      {"--batch-size", "4.5"},
+                                                                                      {"--dtype", "float16"},
+                                                                                      {"--storage", "double"},
+                                                                                      {"--threads", "none"},
+                                                                                      {"--memory", "much"},
+                                                                                      {"--memory", "-1G"},
+                                                                                      {"--check", "-1"},
+                                                                                      {"--verify", "some"},
+                                                                                      {"--progress", "loud"},
+                                                                                      {"--seed", "x"},
+                                                                                      {"--method", "cols"},
+                                                                                      {"--device", "tpu"},
+                                                                                      {"--config", "nowhere.conf"}}) {
+    auto name = "BadValue_" + std::to_string(mistakes.size()) + option;
+    std::replace(name.begin(), name.end(), '-', '_');
+    mistakes.push_back({name,
+                        {"--model", usage_file("good.pt"), "--data", usage_file("data.h5"), option + "=" + value},
+                        {option, value}});
+  }
+  return mistakes;
+}
+
+std::vector<Mistake> mistakes() {
+  std::vector<Mistake> all;
+  for (const auto& some : {mistakes_in_models(), mistakes_in_data_and_losses(), mistakes_in_options(), bad_values()}) {
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+
+class Mistakes : public testing::TestWithParam<Mistake> {
+ protected:
+  static void SetUpTestSuite() {
+    make_files();
+    batch.emplace();
+    for (const auto& mistake : mistakes()) {
+      batch->add(mistake.name, 2, mistake.arguments + (mistake.over_old_file ? Words{"--overwrite"} : Words{}));
+      if (mistake.over_old_file) std::ofstream(batch->folder(mistake.name) / "result.h5") << "old";
+    }
+    batch->run();
+  }
+  static void TearDownTestSuite() { batch.reset(); }
+  static inline std::optional<Batch> batch;
+};
+
+TEST_P(Mistakes, AreToldInOneMessageAndNothingIsWritten) {
+  const auto& mistake = GetParam();
+  expect_one_message(batch->finished(mistake.name), mistake.mentioned);
+  const auto folder = batch->folder(mistake.name);
+  if (mistake.over_old_file) {
+    EXPECT_EQ(content_of(folder / "result.h5"), "old");
+    std::filesystem::remove(folder / "result.h5");
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder)) << "files were left";
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Mistakes, testing::ValuesIn(mistakes()), [](const auto& test) { return test.param.name; });
 
 TEST(Plan, SaysWhatTheJobTakesAndLeavesNothingBehind) {
   const Folder folder;
@@ -352,9 +340,6 @@ class Configuration : public testing::Test {
     std::ofstream(path) << content;
     return path;
   }
-  std::string good() const {
-    return "model = " + usage_file("good.pt") + "\ndata = " + usage_file("data.h5") + "\nthreads = 1\n";
-  }
 
  private:
   Folder inputs_;
@@ -362,7 +347,8 @@ class Configuration : public testing::Test {
 
 TEST_F(Configuration, GivesTheSameOptions) {
   const Folder folder;
-  const auto config = write(good() + "# a comment\noutput = from_config.h5\nreduction = sum\nparameters = *.weight\n");
+  const auto config =
+      write(good_configuration() + "# a comment\noutput = from_config.h5\nreduction = sum\nparameters = *.weight\n");
   const auto finished = run_program(2, {"--config", config}, folder.path());
   ASSERT_EQ(finished.exit_code, 0) << finished.errors;
   const StoredFile file(folder / "from_config.h5");
@@ -372,8 +358,8 @@ TEST_F(Configuration, GivesTheSameOptions) {
 
 TEST_F(Configuration, CommandLineWins) {
   const Folder folder;
-  const auto config =
-      write(good() + "output = from_config.h5\nreduction = sum\ndtype = float64\nparameters = *.weight\n");
+  const auto config = write(good_configuration() +
+                            "output = from_config.h5\nreduction = sum\ndtype = float64\nparameters = *.weight\n");
   const auto finished = run_program(
       2, {"--config", config, "--output", "result.h5", "--reduction", "mean", "--parameters", "*.bias"}, folder.path());
   ASSERT_EQ(finished.exit_code, 0) << finished.errors;
@@ -382,14 +368,6 @@ TEST_F(Configuration, CommandLineWins) {
   EXPECT_EQ(file.attribute_text("/", "reduction"), "mean");
   EXPECT_EQ(file.attribute_text("/", "dtype"), "float64");
   EXPECT_EQ(file.strings("/parameters/name"), (Words{"0.bias", "2.bias"}));
-}
-
-TEST_F(Configuration, UnknownKeyIsNamedWithItsFile) {
-  expect_refused({"--config", write(good() + "learning-rate = 3\n")}, {"job.conf", "learning-rate"});
-}
-
-TEST_F(Configuration, BadValueIsNamed) {
-  expect_refused({"--config", write(good() + "dtype = float8\n")}, {"dtype", "float8"});
 }
 
 // --- help

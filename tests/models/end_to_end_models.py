@@ -822,6 +822,7 @@ def write_usage_files(folder: pathlib.Path) -> None:
 
     write_both(mlp(30, 40, 5), (torch.randn(4, 30),), folder / "slow")  # 1,445 rows of milliseconds: time to interrupt
     write_data(folder, [torch.randn(9000, 30)], classes(9000, 5), "slow_data")
+    write_data(folder, [torch.randn(600, 30)], classes(600, 5), "brief_data")
 
     write_data(folder, [x], y[:4], "unequal")
     write_data(folder, [x], y.float(), "float_classes")

@@ -19,7 +19,7 @@ from torch import nn
 warnings.filterwarnings("ignore")
 
 SKIPPED = 77
-SAMPLES = 5000  # what makes a row slow
+SAMPLES = 2000  # what makes a row slow
 WIDTHS = (20, 48, 48, 6)  # N = 3654: a file of 53 MB
 
 
