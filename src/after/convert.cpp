@@ -1,6 +1,6 @@
 #include "hessian_mpi/after/convert.hpp"
 
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <bit>
@@ -19,7 +19,9 @@
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 
 namespace hessian_mpi::after {
@@ -53,7 +55,11 @@ void add_transpose(Number* rows, const Number* columns, std::int64_t count, std:
 class SourceRows {
  public:
   SourceRows(const ConvertOptions& options, const matrix::MatrixShape& matrix, const Rows& own)
-      : file_(hdf5::File::open_to_read(options.source)), matrix_(matrix), own_(own), symmetrise_(options.symmetrise) {
+      : file_(hdf5::File::open_to_read(options.source)),
+        name_(file::MatrixDatasets(file_).name()),
+        matrix_(matrix),
+        own_(own),
+        symmetrise_(options.symmetrise) {
     const auto memory = std::min(options.memory / 2, most_bytes_at_once);
     height_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(memory) / matrix.bytes_of_row());
   }
@@ -76,10 +82,10 @@ class SourceRows {
     const auto first = static_cast<std::uint64_t>(slab_.begin - matrix_.grid.part().begin);
     const auto type = hdf5::type_of(matrix_.storage);
     numbers_.resize(count * static_cast<std::size_t>(matrix_.bytes_of_row()));
-    file_.read_tile("/hessian", type, {first, 0, count, n}, numbers_.data());
+    file_.read_tile(name_, type, {first, 0, count, n}, numbers_.data());
     if (!symmetrise_) return;
     columns_.resize(numbers_.size());
-    file_.read_tile("/hessian", type, {0, first, n, count}, columns_.data());
+    file_.read_tile(name_, type, {0, first, n, count}, columns_.data());
     const auto add = [&](auto zero) {
       using Number = decltype(zero);
       add_transpose(reinterpret_cast<Number*>(numbers_.data()), reinterpret_cast<const Number*>(columns_.data()),
@@ -89,6 +95,7 @@ class SourceRows {
   }
 
   hdf5::File file_;
+  std::string name_;  // of the dataset
   matrix::MatrixShape matrix_;
   Rows own_;
   bool symmetrise_;
@@ -242,10 +249,16 @@ cli::Progress progress_of(const Copy& copy, const ranks::Communicator& communica
           std::cerr};
 }
 
+// Where the rows of the copy begin in its file.
+std::uint64_t begin_of_rows(const std::filesystem::path& path) {
+  const auto file = hdf5::File::open_to_read(path);
+  return file.offset_in_file(file::MatrixDatasets(file).name());
+}
+
 // Each rank writes its blocks where they belong.
 void write_plainly(Copy& copy, cli::Progress& progress) {
   SourceRows source(copy.options, copy.source.matrix, copy.own_rows());
-  const auto offset = hdf5::File::open_to_read(copy.options.output).offset_in_file("/hessian");
+  const auto offset = begin_of_rows(copy.options.output);
   system::EarlyWriteback file(copy.options.output);
   for (auto b = copy.own.begin; b < copy.own.end; ++b) {
     auto& block = copy.blocks[static_cast<std::size_t>(b)];
@@ -264,20 +277,16 @@ void write_plainly(Copy& copy, cli::Progress& progress) {
 void write_chunks(Copy& copy, cli::Progress& progress, const ranks::Communicator& communicator) {
   auto source = communicator.together([&] { return SourceRows(copy.options, copy.source.matrix, copy.own_rows()); });
   file::HessianWriter writer(copy.options.output, copy.matrix, communicator);
-  try {
-    const auto rounds = communicator.max(copy.own.count());
-    for (std::int64_t round = 0; round < rounds; ++round) {
-      const auto b = static_cast<std::size_t>(copy.own.begin + round);
-      const auto result = communicator.together(
-          [&] { return round < copy.own.count() ? copied(copy, source.rows(copy.blocks[b].rows)) : CopiedBlock{}; });
-      writer.write(result.block.rows, result.bytes.data());
-      if (round < copy.own.count()) copy.blocks[b] = result.block;
-      progress.advance(static_cast<double>(result.block.rows.count()));
-    }
-    writer.close();
-  } catch (const ranks::AgreedError& error) {
-    throw ranks::AgreedError(error.code(), error.what(), ranks::AgreedError::Afterwards::abort);
+  const auto rounds = communicator.max(copy.own.count());
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    const auto b = static_cast<std::size_t>(copy.own.begin + round);
+    const auto result = communicator.together(
+        [&] { return round < copy.own.count() ? copied(copy, source.rows(copy.blocks[b].rows)) : CopiedBlock{}; });
+    writer.write(result.block.rows, result.bytes.data());
+    if (round < copy.own.count()) copy.blocks[b] = result.block;
+    progress.advance(static_cast<double>(result.block.rows.count()));
   }
+  writer.close();
 }
 
 // Collective. All ranks learn of the blocks of the others.
@@ -297,15 +306,15 @@ void share_blocks(Copy& copy, const ranks::Communicator& communicator) {
 
 // Another rank's blocks of a packed triangle, which is no matrix for others to read.
 std::vector<std::uint64_t> damaged_of_packed(const Copy& copy, const matrix::Blocks& blocks) {
-  const auto offset = hdf5::File::open_to_read(copy.options.output).offset_in_file("/hessian");
-  const system::Descriptor file(copy.options.output, system::Descriptor::Access::read);
+  const auto offset = begin_of_rows(copy.options.output);
+  const system::PosixFile file(copy.options.output, O_RDONLY);
   std::vector<std::uint64_t> damaged;
   for (auto b = blocks.begin; b < blocks.end; ++b) {
     const auto& [rows, record] = copy.blocks[static_cast<std::size_t>(b)];
     std::vector<char> bytes(static_cast<std::size_t>(copy.place(rows.end) - copy.place(rows.begin)));
-    const auto place = static_cast<off_t>(offset) + copy.place(rows.begin);
-    const auto count = pread(file.id(), bytes.data(), bytes.size(), place);
-    if (count != static_cast<ssize_t>(bytes.size()) || xxh3(bytes.data(), bytes.size()) != record.checksum) {
+    const auto count =
+        file.read_some(offset + static_cast<std::uint64_t>(copy.place(rows.begin)), bytes.data(), bytes.size());
+    if (count != bytes.size() || xxh3(bytes.data(), bytes.size()) != record.checksum) {
       damaged.push_back(static_cast<std::uint64_t>(b));
     }
   }
@@ -336,19 +345,10 @@ double check(const Copy& copy, const ranks::Communicator& communicator) {
   return file::symmetry_error(path, file::sample_for_symmetry(copy.source.index, part), largest, communicator);
 }
 
-void expect_convertible(const ConvertOptions& options, const file::StoredLayout& source) {
-  const auto name = options.source.string();
+void expect_another(const ConvertOptions& options) {
   std::error_code none;
-  if (std::filesystem::equivalent(options.source, options.output, none)) {
-    throw InputError(text("'", name, "' cannot be converted into itself: name another output"));
-  }
-  if (!source.complete)
-    throw InputError(text("'", name, "' is not complete: run its job to the end with --resume first"));
-  const auto& part = source.matrix.grid.part();
-  if ((options.symmetrise || options.triangle) && part.count() != source.matrix.columns) {
-    throw InputError(text("'", name, "' holds rows ", part.begin, ':', part.end, " of ", source.matrix.columns,
-                          ": join the parts with hessian_join first"));
-  }
+  if (!std::filesystem::equivalent(options.source, options.output, none)) return;
+  throw InputError(text("'", options.source.string(), "' cannot be converted into itself: name another output"));
 }
 
 // Collective.
@@ -363,7 +363,8 @@ void write_rows(Copy& copy, const ranks::Communicator& communicator) {
 }
 
 std::uint64_t bytes_in_file(const std::filesystem::path& path) {
-  return hdf5::File::open_to_read(path).stored_bytes("/hessian").value_or(0);
+  const auto file = hdf5::File::open_to_read(path);
+  return file.stored_bytes(file::MatrixDatasets(file).name()).value_or(0);
 }
 
 // Collective. All but the making of the file.
@@ -387,16 +388,8 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
 
 Converted convert(const ConvertOptions& options, const ranks::Communicator& communicator) {
   const auto source = communicator.together([&] {
-    if (!std::filesystem::exists(options.source)) {
-      throw InputError(text("'", options.source.string(), "': no such file"));
-    }
-    auto stored = file::read_layout(options.source);
-    if (stored.matrix.entries != Entries::all) {
-      throw InputError(text("'", options.source.string(),
-                            "' has no whole matrix: it was made with --blocks diagonal or --diagonal"));
-    }
-    expect_convertible(options, stored);
-    return stored;
+    expect_another(options);
+    return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle});
   });
   auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
   communicator.on_root([&] {

@@ -281,11 +281,14 @@ Json json_of_figures(const MatrixFigures& figures) {
 
 }  // namespace
 
+file::StoredLayout read_anything(const std::filesystem::path& path) {
+  return file::read_layout(path, {.complete = false, .all_entries = false, .all_rows = false});
+}
+
 FileReport report_on(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
   FileReport report;
   report.file = path;
-  report.stored = file::read_layout(path);
+  report.stored = read_anything(path);
   report.storage = storage_of(path);
   report.seconds_since_change = seconds_since_change(path);
   return report;

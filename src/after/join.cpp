@@ -25,20 +25,6 @@ std::string text_of_rows(const Part& part) {
   return text("'", part.path.string(), "' (rows ", part.rows().begin, ':', part.rows().end, ")");
 }
 
-Part read_part(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
-  Part part{path, file::read_layout(path)};
-  if (part.stored.matrix.entries != Entries::all) {
-    throw InputError(text("'", path.string(),
-                          "' has no rows of the whole matrix: it is one of --blocks diagonal or "
-                          "--diagonal"));
-  }
-  if (!part.stored.complete) {
-    throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
-  }
-  return part;
-}
-
 void expect_every_row_once(const std::vector<Part>& parts) {
   const auto n = parts.front().stored.matrix.columns;
   std::int64_t next = 0;
@@ -137,7 +123,7 @@ double largest_of(const std::vector<Part>& parts) {
 
 Joined join_parts(const JoinOptions& options) {
   std::vector<Part> parts;
-  for (const auto& path : options.parts) parts.push_back(read_part(path));
+  for (const auto& path : options.parts) parts.push_back({path, file::read_layout(path, {.all_rows = false})});
   std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.rows().begin < b.rows().begin; });
   Joined joined;
   joined.warnings = expect_same_job(parts);

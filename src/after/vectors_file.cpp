@@ -41,6 +41,7 @@ std::int64_t count_of(const std::vector<std::uint64_t>& shape, std::int64_t n, c
 Vectors read_dataset(const std::string& path, const std::string& dataset, std::int64_t n) {
   try {
     const auto file = hdf5::File::open_untrusted(path);
+    if (!file.has(dataset)) throw InputError(text("'", path, "' has no dataset '", dataset, "'"));
     const auto shape = file.shape(dataset);
     const auto stored = file.stored_bytes(dataset);
     if (stored && *stored < file.needed_bytes(dataset).value_or(0)) throw RunError("it is shorter than its shape says");
@@ -115,13 +116,16 @@ Vectors read_text(std::ifstream& in, const std::string& name, std::int64_t n) {
 }
 
 Vectors read_any(const std::string& name, std::int64_t n) {
-  const auto colon = name.find(":/");
-  if (!std::filesystem::exists(name) && colon != std::string::npos) {
-    return read_dataset(name.substr(0, colon), name.substr(colon + 1), n);
+  // Names of files may have colons, too.
+  for (auto colon = name.find(':'); colon != std::string::npos; colon = name.find(':', colon + 1)) {
+    const auto file = name.substr(0, colon);
+    if (std::filesystem::exists(name) || !std::filesystem::is_regular_file(file)) continue;
+    if (!hdf5::is_hdf5(file)) throw InputError(text("'", file, "' is not an HDF5 file, whose datasets have names"));
+    return read_dataset(file, name.substr(colon + 1), n);
   }
   if (!std::filesystem::is_regular_file(name)) throw InputError(text("'", name, "': no such file"));
   if (hdf5::is_hdf5(name)) {
-    throw InputError(text("name the dataset of '", name, "' that has the vectors: '", name, ":/path/of/dataset'"));
+    throw InputError(text("name the dataset of '", name, "' that has the vectors: '", name, ":path/of/dataset'"));
   }
   std::ifstream in(name, std::ios::binary);
   std::array<char, 6> begin{};
@@ -143,12 +147,16 @@ Vectors read_vectors(const std::string& name, std::int64_t n) {
   throw InputError(text("'", name, "' has a number that is not finite: entry ", place % n, " of vector ", place / n));
 }
 
-Vectors random_signs(std::int64_t count, std::int64_t n, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  Vectors vectors{count, std::vector<double>(static_cast<std::size_t>(count * n))};
-  // The highest bit alone: what the standard's distributions draw differs among libraries.
-  for (auto& number : vectors.numbers) number = (random() >> 63U) != 0 ? 1 : -1;
-  return vectors;
+std::vector<double> random_signs(std::int64_t count, const Rows& rows, std::uint64_t seed) {
+  std::vector<double> signs;
+  signs.reserve(static_cast<std::size_t>(count * rows.count()));
+  for (std::int64_t v = 0; v < count; ++v) {
+    std::mt19937_64 random(seed + static_cast<std::uint64_t>(v) * 0x9e3779b97f4a7c15);
+    random.discard(static_cast<unsigned long long>(rows.begin));
+    // A bit alone: what the standard's distributions draw differs among libraries.
+    for (auto i = rows.begin; i < rows.end; ++i) signs.push_back((random() & 1) != 0 ? 1 : -1);
+  }
+  return signs;
 }
 
 }  // namespace hessian_mpi::after

@@ -1,23 +1,88 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 
+#include <unistd.h>
+
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
 #include <iostream>
+#include <optional>
+#include <system_error>
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/exception_words.hpp"
 #include "hessian_mpi/cli/version.hpp"
 
 namespace hessian_mpi::cli {
+namespace {
+
+// What a launcher tells each of its processes: how many it has started, and which of them this is.
+struct LaunchVariables {
+  const char* count;
+  const char* rank;
+};
+// The nearest launcher first: mpirun inside a step of Slurm decides, not the step.
+constexpr std::array launchers{LaunchVariables{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                               LaunchVariables{"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
+                               LaunchVariables{"PMI_SIZE", "PMI_RANK"},
+                               // Of the step: a batch script has SLURM_NTASKS as well, and is one process.
+                               LaunchVariables{"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
+
+std::optional<long> number_in(const char* variable) {
+  const char* words = std::getenv(variable);
+  if (words == nullptr) return std::nullopt;
+  long number = 0;
+  const auto [end, error] = std::from_chars(words, words + std::strlen(words), number);
+  return error == std::errc() && *end == '\0' ? std::optional(number) : std::nullopt;
+}
+
+// In a shell that srun --pty has started for a person, with as many tasks as mpirun is to have later.
+bool is_typed_in_a_step() {
+  return std::getenv("SLURM_PTY_PORT") != nullptr && number_in("SLURM_TASK_PID") != ::getpid();
+}
+
+// How the process was started, as its launcher says.
+struct Launch {
+  const char* variable = "";
+  long count = 1;
+  long rank = 0;
+};
+
+Launch launch_of_process() {
+  for (const auto& [variable, rank] : launchers) {
+    const auto count = number_in(variable);
+    if (!count) continue;
+    if (std::strncmp(variable, "SLURM", 5) == 0 && is_typed_in_a_step()) continue;
+    return {variable, *count, number_in(rank).value_or(0)};
+  }
+  return {};
+}
+
+std::string text_of_unconnected(const Launch& launch) {
+  return text(launch.count, " processes were started together (", launch.variable,
+              "), and MPI connects none of them: each would do the whole job. Start them with srun --mpi=pmix (srun "
+              "--mpi=list says what there is) or with the mpirun of ",
+              ranks::mpi_library_version(), "; where each is to run alone, unset ", launch.variable);
+}
+
+}  // namespace
 
 int run_parallel_program(const char* name, int argc, char** argv,
                          const std::function<ExitCode(const ranks::Communicator& world)>& body) {
+  const auto launch = launch_of_process();  // before MPI, which may set such variables itself
   const ranks::MpiSession mpi(argc, argv);
   const auto world = ranks::Communicator::world();
+  if (world.size() == 1 && launch.count > 1) {
+    if (launch.rank == 0) std::cerr << name << ": error: " << text_of_unconnected(launch) << std::endl;
+    return static_cast<int>(ExitCode::bad_input);
+  }
   try {
     return static_cast<int>(body(world));
   } catch (const ranks::AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
     if (world.is_root()) std::cerr << name << ": " << kind << error.what() << std::endl;
-    if (error.afterwards() == ranks::AgreedError::Afterwards::finalise) return static_cast<int>(error.code());
+    if (world.can_be_finalised()) return static_cast<int>(error.code());
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     ranks::abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it

@@ -1,10 +1,9 @@
 #include "hessian_mpi/file/block_table.hpp"
 
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <utility>
 
 #include "hessian_mpi/base/checksum.hpp"
@@ -120,8 +119,7 @@ std::vector<BlockRecord> read_block_records(const std::filesystem::path& path, c
 }
 
 BlockMarks::BlockMarks(const std::filesystem::path& path, matrix::BlockGrid grid)
-    : path_(path), grid_(std::move(grid)), descriptor_(path) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path.string(), "' could not be opened: ", system::reason(errno)));
+    : grid_(std::move(grid)), file_(path, O_RDWR) {
   const auto file = hdf5::File::open_to_read(path);
   checksums_ = file.offset_in_file(checksum_dataset);
   largest_ = file.offset_in_file(largest_dataset);
@@ -130,12 +128,7 @@ BlockMarks::BlockMarks(const std::filesystem::path& path, matrix::BlockGrid grid
 
 void BlockMarks::write_at(std::uint64_t offset, std::int64_t first, const void* values, std::size_t count) {
   constexpr std::uint64_t value_bytes = 8;
-  const auto place = static_cast<off_t>(offset + static_cast<std::uint64_t>(first) * value_bytes);
-  const auto bytes = static_cast<ssize_t>(count * value_bytes);
-  const auto written = pwrite(descriptor_.id(), values, static_cast<std::size_t>(bytes), place);
-  if (written == bytes) return;
-  throw RunError(
-      text("blocks could not be marked in '", path_.string(), "': ", system::reason(written < 0 ? errno : ENOSPC)));
+  file_.write(offset + static_cast<std::uint64_t>(first) * value_bytes, values, count * value_bytes);
 }
 
 void BlockMarks::write(std::int64_t first, const std::vector<BlockRecord>& records) {
@@ -151,11 +144,6 @@ void BlockMarks::write(std::int64_t first, const std::vector<BlockRecord>& recor
   write_at(checksums_, first, checksums.data(), records.size());
   write_at(largest_, first, largest.data(), records.size());
   write_at(marks_, first, marks.data(), records.size());
-}
-
-void BlockMarks::sync() {
-  if (fdatasync(descriptor_.id()) == 0) return;
-  throw RunError(text("the marks of '", path_.string(), "' could not be brought to the disk: ", system::reason(errno)));
 }
 
 }  // namespace hessian_mpi::file

@@ -14,6 +14,7 @@
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
 #include "hessian_mpi/system/node.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 #include "named_blocks.hpp"
@@ -30,23 +31,20 @@ constexpr std::array own_attributes{"format", "format_version", "complete", "row
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
 void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
-  throw InputError(text("no room for '", path.string(), "': the matrix takes ", text_of_bytes(needed),
-                        ", the file system of '", system::folder_of(path).string(), "' has ",
+  throw InputError(text("no room for '", path.string(), "': it takes ", text_of_bytes(needed), ", the file system of '",
+                        system::folder_of(path).string(), "' has ",
                         text_of_bytes(system::free_disk(system::folder_of(path))),
-                        " left; use --output on a larger one, --storage float32, or --parameters for a part"));
+                        " left; name a file on a larger one, or make a smaller matrix by hessian_mpi's --storage "
+                        "float32 or --parameters"));
 }
 
 // Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
 // system cannot do that in advance (NFS before 4.2), it is found when it happens.
 void take_space(const std::filesystem::path& file, const std::filesystem::path& named,
                 const std::vector<system::Extent>& extents) {
-  const system::Descriptor descriptor(file);
-  if (descriptor.id() < 0) throw RunError(text("'", file.string(), "' could not be opened: ", system::reason(errno)));
+  const system::PosixFile opened(file, O_RDWR);
   for (const auto& [offset, bytes] : extents) {
-    if (fallocate(descriptor.id(), 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0) continue;
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return;
-    if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) throw_no_room(named, bytes);
-    throw InputError(text("no space could be taken for '", named.string(), "': ", system::reason(errno)));
+    if (opened.take_space(offset, bytes) != 0) throw_no_room(named, bytes);
   }
 }
 
@@ -169,7 +167,8 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
 void copy_rows(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
                const std::vector<PartFile>& parts) {
   system::EarlyWriteback file(path);
-  const auto offset = hdf5::File::open_to_read(path).offset_in_file("/hessian");
+  const auto made = hdf5::File::open_to_read(path);
+  const auto offset = made.offset_in_file(MatrixDatasets(made).name());
   for (const auto& part : parts) {
     const HessianReader reader(part.path);
     for (const auto& [rows, record] : part.blocks) {
@@ -301,6 +300,50 @@ Attributes read_attributes(const hdf5::File& file) {
   return attributes;
 }
 
+StoredLayout read_any_layout(const std::filesystem::path& path) {
+  try {
+    const auto file = hdf5::File::open_untrusted(path);
+    const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
+    if (file.text_attribute("/", "format") != format_name || !has_matrix) {
+      throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
+    }
+    if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
+      throw InputError(text("'", path.string(), "' has format version ", version.value_or(0), ", this program has ",
+                            format_version));
+    }
+    expect_own_datasets(file);
+    StoredLayout stored;
+    stored.index = read_index(file);
+    stored.matrix = read_matrix(file, stored.index);
+    stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
+    stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
+    stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
+    stored.attributes = read_attributes(file);
+    stored.blocks = read_blocks(file);
+    stored.complete = file.integer_attribute("/", "complete") == 1;
+    return stored;
+  } catch (const RunError& error) {
+    throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
+  }
+}
+
+void expect(const Needed& needed, const StoredLayout& stored, const std::filesystem::path& path) {
+  const auto& matrix = stored.matrix;
+  const auto& part = matrix.grid.part();
+  if (needed.all_entries && matrix.entries != Entries::all) {
+    throw InputError(text("'", path.string(), "' has ",
+                          matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",
+                          " alone: this takes a matrix made without --blocks diagonal and --diagonal"));
+  }
+  if (needed.complete && !stored.complete) {
+    throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
+  }
+  if (needed.all_rows && part.count() != matrix.columns) {
+    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", matrix.columns,
+                          ": join the parts with hessian_join first"));
+  }
+}
+
 }  // namespace
 
 void set_attributes(hdf5::File& file, const std::string& object, const Attributes& attributes) {
@@ -312,13 +355,13 @@ void set_attributes(hdf5::File& file, const std::string& object, const Attribute
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
   const auto folder = system::folder_of(path);
   if (!std::filesystem::is_directory(folder)) {
-    throw InputError(text("the folder '", folder.string(), "' of --output does not exist"));
+    throw InputError(text("the folder '", folder.string(), "' of the output does not exist"));
   }
-  if (std::filesystem::is_directory(path)) throw InputError(text("--output '", path.string(), "' is a folder"));
+  if (std::filesystem::is_directory(path)) throw InputError(text("the output '", path.string(), "' is a folder"));
   if (!replace && std::filesystem::exists(std::filesystem::symlink_status(path))) system::throw_exists(path);
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     throw InputError(
-        text("no file can be made in the folder '", folder.string(), "' of --output: ", system::reason(errno)));
+        text("no file can be made in the folder '", folder.string(), "' of the output: ", system::reason(errno)));
   }
   if (system::free_disk(folder) < bytes + metadata_allowance) throw_no_room(path, bytes);
 }
@@ -369,49 +412,10 @@ void retake_space(const std::filesystem::path& path) {
   take_space(path, path, matrix_in_file(path));
 }
 
-StoredLayout read_layout(const std::filesystem::path& path) {
-  try {
-    const auto file = hdf5::File::open_untrusted(path);
-    const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
-    if (file.text_attribute("/", "format") != format_name || !has_matrix) {
-      throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
-    }
-    if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
-      throw InputError(text("'", path.string(), "' has format version ", version.value_or(0), ", this program has ",
-                            format_version));
-    }
-    expect_own_datasets(file);
-    StoredLayout stored;
-    stored.index = read_index(file);
-    stored.matrix = read_matrix(file, stored.index);
-    stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
-    stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
-    stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
-    stored.attributes = read_attributes(file);
-    stored.blocks = read_blocks(file);
-    stored.complete = file.integer_attribute("/", "complete") == 1;
-    return stored;
-  } catch (const RunError& error) {
-    throw InputError(text("'", path.string(), "' is damaged, or not a file of hessian_mpi: ", error.what()));
-  }
-}
-
-StoredLayout read_complete_layout(const std::filesystem::path& path) {
+StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed) {
   if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
-  auto stored = read_layout(path);
-  if (!stored.complete) {
-    throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
-  }
-  if (stored.matrix.entries != Entries::all) {
-    throw InputError(text("'", path.string(), "' has ",
-                          stored.matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",
-                          " alone: this takes a whole matrix, made without --blocks diagonal and --diagonal"));
-  }
-  const auto& part = stored.matrix.grid.part();
-  if (part.count() != stored.matrix.columns) {
-    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", stored.matrix.columns,
-                          ": join the parts with hessian_join first"));
-  }
+  auto stored = read_any_layout(path);
+  expect(needed, stored, path);
   return stored;
 }
 

@@ -5,17 +5,22 @@
 #include "hessian_mpi/base/error.hpp"
 
 namespace hessian_mpi::file {
+namespace {
 
+// Collective. A file that all ranks have open for writing.
 hdf5::File open_together(const std::filesystem::path& path, const ranks::Communicator& communicator) {
   std::optional<hdf5::File> file;
   try {
     communicator.together([&] { file.emplace(hdf5::File::open_parallel(path, communicator.handle())); });
-  } catch (const ranks::AgreedError& error) {
+  } catch (const ranks::AgreedError&) {
     if (file) file->abandon();
-    throw ranks::AgreedError(error.code(), error.what(), ranks::AgreedError::Afterwards::abort);
+    communicator.forbid_finalising();
+    throw;
   }
   return std::move(*file);
 }
+
+}  // namespace
 
 HessianWriter::HessianWriter(const std::filesystem::path& path, matrix::MatrixShape matrix,
                              const ranks::Communicator& communicator)
@@ -27,7 +32,9 @@ HessianWriter::HessianWriter(const std::filesystem::path& path, matrix::MatrixSh
       communicator_(communicator) {}
 
 HessianWriter::~HessianWriter() {
-  if (open_) file_.abandon();
+  if (!open_) return;
+  file_.abandon();  // HDF5 may be in the middle of something on some ranks
+  communicator_.forbid_finalising();
 }
 
 void HessianWriter::write(const Rows& rows, const void* numbers) {

@@ -2,10 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -47,13 +45,11 @@ std::vector<Rows> slabs_of(const Rows& rows, const matrix::MatrixShape& matrix) 
   return slabs;
 }
 
-RowStream::RowStream(std::filesystem::path path, matrix::MatrixShape matrix, std::vector<Rows> slabs)
-    : path_(std::move(path)),
-      matrix_(std::move(matrix)),
+RowStream::RowStream(const std::filesystem::path& path, matrix::MatrixShape matrix, std::vector<Rows> slabs)
+    : matrix_(std::move(matrix)),
       slabs_(std::move(slabs)),
-      file_(hdf5::File::open_to_read(path_)),
-      descriptor_(path_, system::Descriptor::Access::read) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path_.string(), "' could not be opened: ", system::reason(errno)));
+      file_(hdf5::File::open_to_read(path)),
+      bytes_(path, O_RDONLY) {
   const MatrixDatasets datasets(file_);
   PlainOffsets offsets(file_, matrix_.storage);
   std::size_t most = 0;
@@ -77,7 +73,7 @@ bool RowStream::reads_plainly() const {
 
 void RowStream::announce(const Place& place) const {
   for (std::size_t done = 0; done < place.bytes; done += bytes_of_announcement) {
-    posix_fadvise(descriptor_.id(), static_cast<off_t>(*place.offset + done),
+    posix_fadvise(bytes_.descriptor(), static_cast<off_t>(*place.offset + done),
                   static_cast<off_t>(std::min(bytes_of_announcement, place.bytes - done)), POSIX_FADV_WILLNEED);
   }
 }
@@ -86,20 +82,7 @@ std::size_t RowStream::read_cached(const Place& place, std::vector<char>& buffer
   const iovec whole{buffer.data(), place.bytes};
   // Where the file system cannot tell, nothing is cached.
   return static_cast<std::size_t>(
-      std::max<ssize_t>(0, preadv2(descriptor_.id(), &whole, 1, static_cast<off_t>(*place.offset), RWF_NOWAIT)));
-}
-
-void RowStream::read_plainly(const Place& place, std::vector<char>& buffer, std::size_t done) const {
-  while (done < place.bytes) {
-    const auto at = *place.offset + done;
-    const auto count = pread(descriptor_.id(), buffer.data() + done, place.bytes - done, static_cast<off_t>(at));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) {
-      throw RunError(text("'", path_.string(), "' could not be read at byte ", at, ": ",
-                          count < 0 ? system::reason(errno) : "it ends there, before its last row"));
-    }
-    done += static_cast<std::size_t>(count);
-  }
+      std::max<ssize_t>(0, preadv2(bytes_.descriptor(), &whole, 1, static_cast<off_t>(*place.offset), RWF_NOWAIT)));
 }
 
 // Waits for the disk no longer than it has to: what is not in the page cache is announced to the kernel first, with
@@ -121,7 +104,7 @@ void RowStream::read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahe
     announce(coming);
     ahead.bytes += coming.bytes;
   }
-  read_plainly(place, buffer, cached);
+  bytes_.read(*place.offset + cached, buffer.data() + cached, place.bytes - cached);
   if (ahead.from_disk) ahead.bytes -= place.bytes;
 }
 

@@ -6,12 +6,12 @@
 #include <iostream>
 
 #include "hessian_mpi/after/convert.hpp"
+#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 #include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/system/node.hpp"
 
@@ -37,10 +37,9 @@ po::options_description described_options() {
       "gzip", po::value<int>()->value_name("LEVEL"), "compressed by deflate, 1 (fast) to 9, in chunks")(
       "shuffle", po::bool_switch(), "with --gzip: bytes of equal weight together, which compresses better")(
       "memory", po::value<std::string>()->value_name("SIZE"),
-      "what a rank may use for --symmetrise (512M, 2G); more is faster")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
+      "what a rank may use for --symmetrise (512M, 2G); more is faster");
+  after::describe_overwrite(described);
+  after::describe_general(described);
   return described;
 }
 
@@ -79,12 +78,12 @@ std::optional<hdf5::Chunks> parse_chunks(const po::variables_map& given) {
 }
 
 CommandLine parse(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_convert", argc, argv, described_options());
+  const auto given = after::parse_arguments("hessian_convert", argc, argv, described_options());
   CommandLine line;
   line.help = given["help"].as<bool>();
   line.version = given["version"].as<bool>();
   if (line.help || line.version) return line;
-  const auto files = cli::files_of(given);
+  const auto files = after::files_of(given);
   if (files.size() != 2) throw InputError("name the file and that of the copy: see hessian_convert --help");
   auto& conversion = line.conversion;
   conversion.source = files.front();
@@ -95,7 +94,7 @@ CommandLine parse(int argc, const char* const* argv) {
   conversion.chunks = parse_chunks(given);
   conversion.overwrite = given["overwrite"].as<bool>();
   conversion.command_line = cli::command_line_of(argc, argv);
-  if (given.count("memory") != 0) line.memory = parse_bytes(given["memory"].as<std::string>());
+  line.memory = after::memory_in(given);
   if (conversion.triangle && conversion.chunks) throw InputError("--triangle is packed: without --chunk and --gzip");
   return line;
 }

@@ -5,11 +5,11 @@
 #include <iostream>
 
 #include "hessian_mpi/after/file_report.hpp"
+#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 #include "hessian_mpi/file/block_table.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
 
@@ -34,19 +34,18 @@ po::options_description described_options() {
       "verify", po::bool_switch(),
       "read the rows and compare them with the checksums taken when they were computed; name what is damaged")(
       "mark", po::bool_switch(), "with --verify: have hessian_mpi --resume compute again what is damaged")(
-      "json", po::bool_switch(), "the report as JSON, for programs")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
+      "json", po::bool_switch(), "the report as JSON, for programs");
+  after::describe_general(described);
   return described;
 }
 
 InfoOptions parse(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_info", argc, argv, described_options());
+  const auto given = after::parse_arguments("hessian_info", argc, argv, described_options());
   InfoOptions options;
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return options;
-  options.file = cli::file_of("hessian_info", given);
+  options.file = after::file_of("hessian_info", given);
   options.norms = given["norms"].as<bool>();
   options.json = given["json"].as<bool>();
   options.verify = given["verify"].as<bool>();
@@ -146,7 +145,7 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
   const bool damaged = report.check && !report.check->damaged.empty();
   if (damaged && options.mark) {
     world.on_root([&] { mark_damaged(report); });
-    report.stored = world.together([&] { return file::read_layout(options.file); });
+    report.stored = world.together([&] { return after::read_anything(options.file); });
   }
   if (world.is_root() && options.json) std::cout << after::json_of(report) << std::endl;
   if (world.is_root() && !options.json) print(std::cout, report);

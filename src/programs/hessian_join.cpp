@@ -4,10 +4,10 @@
 #include <iostream>
 
 #include "hessian_mpi/after/join.hpp"
+#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -26,7 +26,7 @@ po::options_description described_options() {
 }
 
 int run(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_join", argc, argv, described_options(), "part");
+  const auto given = after::parse_arguments("hessian_join", argc, argv, described_options(), "part");
   if (given["help"].as<bool>()) {
     std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
                  "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
@@ -34,7 +34,7 @@ int run(int argc, const char* const* argv) {
     return static_cast<int>(ExitCode::complete);
   }
   after::JoinOptions options;
-  for (const auto& part : cli::files_of(given, "part")) options.parts.emplace_back(part);
+  for (const auto& part : after::files_of(given, "part")) options.parts.emplace_back(part);
   if (options.parts.empty()) throw InputError("name the part files: see hessian_join --help");
   options.output = given["output"].as<std::string>();
   options.copy = given["copy"].as<bool>();

@@ -163,8 +163,7 @@ void resumably(const run::Job& job, const file::Checkpoint& checkpoint, Step&& s
   } catch (const ranks::AgreedError& error) {
     if (error.code() == ExitCode::stopped) throw;
     throw ranks::AgreedError(error.code(),
-                             text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)),
-                             error.afterwards());
+                             text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)));
   }
 }
 
@@ -228,24 +227,19 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     if (own.stopped != 0) return;
     file::HessianWriter writer(job.options.output, job.matrix, world);
     auto progress = progress_of(job, assembly.phases(), world);
-    try {
-      const auto prepared = own.compute_seconds;
-      const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
-        return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,
-                             progress);
-      };
-      own = assembly.assemble(assemble_blocks, memory.factors, stop);
-      own.compute_seconds += prepared;
-      Stopwatch closing;
-      checkpoint.take(writer);
-      const double saving = closing.lap();
-      own.checkpoint_seconds += saving;
-      writer.close();
-      own.write_seconds += saving + closing.lap();
-    } catch (const ranks::AgreedError& error) {
-      if (!writer.is_open()) throw;
-      throw ranks::AgreedError(error.code(), error.what(), ranks::AgreedError::Afterwards::abort);
-    }
+    const auto prepared = own.compute_seconds;
+    const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
+      return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,
+                           progress);
+    };
+    own = assembly.assemble(assemble_blocks, memory.factors, stop);
+    own.compute_seconds += prepared;
+    Stopwatch closing;
+    checkpoint.take(writer);
+    const double saving = closing.lap();
+    own.checkpoint_seconds += saving;
+    writer.close();
+    own.write_seconds += saving + closing.lap();
     if (own.stopped == 0) progress.finish();
   });
   if (own.stopped != 0) {

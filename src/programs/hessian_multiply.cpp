@@ -8,15 +8,14 @@
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/after/result_file.hpp"
+#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
-#include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 
 namespace hessian_mpi::programs {
@@ -24,48 +23,33 @@ namespace {
 
 namespace po = boost::program_options;
 
-struct MultiplyOptions {
-  std::filesystem::path file;
-  std::filesystem::path output;
+struct MultiplyOptions : after::ResultOptions {
   std::string vectors;
   bool gradient = false;
   std::int64_t random = 0;
   std::uint64_t seed = 0;
-  bool overwrite = false;
-  bool help = false;
-  bool version = false;
-  std::string command_line;
 };
 
 po::options_description described_options() {
   po::options_description described("Options");
+  const auto vectors = text("vectors of N numbers: ", after::formats_of_vectors);
   described.add_options()("vectors,v", po::value<std::string>()->default_value("")->value_name("FILE"),
-                          "vectors of N numbers: a .npy file ([N] or [count, N]), v.h5:/dataset, or text, one a line")(
-      "gradient", po::bool_switch(), "the gradient that the file holds")(
+                          vectors.c_str())("gradient", po::bool_switch(), "the gradient that the file holds")(
       "random", po::value<std::int64_t>()->default_value(0)->value_name("COUNT"), "so many vectors of random signs")(
-      "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"), "of --random")(
-      "output,o", po::value<std::string>()->value_name("FILE"), "the file to write; hessian.product.h5 for hessian.h5")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
+      "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"), "of --random");
+  after::describe_result(described, "product");
   return described;
 }
 
 MultiplyOptions parse(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_multiply", argc, argv, described_options());
+  const auto given = after::parse_arguments("hessian_multiply", argc, argv, described_options());
   MultiplyOptions options;
-  options.help = given["help"].as<bool>();
-  options.version = given["version"].as<bool>();
+  after::take_result_options("hessian_multiply", "product", argc, argv, given, options);
   if (options.help || options.version) return options;
-  options.file = cli::file_of("hessian_multiply", given);
-  options.output = given.count("output") != 0 ? given["output"].as<std::string>()
-                                              : after::name_of_result(options.file, "product").string();
   options.vectors = given["vectors"].as<std::string>();
   options.gradient = given["gradient"].as<bool>();
   options.random = given["random"].as<std::int64_t>();
   options.seed = given["seed"].as<std::uint64_t>();
-  options.overwrite = given["overwrite"].as<bool>();
-  options.command_line = cli::command_line_of(argc, argv);
   constexpr std::int64_t most_random = 1024;
   if (options.random < 0 || options.random > most_random) {
     throw InputError(text("--random ", options.random, ": from 1 to ", most_random));
@@ -85,8 +69,9 @@ void print_multiply_help(std::ostream& out) {
 
 after::Vectors vectors_of(const MultiplyOptions& options, const file::StoredLayout& hessian) {
   if (options.gradient) return {1, hessian.gradient};
-  if (options.random > 0) return after::random_signs(options.random, hessian.matrix.columns, options.seed);
-  return after::read_vectors(options.vectors, hessian.matrix.columns);
+  const auto n = hessian.matrix.columns;
+  if (options.random > 0) return {options.random, after::random_signs(options.random, {0, n}, options.seed)};
+  return after::read_vectors(options.vectors, n);
 }
 
 double product(const double* a, const double* b, std::int64_t n) {
@@ -131,7 +116,7 @@ Products multiply(const MultiplyOptions& options, const file::StoredLayout& hess
 }
 
 ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
-  const auto hessian = world.together([&] { return file::read_complete_layout(options.file); });
+  const auto hessian = world.together([&] { return file::read_layout(options.file); });
   const auto vectors = world.together([&] { return vectors_of(options, hessian); });
   const auto n = hessian.matrix.columns;
   after::ResultFile result(options.output, options.overwrite,

@@ -9,64 +9,46 @@
 #include <sstream>
 
 #include "hessian_mpi/after/result_file.hpp"
+#include "hessian_mpi/after/tool_options.hpp"
+#include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
-#include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
-#include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
 #include "hessian_mpi/solvers/lanczos.hpp"
 #include "hessian_mpi/solvers/linear_solve.hpp"
-#include "hessian_mpi/system/node.hpp"
+#include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
 namespace po = boost::program_options;
 
-struct SolveOptions {
-  std::filesystem::path file;
-  std::filesystem::path output;
-  std::optional<std::string> right_sides;  ///< FILE:DATASET; minus the gradient where absent
+struct SolveOptions : after::ResultOptions {
+  std::optional<std::string> right_sides;  ///< a file; minus the gradient where absent
   double damping = 0;
   std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
   solvers::IterationOptions iteration;
-  std::optional<int> threads;
-  std::optional<std::uint64_t> memory;
-  bool plan = false;
-  bool overwrite = false;
-  bool help = false;
-  bool version = false;
-  std::string command_line;
 };
 
 po::options_description described_options() {
   po::options_description described("Options", 110);
+  const auto sides = text("right sides of N numbers: ", after::formats_of_vectors,
+                          "; minus the gradient of the Hessian's file where absent");
   described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
                           "added to the diagonal: solves (A + X I) x = b")(
-      "rhs", po::value<std::string>()->value_name("FILE:DATASET"),
-      "right sides: N numbers, or rows of N; minus the gradient of the Hessian's file where absent")(
+      "rhs", po::value<std::string>()->value_name("FILE"), sides.c_str())(
       "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
       "dense: LU factors, N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each iteration; cg: "
       "positive definite A + X I alone; auto: dense where memory allows it, else minres")(
       "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
       "of minres and cg: |b - (A + X I) x| / |b|")(
-      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
-      "memory", po::value<std::string>()->value_name("SIZE"),
-      "of minres and cg: what a rank's rows may take (512M, 2G); larger ones are read again for every iteration; a "
-      "quarter of free memory / ranks on the node where absent")(
-      "threads", po::value<int>()->value_name("T"),
-      "of a rank; OMP_NUM_THREADS or its share of the cores where absent")(
-      "output,o", po::value<std::string>()->value_name("FILE"),
-      "the file to write; hessian.solution.h5 for hessian.h5")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "plan", po::bool_switch(), "say what it will take, and do nothing")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
+      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most");
+  after::describe_resources(described, "minres and cg");
+  after::describe_result(described, "solution");
   return described;
 }
 
@@ -79,14 +61,10 @@ std::optional<solvers::Solver> solver_named(const std::string& name) {
 }
 
 SolveOptions parse(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_solve", argc, argv, described_options());
+  const auto given = after::parse_arguments("hessian_solve", argc, argv, described_options());
   SolveOptions options;
-  options.help = given["help"].as<bool>();
-  options.version = given["version"].as<bool>();
+  after::take_result_options("hessian_solve", "solution", argc, argv, given, options);
   if (options.help || options.version) return options;
-  options.file = cli::file_of("hessian_solve", given);
-  options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
-                                              : after::name_of_result(options.file, "solution");
   if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
   options.damping = given["damping"].as<double>();
   if (!std::isfinite(options.damping)) throw InputError("--damping must be a finite number");
@@ -95,12 +73,6 @@ SolveOptions parse(int argc, const char* const* argv) {
   if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
   options.iteration.most = given["iterations"].as<std::int64_t>();
   if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
-  if (given.count("threads") != 0) options.threads = given["threads"].as<int>();
-  if (options.threads && *options.threads < 1) throw InputError("--threads must be 1 or more");
-  if (given.count("memory") != 0) options.memory = parse_bytes(given["memory"].as<std::string>());
-  options.plan = given["plan"].as<bool>();
-  options.overwrite = given["overwrite"].as<bool>();
-  options.command_line = cli::command_line_of(argc, argv);
   return options;
 }
 
@@ -108,7 +80,7 @@ void print_solve_help(std::ostream& out) {
   out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
          "without --rhs, x is Newton's step from the point at which H was taken\n\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
-         "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.h5:test --damping 1e-3 --method minres\n\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.npy --damping 1e-3 --method minres\n\n"
       << described_options();
 }
 
@@ -122,41 +94,12 @@ struct Work {
   std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
 };
 
-solvers::RightSides read_right_sides(const std::string& name, std::int64_t n) {
-  const auto colon = name.rfind(':');
-  if (colon == std::string::npos || colon + 1 == name.size()) {
-    throw InputError(text("--rhs ", name, ": name the dataset too, as in gradients.h5:test"));
-  }
-  const std::filesystem::path path = name.substr(0, colon);
-  const auto dataset = name.substr(colon + 1);
-  if (!std::filesystem::exists(path)) throw InputError(text("--rhs '", path.string(), "': no such file"));
-  if (!hdf5::is_hdf5(path)) throw InputError(text("--rhs '", path.string(), "' is not an HDF5 file"));
-  try {
-    const auto file = hdf5::File::open_untrusted(path);
-    if (!file.has(dataset)) throw InputError(text("--rhs: '", path.string(), "' has no dataset '", dataset, "'"));
-    const auto shape = file.shape(dataset);
-    const auto rows = shape.size() == 2 ? shape[0] : 1;
-    if (shape.empty() || shape.size() > 2 || shape.back() != static_cast<std::uint64_t>(n) || rows == 0) {
-      throw InputError(text("--rhs: '", dataset, "' of '", path.string(), "' must have ", n,
-                            " numbers, as the Hessian has rows, or rows of so many"));
-    }
-    solvers::RightSides sides(rows * static_cast<std::uint64_t>(n));
-    file.read(dataset, hdf5::Type::float64, sides.data());
-    return sides;
-  } catch (const RunError& error) {
-    throw InputError(text("--rhs ", name, ": ", error.what()));
-  }
-}
-
 solvers::RightSides right_sides(const SolveOptions& options, const file::StoredLayout& hessian) {
+  if (options.right_sides) return after::read_vectors(*options.right_sides, hessian.matrix.columns).numbers;
   solvers::RightSides sides;
-  if (options.right_sides) {
-    sides = read_right_sides(*options.right_sides, hessian.matrix.columns);
-  } else {
-    for (const double g : hessian.gradient) sides.push_back(-g);
-  }
+  for (const double g : hessian.gradient) sides.push_back(-g);
   if (!std::all_of(sides.begin(), sides.end(), [](double x) { return std::isfinite(x); })) {
-    throw InputError("the right side has NaN or infinity");
+    throw InputError(text("the gradient in '", options.file.string(), "' has NaN or infinity"));
   }
   return sides;
 }
@@ -168,27 +111,20 @@ solvers::Solver plan(const Work& work, std::uint64_t memory) {
   const auto speed = solvers::measured_blas_speed();
   auto cost = solvers::cost_of_dense_solve(work.n(), world.size(), speed);
   cost.seconds = world.max(cost.seconds);
-  const auto there = system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
-  const bool fits = world.max(std::int64_t{cost.bytes > there}) == 0;
+  const bool fits = world.max(std::int64_t{cost.bytes > memory_of_rank(world)}) == 0;
   const auto solver = work.options.solver.value_or(fits ? solvers::Solver::dense : solvers::Solver::minres);
   std::ostringstream words;
-  words.precision(2);
   words << work.count() << (work.count() == 1 ? " right side" : " right sides") << " on " << world.size()
         << (world.size() == 1 ? " rank" : " ranks") << ", damping " << work.options.damping << ", ";
   if (solver == solvers::Solver::dense) {
-    words << "LU factors: " << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
-          << text_of_seconds(cost.seconds);
+    words << "LU factors: " << text_of_cost(cost);
   } else {
     const auto own = static_cast<std::uint64_t>((work.n() / world.size() + 1) * work.hessian.matrix.bytes_of_row());
     words << (solver == solvers::Solver::cg ? "CG" : "MINRES") << ": "
           << (own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
   }
   cli::say(world, "plan", words.str());
-  if (solver == solvers::Solver::dense && !fits) {
-    throw InputError(text("a rank needs ", text_of_bytes(cost.bytes),
-                          ", more than its share of its node's memory: use "
-                          "more nodes, or --method minres"));
-  }
+  if (solver == solvers::Solver::dense) expect_memory(cost.bytes, "--method minres", world);
   return solver;
 }
 
@@ -279,19 +215,14 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
 }
 
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
-  const auto hessian = world.together([&] { return file::read_complete_layout(options.file); });
-  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
-  solvers::use_blas_threads(resources.threads);
+  const auto [hessian, memory] = open_matrix(options, world);
   const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
-  cli::say(world, "matrix",
-           text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage), ", ",
-                text_of_bytes(static_cast<std::uint64_t>(hessian.matrix.bytes()))));
-  const auto solver = world.together([&] { return plan(work, resources.memory); });
+  const auto solver = world.together([&] { return plan(work, memory); });
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi solution", options.file, options.command_line}, hessian,
                            2 * work.right_sides.size() * sizeof(double), world);
-  const bool right = solve(work, solver, resources.memory, result);
+  const bool right = solve(work, solver, memory, result);
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
   if (right) return ExitCode::complete;

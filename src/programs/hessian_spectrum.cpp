@@ -4,7 +4,6 @@
 #include <cmath>
 #include <iostream>
 #include <optional>
-#include <sstream>
 
 #include "hessian_mpi/after/result_file.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -13,19 +12,20 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
-#include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/solvers/dense_eigensolver.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
 #include "hessian_mpi/solvers/spectral_density.hpp"
 #include "hessian_mpi/solvers/symmetric_operator.hpp"
-#include "hessian_mpi/system/node.hpp"
+#include "solver_plan.hpp"
 #include "spectrum_options.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
 constexpr double seconds_between_lines = 10;
+// Where all eigenvalues take more memory than there is.
+constexpr const char* other_ways = "--largest, --smallest and --density";
 
 // What all parts of the work need.
 struct Work {
@@ -34,24 +34,6 @@ struct Work {
   const ranks::Communicator& world;
   std::int64_t n() const { return hessian.matrix.columns; }
 };
-
-std::string text_of_cost(const solvers::DecompositionCost& cost) {
-  std::ostringstream out;
-  out.precision(2);
-  out << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
-      << text_of_seconds(cost.seconds);
-  return out.str();
-}
-
-// Collective. Throws InputError where the node lacks the memory.
-void expect_memory(std::uint64_t bytes, const ranks::Communicator& world) {
-  const auto there = system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
-  world.together([&] {
-    if (bytes <= there) return;
-    throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
-                          " for each of its ranks: use more nodes, or --largest, --smallest and --density"));
-  });
-}
 
 std::string text_of_outcome(bool right, double tolerance) {
   return text(" (", right ? "" : "NOT ", "within ", tolerance, ")");
@@ -74,12 +56,12 @@ solvers::SymmetricSums read(const Work& work, solvers::DistributedMatrix& matrix
 void write_vectors(const solvers::DistributedMatrix& vectors, const Work& work, after::ResultFile& result) {
   const auto n = static_cast<std::uint64_t>(work.n());
   result.reserve("/eigenvectors", {n, n});
-  after::ResultFile::TileWriter writer(result);
+  after::ResultFile::TileWriter writer(result, "/eigenvectors");
   solvers::each_column_panel(vectors, work.world, [&](const Rows& columns, const double* numbers) {
-    const auto count = static_cast<std::uint64_t>(columns.count());
-    writer.write("/eigenvectors", {count == 0 ? 0 : static_cast<std::uint64_t>(columns.begin), 0, count, n}, numbers);
+    writer.write({static_cast<std::uint64_t>(columns.begin), 0, static_cast<std::uint64_t>(columns.count()), n},
+                 numbers);
   });
-  writer.close();
+  writer.finish();
 }
 
 // Collective. Reads, decomposes, checks and adds to the result; whether the checks passed.
@@ -127,11 +109,9 @@ void write_vectors(const solvers::ExtremeEigenvalues& found, const std::string& 
   const auto count = found.values.size();
   const auto own = static_cast<std::uint64_t>(matrix.own().count());
   result.reserve(group + "/eigenvectors", {count, static_cast<std::uint64_t>(matrix.size())});
-  after::ResultFile::TileWriter writer(result);
-  writer.write(group + "/eigenvectors",
-               {0, own == 0 ? 0 : static_cast<std::uint64_t>(matrix.own().begin), own == 0 ? 0 : count, own},
-               found.vectors.data());
-  writer.close();
+  after::ResultFile::TileWriter writer(result, group + "/eigenvectors");
+  writer.write({0, static_cast<std::uint64_t>(matrix.own().begin), count, own}, found.vectors.data());
+  writer.finish();
 }
 
 // Collective. One end of the spectrum; whether its check passed.
@@ -246,7 +226,7 @@ void plan(const Work& work, std::uint64_t memory) {
     auto cost = solvers::cost_of_decomposition(work.n(), options.vectors, world.size(), speed);
     cost.seconds = world.max(cost.seconds);
     cli::say(world, "plan", text("all eigenvalues", options.vectors ? " and vectors" : "", ranks, text_of_cost(cost)));
-    expect_memory(cost.bytes, world);
+    expect_memory(cost.bytes, other_ways, world);
   }
   const auto most = std::max(options.largest, options.smallest);
   if (most > work.n()) throw InputError(text("there are ", work.n(), " eigenvalues, not ", most));
@@ -265,25 +245,20 @@ void plan(const Work& work, std::uint64_t memory) {
   cli::say(world, "plan",
            text("products with vectors", ranks, text_of_bytes(bytes), " a rank, about ", text_of_seconds(pass),
                 " a product with one vector", rows <= memory ? "" : " and the time to read the file"));
-  expect_memory(bytes, world);
+  expect_memory(bytes, other_ways, world);
 }
 
 ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  const auto hessian = world.together([&] { return file::read_complete_layout(options.file); });
-  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
-  solvers::use_blas_threads(resources.threads);
+  const auto [hessian, memory] = open_matrix(options, world);
   const Work work{options, hessian, world};
-  cli::say(world, "matrix",
-           text(options.file.string(), ": ", work.n(), " x ", work.n(), ", ", name_of(hessian.matrix.storage), ", ",
-                text_of_bytes(static_cast<std::uint64_t>(hessian.matrix.bytes()))));
-  world.together([&] { plan(work, resources.memory); });
+  world.together([&] { plan(work, memory); });
   if (options.plan) return ExitCode::complete;
 
   const auto vectors = options.vectors ? (options.all ? work.n() : 0) + options.largest + options.smallest : 0;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
                            static_cast<std::uint64_t>(vectors * work.n()) * sizeof(double), world);
-  bool right = by_products(work, resources.memory, result);
+  bool right = by_products(work, memory, result);
   if (options.all) right = all_eigenvalues(work, result) && right;
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());

@@ -5,11 +5,7 @@
 #include <ostream>
 #include <vector>
 
-#include "hessian_mpi/after/result_file.hpp"
 #include "hessian_mpi/base/error.hpp"
-#include "hessian_mpi/base/quantity.hpp"
-#include "hessian_mpi/cli/command_line.hpp"
-#include "hessian_mpi/cli/tool_options.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -38,13 +34,8 @@ po::options_description how_to_compute() {
       "of the density: width of the Gaussian it is smoothed by; range / (2 steps) where absent")(
       "seed", po::value<std::uint64_t>()->value_name("S"), "of random vectors; 0 where absent")(
       "tolerance", po::value<double>()->value_name("X"),
-      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent")(
-      "memory", po::value<std::string>()->value_name("SIZE"),
-      "what a rank's rows may take (512M, 2G), except for --all; larger ones are read again for every product; a "
-      "quarter "
-      "of free memory / ranks on the node where absent")(
-      "threads", po::value<int>()->value_name("T"),
-      "of a rank; OMP_NUM_THREADS or its share of the cores where absent");
+      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent");
+  after::describe_resources(described, "all but --all");
   return described;
 }
 
@@ -52,12 +43,7 @@ po::options_description described_options() {
   po::options_description described("", line_length);
   described.add(what_to_compute()).add(how_to_compute());
   po::options_description general("General", line_length);
-  general.add_options()("output,o", po::value<std::string>()->value_name("FILE"),
-                        "the file to write; hessian.spectrum.h5 for hessian.h5")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "plan", po::bool_switch(), "say what it will take, and do nothing")(
-      "version", po::bool_switch(), "versions of the program and its libraries")("help,h", po::bool_switch(),
-                                                                                 "this text");
+  after::describe_result(general, "spectrum");
   return described.add(general);
 }
 
@@ -81,8 +67,6 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
   take(given, "seed", std::uint64_t{0}, options.of_density.seed);
   take_positive(given, "tolerance", options.tolerance);
   if (given.count("sigma") != 0) take_positive(given, "sigma", options.of_density.sigma.emplace());
-  if (given.count("threads") != 0) take(given, "threads", 1, options.threads.emplace());
-  if (given.count("memory") != 0) options.memory = parse_bytes(given["memory"].as<std::string>());
   for (const auto* name : {"probes", "steps", "sigma"}) {
     if (given.count(name) != 0 && !options.density) throw InputError(text("--", name, " is of --density"));
   }
@@ -94,23 +78,16 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
 }  // namespace
 
 SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
-  const auto given = cli::parse_arguments("hessian_spectrum", argc, argv, described_options());
+  const auto given = after::parse_arguments("hessian_spectrum", argc, argv, described_options());
   SpectrumOptions options;
-  options.help = given["help"].as<bool>();
-  options.version = given["version"].as<bool>();
+  after::take_result_options("hessian_spectrum", "spectrum", argc, argv, given, options);
   if (options.help || options.version) return options;
-  options.file = cli::file_of("hessian_spectrum", given);
-  options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
-                                              : after::name_of_result(options.file, "spectrum");
   take(given, "largest", std::int64_t{1}, options.largest);
   take(given, "smallest", std::int64_t{1}, options.smallest);
   options.density = given["density"].as<bool>();
   options.all = given["all"].as<bool>() || (options.largest == 0 && options.smallest == 0 && !options.density);
   options.vectors = given["vectors"].as<bool>();
-  options.plan = given["plan"].as<bool>();
-  options.overwrite = given["overwrite"].as<bool>();
   take_how(given, options);
-  options.command_line = cli::command_line_of(argc, argv);
   return options;
 }
 

@@ -87,7 +87,8 @@ Communicator::Communicator(Communicator&& other) noexcept
       size_(other.size_),
       rank_on_node_(other.rank_on_node_),
       ranks_on_node_(other.ranks_on_node_),
-      host_(std::move(other.host_)) {}
+      host_(std::move(other.host_)),
+      finalisable_(other.finalisable_) {}
 
 Communicator::~Communicator() {
   if (node_ != MPI_COMM_NULL) MPI_Comm_free(&node_);

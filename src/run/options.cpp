@@ -346,4 +346,27 @@ void print_help(std::ostream& out) {
          "with --resume.\n";
 }
 
+std::optional<double> parse_time(const std::string& word) {
+  for (const auto* endless : {"UNLIMITED", "INFINITE", "NOT_SET"}) {
+    if (word == endless) return std::nullopt;
+  }
+  static const std::regex form(R"((?:(\d{1,9})-)?(?:(\d{1,9}):)?(?:(\d{1,9}):)?(\d{1,9}))");
+  std::smatch found;
+  if (!std::regex_match(word, found, form)) {
+    throw InputError(
+        text("--time-limit '", word, "' is not a time: write seconds (3600), 30:00, 1:00:00 or 2-12:00:00"));
+  }
+  std::vector<double> numbers;
+  for (std::size_t k = 2; k < found.size(); ++k) {
+    if (found[k].matched) numbers.push_back(std::stod(found[k]));
+  }
+  // After days come hours, whatever follows; without them the last number is seconds.
+  constexpr double base = 60;
+  if (found[1].matched) numbers.resize(3, 0);
+  double seconds = 0;
+  for (const double number : numbers) seconds = base * seconds + number;
+  constexpr double seconds_of_a_day = 86400;
+  return seconds + (found[1].matched ? std::stod(found[1]) * seconds_of_a_day : 0);
+}
+
 }  // namespace hessian_mpi::run

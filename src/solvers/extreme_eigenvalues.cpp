@@ -48,7 +48,7 @@ void set_start(EPS solver, const petsc::OperatorMatrix& shell, const SymmetricOp
   shell.make_vector(start);
   PetscScalar* numbers = nullptr;
   check(VecGetArrayWrite(start.get(), &numbers), "VecGetArrayWrite");
-  const auto own = random_signs(matrix, 1, seed);
+  const auto own = random_unit_vectors(matrix, 1, seed);
   std::copy(own.begin(), own.end(), numbers);
   check(VecRestoreArrayWrite(start.get(), &numbers), "VecRestoreArrayWrite");
   check(EPSSetInitialSpace(solver, 1, start.place()), "EPSSetInitialSpace");

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <random>
 
+#include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "scalapack.hpp"
 
@@ -181,22 +181,16 @@ LanczosResult lanczos(SymmetricOperator& matrix, const std::vector<double>& star
   return result;
 }
 
-std::vector<double> random_signs(const SymmetricOperator& matrix, std::int64_t vectors, std::uint64_t seed) {
+std::vector<double> random_unit_vectors(const SymmetricOperator& matrix, std::int64_t vectors, std::uint64_t seed) {
   const double magnitude = 1 / std::sqrt(static_cast<double>(matrix.size()));
-  std::vector<double> own;
-  for (std::int64_t v = 0; v < vectors; ++v) {
-    std::mt19937_64 random(seed + static_cast<std::uint64_t>(v) * 0x9e3779b97f4a7c15);
-    for (std::int64_t i = 0; i < matrix.own().end; ++i) {
-      const double number = (random() & 1) != 0 ? magnitude : -magnitude;
-      if (i >= matrix.own().begin) own.push_back(number);
-    }
-  }
+  auto own = after::random_signs(vectors, matrix.own(), seed);
+  for (auto& number : own) number *= magnitude;
   return own;
 }
 
 double estimated_norm(SymmetricOperator& matrix, std::uint64_t seed) {
   constexpr std::int64_t steps = 20;
-  const auto found = lanczos(matrix, random_signs(matrix, 1, seed), 1, steps);
+  const auto found = lanczos(matrix, random_unit_vectors(matrix, 1, seed), 1, steps);
   const auto& values = found.of_vectors.front().values;
   return std::max(std::abs(values.front()), std::abs(values.back()));
 }

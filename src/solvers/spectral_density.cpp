@@ -98,7 +98,7 @@ SpectralDensity density_of(std::vector<RitzValues> probes, const std::optional<d
 
 SpectralDensity spectral_density(SymmetricOperator& matrix, const DensityOptions& options,
                                  const std::function<void(std::int64_t)>& made) {
-  const auto starts = random_signs(matrix, options.probes, options.seed);
+  const auto starts = random_unit_vectors(matrix, options.probes, options.seed);
   auto found = lanczos(matrix, starts, options.probes, options.steps, made);
   auto density = matrix.communicator().together(
       [&] { return density_of(std::move(found.of_vectors), options.sigma, options.steps); });

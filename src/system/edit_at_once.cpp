@@ -13,78 +13,35 @@
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
-#include "hessian_mpi/system/writeback.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::system {
 namespace {
 
 constexpr std::uint64_t page = 4096;
 
-[[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
-  throw RunError(text("'", path.string(), "' could not be ", what, ": ", reason(errno)));
+std::vector<char> bytes_of(const PosixFile& file, std::uint64_t offset, std::uint64_t bytes) {
+  std::vector<char> buffer(bytes, '\0');
+  file.read_some(offset, buffer.data(), bytes);  // bytes beyond the end are zeros
+  return buffer;
 }
 
-// An open file descriptor and the name for messages.
-class OpenFile {
- public:
-  OpenFile(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {
-    if (descriptor_ < 0) fail(path_, "opened");
-  }
-  ~OpenFile() { ::close(descriptor_); }
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
+void write(const PosixFile& file, std::uint64_t offset, const std::vector<char>& bytes) {
+  file.write(offset, bytes.data(), bytes.size());
+}
 
-  std::uint64_t size() const { return static_cast<std::uint64_t>(::lseek(descriptor_, 0, SEEK_END)); }
-  void resize(std::uint64_t bytes) const {
-    if (::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) fail(path_, "resized");
+// Calls visit(offset, bytes) for what has been written to the file, in pieces, passing over holes.
+template <class Visit>
+void each_piece(const PosixFile& file, const Visit& visit) {
+  constexpr off_t largest = 1 << 20;
+  const auto end = static_cast<off_t>(file.size());
+  const auto next = [&](off_t from, int what) { return ::lseek(file.descriptor(), from, what); };
+  for (off_t begin = next(0, SEEK_DATA); begin >= 0 && begin < end;) {
+    const off_t hole = std::min(next(begin, SEEK_HOLE), begin + largest);
+    visit(static_cast<std::uint64_t>(begin), static_cast<std::uint64_t>(hole - begin));
+    begin = next(hole, SEEK_DATA);
   }
-  // Bytes beyond the end read as zeros.
-  std::vector<char> read(std::uint64_t offset, std::uint64_t bytes) const {
-    std::vector<char> buffer(bytes, '\0');
-    for (std::uint64_t done = 0; done < bytes;) {
-      const auto count = ::pread(descriptor_, buffer.data() + done, bytes - done, static_cast<off_t>(offset + done));
-      if (count < 0) fail(path_, "read");
-      if (count == 0) break;
-      done += static_cast<std::uint64_t>(count);
-    }
-    return buffer;
-  }
-  void write(std::uint64_t offset, const std::vector<char>& buffer) const {
-    for (std::uint64_t done = 0; done < buffer.size();) {
-      const auto count =
-          ::pwrite(descriptor_, buffer.data() + done, buffer.size() - done, static_cast<off_t>(offset + done));
-      if (count <= 0) fail(path_, "written to");
-      done += static_cast<std::uint64_t>(count);
-    }
-  }
-  // Calls visit(offset, bytes) for what has been written to the file, in pieces, passing over holes.
-  template <class Visit>
-  void each_piece(const Visit& visit) const {
-    constexpr off_t largest = 1 << 20;
-    const auto end = static_cast<off_t>(size());
-    for (off_t begin = ::lseek(descriptor_, 0, SEEK_DATA); begin >= 0 && begin < end;) {
-      const off_t hole = std::min(::lseek(descriptor_, begin, SEEK_HOLE), begin + largest);
-      visit(static_cast<std::uint64_t>(begin), static_cast<std::uint64_t>(hole - begin));
-      begin = ::lseek(descriptor_, hole, SEEK_DATA);
-    }
-  }
-  // Takes space from the disk, where the file system can do that in advance.
-  void take_space(std::uint64_t offset, std::uint64_t bytes) const {
-    const int result =
-        ::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
-    if (result != 0 && (errno == ENOSPC || errno == EDQUOT)) fail(path_, "extended");
-  }
-  void sync() const {
-    if (::fsync(descriptor_) != 0) fail(path_, "brought to the disk");
-  }
-
- private:
-  std::filesystem::path path_;
-  int descriptor_;
-};
-
-OpenFile open_existing(const std::filesystem::path& path) {
-  return {path, ::open(path.c_str(), O_RDWR | O_CLOEXEC)};
 }
 
 // What an edit changes: pages of the file, and its size.
@@ -122,7 +79,9 @@ class FolderInMemory {
   explicit FolderInMemory(const std::filesystem::path& needed_for) : path_(name_for(needed_for)) {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
-    if (::mkdir(path_.c_str(), 0700) != 0) fail(path_, "made");
+    if (::mkdir(path_.c_str(), 0700) != 0) {
+      throw RunError(text("'", path_.string(), "' could not be made: ", reason(errno)));
+    }
   }
   ~FolderInMemory() {
     std::error_code ignored;
@@ -142,23 +101,23 @@ class FolderInMemory {
   std::filesystem::path path_;
 };
 
-OpenFile create_new(const std::filesystem::path& path) {
-  return {path, ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
+PosixFile create_new(const std::filesystem::path& path) {
+  return {path, O_RDWR | O_CREAT | O_EXCL};
 }
 
 Changes changes_made_by(const std::function<void(const std::filesystem::path&)>& edit,
-                        const std::filesystem::path& name, const OpenFile& file,
+                        const std::filesystem::path& name, const PosixFile& file,
                         const std::vector<Extent>& left_alone) {
   const FolderInMemory memory(name);
-  const OpenFile copy = create_new(memory.file());
+  const PosixFile copy = create_new(memory.file());
   copy.resize(file.size());
   each_page(file.size(), left_alone,
-            [&](std::uint64_t offset, std::uint64_t bytes) { copy.write(offset, file.read(offset, bytes)); });
+            [&](std::uint64_t offset, std::uint64_t bytes) { write(copy, offset, bytes_of(file, offset, bytes)); });
   edit(memory.file());
   Changes changes{copy.size(), {}};
   each_page(changes.size, left_alone, [&](std::uint64_t offset, std::uint64_t bytes) {
-    auto after = copy.read(offset, bytes);
-    if (after != file.read(offset, bytes)) changes.pages.push_back({offset, std::move(after)});
+    auto after = bytes_of(copy, offset, bytes);
+    if (after != bytes_of(file, offset, bytes)) changes.pages.push_back({offset, std::move(after)});
   });
   return changes;
 }
@@ -215,34 +174,18 @@ std::optional<Changes> changes_in(const std::vector<char>& log) {
 }
 
 // Can be repeated: a second time changes nothing.
-void apply(const Changes& changes, const OpenFile& file) {
+void apply(const Changes& changes, const PosixFile& file) {
   if (file.size() != changes.size) file.resize(changes.size);
-  for (const auto& [offset, bytes] : changes.pages) file.write(offset, bytes);
+  for (const auto& [offset, bytes] : changes.pages) write(file, offset, bytes);
   file.sync();
 }
 
-// Removes a log that was not written to its end.
-class UnfinishedLog {
- public:
-  explicit UnfinishedLog(std::filesystem::path path) : path_(std::move(path)) {}
-  ~UnfinishedLog() {
-    if (!whole_) ::unlink(path_.c_str());
-  }
-  UnfinishedLog(const UnfinishedLog&) = delete;
-  UnfinishedLog& operator=(const UnfinishedLog&) = delete;
-  void is_whole() { whole_ = true; }
-
- private:
-  std::filesystem::path path_;
-  bool whole_ = false;
-};
-
 void write_log(const std::filesystem::path& path, const std::vector<char>& bytes) {
-  UnfinishedLog unfinished(path);
-  const OpenFile log(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  log.write(0, bytes);
+  UnfinishedFile unfinished(path, UnfinishedFile::UnderItsName{});
+  const PosixFile log(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
+  write(log, 0, bytes);
   log.sync();
-  unfinished.is_whole();
+  unfinished.keep();
 }
 
 }  // namespace
@@ -250,21 +193,31 @@ void write_log(const std::filesystem::path& path, const std::vector<char>& bytes
 void make_at_once(const std::filesystem::path& path, const std::function<void(const std::filesystem::path&)>& make) {
   const FolderInMemory memory(path);
   make(memory.file());
-  const auto made = open_existing(memory.file());
+  const PosixFile made(memory.file(), O_RDWR);
   const auto file = create_new(path);
   file.resize(made.size());
-  made.each_piece([&](std::uint64_t offset, std::uint64_t bytes) { file.write(offset, made.read(offset, bytes)); });
+  each_piece(made,
+             [&](std::uint64_t offset, std::uint64_t bytes) { write(file, offset, bytes_of(made, offset, bytes)); });
   file.sync();
 }
 
 void edit_at_once(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit) {
-  const auto file = open_existing(path);
+  const PosixFile file(path, O_RDWR);
   const auto changes = changes_made_by(edit, path, file, left_alone);
-  if (changes.size > file.size()) file.take_space(file.size(), changes.size - file.size());
+  const auto more = changes.size > file.size() ? changes.size - file.size() : 0;
+  if (const int error = more == 0 ? 0 : file.take_space(file.size(), more, /*grow=*/false); error != 0) {
+    throw RunError(text("'", path.string(), "' could not be extended: ", reason(error)));
+  }
   write_log(log_of(path), log_with(changes));
   apply(changes, file);
   ::unlink(log_of(path).c_str());
+}
+
+void edit_unfinished(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
+                     const std::function<void(const std::filesystem::path&)>& edit) {
+  const PosixFile file(path, O_RDWR);
+  apply(changes_made_by(edit, path, file, left_alone), file);
 }
 
 void recover_edit(const std::filesystem::path& path) {
@@ -272,10 +225,10 @@ void recover_edit(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(std::filesystem::symlink_status(log_path))) return;
   std::optional<Changes> changes;
   {
-    const OpenFile log(log_path, ::open(log_path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    changes = changes_in(log.read(0, log.size()));
+    const PosixFile log(log_path, O_RDONLY | O_NOFOLLOW);
+    changes = changes_in(bytes_of(log, 0, log.size()));
   }
-  if (changes) apply(*changes, open_existing(path));
+  if (changes) apply(*changes, {path, O_RDWR});
   ::unlink(log_path.c_str());
 }
 

@@ -5,9 +5,10 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <utility>
 
 #include "hessian_mpi/base/error.hpp"
-#include "hessian_mpi/system/writeback.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 
 namespace hessian_mpi::system {
 
@@ -16,23 +17,20 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
 }
 
 void throw_exists(const std::filesystem::path& path) {
-  throw InputError(text("'", path.string(),
-                        "' exists already; name another file with --output, or replace it with "
-                        "--overwrite"));
+  throw InputError(text("'", path.string(), "' exists already; name another file, or replace it with --overwrite"));
 }
 
 void bring_to_disk(const std::filesystem::path& path) {
-  const Descriptor file(path);
-  if (file.id() < 0 || fdatasync(file.id()) != 0) {
-    throw RunError(text("'", path.string(), "' could not be brought to the disk: ", reason(errno)));
-  }
+  PosixFile(path, O_RDWR).sync_data();
 }
 
 UnfinishedFile::UnfinishedFile(const std::filesystem::path& path)
     : path_(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid())) {}
 
+UnfinishedFile::UnfinishedFile(std::filesystem::path path, UnderItsName) : path_(std::move(path)) {}
+
 UnfinishedFile::~UnfinishedFile() {
-  ::unlink(path_.c_str());
+  if (!kept_) ::unlink(path_.c_str());
 }
 
 void UnfinishedFile::publish(const std::filesystem::path& name, bool replace) const {

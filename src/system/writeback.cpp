@@ -1,16 +1,12 @@
 #include "hessian_mpi/system/writeback.hpp"
 
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
-#include <cstdlib>
 #include <ctime>
-#include <system_error>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -18,18 +14,6 @@
 
 namespace hessian_mpi::system {
 namespace {
-
-// A file that is gone with its descriptor.
-Descriptor nameless_file(const std::filesystem::path& folder) {
-  const int id = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (id >= 0) return Descriptor(id);
-  // File systems without such files: its name is gone before anything is in it.
-  std::string name = (folder / ".hessian_mpi_trial_XXXXXX").string();
-  Descriptor named(mkostemp(name.data(), O_CLOEXEC));
-  if (named.id() < 0) throw RunError(text("cannot make a file in '", folder.string(), "': ", reason(errno)));
-  unlink(name.c_str());
-  return named;
-}
 
 std::vector<char> changing_bytes(std::size_t count) {
   std::vector<char> bytes(count);
@@ -45,34 +29,10 @@ double processor_seconds() {
 
 }  // namespace
 
-std::string reason(int error) {
-  return std::generic_category().message(error);
-}
-
-Descriptor::Descriptor(const std::filesystem::path& path, Access access)
-    : id_(::open(path.c_str(), (access == Access::read ? O_RDONLY : O_RDWR) | O_CLOEXEC)) {}
-
-Descriptor::Descriptor(Descriptor&& other) noexcept : id_(std::exchange(other.id_, -1)) {}
-
-Descriptor::~Descriptor() {
-  if (id_ >= 0) ::close(id_);
-}
-
-EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : EarlyWriteback(path, Descriptor(path)) {}
-
-EarlyWriteback::EarlyWriteback(std::filesystem::path path, Descriptor descriptor)
-    : path_(std::move(path)), descriptor_(std::move(descriptor)) {
-  if (descriptor_.id() < 0) throw RunError(text("'", path_.string(), "' could not be opened: ", reason(errno)));
-}
+EarlyWriteback::EarlyWriteback(const std::filesystem::path& path) : file_(path, O_RDWR) {}
 
 void EarlyWriteback::write(std::uint64_t offset, const std::vector<char>& bytes) {
-  for (std::size_t done = 0; done < bytes.size();) {
-    const auto count =
-        pwrite(descriptor_.id(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw RunError(text("rows could not be written to '", path_.string(), "': ", reason(errno)));
-    done += static_cast<std::size_t>(count);
-  }
+  file_.write(offset, bytes.data(), bytes.size());
 }
 
 void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
@@ -80,7 +40,7 @@ void EarlyWriteback::start(std::uint64_t offset, std::uint64_t bytes) {
   offset_ = offset;
   bytes_ = bytes;
   // File systems that cannot do this write back when they like, and all have to at the last sync.
-  sync_file_range(descriptor_.id(), static_cast<off64_t>(offset), static_cast<off64_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  sync_file_range(file_.descriptor(), static_cast<off64_t>(offset), static_cast<off64_t>(bytes), SYNC_FILE_RANGE_WRITE);
 }
 
 void EarlyWriteback::finish() {
@@ -88,22 +48,21 @@ void EarlyWriteback::finish() {
   const auto offset = static_cast<off64_t>(offset_);
   const auto bytes = static_cast<off64_t>(std::exchange(bytes_, 0));
   constexpr unsigned until_written = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-  if (sync_file_range(descriptor_.id(), offset, bytes, until_written) != 0 &&
+  if (sync_file_range(file_.descriptor(), offset, bytes, until_written) != 0 &&
       (errno == EIO || errno == ENOSPC || errno == EDQUOT)) {
-    throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
+    throw RunError(text("rows of '", file_.path().string(), "' did not reach the disk: ", reason(errno)));
   }
-  posix_fadvise(descriptor_.id(), offset, bytes, POSIX_FADV_DONTNEED);
+  posix_fadvise(file_.descriptor(), offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 void EarlyWriteback::sync() {
-  if (fdatasync(descriptor_.id()) == 0) return;
-  throw RunError(text("rows of '", path_.string(), "' did not reach the disk: ", reason(errno)));
+  file_.sync_data();
 }
 
 WritingCost try_writing(const std::filesystem::path& folder, std::uint64_t bytes, std::uint64_t piece) {
-  auto nameless = nameless_file(folder);
-  posix_fallocate(nameless.id(), 0, static_cast<off_t>(bytes));  // where the file system cannot, the same without
-  EarlyWriteback file(folder, std::move(nameless));
+  auto nameless = PosixFile::nameless(folder);
+  nameless.take_space(0, bytes);
+  EarlyWriteback file(std::move(nameless));
   // As in a run, what was written is not what is written next: neither is in the caches of the core any more.
   std::array<std::vector<char>, 2> numbers{changing_bytes(piece), changing_bytes(piece)};
   const Stopwatch watch;

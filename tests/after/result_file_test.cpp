@@ -25,12 +25,26 @@ TEST(ResultFile, HoldsWhatWasAddedAndWhereItComesFrom) {
     result.add("/largest/eigenvalues", {2}, {4.5, 3.5});
     result.describe("/largest", {{"tolerance", 1e-8}});
     result.reserve("/eigenvectors", {3, 2});
-    ResultFile::TileWriter writer(result);
+    ResultFile::TileWriter writer(result, "/eigenvectors");
     const std::vector<double> rows{0, 1, 10, 11, 20, 21};
     const auto begin = static_cast<std::uint64_t>(3 * world.rank() / world.size());
     const auto end = static_cast<std::uint64_t>(3 * (world.rank() + 1) / world.size());
-    writer.write("/eigenvectors", {begin, 0, end - begin, 2}, rows.data() + 2 * begin);
-    writer.close();
+    writer.write({begin, 0, end - begin, 2}, rows.data() + 2 * begin);
+    writer.finish();
+    // Columns of all rows: root has the first, the last rank the second.
+    result.reserve("/tiles", {3, 2});
+    ResultFile::TileWriter tiles(result, "/tiles");
+    const bool last = world.rank() + 1 == world.size();
+    const std::uint64_t first = world.is_root() ? 0 : 1;
+    const std::uint64_t columns = world.size() == 1 ? 2 : world.is_root() || last ? 1 : 0;
+    std::vector<double> own;
+    for (int row = 0; row < 3; ++row) {
+      for (auto j = first; j < first + columns; ++j) own.push_back(10.0 * row + static_cast<double>(j));
+    }
+    tiles.write({0, first, 3, columns}, own.data());
+    tiles.finish();
+    // What is added after large datasets moves none of them.
+    result.add("/after", {2}, {7, 8});
     EXPECT_FALSE(std::filesystem::exists(path));
     result.publish({{"checks", "passed"}});
   }
@@ -39,7 +53,11 @@ TEST(ResultFile, HoldsWhatWasAddedAndWhereItComesFrom) {
   std::vector<double> numbers(6);
   file.read("/eigenvectors", hdf5::Type::float64, numbers.data());
   EXPECT_EQ(numbers, (std::vector<double>{0, 1, 10, 11, 20, 21}));
+  file.read("/tiles", hdf5::Type::float64, numbers.data());
+  EXPECT_EQ(numbers, (std::vector<double>{0, 1, 10, 11, 20, 21}));
   numbers.resize(2);
+  file.read("/after", hdf5::Type::float64, numbers.data());
+  EXPECT_EQ(numbers, (std::vector<double>{7, 8}));
   file.read("/largest/eigenvalues", hdf5::Type::float64, numbers.data());
   EXPECT_EQ(numbers, (std::vector<double>{4.5, 3.5}));
   EXPECT_EQ(file.number_attribute("/largest", "tolerance"), 1e-8);

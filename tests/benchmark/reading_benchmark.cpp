@@ -26,20 +26,20 @@ constexpr int rounds = 9;
 
 // This rank's rows by one read after the other into one buffer: what there is to be had.
 void read_plainly(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const Rows& own) {
-  const system::Descriptor file(path, system::Descriptor::Access::read);
+  const system::PosixFile file(path, O_RDONLY);
   const auto begin = hdf5::File::open_to_read(path).offset_in_file("/hessian");
   const auto end = begin + static_cast<std::uint64_t>(own.end * matrix.bytes_of_row());
   std::vector<char> buffer(4 << 20);
   for (auto at = begin + static_cast<std::uint64_t>(own.begin * matrix.bytes_of_row()); at < end;) {
-    const auto count = pread(file.id(), buffer.data(), std::min(buffer.size(), end - at), static_cast<off_t>(at));
-    if (count <= 0) return;
-    at += static_cast<std::uint64_t>(count);
+    const auto count = file.read_some(at, buffer.data(), std::min(buffer.size(), end - at));
+    if (count == 0) return;
+    at += count;
   }
 }
 
 void let_go(const std::filesystem::path& path) {
-  const system::Descriptor file(path, system::Descriptor::Access::read);
-  posix_fadvise(file.id(), 0, 0, POSIX_FADV_DONTNEED);
+  const system::PosixFile file(path, O_RDONLY);
+  posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
 }
 
 struct Pass {

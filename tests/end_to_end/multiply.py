@@ -47,6 +47,7 @@ def test_vectors_of_every_kind_of_file(multiply: Tool) -> None:
         file["group/v"] = vectors
     np.savetxt(multiply.folder / "v.txt", vectors[:2], fmt="%.17g")
     expect(multiply, stored, vectors, 2, "-v", "v.h5:/group/v")
+    expect(multiply, stored, vectors, 1, "-v", "v.h5:group/v")
     expect(multiply, stored, vectors[:2], 1, "-v", "v.txt")
 
 
@@ -88,7 +89,7 @@ def test_mistakes_are_told_in_one_line(multiply: Tool) -> None:
         "cut.npy": "ends too early",
         "none.npy": "no such file",
         "h.h5": "name the dataset",
-        "h.h5:/none": "cannot be read",
+        "h.h5:/none": "'h.h5' has no dataset '/none'",
         "h.h5:/blocks": "cannot be read",
     }
     for name, words in wrong.items():

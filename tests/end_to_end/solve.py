@@ -69,11 +69,26 @@ def test_right_sides_of_a_file_by_every_method(case: Case) -> None:
             np.testing.assert_allclose(file["residuals"][:], residuals, atol=1e-12)
 
 
+def test_right_sides_of_every_kind_of_file(case: Case) -> None:
+    np.save(case.folder / "g.npy", case.sides)
+    np.save(case.folder / "one:g.npy", case.sides[0])
+    np.savetxt(case.folder / "g.txt", case.sides, fmt="%.17g")
+    for name, sides in (("g.npy", case.sides), ("one:g.npy", case.sides[:1]), ("g.txt", case.sides)):
+        with case.result(2, "--rhs", name, "--method", "dense") as file:
+            np.testing.assert_array_equal(file["rhs"][:], sides)
+            np.testing.assert_allclose(file["solution"][:] @ case.matrix, sides, atol=1e-9)
+
+
 def test_what_cannot_be_solved(case: Case) -> None:
+    np.save(case.folder / "h.npy", case.sides)
+    np.save(case.folder / "nan.npy", np.full(N, np.nan))
     for options, code, words in [
-        (["--rhs", "g.h5"], 2, "name the dataset too"),
-        (["--rhs", "g.h5:none"], 2, "has no dataset 'none'"),
-        (["--rhs", "g.h5:short"], 2, "must have 120 numbers"),
+        (["--rhs", "g.h5"], 2, "name the dataset of 'g.h5'"),
+        (["--rhs", "g.h5:none"], 2, "'g.h5' has no dataset 'none'"),
+        (["--rhs", "g.h5:short"], 2, "has the shape [2, 119]: the vectors of this matrix are [120] or [count, 120]"),
+        (["--rhs", "h.npy:x"], 2, "'h.npy' is not an HDF5 file"),
+        (["--rhs", "nan.npy"], 2, "'nan.npy' has a number that is not finite: entry 0 of vector 0"),
+        (["--memory", "much"], 2, "--memory 'much' is not a size"),
         (["--rhs", "none.h5:x"], 2, "no such file"),
         (["--method", "guess"], 2, "auto, dense, minres or cg"),
         (["--method", "cg"], 1, "--method minres"),

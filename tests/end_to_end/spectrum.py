@@ -3,11 +3,14 @@
 
 usage: spectrum.py PROGRAM LAUNCH...
 
-LAUNCH is mpirun with its options but for the number of ranks.
+LAUNCH is mpirun with its options but for the number of ranks. FAULT_LIBRARY in the environment: that of fault.cpp.
 """
 
+import errno
+import os
 import pathlib
 import subprocess
+import time
 
 import fabricated_file
 import h5py
@@ -29,9 +32,24 @@ class Spectrum:
     def __init__(self, program: str, launch: list[str], folder: pathlib.Path):
         self.program, self.launch, self.folder = program, launch, folder
 
-    def run(self, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
+    def start(self, ranks: int, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.Popen:
+        """variables: of the environment, beside those that are there."""
         command = [*self.launch, "-n", str(ranks), self.program, *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+        environment = {**os.environ, **(variables or {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, **pipes)
+
+    def end(self, started: subprocess.Popen) -> subprocess.CompletedProcess:
+        """Kills one that waits for ever."""
+        try:
+            output, errors = started.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            started.terminate()
+            raise
+        return subprocess.CompletedProcess(started.args, started.returncode, output, errors)
+
+    def run(self, ranks: int, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        return self.end(self.start(ranks, *arguments, variables=variables))
 
     def result(self, ranks: int, *arguments: str) -> h5py.File:
         finished = self.run(ranks, *arguments, "--overwrite")
@@ -142,6 +160,85 @@ def test_what_makes_no_sense(spectrum: Spectrum) -> None:
     ]:
         finished = spectrum.run(2, "h.h5", *options)
         assert finished.returncode == 2 and words in finished.stderr, (options, finished)
+
+
+BOTH_KINDS_OF_VECTORS = ["h.h5", "--vectors", "--all", "--largest", "30", "--overwrite"]
+
+
+def fault(call: str, rank: int, at: int, error: int) -> dict[str, str]:
+    """The environment in which a call to the result's file fails on a rank, from the at-th one on."""
+    values = {"RANK": rank, "CALL": call, "AT": at, "ERROR": error, "FILE": "h.spectrum.h5"}
+    return {"LD_PRELOAD": os.environ["FAULT_LIBRARY"], **{"FAULT_" + key: str(value) for key, value in values.items()}}
+
+
+def expect_failure_that_leaves_the_old_result(spectrum: Spectrum, finished: subprocess.CompletedProcess, words: str) -> None:
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("hessian_spectrum:")]
+    assert finished.returncode == 1 and len(errors) == 1 and words in errors[0], finished
+    assert (spectrum.folder / "h.spectrum.h5").read_text() == "old" and not list(spectrum.folder.glob(".*")), finished
+
+
+def test_a_disk_that_fails_ends_all_ranks_with_one_message(spectrum: Spectrum) -> None:
+    fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(150))
+    (spectrum.folder / "h.spectrum.h5").write_text("old")
+    for rank, places in ((0, (1, 3, 12)), (1, (1, 31)), (2, (2,))):
+        for at in places:
+            finished = spectrum.run(3, *BOTH_KINDS_OF_VECTORS, variables=fault("pwrite", rank, at, errno.ENOSPC))
+            expect_failure_that_leaves_the_old_result(spectrum, finished, "No space left on device")
+            assert rank == 0 or f"rank {rank} on " in finished.stderr, finished
+    for call in ("fsync", "fdatasync"):
+        finished = spectrum.run(2, *BOTH_KINDS_OF_VECTORS, variables=fault(call, 0, 1, errno.EIO))
+        expect_failure_that_leaves_the_old_result(spectrum, finished, "Input/output error")
+
+
+def fill(folder: pathlib.Path) -> None:
+    filler = os.open(folder / "filler", os.O_CREAT | os.O_WRONLY)
+    try:
+        while True:
+            os.write(filler, bytes(4096))
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    finally:
+        os.close(filler)
+
+
+def wait_for_bytes(spectrum: Spectrum, started: subprocess.Popen, count: int) -> None:
+    """Until the unfinished result has so many bytes of the disk."""
+    while started.poll() is None:
+        for path in spectrum.folder.glob(".h.spectrum.h5.new-*"):
+            if path.stat().st_blocks * 512 >= count:
+                return
+        time.sleep(0.001)
+
+
+def test_a_disk_that_fills_up_meanwhile(spectrum: Spectrum) -> None:
+    n = 600
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", spectrum.folder], capture_output=True)
+    if mounted.returncode != 0:
+        print("skipped: only root can mount a small disk")
+        return
+    try:
+        fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(n))
+        (spectrum.folder / "h.spectrum.h5").write_text("old")
+        # Where space cannot be taken in advance, as on NFS before 4.2.
+        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS, variables=fault("fallocate", 0, 1, errno.EOPNOTSUPP))
+        wait_for_bytes(spectrum, started, 1)
+        fill(spectrum.folder)
+        expect_failure_that_leaves_the_old_result(spectrum, spectrum.end(started), "No space left on device")
+        (spectrum.folder / "filler").unlink()
+        # Where it can, a full disk costs nothing.
+        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS)
+        wait_for_bytes(spectrum, started, 8 * n * n)
+        fill(spectrum.folder)
+        finished = spectrum.end(started)
+        assert finished.returncode == 0, finished
+        with h5py.File(spectrum.folder / "h.spectrum.h5") as file:
+            vectors = file["eigenvectors"][:]
+            np.testing.assert_allclose(vectors @ vectors.T, np.eye(n), atol=1e-11)
+        (spectrum.folder / "filler").unlink()
+        kept = sum(path.stat().st_blocks * 512 for path in spectrum.folder.iterdir())
+        assert kept < sum(path.stat().st_size for path in spectrum.folder.iterdir()) + (1 << 16), kept
+    finally:
+        subprocess.run(["umount", "--lazy", spectrum.folder], check=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Runs a program that reads files of hessian_mpi as its users do."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,11 +14,16 @@ class Tool:
     def __init__(self, program: str, launch: list[str], folder: pathlib.Path):
         self.program, self.launch, self.folder = program, launch, folder
 
-    def run(self, ranks: int, *arguments: str) -> subprocess.CompletedProcess:
-        """Without mpirun on one rank."""
+    def run(self, ranks: int, *arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        """Without mpirun on one rank. variables: of the environment, beside those that are there."""
         launch = [*self.launch, "-n", str(ranks)] if ranks > 1 else []
         return subprocess.run(
-            [*launch, self.program, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=120
+            [*launch, self.program, *arguments],
+            cwd=self.folder,
+            env={**os.environ, **(variables or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def good(self, ranks: int, *arguments: str) -> str:

@@ -234,11 +234,13 @@ TEST_F(HessianFile, TakesRoundsInWhichNoRankHasRows) {
   EXPECT_EQ(HessianReader(path()).bytes({}, shape_of(10, Precision::float32)).size(), 0U);
 }
 
-TEST_F(HessianFile, ThatIsMissingIsNamedOnAllRanks) {
+TEST_F(HessianFile, ThatIsMissingIsNamedOnAllRanksWhichCannotFinaliseMpi) {
+  EXPECT_TRUE(world().can_be_finalised());
   try {
     const HessianWriter writer(path("missing.h5"), shape_of(10, Precision::float32), world());
     ADD_FAILURE() << "a missing file was opened";
   } catch (const ranks::AgreedError& error) {
+    EXPECT_FALSE(world().can_be_finalised());
     EXPECT_EQ(error.code(), ExitCode::failed);
     EXPECT_NE(std::string(error.what()).find(path("missing.h5").string()), std::string::npos) << error.what();
   }
@@ -575,7 +577,8 @@ TEST_F(HessianFile, CanBeMadeInTheCurrentFolder) {
 
 TEST_F(HessianFile, NeedsAFolderThatExists) {
   if (!is_root()) return;
-  expect_input_error([&] { job_of_size(10).create(path("missing") / "h.h5"); }, {path("missing").string(), "--output"});
+  expect_input_error([&] { job_of_size(10).create(path("missing") / "h.h5"); },
+                     {path("missing").string(), "the output"});
   expect_input_error([&] { check_room_for(path("missing") / "h.h5", 1, false); }, {path("missing").string()});
   EXPECT_TRUE(names_in_folder().empty());
 }
@@ -593,7 +596,7 @@ TEST_F(HessianFile, NeedsAFolderThatCanBeWrittenTo) {
   if (geteuid() == 0) GTEST_SKIP() << "the superuser may write everywhere";
   std::filesystem::create_directory(path("locked"));
   std::filesystem::permissions(path("locked"), std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
-  expect_input_error([&] { job_of_size(10).create(path("locked") / "h.h5"); }, {path("locked").string(), "--output"});
+  expect_input_error([&] { job_of_size(10).create(path("locked") / "h.h5"); }, {path("locked").string(), "the output"});
 }
 
 // A matrix of ten million rows: 400 TB.
@@ -627,8 +630,24 @@ TEST_F(HessianFile, IsNotBegunWhereThereIsNoRoom) {
       [&] {
         create_hessian_file(path(), {job.index, job.matrix(), job.dtype, unused, unused, job.attributes}, false);
       },
-      {path().string(), "no room", "400 TB", "--output"});
+      {path().string(), "no room", "400 TB", "--storage"});
   EXPECT_TRUE(names_in_folder().empty());
+}
+
+TEST_F(HessianFile, ThatIsNotWhatIsNeededSaysWhatItIs) {
+  if (!is_root()) return;
+  expect_input_error([&] { read_layout(path()); }, {path().string(), "no such file"});
+  auto job = job_of_size(10);
+  job.part = Rows{2, 5};
+  job.create(path());
+  expect_input_error([&] { read_layout(path()); }, {path().string(), "not complete"});
+  expect_input_error([&] { read_layout(path(), {.complete = false}); }, {path().string(), "rows 2:5 of 10"});
+  EXPECT_EQ(read_layout(path(), {.complete = false, .all_rows = false}).matrix.grid.part(), (Rows{2, 5}));
+  const auto diagonal = matrix::matrix_of(job.index, job.storage, Entries::diagonal);
+  const std::vector<double> ten(10);
+  create_hessian_file(path("d.h5"), {job.index, diagonal, job.dtype, ten, ten, job.attributes}, false);
+  expect_input_error([&] { read_layout(path("d.h5")); }, {path("d.h5").string(), "the diagonal alone"});
+  EXPECT_FALSE(read_layout(path("d.h5"), {.complete = false, .all_entries = false}).complete);
 }
 
 TEST_F(HessianFile, HasRoomForASmallMatrix) {

@@ -23,7 +23,7 @@ TEST(Lanczos, AllStepsGiveAllEigenvaluesOfEveryVector) {
   constexpr std::int64_t n = 30;
   const MatrixFile file(world, n, second_differences(n));
   SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
-  const auto found = lanczos(matrix, random_signs(matrix, 3, 1), 3, n + 5);
+  const auto found = lanczos(matrix, random_unit_vectors(matrix, 3, 1), 3, n + 5);
   EXPECT_LT(found.orthogonality_error, 1e-13);
   EXPECT_EQ(matrix.passes(), n);
   ASSERT_EQ(found.of_vectors.size(), 3U);
@@ -43,7 +43,7 @@ TEST(Lanczos, EndsWhereTheKrylovSpaceDoesAndGoesOnWithOtherVectors) {
   for (std::int64_t i = 0; i < n; ++i) numbers[static_cast<std::size_t>(i * n + i)] = static_cast<double>(i % 4);
   const MatrixFile file(world, n, numbers);
   SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
-  auto starts = random_signs(matrix, 2, 1);
+  auto starts = random_unit_vectors(matrix, 2, 1);
   for (std::int64_t i = 0; i < matrix.own().count(); ++i) {  // the first vector lies in one eigenspace
     starts[static_cast<std::size_t>(i)] = matrix.own().begin + i == 7 ? 1 : 0;
   }
@@ -62,7 +62,7 @@ TEST(Lanczos, FewStepsIntegratePolynomialsExactly) {
   constexpr std::int64_t n = 200;
   const MatrixFile file(world, n, second_differences(n));
   SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
-  const auto start = random_signs(matrix, 1, 3);
+  const auto start = random_unit_vectors(matrix, 1, 3);
   const auto found = lanczos(matrix, start, 1, 4);
   std::vector<double> power = start;
   for (int degree = 1; degree <= 7; ++degree) {
@@ -84,7 +84,7 @@ TEST(RandomSigns, AreTheSameWhateverTheNumberOfRanks) {
   constexpr std::int64_t n = 50;
   const MatrixFile file(world, n, second_differences(n));
   SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
-  const auto own = random_signs(matrix, 2, 9);
+  const auto own = random_unit_vectors(matrix, 2, 9);
   std::vector<double> first(n);
   std::copy_n(own.begin(), matrix.own().count(), first.begin() + matrix.own().begin);
   first = world.sum(std::move(first));

@@ -35,6 +35,9 @@ struct FileReport {
   std::optional<file::BlockCheck> check;  ///< of all blocks on the disk, where they were read
 };
 
+/// What a file says of itself, whatever it holds and however far its job has come.
+file::StoredLayout read_anything(const std::filesystem::path& file);
+
 /// Reads all but the rows. Throws InputError: no such file, damaged, or none of hessian_mpi's.
 FileReport report_on(const std::filesystem::path& file);
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/edit_at_once.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::after {
@@ -28,11 +31,12 @@ std::filesystem::path name_of_result(const std::filesystem::path& source, const 
 
 /// The file, from its beginning to publish(). Layout: root attributes format, format_version, source, command_line,
 /// created, finished, wall_seconds, N and what publish() is given; the group /hessian with the root attributes of the
-/// source; datasets as they are added, all in float64.
+/// source; datasets as they are added, all in float64. HDF5 makes it in memory, all but the numbers, and these are
+/// written plainly: a disk that is full or fails ends in an error on all ranks, and MPI can be finalised.
 class ResultFile {
  public:
-  /// Collective. bytes: what the file will take, about. Throws InputError where a file of that name is in the way and
-  /// not to be replaced, or none can be made.
+  /// Collective. bytes: what the file will take, about; their space is taken now, where the file system can do that.
+  /// Throws InputError where a file of that name is in the way and not to be replaced, or none can be made.
   ResultFile(const std::filesystem::path& path, bool replace, const ResultOrigin& origin,
              const file::StoredLayout& hessian, std::uint64_t bytes, const ranks::Communicator& communicator);
 
@@ -43,28 +47,30 @@ class ResultFile {
   /// Collective. Attributes of a dataset or group that is there.
   void describe(const std::string& object, const file::Attributes& attributes);
 
-  /// Opens the file on all ranks to write pieces of reserved datasets. Collective, as are its functions.
+  /// Opens the file on all ranks to write pieces of a reserved dataset. Collective, as are its functions.
   class TileWriter {
    public:
-    explicit TileWriter(const ResultFile& file);
-    ~TileWriter();
-    TileWriter(const TileWriter&) = delete;
-    TileWriter& operator=(const TileWriter&) = delete;
-    /// This rank's tile, row-major, or one without rows. Below 1 GiB.
-    void write(const std::string& dataset, const hdf5::Tile& tile, const double* numbers);
-    void close();
+    TileWriter(const ResultFile& file, const std::string& dataset);
+    /// This rank's tile, row-major, or one without rows.
+    void write(const hdf5::Tile& tile, const double* numbers);
+    /// Returns when all is on the disk.
+    void finish();
 
    private:
     const ranks::Communicator& communicator_;
-    hdf5::File file_;
-    bool open_ = true;
+    system::PosixFile file_;
+    std::uint64_t offset_ = 0;   // of the dataset in the file
+    std::uint64_t columns_ = 0;  // of the dataset
   };
 
   /// Collective. Adds the last attributes, brings the file to the disk, gives it its name.
   void publish(const file::Attributes& attributes);
 
  private:
-  void create_groups_to(hdf5::File& file, const std::string& object) const;
+  // On root. Hands the file to change, in memory.
+  void edit(const std::function<void(hdf5::File& file)>& change);
+  // On root. The place of a new dataset.
+  system::Extent create_dataset(const std::string& dataset, const std::vector<std::uint64_t>& shape);
 
   const ranks::Communicator& communicator_;
   std::filesystem::path path_;
@@ -72,6 +78,7 @@ class ResultFile {
   Stopwatch watch_;
   std::filesystem::path unfinished_;              // the same on all ranks
   std::unique_ptr<system::UnfinishedFile> file_;  // on root
+  std::vector<system::Extent> numbers_;           // on root: the places of all datasets, in the order of the file
 };
 
 }  // namespace hessian_mpi::after

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/matrix/partition.hpp"
+
 namespace hessian_mpi::after {
 
 /// Vectors of equal length, one after the other.
@@ -14,11 +16,15 @@ struct Vectors {
 };
 
 /// Reads vectors of n numbers. name: "v.npy", of shape (n,) or (count, n), in float32 or float64;
-/// "v.h5:/path/of/dataset", of the same shapes and any number type; or text with a vector on each line. Throws
+/// "v.h5:path/of/dataset", of the same shapes and any number type; or text with a vector on each line. Throws
 /// InputError: no such file, another length, not finite, of another kind.
 Vectors read_vectors(const std::string& name, std::int64_t n);
 
-/// Vectors whose entries are 1 or -1 at random, the same for the same seed.
-Vectors random_signs(std::int64_t count, std::int64_t n, std::uint64_t seed);
+/// The formats, for --help.
+constexpr const char* formats_of_vectors = "a .npy file ([N] or [count, N]), FILE.h5:DATASET, or text, one a line";
+
+/// Entries `rows` of vectors whose entries are 1 or -1 at random, one vector after the other. The same for the same
+/// seed, whichever rows are asked for.
+std::vector<double> random_signs(std::int64_t count, const Rows& rows, std::uint64_t seed);
 
 }  // namespace hessian_mpi::after

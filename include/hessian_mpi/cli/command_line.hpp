@@ -1,5 +1,6 @@
 #pragma once
-/// Command lines as text: what files record, and what a user is told to type.
+/// Command lines as text: for files, which say how they were made, and for people, who are told what to type next. No
+/// dependencies.
 
 #include <string>
 

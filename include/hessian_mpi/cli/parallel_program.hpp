@@ -11,6 +11,7 @@ namespace hessian_mpi::cli {
 
 /// Runs body between the start and the end of MPI and returns the exit code of main. name: the program's, before its
 /// errors; a stop that was asked for is told as none. body is collective; what it throws on one rank alone ends all.
+/// Bad input, without body: a launcher says that it has started several processes, and MPI knows of this one alone.
 int run_parallel_program(const char* name, int argc, char** argv,
                          const std::function<ExitCode(const ranks::Communicator& world)>& body);
 

@@ -7,7 +7,7 @@
 
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
-#include "hessian_mpi/system/writeback.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 
 namespace hessian_mpi::file {
 
@@ -55,17 +55,16 @@ class BlockMarks {
   /// rows of the others must be on the disk.
   void write(std::int64_t first, const std::vector<BlockRecord>& records);
   /// Brings the marks to the disk.
-  void sync();
+  void sync() { file_.sync_data(); }
 
  private:
   void write_at(std::uint64_t offset, std::int64_t first, const void* values, std::size_t count);
 
-  std::filesystem::path path_;
   matrix::BlockGrid grid_;
   std::uint64_t checksums_;  // offsets in the file
   std::uint64_t largest_;
   std::uint64_t marks_;
-  system::Descriptor descriptor_;
+  system::PosixFile file_;
 };
 
 }  // namespace hessian_mpi::file

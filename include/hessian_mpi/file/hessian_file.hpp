@@ -99,12 +99,16 @@ struct StoredLayout {
   HessianLayout layout() const { return {index, matrix, dtype, value, gradient, attributes}; }
 };
 
-/// Not collective. Throws InputError where the file is damaged or none of hessian_mpi's.
-StoredLayout read_layout(const std::filesystem::path& path);
+/// What the reader of a file needs it to be: as it is, a complete and whole matrix.
+struct Needed {
+  bool complete = true;     ///< its job has come to the end
+  bool all_entries = true;  ///< not diagonal blocks or the diagonal alone
+  bool all_rows = true;     ///< not a part
+};
 
-/// Not collective. The same for a file that is to be used as a whole. Throws InputError also where there is none, where
-/// it is not complete, and where it is a part.
-StoredLayout read_complete_layout(const std::filesystem::path& path);
+/// Not collective. Throws InputError where there is no such file, where it is damaged, none of hessian_mpi's, or not
+/// what is needed: then the message says what it is, and what to do.
+StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});
 
 /// Not collective. Sets the attributes of a finished run and, if it is, that it is complete: wholly or, where the
 /// process is killed, not at all once recover_edit (edit_at_once.hpp) has seen the file.

@@ -14,12 +14,8 @@
 
 namespace hessian_mpi::file {
 
-/// Collective. A file that all ranks have open for writing. A failure on one is thrown on all, as an AgreedError after
-/// which nothing is left to do but to abort.
-hdf5::File open_together(const std::filesystem::path& path, const ranks::Communicator& communicator);
-
-/// The matrix, open for writing on all ranks. A failure of any call is thrown on all ranks, as an AgreedError after
-/// which MPI cannot be finalised: HDF5 is then in the middle of something on some of them.
+/// The matrix, open for writing on all ranks. A failure of any call is thrown on all ranks, as an AgreedError. Where it
+/// is not closed in the end, whatever the reason, it tells the communicator that MPI cannot be finalised.
 class HessianWriter {
  public:
   /// Collective over the communicator, which must outlive this object.
@@ -37,7 +33,6 @@ class HessianWriter {
 
   /// Collective. Closes the file after a last sync.
   void close();
-  bool is_open() const { return open_; }
 
  private:
   hdf5::File file_;

@@ -39,6 +39,8 @@ class MatrixDatasets {
   explicit MatrixDatasets(const hdf5::File& file);
 
   std::vector<std::string> names() const;
+  /// That of a matrix which has one alone: whole, a part, or the diagonal.
+  const std::string& name() const { return datasets_.front().name; }
 
   /// Where some rows, of one dataset, lie: that dataset, and they as rows of it, in columns of the matrix that its rows
   /// have.

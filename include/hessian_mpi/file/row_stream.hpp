@@ -17,7 +17,7 @@
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
-#include "hessian_mpi/system/writeback.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
 
 namespace hessian_mpi::file {
 
@@ -53,7 +53,7 @@ class RowStream {
  public:
   /// slabs: rows that the file holds, less than 1 GiB each, in the order in which they are to be visited. matrix: as
   /// read_layout() found it. Throws RunError where the file cannot be opened.
-  RowStream(std::filesystem::path path, matrix::MatrixShape matrix, std::vector<Rows> slabs);
+  RowStream(const std::filesystem::path& path, matrix::MatrixShape matrix, std::vector<Rows> slabs);
 
   /// Visits all slabs. What visit throws ends the pass; RunError where the file cannot be read. HDF5 is not safe among
   /// threads: visit must not call it (hdf5.hpp and what builds on it) unless reads_plainly().
@@ -84,15 +84,12 @@ class RowStream {
   void read(std::size_t slab, std::vector<char>& buffer, ReadAhead& ahead) const;
   /// Reads as many of its bytes as are in the page cache, and returns how many those were.
   std::size_t read_cached(const Place& place, std::vector<char>& buffer) const;
-  /// Reads its bytes but for the first, which are there already.
-  void read_plainly(const Place& place, std::vector<char>& buffer, std::size_t done) const;
 
-  std::filesystem::path path_;
   matrix::MatrixShape matrix_;
   std::vector<Rows> slabs_;
   hdf5::File file_;
   std::vector<Place> places_;
-  system::Descriptor descriptor_;
+  system::PosixFile bytes_;  // the same file
   bool on_thread_ = false;
   std::vector<char> at_hand_;
   std::vector<char> next_;

@@ -30,15 +30,7 @@ std::string mpi_library_version();
 /// An error that all ranks have learned of and all throw: what Communicator::together() ends in.
 class AgreedError : public Error {
  public:
-  /// Whether MPI can still be finalised. Not so where ranks have left a collective operation of a library in different
-  /// places: its next one would wait for ever. Then the ranks are to end by abort_all_ranks().
-  enum class Afterwards { finalise, abort };
-  AgreedError(ExitCode code, const std::string& message, Afterwards afterwards = Afterwards::finalise)
-      : Error(code, message), afterwards_(afterwards) {}
-  Afterwards afterwards() const { return afterwards_; }
-
- private:
-  Afterwards afterwards_;
+  AgreedError(ExitCode code, const std::string& message) : Error(code, message) {}
 };
 
 /// A group of ranks that act together. Does not own the MPI handle of world; owns the one of its node. Collective calls
@@ -60,6 +52,11 @@ class Communicator {
   int ranks_on_node() const { return ranks_on_node_; }
   const std::string& host() const { return host_; }
   MPI_Comm handle() const { return communicator_; }
+
+  /// Not collective. From now on MPI cannot be finalised, and the ranks are to end by abort_all_ranks(): what a library
+  /// does collectively was left in the middle, and the next of it would wait for ever. Said by whoever leaves it so.
+  void forbid_finalising() const { finalisable_ = false; }
+  bool can_be_finalised() const { return finalisable_; }
 
   /// Collective. Waits for all ranks.
   void wait_for_all() const;
@@ -125,6 +122,7 @@ class Communicator {
   int rank_on_node_ = 0;
   int ranks_on_node_ = 1;
   std::string host_;
+  mutable bool finalisable_ = true;  // of MPI, of which this is a handle
 };
 
 /// Ends all ranks at once, from any one: for errors where ranks can no longer agree.

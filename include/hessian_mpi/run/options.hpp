@@ -61,4 +61,8 @@ Options parse_options(int argc, const char* const* argv);
 /// The text of --help.
 void print_help(std::ostream& out);
 
+/// "3600", "30:00", "1:00:00", "2-12:00:00": seconds of a time as Slurm writes them; nothing for "UNLIMITED". Throws
+/// InputError.
+std::optional<double> parse_time(const std::string& text);
+
 }  // namespace hessian_mpi::run

@@ -33,7 +33,7 @@ LanczosResult lanczos(SymmetricOperator& matrix, const std::vector<double>& star
 
 /// This rank's numbers of random vectors of norm 1 whose numbers are all equal but for their signs. The vectors are the
 /// same for the same seed, whatever the number of ranks.
-std::vector<double> random_signs(const SymmetricOperator& matrix, std::int64_t vectors, std::uint64_t seed);
+std::vector<double> random_unit_vectors(const SymmetricOperator& matrix, std::int64_t vectors, std::uint64_t seed);
 
 /// Collective. |A|, to a few per cent, by a few steps.
 double estimated_norm(SymmetricOperator& matrix, std::uint64_t seed);

@@ -15,7 +15,7 @@ namespace hessian_mpi::solvers {
 /// Each rank has contiguous rows: in memory where they fit, else read from the file again for every product.
 class SymmetricOperator {
  public:
-  /// Collective. matrix: whole, as read_complete_layout() found it. memory: bytes that a rank's rows may take. The
+  /// Collective. matrix: whole, as read_layout() found it. memory: bytes that a rank's rows may take. The
   /// communicator must outlive the object.
   SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix, std::uint64_t memory,
                     const ranks::Communicator& communicator);

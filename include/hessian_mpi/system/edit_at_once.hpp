@@ -26,6 +26,10 @@ void make_at_once(const std::filesystem::path& file, const std::function<void(co
 void edit_at_once(const std::filesystem::path& file, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit);
 
+/// The same for a file that nobody takes for whole yet: what interrupts it may leave it torn, and nothing beside it.
+void edit_unfinished(const std::filesystem::path& file, const std::vector<Extent>& left_alone,
+                     const std::function<void(const std::filesystem::path&)>& edit);
+
 /// Completes an edit of the file that was interrupted; does nothing where there was none. Throws RunError where it
 /// can't be written to.
 void recover_edit(const std::filesystem::path& file);

@@ -3,33 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string>
+#include <utility>
 #include <vector>
 
+#include "hessian_mpi/system/posix_file.hpp"
+
 namespace hessian_mpi::system {
-
-/// The operating system's words for an errno: "No space left on device".
-std::string reason(int error);
-
-/// A POSIX file descriptor, closed on destruction.
-class Descriptor {
- public:
-  enum class Access { read, read_and_write };
-  /// Of an existing file.
-  explicit Descriptor(const std::filesystem::path& path, Access access = Access::read_and_write);
-  /// One that has been opened, and is closed by the object from now on.
-  explicit Descriptor(int id) noexcept : id_(id) {}
-  ~Descriptor();
-  Descriptor(Descriptor&& other) noexcept;
-  Descriptor& operator=(Descriptor&&) = delete;
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  /// Negative where the file could not be opened; errno says why.
-  int id() const { return id_; }
-
- private:
-  int id_;
-};
 
 /// Brings bytes of a file to the disk while the next ones are made, and then gives their pages back. The page cache
 /// stays small and warm, instead of taking as much memory as the file is long, and the last sync has little left to do.
@@ -38,8 +17,8 @@ class EarlyWriteback {
  public:
   /// Throws RunError where the file cannot be opened.
   explicit EarlyWriteback(const std::filesystem::path& path);
-  /// descriptor: open for writing. path: what errors name.
-  EarlyWriteback(std::filesystem::path path, Descriptor descriptor);
+  /// file: open for writing.
+  explicit EarlyWriteback(PosixFile file) : file_(std::move(file)) {}
 
   /// Writes bytes itself, for files that are not open through MPI-IO. Throws RunError.
   void write(std::uint64_t offset, const std::vector<char>& bytes);
@@ -53,8 +32,7 @@ class EarlyWriteback {
   void sync();
 
  private:
-  std::filesystem::path path_;
-  Descriptor descriptor_;
+  PosixFile file_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
 };

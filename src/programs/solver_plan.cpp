@@ -1,0 +1,47 @@
+#include "solver_plan.hpp"
+
+#include <sstream>
+#include <utility>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
+#include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/ranks/resources.hpp"
+#include "hessian_mpi/solvers/blas.hpp"
+#include "hessian_mpi/system/node.hpp"
+
+namespace hessian_mpi::programs {
+
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world) {
+  auto hessian = world.together([&] { return file::read_layout(options.file); });
+  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
+  solvers::use_blas_threads(resources.threads);
+  const auto& matrix = hessian.matrix;
+  cli::say(world, "matrix",
+           text(options.file.string(), ": ", matrix.columns, " x ", matrix.columns, ", ", name_of(matrix.storage), ", ",
+                text_of_bytes(static_cast<std::uint64_t>(matrix.bytes()))));
+  return {std::move(hessian), resources.memory};
+}
+
+std::string text_of_cost(const solvers::DecompositionCost& cost) {
+  std::ostringstream out;
+  out.precision(2);
+  out << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
+      << text_of_seconds(cost.seconds);
+  return out.str();
+}
+
+std::uint64_t memory_of_rank(const ranks::Communicator& world) {
+  return system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
+}
+
+void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world) {
+  const auto there = memory_of_rank(world);
+  world.together([&] {
+    if (bytes <= there) return;
+    throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
+                          " for each of its ranks: use more nodes, or ", other_ways));
+  });
+}
+
+}  // namespace hessian_mpi::programs

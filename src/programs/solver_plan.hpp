@@ -1,0 +1,32 @@
+#pragma once
+/// What programs that compute from a matrix do before they begin: open it, and say what will be taken.
+
+#include <cstdint>
+#include <string>
+
+#include "hessian_mpi/after/tool_options.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/solvers/dense_eigensolver.hpp"
+
+namespace hessian_mpi::programs {
+
+/// A whole matrix, and the bytes that a rank's rows may take.
+struct OpenedMatrix {
+  file::StoredLayout hessian;
+  std::uint64_t memory = 0;
+};
+
+/// Collective. Reads all but the rows of options.file, says what it is, and has BLAS use the threads of the options.
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world);
+
+/// "135 MB a rank, 4.6e+07 operations, about 0.0 s".
+std::string text_of_cost(const solvers::DecompositionCost& cost);
+
+/// A rank's share of its node's memory.
+std::uint64_t memory_of_rank(const ranks::Communicator& world);
+
+/// Collective. Throws InputError, which names the other ways, where a node lacks the bytes for each of its ranks.
+void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world);
+
+}  // namespace hessian_mpi::programs
