@@ -66,8 +66,8 @@ std::vector<Network> networks() {
   return found;
 }
 
-network::Problem load(const Network& network, Precision precision) {
-  return std::move(load_as_the_program_does(options_in(folder_of_networks() / network.name), precision).problem);
+LoadedProblem load(const Network& network, Precision precision) {
+  return load_as_the_program_does(options_in(folder_of_networks() / network.name), precision);
 }
 
 // Rows of a matrix, in the precision that they were computed in.
@@ -171,7 +171,8 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   const auto& network = GetParam();
   const bool in_pieces = std::stoi(network.name) % 4 == 0;
 
-  const auto wide = load(network, Precision::float64);
+  const auto loaded_wide = load(network, Precision::float64);
+  const auto& wide = loaded_wide.problem;
   engines::DoubleBackward wide_engine(wide);
   const auto by_rows = all_rows<double>(wide_engine, wide);
   const auto by_layers = all_rows<double>(*make_layers_engine(wide), wide);
@@ -182,7 +183,8 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
   if (std::stoi(network.name) % 4 == 2) expect_diagonal_blocks(wide, by_rows);
 
-  const auto narrow = load(network, Precision::float32);
+  const auto loaded_narrow = load(network, Precision::float32);
+  const auto& narrow = loaded_narrow.problem;
   engines::DoubleBackward narrow_engine(narrow);
   const auto coarse_by_rows = all_rows<float>(narrow_engine, narrow);
   const auto coarse_by_layers = all_rows<float>(*make_layers_engine(narrow), narrow);
