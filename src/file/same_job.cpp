@@ -13,29 +13,6 @@
 namespace hessian_mpi::file {
 namespace {
 
-// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
-// ranks.
-constexpr std::array deciding_attributes{"model_sha256",
-                                         "data_sha256",
-                                         "loss",
-                                         "loss_sha256",
-                                         "loss_options",
-                                         "l2",
-                                         "reduction",
-                                         "mode",
-                                         "batch_size",
-                                         "samples",
-                                         "seed",
-                                         "dtype",
-                                         "threads",
-                                         "device",
-                                         "matrix",
-                                         "entries",
-                                         "method",
-                                         "accumulate",
-                                         "hessian_mpi_version",
-                                         "libtorch_version"};
-
 using Value = Attributes::value_type::second_type;
 
 const Value* find(const Attributes& attributes, const std::string& name) {

@@ -10,6 +10,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/ranks/resources.hpp"
@@ -28,7 +29,7 @@ struct CommandLine {
 };
 
 po::options_description described_options() {
-  po::options_description described("Options");
+  po::options_description described;
   described.add_options()("storage", po::value<std::string>()->value_name("TYPE"),
                           "float32 or float64: the type of the numbers; as in the file where absent")(
       "symmetrise", po::bool_switch(), "(H + H^T) / 2, symmetric to the last bit")(
@@ -102,7 +103,7 @@ CommandLine parse(int argc, const char* const* argv) {
 void print_convert_help(std::ostream& out) {
   out << "hessian_convert: a copy of a finished file in another form, made out of core by all ranks\n\n"
          "  mpirun -n 4 hessian_convert hessian.h5 archive.h5 --storage float32 --symmetrise --gzip 4 --shuffle\n\n"
-      << described_options()
+      << cli::text_of_options("Options", described_options())
       << "\nThe copy keeps what the file says of itself and adds `converted_from`, `conversion` and their like. All "
          "of\n"
          "it is read back before it says that it is complete.\n";

@@ -7,6 +7,7 @@
 #include "hessian_mpi/after/file_report.hpp"
 #include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
@@ -29,7 +30,7 @@ struct InfoOptions {
 };
 
 po::options_description described_options() {
-  po::options_description described("Options");
+  po::options_description described;
   described.add_options()("norms", po::bool_switch(), "read the rows: trace, Frobenius norm, norm of every block")(
       "verify", po::bool_switch(),
       "read the rows and compare them with the checksums taken when they were computed; name what is damaged")(
@@ -58,7 +59,7 @@ void print_info_help(std::ostream& out) {
   out << "hessian_info: what is in a file of hessian_mpi, also while it is being written\n\n"
          "  hessian_info hessian.h5\n"
          "  mpirun -n 4 hessian_info hessian.h5 --norms --verify\n\n"
-      << described_options()
+      << cli::text_of_options("Options", described_options())
       << "\nExit codes: 0 the file could be read; 1 it is damaged, or lacks part files; 2 no file of hessian_mpi.\n";
 }
 

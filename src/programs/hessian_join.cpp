@@ -8,6 +8,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/help.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 namespace po = boost::program_options;
 
 po::options_description described_options() {
-  po::options_description described("Options");
+  po::options_description described;
   described.add_options()("output,o", po::value<std::string>()->default_value("hessian.h5")->value_name("FILE"),
                           "the file to write")(
       "copy", po::bool_switch(),
@@ -30,7 +31,7 @@ int run(int argc, const char* const* argv) {
   if (given["help"].as<bool>()) {
     std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
                  "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
-              << described_options();
+              << cli::text_of_options("Options", described_options());
     return static_cast<int>(ExitCode::complete);
   }
   after::JoinOptions options;

@@ -13,6 +13,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
@@ -31,7 +32,7 @@ struct MultiplyOptions : after::ResultOptions {
 };
 
 po::options_description described_options() {
-  po::options_description described("Options");
+  po::options_description described;
   const auto vectors = text("vectors of N numbers: ", after::formats_of_vectors);
   described.add_options()("vectors,v", po::value<std::string>()->default_value("")->value_name("FILE"),
                           vectors.c_str())("gradient", po::bool_switch(), "the gradient that the file holds")(
@@ -63,7 +64,7 @@ MultiplyOptions parse(int argc, const char* const* argv) {
 void print_multiply_help(std::ostream& out) {
   out << "hessian_multiply: H times vectors, in one pass over a finished file of any size\n\n"
          "  mpirun -n 4 hessian_multiply hessian.h5 --vectors v.npy\n\n"
-      << described_options()
+      << cli::text_of_options("Options", described_options())
       << "\nThe result has /vectors and /products, [count, N] in float64, and the trace and the Frobenius norm of H.\n";
 }
 

@@ -14,6 +14,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
@@ -35,7 +36,7 @@ struct SolveOptions : after::ResultOptions {
 };
 
 po::options_description described_options() {
-  po::options_description described("Options", 110);
+  po::options_description described;
   const auto sides = text("right sides of N numbers: ", after::formats_of_vectors,
                           "; minus the gradient of the Hessian's file where absent");
   described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
@@ -81,7 +82,7 @@ void print_solve_help(std::ostream& out) {
          "without --rhs, x is Newton's step from the point at which H was taken\n\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.npy --damping 1e-3 --method minres\n\n"
-      << described_options();
+      << cli::text_of_options("Options", described_options());
 }
 
 // What all parts of the work need.

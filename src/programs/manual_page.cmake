@@ -7,20 +7,12 @@ if(failed)
   return()
 endif()
 
-# As help2man wants it. What Boost.Program_options and argparse write otherwise: a single space before the description
-# of the longest option, `-o [ --output ]` for `-o, --output`, and headings in lower case.
+# As help2man wants it: argparse writes headings in lower case.
 string(REGEX REPLACE "^${NAME}: |^usage: [^\n]*(\n +[^\n]*)*\n+" "" help "${help}")
 string(SUBSTRING "${help}" 0 1 first)
 string(SUBSTRING "${help}" 1 -1 rest)
 string(TOUPPER "${first}" first)
 set(help "${first}${rest}")
-if(help MATCHES "\n(  -h [[] --help ] +)this text")
-  string(LENGTH "${CMAKE_MATCH_1}" column)
-  math(EXPR between "${column} - 4")
-  string(REPEAT "[^\n]" ${between} any)
-  string(REGEX REPLACE "\n(  [- ]${any}) ([^ \n])" "\n\\1  \\2" help "${help}")
-endif()
-string(REGEX REPLACE "\n  -(.) [[] --([a-z-]+) ]([^\n]*)  ([^ \n])" "\n  -\\1, --\\2\\3      \\4" help "${help}")
 string(REGEX REPLACE "\noptions:" "\nOptions:" help "${help}")
 string(REGEX REPLACE "\nexamples:" "\nExamples:" help "${help}")
 if(NOT help MATCHES "\nExamples:")

@@ -6,16 +6,15 @@
 #include <vector>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/cli/help.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
 namespace po = boost::program_options;
 
-constexpr unsigned line_length = 110;
-
 po::options_description what_to_compute() {
-  po::options_description described("What to compute (all eigenvalues, where none of these is given)", line_length);
+  po::options_description described;
   described.add_options()("all", po::bool_switch(), "all eigenvalues: N^3 operations, 8 N^2 bytes over all ranks")(
       "largest", po::value<std::int64_t>()->value_name("K"), "the K largest eigenvalues")(
       "smallest", po::value<std::int64_t>()->value_name("K"), "the K smallest, the most negative first")(
@@ -25,7 +24,7 @@ po::options_description what_to_compute() {
 }
 
 po::options_description how_to_compute() {
-  po::options_description described("How", line_length);
+  po::options_description described;
   described.add_options()("probes", po::value<std::int64_t>()->value_name("P"),
                           "of the density: random vectors, 10 where absent; errors fall with their square root")(
       "steps", po::value<std::int64_t>()->value_name("S"),
@@ -39,12 +38,10 @@ po::options_description how_to_compute() {
   return described;
 }
 
-po::options_description described_options() {
-  po::options_description described("", line_length);
-  described.add(what_to_compute()).add(how_to_compute());
-  po::options_description general("General", line_length);
-  after::describe_result(general, "spectrum");
-  return described.add(general);
+po::options_description general() {
+  po::options_description described;
+  after::describe_result(described, "spectrum");
+  return described;
 }
 
 // The value of an option that must be at least so much, where it is given.
@@ -78,7 +75,9 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
 }  // namespace
 
 SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
-  const auto given = after::parse_arguments("hessian_spectrum", argc, argv, described_options());
+  const auto given =
+      after::parse_arguments("hessian_spectrum", argc, argv,
+                             po::options_description().add(what_to_compute()).add(how_to_compute()).add(general()));
   SpectrumOptions options;
   after::take_result_options("hessian_spectrum", "spectrum", argc, argv, given, options);
   if (options.help || options.version) return options;
@@ -94,8 +93,11 @@ SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
 void print_spectrum_help(std::ostream& out) {
   out << "hessian_spectrum: eigenvalues of the symmetric part A = (H + H^T) / 2 of a finished Hessian\n\n"
          "  mpirun -n 4 hessian_spectrum hessian.h5\n"
-         "  mpirun -n 4 hessian_spectrum hessian.h5 --largest 20 --smallest 5 --density\n"
-      << described_options();
+         "  mpirun -n 4 hessian_spectrum hessian.h5 --largest 20 --smallest 5 --density\n\n"
+      << cli::text_of_options("What to compute (all eigenvalues, where none of these is given)", what_to_compute())
+      << "\n"
+      << cli::text_of_options("How", how_to_compute()) << "\n"
+      << cli::text_of_options("General", general());
 }
 
 }  // namespace hessian_mpi::programs

@@ -1,31 +1,24 @@
 #include "hessian_mpi/run/provenance.hpp"
 
 #include <limits>
-#include <optional>
 
-#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/version.hpp"
-#include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/kernels.hpp"
+#include "option_table.hpp"
 
 namespace hessian_mpi::run {
 namespace {
 
-constexpr const char* example_name = "embedded example";
-
-std::string name_of_file(const std::optional<std::filesystem::path>& file) {
-  return file ? file->string() : example_name;
-}
-
-// Empty for the embedded example, whose numbers follow from the seed.
-std::string digest_of(const std::optional<std::filesystem::path>& file) {
-  return file ? sha256_of_file(*file) : "";
-}
-
-// Of a scripted loss; empty for one that the program knows by name.
-std::string digest_of_loss(const std::string& loss) {
-  return std::filesystem::is_regular_file(loss) ? sha256_of_file(loss) : "";
+// What the user left open, as the run has decided it.
+Options decided(Options options, const network::Problem& problem, Precision accumulate, int threads) {
+  options.loss_options = {problem.loss_options()};
+  options.batch_size = problem.batch_size();
+  options.dtype = problem.precision();
+  options.accumulate = accumulate;
+  options.device = problem.device().is_cpu() ? DeviceChoice::cpu : DeviceChoice::cuda;
+  options.threads = threads;
+  return options;
 }
 
 // NAME_error, NAME_tolerance and NAME_check for each check.
@@ -46,31 +39,12 @@ file::Attributes initial_attributes(const Options& options, const network::Probl
   const double unknown = std::numeric_limits<double>::quiet_NaN();
   file::Attributes attributes{
       {"loss_value", loss},
-      {"model", name_of_file(options.model)},
       {"model_format", problem.model_format()},
-      {"model_sha256", digest_of(options.model)},
-      {"data", name_of_file(options.data)},
-      {"data_sha256", digest_of(options.data)},
       {"samples", problem.samples()},
-      {"batch_size", problem.batch_size()},
-      {"loss", options.loss},
-      {"loss_sha256", digest_of_loss(options.loss)},
-      {"loss_options", problem.loss_options()},
-      {"l2", problem.l2()},
-      {"reduction", std::string(name_of(options.reduction))},
-      {"mode", std::string(name_of(options.mode))},
-      {"parameters", joined(options.parameters, " ")},
-      {"seed", static_cast<std::int64_t>(options.seed)},
-      {"dtype", std::string(name_of(problem.precision()))},
-      {"device", std::string(network::name_of(problem.device()))},
-      {"matrix", std::string(name_of(options.matrix))},
-      {"entries", std::string(name_of(options.entries))},
-      {"method", method.method},
+      {"method", method.method},  // what came of --method
       {"parameter_methods", method.of_parameters},
-      {"accumulate", std::string(name_of(method.accumulate))},
       {"cures", method.cures},
       {"ranks", std::int64_t{ranks}},
-      {"threads", std::int64_t{threads}},
       {"command_line", options.command_line},
       {"created", cli::timestamp()},
       {"finished", std::string()},
@@ -81,6 +55,11 @@ file::Attributes initial_attributes(const Options& options, const network::Probl
       {"mpi_version", v.mpi},
       {"hdf5_version", v.hdf5},
   };
+  const auto of_options = decided(options, problem, method.accumulate, threads);
+  for (const auto& option : option_table()) {
+    for (const auto& attribute : option.attributes)
+      attributes.emplace_back(attribute.name, attribute.value(of_options));
+  }
   append_checks({}, attributes);
   return attributes;
 }

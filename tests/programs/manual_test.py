@@ -12,7 +12,7 @@ for program in map(pathlib.Path, programs):
     page = pathlib.Path(pages) / f"{program.name}.1"
     text = page.read_text()
     help_text = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
-    options = set(re.findall(r"^ {1,4}(?:-\w[ ,\[]+)?(--[a-z0-9-]+)", help_text, re.M))
+    options = set(re.findall(r"^ {2,6}(?:-\w, )?(--[a-z0-9-]+)", help_text, re.M))
     in_page = {tag.replace("\\", "") for tag in re.findall(r"^(?:\\fB\\-\w\\fR, )?\\fB(\\-\\-[a-z0-9\\-]+)\\fR", text, re.M)}
     assert len(options) > 2 and options == in_page, f"{page}: {options ^ in_page}"
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS|SS", '"EXIT STATUS"', '"SEE ALSO"'):

@@ -2,10 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
+#include <set>
 #include <sstream>
 
 #include "expect_error.hpp"
+#include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/file/same_job.hpp"
+#include "option_table.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi::run {
@@ -16,6 +22,13 @@ Options parsed(const std::vector<std::string>& words) {
   std::vector<const char*> argv{"hessian_mpi"};
   for (const auto& word : words) argv.push_back(word.c_str());
   return parse_options(static_cast<int>(argv.size()), argv.data());
+}
+
+std::vector<std::string> words_after_program(const std::string& command_line) {
+  std::istringstream in(command_line);
+  std::vector<std::string> words{std::istream_iterator<std::string>(in), {}};
+  words.erase(words.begin());
+  return words;
 }
 
 void expect_refused(const std::vector<std::string>& words, std::initializer_list<std::string> parts) {
@@ -250,6 +263,22 @@ TEST(ConfigFiles, LoseAgainstTheCommandLine) {
   EXPECT_EQ(options.batch_size, 16);
 }
 
+// So that the line that a stopped run prints goes on with a job whose file says `overwrite = true`.
+TEST(ConfigFiles, LoseAgainstTheAlternativeOnTheCommandLine) {
+  const ConfigFile overwriting("overwrite = true\n");
+  const auto line = cli::command_line_to_resume("hessian_mpi --config " + overwriting.path());
+  const auto resumed = parsed(words_after_program(line));
+  EXPECT_TRUE(resumed.resume);
+  EXPECT_FALSE(resumed.overwrite);
+  const ConfigFile resuming("resume = true\ndiagonal = true\n");
+  const auto begun = parsed({"--config", resuming.path(), "--overwrite", "--blocks", "diagonal"});
+  EXPECT_TRUE(begun.overwrite);
+  EXPECT_FALSE(begun.resume);
+  EXPECT_EQ(begun.entries, Entries::diagonal_blocks);
+  const ConfigFile both("resume = true\noverwrite = true\n");
+  expect_refused({"--config", both.path()}, {"--resume", "--overwrite"});
+}
+
 TEST(ConfigFiles, HoldPatterns) {
   const ConfigFile config("parameters = fc.*\nparameters = conv*\n");
   EXPECT_EQ(parsed({"--config", config.path()}).parameters, (std::vector<std::string>{"fc.*", "conv*"}));
@@ -288,12 +317,11 @@ TEST(ConfigFiles, AreCheckedLikeTheCommandLine) {
 TEST(Help, NamesEveryOptionOfTheManual) {
   std::ostringstream out;
   print_help(out);
-  for (const auto* option : {"-m [ --model ]", "-d [ --data ]",   "-l [ --loss ]", "--reduction", "--mode",
-                             "--batch-size",   "--dtype",         "--parameters",  "--seed",      "--method",
-                             "--device",       "--rows",          "--threads",     "--memory",    "--time-limit",
-                             "--plan",         "-o [ --output ]", "--storage",     "--resume",    "--overwrite",
-                             "--check",        "--loss-option",   "--l2",          "--verify",    "--progress",
-                             "--config",       "--version",       "-h [ --help ]"}) {
+  for (const auto* option :
+       {"-m, --model",   "-d, --data", "-l, --loss",   "--reduction", "--mode",   "--batch-size", "--dtype",
+        "--parameters",  "--seed",     "--method",     "--device",    "--rows",   "--threads",    "--memory",
+        "--time-limit",  "--plan",     "-o, --output", "--storage",   "--resume", "--overwrite",  "--check",
+        "--loss-option", "--l2",       "--verify",     "--progress",  "--config", "--version",    "-h, --help"}) {
     EXPECT_NE(out.str().find(option), std::string::npos) << option;
   }
 }
@@ -343,6 +371,67 @@ TEST(Resume, ExcludesOverwrite) {
   EXPECT_TRUE(parsed({"--resume"}).resume);
   EXPECT_FALSE(parsed({}).resume);
   expect_refused({"--resume", "--overwrite"}, {"--resume", "--overwrite"});
+}
+
+// --- the table, and what cannot be made from it
+
+// "--reduction mean or sum" and "mean" of a row "| `--reduction mean or sum` | ... | `mean` |".
+using DocumentRow = std::pair<std::string, std::string>;
+
+std::vector<DocumentRow> rows_of_document(const std::string& path) {
+  std::ifstream document(path);
+  std::vector<DocumentRow> rows;
+  for (std::string line; std::getline(document, line);) {
+    if (!line.starts_with("| `-")) continue;
+    std::erase(line, '`');
+    const auto last = line.find_last_of('|', line.size() - 2);
+    const auto usual = line.size() - last > 4 ? line.substr(last + 2, line.size() - last - 4) : "";
+    rows.emplace_back(line.substr(2, line.find(" |", 2) - 2), usual);
+  }
+  return rows;
+}
+
+std::vector<DocumentRow> rows_of_table() {
+  std::vector<DocumentRow> rows;
+  for (const auto& option : option_table()) {
+    auto names = option.names;
+    const auto last = names.rfind('|');
+    if (last != std::string::npos) names.replace(last, 1, " or ");
+    for (auto at = names.find('|'); at != std::string::npos; at = names.find('|', at)) names.replace(at, 1, ", ");
+    rows.emplace_back(names, option.usual);
+  }
+  return rows;
+}
+
+TEST(OptionTable, IsThatOfTheDocuments) {
+  const auto rows = rows_of_table();
+  EXPECT_EQ(rows_of_document(HESSIAN_MPI_SOURCES "/src/run/options.md"), rows);
+  const auto first = rows_of_document(HESSIAN_MPI_SOURCES "/README.md");
+  for (const auto& row : first) {
+    EXPECT_NE(std::find(rows.begin(), rows.end(), row), rows.end()) << row.first << " [" << row.second << "]";
+  }
+  EXPECT_GE(first.size(), 10U) << "the README has no table";
+}
+
+TEST(OptionTable, HasTheAttributesThatDecideTheJob) {
+  std::set<std::string> attributes;
+  for (const auto& option : option_table()) {
+    for (const auto& attribute : option.attributes) attributes.insert(attribute.name);
+  }
+  // Files may have other names, patterns other words: what is in them and what they match is compared.
+  for (const auto* name : {"model", "data", "parameters"}) EXPECT_EQ(attributes.erase(name), 1U) << name;
+  // What decides the job beside them, or is known only after the options were looked at.
+  attributes.insert({"samples", "method", "hessian_mpi_version", "libtorch_version"});
+  EXPECT_EQ(std::set<std::string>(file::deciding_attributes.begin(), file::deciding_attributes.end()), attributes);
+}
+
+TEST(OptionTable, HasNoFlagThatKeepsAPrintedLineFromWorking) {
+  for (const auto& option : option_table()) {
+    if (!option.value().empty() || option.name() == "help" || option.name() == "version") continue;
+    const auto line = "hessian_mpi --" + option.name();
+    EXPECT_TRUE(parsed(words_after_program(cli::command_line_to_resume(line))).resume) << line;
+    EXPECT_FALSE(parsed(words_after_program("hessian_mpi" + cli::options_of_job(line))).plan) << line;
+  }
 }
 
 }  // namespace

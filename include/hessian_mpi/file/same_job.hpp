@@ -2,12 +2,36 @@
 /// Whether two files, or a file and a run, are of the same job: whether their rows belong into one matrix. Not
 /// collective.
 
+#include <array>
 #include <string>
 #include <vector>
 
 #include "hessian_mpi/file/hessian_file.hpp"
 
 namespace hessian_mpi::file {
+
+/// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
+/// ranks. A test holds the options of hessian_mpi to them.
+inline constexpr std::array deciding_attributes{"model_sha256",
+                                                "data_sha256",
+                                                "loss",
+                                                "loss_sha256",
+                                                "loss_options",
+                                                "l2",
+                                                "reduction",
+                                                "mode",
+                                                "batch_size",
+                                                "samples",
+                                                "seed",
+                                                "dtype",
+                                                "threads",
+                                                "device",
+                                                "matrix",
+                                                "entries",
+                                                "method",
+                                                "accumulate",
+                                                "hessian_mpi_version",
+                                                "libtorch_version"};
 
 struct JobComparison {
   std::vector<std::string> differences;  ///< "loss: 'mse' in the file, 'l1' now"; none for the same job
