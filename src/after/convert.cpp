@@ -336,7 +336,7 @@ double check(const Copy& copy, const ranks::Communicator& communicator) {
   }
   communicator.together([&] {
     if (damaged == 0) return;
-    throw RunError(text(damaged, " of ", count, " blocks in '", path.string(), "' are not what was written to it"));
+    throw RunError(text(damaged, " of ", count, " row blocks in '", path.string(), "' are not what was written to it"));
   });
   const auto& part = copy.matrix.grid.part();
   if (copy.options.triangle || part.count() != copy.matrix.columns) return std::numeric_limits<double>::quiet_NaN();

@@ -155,7 +155,7 @@ void print_parameters(std::ostream& out, const matrix::ParameterIndex& index) {
 
 void print_completeness(std::ostream& out, const FileReport& report) {
   const auto& stored = report.stored;
-  cli::print_line(out, "blocks",
+  cli::print_line(out, "row blocks",
                   text(blocks_on_disk(stored).size(), " of ", stored.blocks.size(), " are on the disk, ",
                        stored.matrix.grid.rows_per_block(), " rows each"));
   const auto missing = missing_rows(stored);
@@ -213,7 +213,7 @@ void print_verification(std::ostream& out, const FileReport& report) {
   const auto& check = *report.check;
   const auto damaged = static_cast<std::int64_t>(check.damaged.size());
   cli::print_line(out, "verified",
-                  text(check.checked, " blocks read, ",
+                  text(check.checked, " row blocks read, ",
                        damaged == 0 ? "all as they were computed" : text(damaged, " are DAMAGED")));
   if (damaged == 0) return;
   const auto rows = damaged_rows(report);

@@ -61,7 +61,7 @@ struct BlockColumns {
 };
 
 void throw_damaged(const hdf5::File& file) {
-  throw InputError(text("'", file.path().string(), "' is damaged: its table of blocks"));
+  throw InputError(text("'", file.path().string(), "' is damaged: its table of row blocks"));
 }
 
 }  // namespace
@@ -108,7 +108,7 @@ std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, cons
     records.push_back(block.record);
   }
   if (static_cast<std::int64_t>(records.size()) != grid.count() || records.size() != blocks.size()) {
-    throw InputError(text("'", path.string(), "' has another division into blocks: ", blocks.size(),
+    throw InputError(text("'", path.string(), "' has another division into row blocks: ", blocks.size(),
                           " where there are ", grid.count(), " now, the same up to block ", records.size()));
   }
   return records;

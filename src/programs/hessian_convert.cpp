@@ -117,7 +117,7 @@ ExitCode run(CommandLine line, const ranks::Communicator& world) {
             << text_of_bytes(done.bytes) << '\n';
   cli::print_line(std::cout, "written",
                   text("in ", text_of_seconds(done.seconds), " on ", cli::plural(world.size(), "rank")));
-  cli::print_line(std::cout, "read back", text("all blocks, in ", text_of_seconds(done.seconds_to_check)));
+  cli::print_line(std::cout, "read back", text("all row blocks, in ", text_of_seconds(done.seconds_to_check)));
   if (!std::isnan(done.symmetry_error))
     cli::print_line(std::cout, "symmetry error", cli::text_of_number(done.symmetry_error, 2));
   return ExitCode::complete;

@@ -127,7 +127,7 @@ void distrust_earlier_blocks(const run::Job& job, bool complete, file::Checkpoin
                              const ranks::Communicator& world) {
   const auto check = file::verify_blocks(job.options.output, job.matrix, checkpoint.records(), {}, Verify::all, world);
   if (check.damaged.empty()) return;
-  warn(world, text(check.damaged.size(), " of ", check.checked, " blocks in '", job.options.output.string(),
+  warn(world, text(check.damaged.size(), " of ", check.checked, " row blocks in '", job.options.output.string(),
                    "' are not what was written, the first with row ",
                    job.matrix.grid.block(check.damaged.front()).begin, ": they are computed again"));
   if (complete) world.on_root([&] { file::reopen_hessian_file(job.options.output); });
@@ -136,7 +136,8 @@ void distrust_earlier_blocks(const run::Job& job, bool complete, file::Checkpoin
 
 std::string text_of_state(const file::Checkpoint& checkpoint) {
   const auto count = static_cast<std::int64_t>(checkpoint.records().size());
-  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count, " blocks are on the disk");
+  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count,
+              " row blocks are on the disk");
 }
 
 std::string text_of_resume(const run::Options& options) {

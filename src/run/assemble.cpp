@@ -302,8 +302,7 @@ std::int64_t blocks_in_memory(const engines::Engine& engine, const matrix::Matri
       engine.bytes_per_row(matrix.longest_row()) * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
   const auto fitting = static_cast<std::int64_t>(memory / (2 * block + beside));  // one is computed, one is written
   if (fitting < 1) {
-    throw InputError(text("--memory of ", memory,
-                          " bytes is less than two blocks of rows take on a rank: give at least ",
+    throw InputError(text("--memory of ", memory, " bytes is less than two row blocks take on a rank: give at least ",
                           (2 * block + beside + (1 << 20) - 1) >> 20, "M"));
   }
   const auto bytes = static_cast<std::int64_t>(block);
