@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <utility>
@@ -97,6 +98,13 @@ std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
   std::vector<StoredBlock> blocks;
   for (std::size_t b = 0; b < shape[0]; ++b) blocks.push_back(columns.block(b));
   return blocks;
+}
+
+bool are_of_grid(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid) {
+  std::int64_t next = 0;
+  return static_cast<std::int64_t>(blocks.size()) == grid.count() &&
+         std::all_of(blocks.begin(), blocks.end(),
+                     [&](const StoredBlock& block) { return block.rows == grid.block(next++); });
 }
 
 std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid,

@@ -37,7 +37,7 @@ po::options_description described_options() {
       "gzip", po::value<int>()->value_name("LEVEL"), "compressed by deflate, 1 (fast) to 9, in chunks")(
       "shuffle", po::bool_switch(), "with --gzip: bytes of equal weight together, which compresses better")(
       "memory", po::value<std::string>()->value_name("SIZE"),
-      "what a rank may use for --symmetrise (512M, 2G); more is faster");
+      "what a rank may use for --symmetrise, and to unpack (512M, 2G); more is faster");
   after::describe_overwrite(described);
   after::describe_general(described);
   return described;
@@ -105,7 +105,9 @@ void print_convert_help(std::ostream& out) {
       << described_options()
       << "\nThe copy keeps what the file says of itself and adds `converted_from`, `conversion` and their like. All "
          "of\n"
-         "it is read back before it says that it is complete.\n";
+         "it is read back before it says that it is complete. Of a packed triangle, every copy but another --triangle "
+         "is\n"
+         "whole again, its lower half the mirror of the upper one.\n";
 }
 
 ExitCode run(CommandLine line, const ranks::Communicator& world) {
