@@ -343,7 +343,7 @@ void share_blocks(Copy& copy, const ranks::Communicator& communicator) {
 // Collective. Reads everything back. Returns the symmetry error.
 double check(const Copy& copy, const ranks::Communicator& communicator) {
   const auto& path = copy.options.output;
-  const auto verify = copy.options.triangle ? verify_packed_blocks : file::verify_stored_blocks;
+  const auto verify = copy.options.triangle ? file::verify_packed_blocks : file::verify_stored_blocks;
   const auto damaged = verify(path, copy.matrix, copy.blocks, {}, communicator).damaged.size();
   communicator.together([&] {
     if (damaged == 0) return;

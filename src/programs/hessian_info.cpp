@@ -106,7 +106,7 @@ file::BlockCheck verify(const after::FileReport& report, const ranks::Communicat
   const auto& stored = report.stored;
   auto progress = progress_of(stored, world);
   const auto show = [&](std::int64_t rows) { progress.advance(static_cast<double>(rows)); };
-  const auto verify_blocks = stored.packed ? verify_packed_blocks : file::verify_stored_blocks;
+  const auto verify_blocks = stored.packed ? file::verify_packed_blocks : file::verify_stored_blocks;
   return verify_blocks(report.file, stored.matrix, stored.blocks, show, world);
 }
 
