@@ -3,14 +3,17 @@
 
 usage: convert.py PROGRAM LAUNCH...
 
-LAUNCH is mpirun with its options but for the number of ranks.
+LAUNCH is mpirun with its options but for the number of ranks. FAULT_LIBRARY in the environment: that of fault.cpp.
 """
+
+import errno
+import pathlib
 
 import fabricated_file
 import h5py
 import numpy as np
 from fabricated_file import xxh3
-from tool import Tool, run_tests
+from tool import Tool, fault, run_tests
 
 SHAPES = {"conv.weight": (6, 1, 3, 3), "fc.weight": (4, 30), "fc.bias": (4,)}
 N = 54 + 120 + 4
@@ -129,6 +132,52 @@ def test_packed_triangle(convert: Tool) -> None:
             assert list(file["hessian"].attrs["parameter_sizes"]) == [54, 120, 4]
 
 
+def test_packed_triangle_is_turned_back(convert: Tool) -> None:
+    for ranks, dtype, memory in ((1, np.float64, "1G"), (3, np.float32, "20K")):
+        stored = write(convert, dtype)
+        convert.good(2, "h.h5", "packed.h5", "--triangle", "--overwrite")
+        mirrored = np.triu(stored) + np.triu(stored, 1).T
+        convert.good(ranks, "packed.h5", "back.h5", "--memory", memory, "--overwrite")
+        convert.good(ranks, "packed.h5", "chunks.h5", "--gzip", "1", "--storage", "float32", "--overwrite")
+        convert.good(ranks, "packed.h5", "again.h5", "--triangle", "--overwrite")
+        for name, conversion, expected in (
+            ("back.h5", "upper triangle mirrored", mirrored),
+            ("chunks.h5", "upper triangle mirrored, chunks of 1 x 178, gzip 1", mirrored.astype(np.float32)),
+        ):
+            with h5py.File(convert.folder / name) as file:
+                np.testing.assert_array_equal(file["hessian"][:], expected)
+                expect_blocks(file, lambda begin, end: expected[begin:end])
+                assert file.attrs["format"] == "hessian_mpi" and file.attrs["complete"] == 1
+                assert file.attrs["conversion"].endswith(conversion), file.attrs["conversion"]
+                assert file.attrs["symmetry_error"] == 0
+                assert file["named_blocks/fc.bias/fc.weight"][:].tolist() == expected[174:, 54:174].tolist()
+        with h5py.File(convert.folder / "again.h5") as again, h5py.File(convert.folder / "packed.h5") as packed:
+            np.testing.assert_array_equal(again["hessian"][:], packed["hessian"][:])
+
+
+def test_packed_triangle_says_what_it_is(convert: Tool) -> None:
+    stored = write(convert, np.float64)
+    convert.good(2, "h.h5", "packed.h5", "--triangle")
+    programs = pathlib.Path(convert.program).parent
+    info = Tool(str(programs / "hessian_info"), convert.launch, convert.folder)
+    for ranks in (1, 3):
+        text = info.good(ranks, "packed.h5", "--verify")
+        for words in (f"the upper triangle of {N} x {N} float64", "fc.weight", "hessian_convert 'packed.h5' WHOLE.h5"):
+            assert words in text, text
+        assert "178 row blocks read, all as they were computed" in text, text
+    assert "a whole matrix" in info.error("packed.h5", "--norms")
+    for name, arguments in {"multiply": ["--gradient"], "spectrum": [], "solve": [], "join": []}.items():
+        program = programs / f"hessian_{name}"
+        if program.exists():
+            reader = Tool(str(program), convert.launch, convert.folder)
+            assert "hessian_convert 'packed.h5' WHOLE.h5" in reader.error("packed.h5", *arguments), name
+    with h5py.File(convert.folder / "packed.h5", "r+") as file:
+        file["hessian"][N + 5] += 1
+    finished = info.run(2, "packed.h5", "--verify")
+    assert finished.returncode == 1 and "1:2 (1 row in 1 run)" in finished.stdout, finished
+    assert "convert it again" in info.error("packed.h5", "--verify", "--mark")
+
+
 def test_mistakes_are_told_in_one_line_and_leave_nothing(convert: Tool) -> None:
     write(convert, np.float64)
     before = (convert.folder / "h.h5").read_bytes()
@@ -159,10 +208,19 @@ def test_a_failure_in_chunks_ends_all_ranks(convert: Tool) -> None:
         file["hessian"][100, 100] = np.inf
     finished = convert.run(3, "h.h5", "copy.h5", "--gzip", "1")
     assert finished.returncode != 0 and "infinity" in finished.stderr, finished
-    copy = convert.folder / "copy.h5"
-    if copy.exists():
-        with h5py.File(copy) as file:
-            assert file.attrs["complete"] == 0
+    assert not list(convert.folder.glob("*copy*")), finished
+
+
+def test_a_disk_that_fails_ends_all_ranks_and_leaves_what_was_there(convert: Tool) -> None:
+    write(convert, np.float64)
+    (convert.folder / "copy.h5").write_text("old")
+    chunks = ["--gzip", "1"]
+    for options, rank, at in (([], 0, 2), ([], 1, 3), (chunks, 0, 2), (chunks, 1, 1), (chunks, 1, 3)):
+        variables = fault("pwrite", rank, at, errno.ENOSPC, "copy.h5")
+        finished = convert.run(2, "h.h5", "copy.h5", "--overwrite", *options, variables=variables)
+        errors = [line for line in finished.stderr.splitlines() if line.startswith("hessian_convert:")]
+        assert finished.returncode == 1 and len(errors) == 1, (options, rank, at, finished)
+        assert (convert.folder / "copy.h5").read_text() == "old" and not list(convert.folder.glob(".*")), finished
 
 
 if __name__ == "__main__":

@@ -263,19 +263,21 @@ TEST(ConfigFiles, LoseAgainstTheCommandLine) {
   EXPECT_EQ(options.batch_size, 16);
 }
 
-// So that the line that a stopped run prints goes on with a job whose file says `overwrite = true`.
-TEST(ConfigFiles, LoseAgainstTheAlternativeOnTheCommandLine) {
-  const ConfigFile overwriting("overwrite = true\n");
-  const auto line = cli::command_line_to_resume("hessian_mpi --config " + overwriting.path());
-  const auto resumed = parsed(words_after_program(line));
+TEST(ConfigFiles, LoseWhatTheCommandLineSaysOtherwise) {
+  const ConfigFile config("overwrite = true\ndiagonal = true\n");
+  EXPECT_TRUE(parsed({"--config", config.path()}).overwrite);
+  const auto resumed = parsed({"--config", config.path(), "--resume"});
   EXPECT_TRUE(resumed.resume);
   EXPECT_FALSE(resumed.overwrite);
-  const ConfigFile resuming("resume = true\ndiagonal = true\n");
-  const auto begun = parsed({"--config", resuming.path(), "--overwrite", "--blocks", "diagonal"});
-  EXPECT_TRUE(begun.overwrite);
-  EXPECT_FALSE(begun.resume);
-  EXPECT_EQ(begun.entries, Entries::diagonal_blocks);
-  const ConfigFile both("resume = true\noverwrite = true\n");
+  EXPECT_EQ(resumed.entries, Entries::diagonal);
+  EXPECT_EQ(parsed({"--config", config.path(), "--blocks", "all"}).entries, Entries::all);
+  const ConfigFile to_resume("resume = true\nblocks = diagonal\n");
+  const auto overwriting = parsed({"--overwrite", "--diagonal", "--config", to_resume.path()});
+  EXPECT_TRUE(overwriting.overwrite);
+  EXPECT_FALSE(overwriting.resume);
+  EXPECT_EQ(overwriting.entries, Entries::diagonal);
+  expect_refused({"--resume", "--overwrite", "--config", config.path()}, {"--resume", "--overwrite"});
+  const ConfigFile both("overwrite = true\nresume = true\n");
   expect_refused({"--config", both.path()}, {"--resume", "--overwrite"});
 }
 
