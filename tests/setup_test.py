@@ -12,7 +12,9 @@ TREE = pathlib.Path(sys.argv[1])
 
 # Each tells ../log how it was called.
 COMMANDS = {
-    "apt-get": """shift; for word; do if [[ $word != -* ]]; then echo "installed $word" >>installed; fi; done""",
+    "apt-get": """
+if [[ -e no_solvers && $* == *slepc* ]]; then exit 100; fi
+for word in "${@:2}"; do if [[ $word != -* ]]; then echo "installed $word" >>installed; fi; done""",
     "dpkg-query": "cat installed",
     "sudo": """while [[ $1 == -* ]]; do shift; done; exec "$@" """,
     "python3": """if [[ $2 == venv ]]; then mkdir -p .deps/python/bin; cp "$0" .deps/python/bin/python; fi""",
@@ -21,12 +23,12 @@ folder=build
 if [[ $2 == debug ]]; then folder=build-debug; fi
 if [[ $1 == --preset ]]; then
   if [[ -e no_mpi ]]; then exit 1; fi
-  mkdir -p $folder; touch $folder/build.ninja
-  echo hessian_mpi >$folder/targets
-  if grep -q slepc-dev installed; then echo hessian_spectrum >>$folder/targets; fi
+  mkdir -p $folder
+  echo hessian_mpi >$folder/build.ninja
+  if grep -q slepc-dev installed; then echo hessian_spectrum >>$folder/build.ninja; fi
 else
   shift; while [[ $1 != --target ]]; do shift; done; shift
-  for target; do grep -qx "$target" $folder/targets || { echo "unknown target $target"; exit 1; }; done
+  for target; do grep -qx "$target" $folder/build.ninja || { echo "unknown target $target"; exit 1; } >&2; done
   for k in 1 2 3; do echo "${NINJA_STATUS//%f/$k}Building CXX object src/base/$k.o" | sed 's/%t/3/; s/%e/1.5/'; done
 fi""",
     "ninja": """for k in 1 2 3; do echo "[$k/3] Building CXX object src/base/$k.o"; done""",
@@ -69,6 +71,13 @@ def solvers_that_come_later_are_built(machine):
     assert "--fresh" not in calls, calls
 
 
+def what_is_left_out_is_said(machine):
+    (machine.folder / "no_solvers").touch()
+    for _ in range(2):
+        _, said = machine.setup("digits", exit_code=1)
+        assert "left out: hessian_spectrum" in said and "unknown target hessian_spectrum" in said, said
+
+
 def a_failure_is_not_kept(machine):
     (machine.folder / "no_mpi").touch()
     machine.setup("run", exit_code=1)
@@ -96,7 +105,8 @@ def help_is_complete(machine):
     machine.setup("bild", exit_code=2)
 
 
-for case in solvers_that_come_later_are_built, a_failure_is_not_kept, a_build_that_fails_is_a_failure, help_is_complete:
+for case in (solvers_that_come_later_are_built, what_is_left_out_is_said, a_failure_is_not_kept,
+             a_build_that_fails_is_a_failure, help_is_complete):
     with tempfile.TemporaryDirectory(prefix="hessian_mpi_test_") as folder:
         case(Machine(pathlib.Path(folder)))
     print("ok:", case.__name__)
