@@ -50,25 +50,27 @@ void add_transpose(Number* rows, const Number* columns, std::int64_t count, std:
   }
 }
 
-// Hands out rows of the source, or of its symmetric part, which is made for as many rows at once as memory has room
-// for.
+// Hands out rows of the source: of its symmetric part, or of the whole of which it has the upper triangle, both of
+// which are made for as many rows at once as memory has room for.
 class SourceRows {
  public:
-  SourceRows(const ConvertOptions& options, const matrix::MatrixShape& matrix, const Rows& own)
+  SourceRows(const ConvertOptions& options, const file::StoredLayout& source, const Rows& own)
       : file_(hdf5::File::open_to_read(options.source)),
         name_(file::MatrixDatasets(file_).name()),
-        matrix_(matrix),
+        matrix_(source.matrix),
         own_(own),
+        packed_(source.packed),
         symmetrise_(options.symmetrise) {
     const auto memory = std::min(options.memory / 2, most_bytes_at_once);
-    height_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(memory) / matrix.bytes_of_row());
+    height_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(memory) / matrix_.bytes_of_row());
   }
 
   // Rows in ascending order, of this rank.
   file::Slab rows(const Rows& wanted) {
     if (wanted.begin < slab_.begin || wanted.end > slab_.end) {
-      slab_ =
-          symmetrise_ ? Rows{wanted.begin, std::min(std::max(wanted.end, wanted.begin + height_), own_.end)} : wanted;
+      slab_ = symmetrise_ || packed_
+                  ? Rows{wanted.begin, std::min(std::max(wanted.end, wanted.begin + height_), own_.end)}
+                  : wanted;
       read();
     }
     const auto* first = numbers_.data() + (wanted.begin - slab_.begin) * matrix_.bytes_of_row();
@@ -77,11 +79,44 @@ class SourceRows {
 
  private:
   void read() {
+    numbers_.resize(static_cast<std::size_t>(slab_.count() * matrix_.bytes_of_row()));
+    if (packed_) {
+      matrix_.storage == Precision::float32 ? unpack<float>() : unpack<double>();
+    } else {
+      read_rows();
+    }
+  }
+
+  // Column j of the rows before which row j lies is a piece of that row.
+  template <class Number>
+  void unpack() {
+    const auto n = matrix_.columns;
+    auto* numbers = reinterpret_cast<Number*>(numbers_.data());
+    std::vector<Number> piece(static_cast<std::size_t>(n));
+    const auto read_piece = [&](std::int64_t row, const Rows& columns) {
+      const auto begin = file::packed_begin(row, n) + columns.begin - row;
+      const hdf5::Tile tile{static_cast<std::uint64_t>(begin), 0, static_cast<std::uint64_t>(columns.count()), 1};
+      file_.read_tile(name_, hdf5::type_of(matrix_.storage), tile, piece.data());
+    };
+    const auto put = [&](std::int64_t row, std::int64_t column, Number number) {
+      if (row >= slab_.begin && row < slab_.end) numbers[(row - slab_.begin) * n + column] = number;
+    };
+    for (std::int64_t row = 0; row < slab_.end; ++row) {
+      const Rows columns = row < slab_.begin ? slab_ : Rows{row, n};
+      read_piece(row, columns);
+      for (auto j = columns.begin; j < columns.end; ++j) {
+        const auto number = piece[static_cast<std::size_t>(j - columns.begin)];
+        put(row, j, number);
+        put(j, row, number);
+      }
+    }
+  }
+
+  void read_rows() {
     const auto count = static_cast<std::uint64_t>(slab_.count());
     const auto n = static_cast<std::uint64_t>(matrix_.columns);
     const auto first = static_cast<std::uint64_t>(slab_.begin - matrix_.grid.part().begin);
     const auto type = hdf5::type_of(matrix_.storage);
-    numbers_.resize(count * static_cast<std::size_t>(matrix_.bytes_of_row()));
     file_.read_tile(name_, type, {first, 0, count, n}, numbers_.data());
     if (!symmetrise_) return;
     columns_.resize(numbers_.size());
@@ -98,6 +133,7 @@ class SourceRows {
   std::string name_;  // of the dataset
   matrix::MatrixShape matrix_;
   Rows own_;
+  bool packed_;
   bool symmetrise_;
   std::int64_t height_ = 1;
   Rows slab_;
@@ -138,11 +174,10 @@ struct Copy {
     return {blocks[static_cast<std::size_t>(own.begin)].rows.begin,
             blocks[static_cast<std::size_t>(own.end - 1)].rows.end};
   }
-  // Numbers of a packed triangle before a row.
-  std::int64_t packed_before(std::int64_t row) const { return row * matrix.columns - row * (row - 1) / 2; }
   // Where rows begin, in bytes from the first; where they end, the next ones begin.
   std::int64_t place(std::int64_t row) const {
-    const auto numbers = options.triangle ? packed_before(row) : (row - matrix.grid.part().begin) * matrix.columns;
+    const auto numbers =
+        options.triangle ? file::packed_begin(row, matrix.columns) : (row - matrix.grid.part().begin) * matrix.columns;
     return numbers * static_cast<std::int64_t>(bytes_of(matrix.storage));
   }
 };
@@ -215,6 +250,7 @@ std::string text_of_conversion(const Copy& copy) {
   std::vector<std::string> steps;
   const auto from = copy.source.matrix.storage;
   if (from != copy.matrix.storage) steps.push_back(text(name_of(from), " to ", name_of(copy.matrix.storage)));
+  if (copy.source.packed) steps.emplace_back("upper triangle mirrored");
   if (copy.options.symmetrise) steps.emplace_back("symmetrised");
   if (copy.options.triangle) steps.emplace_back("upper triangle packed");
   if (copy.chunks) {
@@ -257,7 +293,7 @@ std::uint64_t begin_of_rows(const std::filesystem::path& path) {
 
 // Each rank writes its blocks where they belong.
 void write_plainly(Copy& copy, cli::Progress& progress) {
-  SourceRows source(copy.options, copy.source.matrix, copy.own_rows());
+  SourceRows source(copy.options, copy.source, copy.own_rows());
   const auto offset = begin_of_rows(copy.options.output);
   system::EarlyWriteback file(copy.options.output);
   for (auto b = copy.own.begin; b < copy.own.end; ++b) {
@@ -275,7 +311,7 @@ void write_plainly(Copy& copy, cli::Progress& progress) {
 
 // Collective. Compressed chunks get their places from HDF5, which all ranks have to agree on: they write in rounds.
 void write_chunks(Copy& copy, cli::Progress& progress, const ranks::Communicator& communicator) {
-  auto source = communicator.together([&] { return SourceRows(copy.options, copy.source.matrix, copy.own_rows()); });
+  auto source = communicator.together([&] { return SourceRows(copy.options, copy.source, copy.own_rows()); });
   file::HessianWriter writer(copy.options.output, copy.matrix, communicator);
   const auto rounds = communicator.max(copy.own.count());
   for (std::int64_t round = 0; round < rounds; ++round) {
@@ -304,39 +340,15 @@ void share_blocks(Copy& copy, const ranks::Communicator& communicator) {
   }
 }
 
-// Another rank's blocks of a packed triangle, which is no matrix for others to read.
-std::vector<std::uint64_t> damaged_of_packed(const Copy& copy, const matrix::Blocks& blocks) {
-  const auto offset = begin_of_rows(copy.options.output);
-  const system::PosixFile file(copy.options.output, O_RDONLY);
-  std::vector<std::uint64_t> damaged;
-  for (auto b = blocks.begin; b < blocks.end; ++b) {
-    const auto& [rows, record] = copy.blocks[static_cast<std::size_t>(b)];
-    std::vector<char> bytes(static_cast<std::size_t>(copy.place(rows.end) - copy.place(rows.begin)));
-    const auto count =
-        file.read_some(offset + static_cast<std::uint64_t>(copy.place(rows.begin)), bytes.data(), bytes.size());
-    if (count != bytes.size() || xxh3(bytes.data(), bytes.size()) != record.checksum) {
-      damaged.push_back(static_cast<std::uint64_t>(b));
-    }
-  }
-  return damaged;
-}
-
 // Collective. Reads everything back. Returns the symmetry error.
 double check(const Copy& copy, const ranks::Communicator& communicator) {
   const auto& path = copy.options.output;
-  const auto other = (communicator.rank() + 1) % communicator.size();
-  const auto count = static_cast<std::int64_t>(copy.blocks.size());
-  std::size_t damaged = 0;
-  if (copy.options.triangle) {
-    const auto found = communicator.together(
-        [&] { return damaged_of_packed(copy, matrix::share(count, other, communicator.size())); });
-    damaged = communicator.join(found).size();
-  } else {
-    damaged = file::verify_stored_blocks(path, copy.matrix, copy.blocks, {}, communicator).damaged.size();
-  }
+  const auto verify = copy.options.triangle ? file::verify_packed_blocks : file::verify_stored_blocks;
+  const auto damaged = verify(path, copy.matrix, copy.blocks, {}, communicator).damaged.size();
   communicator.together([&] {
     if (damaged == 0) return;
-    throw RunError(text(damaged, " of ", count, " blocks in '", path.string(), "' are not what was written to it"));
+    throw RunError(text(damaged, " of ", copy.blocks.size(), " row blocks in '", path.string(),
+                        "' are not what was written to it"));
   });
   const auto& part = copy.matrix.grid.part();
   if (copy.options.triangle || part.count() != copy.matrix.columns) return std::numeric_limits<double>::quiet_NaN();
@@ -389,7 +401,7 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
 Converted convert(const ConvertOptions& options, const ranks::Communicator& communicator) {
   const auto source = communicator.together([&] {
     expect_another(options);
-    return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle});
+    return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
   auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
   communicator.on_root([&] {

@@ -49,9 +49,9 @@ RowStorage storage_of(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
   const auto datasets = file::MatrixDatasets(file).names();
   const auto& first = datasets.front();  // only a whole matrix is in chunks or parts
-  RowStorage storage{file.chunks(first), file.source_files(first), {}, file.stored_bytes(first)};
+  RowStorage storage{file.chunks(first), file.rows_elsewhere(first), {}, file.stored_bytes(first)};
   for (const auto& part : storage.parts) {
-    if (!std::filesystem::exists(path.parent_path() / part)) storage.lost_parts.push_back(part);
+    if (!std::filesystem::exists(path.parent_path() / part.file)) storage.lost_parts.push_back(part.file);
   }
   return storage;
 }
@@ -91,10 +91,17 @@ std::string text_of_state(const FileReport& report) {
 
 // Nothing where there is nothing to go on with.
 std::string command_to_resume(const FileReport& report) {
-  const auto command = word(report.stored.attributes, "command_line");
-  if (report.stored.complete || command.empty() || !report.storage.is_plain()) return "";
-  return text("mpirun -n ", std::max<std::int64_t>(1, whole(report.stored.attributes, "ranks")), ' ',
-              cli::command_line_to_resume(command));
+  const auto& attributes = report.stored.attributes;
+  const auto command = word(attributes, "command_line");
+  if (report.stored.complete || command.empty() || !report.storage.is_plain() || report.stored.packed) return "";
+  const auto ranks = std::max<std::int64_t>(1, whole(attributes, "ranks"));
+  if (whole(attributes, "parts") == 0) return text("mpirun -n ", ranks, ' ', cli::command_line_to_resume(command));
+  // hessian_join has made it, and hessian_mpi goes on with it.
+  const auto of_part = word(attributes, "part_command_line");
+  return text("mpirun -n ", ranks, ' ',
+              of_part.empty() ? text("hessian_mpi, with the options of its parts but --rows, and --output ",
+                                     report.file.string(), " --resume")
+                              : cli::command_line_for_whole(of_part, report.file.string()));
 }
 
 void print_origin(std::ostream& out, const file::StoredLayout& stored) {
@@ -124,7 +131,14 @@ void print_origin(std::ostream& out, const file::StoredLayout& stored) {
   }
 }
 
-void print_storage(std::ostream& out, const RowStorage& storage) {
+void print_storage(std::ostream& out, const FileReport& report) {
+  const auto& storage = report.storage;
+  if (report.stored.packed) {
+    cli::print_line(
+        out, "stored",
+        text("packed: H[i, i:] of every row, one after the other, ", text_of_bytes(storage.bytes.value_or(0))));
+    cli::print_line(out, "", text("hessian_convert '", report.file.string(), "' WHOLE.h5 makes a whole matrix of it"));
+  }
   if (storage.chunks) {
     const auto& chunks = *storage.chunks;
     cli::print_line(
@@ -155,7 +169,7 @@ void print_parameters(std::ostream& out, const matrix::ParameterIndex& index) {
 
 void print_completeness(std::ostream& out, const FileReport& report) {
   const auto& stored = report.stored;
-  cli::print_line(out, "blocks",
+  cli::print_line(out, "row blocks",
                   text(blocks_on_disk(stored).size(), " of ", stored.blocks.size(), " are on the disk, ",
                        stored.matrix.grid.rows_per_block(), " rows each"));
   const auto missing = missing_rows(stored);
@@ -213,16 +227,21 @@ void print_verification(std::ostream& out, const FileReport& report) {
   const auto& check = *report.check;
   const auto damaged = static_cast<std::int64_t>(check.damaged.size());
   cli::print_line(out, "verified",
-                  text(check.checked, " blocks read, ",
+                  text(check.checked, " row blocks read, ",
                        damaged == 0 ? "all as they were computed" : text(damaged, " are DAMAGED")));
   if (damaged == 0) return;
   const auto rows = damaged_rows(report);
   cli::print_line(out, "  damaged rows", text_of_runs(rows));
   cli::print_line(out, "  the first",
                   text(rows.front().begin, ", ", printable(report.stored.index.describe(rows.front().begin))));
-  if (report.storage.is_plain() && report.stored.complete) {
-    cli::print_line(out, "  what to do", "--verify --mark has hessian_mpi --resume compute them again");
+  for (const auto& [file, some] : damaged_parts(report)) {
+    cli::print_line(out, "  in a part", text(file.string(), ": ", text_of_runs(some)));
   }
+  if (!report.stored.complete || report.storage.chunks || report.stored.packed) return;
+  cli::print_line(out, "  what to do",
+                  report.storage.parts.empty()
+                      ? "--verify --mark has hessian_mpi --resume compute them again"
+                      : "hessian_info PART --verify --mark has hessian_mpi --resume compute them again in their part");
 }
 
 // --- JSON -----------------------------------------------------------------------------------------------------------
@@ -244,7 +263,10 @@ Json json_of_matrix(const FileReport& report) {
             {"dtype", name_of(matrix.storage)},
             {"bytes", matrix.bytes()},
             {"largest", largest_entry(report.stored)}};
-  json["layout"] = report.storage.chunks ? "chunked" : report.storage.parts.empty() ? "contiguous" : "virtual";
+  json["layout"] = report.stored.packed           ? "packed triangle"
+                   : report.storage.chunks        ? "chunked"
+                   : report.storage.parts.empty() ? "contiguous"
+                                                  : "virtual";
   if (report.storage.bytes) json["stored_bytes"] = *report.storage.bytes;
   if (report.storage.chunks) {
     const auto& chunks = *report.storage.chunks;
@@ -252,7 +274,7 @@ Json json_of_matrix(const FileReport& report) {
         {"rows", chunks.rows}, {"columns", chunks.columns}, {"gzip", chunks.gzip}, {"shuffle", chunks.shuffle}};
   }
   json["parts"] = Json::array();
-  for (const auto& part : report.storage.parts) json["parts"].push_back(part.string());
+  for (const auto& part : report.storage.parts) json["parts"].push_back(part.file.string());
   json["lost_parts"] = Json::array();
   for (const auto& part : report.storage.lost_parts) json["lost_parts"].push_back(part.string());
   return json;
@@ -282,7 +304,7 @@ Json json_of_figures(const MatrixFigures& figures) {
 }  // namespace
 
 file::StoredLayout read_anything(const std::filesystem::path& path) {
-  return file::read_layout(path, {.complete = false, .all_entries = false, .all_rows = false});
+  return file::read_layout(path, {.complete = false, .all_entries = false, .all_rows = false, .unpacked = false});
 }
 
 FileReport report_on(const std::filesystem::path& path) {
@@ -335,6 +357,20 @@ std::vector<Rows> damaged_rows(const FileReport& report) {
   return runs;
 }
 
+std::vector<DamagedPart> damaged_parts(const FileReport& report) {
+  std::vector<DamagedPart> damaged;
+  for (const auto& part : report.storage.parts) {
+    DamagedPart found{part.file, {}};
+    for (const auto& run : damaged_rows(report)) {
+      const Rows common{std::max(run.begin, static_cast<std::int64_t>(part.begin)),
+                        std::min(run.end, static_cast<std::int64_t>(part.end))};
+      if (common.begin < common.end) found.rows.push_back(common);
+    }
+    if (!found.rows.empty()) damaged.push_back(found);
+  }
+  return damaged;
+}
+
 void print(std::ostream& out, const FileReport& report) {
   const auto& stored = report.stored;
   const auto kind = word(stored.attributes, "matrix");
@@ -343,8 +379,10 @@ void print(std::ostream& out, const FileReport& report) {
                   kind == "ggn"      ? "Gauss-Newton"
                   : kind == "fisher" ? "empirical Fisher"
                                      : "Hessian",
-                  cli::text_of_size(stored.matrix));
-  print_storage(out, report.storage);
+                  stored.packed ? text("the upper triangle of ", stored.matrix.columns, " x ", stored.matrix.columns,
+                                       ' ', name_of(stored.matrix.storage))
+                                : cli::text_of_size(stored.matrix));
+  print_storage(out, report);
   print_origin(out, stored);
   cli::print_line(out, "largest |H|", cli::text_of_number(largest_entry(stored), 6));
   for (const auto& [name, figure] : file::named_figures) {
@@ -381,6 +419,9 @@ std::string json_of(const FileReport& report) {
     json["verified"] = {{"blocks", report.check->checked},
                         {"damaged_blocks", report.check->damaged},
                         {"damaged_rows", json_of_runs(damaged_rows(report))}};
+    for (const auto& [file, rows] : damaged_parts(report)) {
+      json["verified"]["damaged_parts"].push_back({{"file", file.string()}, {"rows", json_of_runs(rows)}});
+    }
   }
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }

@@ -107,6 +107,9 @@ file::Attributes joined_attributes(const std::vector<Part>& parts, const std::st
       if (key == name) value = whole;
     }
   }
+  if (const auto* of_part = file::find_attribute<std::string>(parts.front().stored.attributes, "command_line")) {
+    attributes.emplace_back("part_command_line", *of_part);
+  }
   attributes.emplace_back("parts", static_cast<std::int64_t>(parts.size()));
   return attributes;
 }

@@ -22,8 +22,9 @@ std::string text_of_number(double value, int digits) {
 
 std::string text_of_check(const file::CheckFigure& check) {
   if (check.outcome == file::CheckOutcome::not_made) return "not checked";
-  const auto* what = check.outcome == file::CheckOutcome::kinks ? "kinks at this point, nothing to compare with"
-                                                                : name_of(check.outcome);
+  const auto* what = check.outcome == file::CheckOutcome::kinks
+                         ? "kinks: the loss has no derivative at this point, nothing to compare with"
+                         : name_of(check.outcome);
   return text(text_of_number(check.error, 2), "  ", what, " (at most ", text_of_number(check.tolerance, 2), ')');
 }
 

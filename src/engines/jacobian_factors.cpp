@@ -60,11 +60,7 @@ class Factors {
       derive(matrix, own.begin + static_cast<std::int64_t>(done), at_hand);
       return std::size_t{1};
     };
-    const auto go_on = [&] {
-      between();
-      return true;
-    };
-    ranks::together_until_done(static_cast<std::size_t>(own.count()), derive_next, go_on, communicator);
+    ranks::together_until_done(static_cast<std::size_t>(own.count()), derive_next, between, communicator);
     communicator.complete(reinterpret_cast<char*>(jacobian_.data()), bytes);
     share_weights(communicator);
   }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <utility>
@@ -61,7 +62,7 @@ struct BlockColumns {
 };
 
 void throw_damaged(const hdf5::File& file) {
-  throw InputError(text("'", file.path().string(), "' is damaged: its table of blocks"));
+  throw InputError(text("'", file.path().string(), "' is damaged: its table of row blocks"));
 }
 
 }  // namespace
@@ -99,6 +100,13 @@ std::vector<StoredBlock> read_blocks(const hdf5::File& file) {
   return blocks;
 }
 
+bool are_of_grid(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid) {
+  std::int64_t next = 0;
+  return static_cast<std::int64_t>(blocks.size()) == grid.count() &&
+         std::all_of(blocks.begin(), blocks.end(),
+                     [&](const StoredBlock& block) { return block.rows == grid.block(next++); });
+}
+
 std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid,
                                     const std::filesystem::path& path) {
   std::vector<BlockRecord> records;
@@ -108,7 +116,7 @@ std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, cons
     records.push_back(block.record);
   }
   if (static_cast<std::int64_t>(records.size()) != grid.count() || records.size() != blocks.size()) {
-    throw InputError(text("'", path.string(), "' has another division into blocks: ", blocks.size(),
+    throw InputError(text("'", path.string(), "' has another division into row blocks: ", blocks.size(),
                           " where there are ", grid.count(), " now, the same up to block ", records.size()));
   }
   return records;

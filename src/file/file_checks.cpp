@@ -9,6 +9,7 @@
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
 
 namespace hessian_mpi::file {
@@ -61,6 +62,29 @@ struct NumberedBlock {
   StoredBlock block;
 };
 
+matrix::BlockList in_order(const std::vector<std::uint64_t>& numbers) {
+  matrix::BlockList blocks(numbers.begin(), numbers.end());
+  std::sort(blocks.begin(), blocks.end());
+  return blocks;
+}
+
+// Those on the disk.
+std::vector<NumberedBlock> marked_among(const std::vector<StoredBlock>& blocks) {
+  std::vector<NumberedBlock> marked;
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    if (blocks[b].record.on_disk) marked.push_back({static_cast<std::int64_t>(b), blocks[b]});
+  }
+  return marked;
+}
+
+// Not those that this rank has written, where ranks have written such shares of all in order.
+std::vector<NumberedBlock> share_of_marked(const std::vector<NumberedBlock>& marked,
+                                           const ranks::Communicator& communicator) {
+  const int next = (communicator.rank() + 1) % communicator.size();
+  const auto own = matrix::share(static_cast<std::int64_t>(marked.size()), next, communicator.size());
+  return {marked.begin() + own.begin, marked.begin() + own.end};
+}
+
 // Collective. Which of the blocks of all ranks are not what their checksums say, in order.
 matrix::BlockList damaged_among(const std::filesystem::path& file, const matrix::MatrixShape& matrix,
                                 const std::vector<NumberedBlock>& own, const std::function<void(std::int64_t)>& visited,
@@ -78,10 +102,7 @@ matrix::BlockList damaged_among(const std::filesystem::path& file, const matrix:
     });
     return found;
   });
-  const auto all = communicator.join(damaged);
-  matrix::BlockList blocks(all.begin(), all.end());
-  std::sort(blocks.begin(), blocks.end());
-  return blocks;
+  return in_order(communicator.join(damaged));
 }
 
 // The numbers that some rows, in order, have in the columns of `rows`: one read for each row.
@@ -128,14 +149,33 @@ BlockCheck verify_stored_blocks(const std::filesystem::path& file, const matrix:
                                 const std::vector<StoredBlock>& blocks,
                                 const std::function<void(std::int64_t)>& visited,
                                 const ranks::Communicator& communicator) {
-  std::vector<NumberedBlock> marked;
-  for (std::size_t b = 0; b < blocks.size(); ++b) {
-    if (blocks[b].record.on_disk) marked.push_back({static_cast<std::int64_t>(b), blocks[b]});
-  }
-  const auto share_of_this =
-      matrix::share(static_cast<std::int64_t>(marked.size()), communicator.rank(), communicator.size());
-  const std::vector<NumberedBlock> own(marked.begin() + share_of_this.begin, marked.begin() + share_of_this.end);
+  const auto marked = marked_among(blocks);
+  const auto own = share_of_marked(marked, communicator);
   return {static_cast<std::int64_t>(marked.size()), damaged_among(file, matrix, own, visited, communicator)};
+}
+
+BlockCheck verify_packed_blocks(const std::filesystem::path& file, const matrix::MatrixShape& matrix,
+                                const std::vector<StoredBlock>& blocks,
+                                const std::function<void(std::int64_t)>& visited,
+                                const ranks::Communicator& communicator) {
+  const auto marked = marked_among(blocks);
+  const auto damaged = communicator.together([&] {
+    const auto opened = hdf5::File::open_to_read(file);
+    const auto name = MatrixDatasets(opened).name();
+    std::vector<std::uint64_t> found;
+    for (const auto& [number, block] : share_of_marked(marked, communicator)) {
+      const auto begin = static_cast<std::uint64_t>(packed_begin(block.rows.begin, matrix.columns));
+      const auto count = static_cast<std::uint64_t>(packed_begin(block.rows.end, matrix.columns)) - begin;
+      std::vector<char> bytes(count * bytes_of(matrix.storage));
+      opened.read_tile(name, hdf5::type_of(matrix.storage), {begin, 0, count, 1}, bytes.data());
+      if (xxh3(bytes.data(), bytes.size()) != block.record.checksum) {
+        found.push_back(static_cast<std::uint64_t>(number));
+      }
+      if (visited) visited(block.rows.count());
+    }
+    return found;
+  });
+  return {static_cast<std::int64_t>(marked.size()), in_order(communicator.join(damaged))};
 }
 
 std::vector<std::int64_t> sample_for_symmetry(const matrix::ParameterIndex& index, const Rows& part) {

@@ -110,11 +110,6 @@ std::uint64_t bytes_of(const MatrixDataset& dataset, const matrix::MatrixShape& 
   return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
 }
 
-// The numbers of an upper triangle with its diagonal.
-std::uint64_t packed_count(std::int64_t n) {
-  return static_cast<std::uint64_t>(n) * static_cast<std::uint64_t>(n + 1) / 2;
-}
-
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
              const RowLayout& rows) {
@@ -129,7 +124,7 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
         file.create_chunked_dataset(dataset.name, type, dataset.shape, *rows.chunks);
         continue;
       }
-      const auto packed = packed_count(matrix.columns);
+      const auto packed = static_cast<std::uint64_t>(packed_begin(matrix.columns, matrix.columns));
       file.create_dataset(dataset.name, type, rows.packed ? std::vector<std::uint64_t>{packed} : dataset.shape);
       extents.push_back({file.offset_in_file(dataset.name),
                          rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
@@ -223,13 +218,14 @@ void expect_own_datasets(const hdf5::File& file) {
 }
 
 // The matrix, whose datasets are looked at.
-matrix::MatrixShape read_matrix(const hdf5::File& file, const matrix::ParameterIndex& index) {
+matrix::MatrixShape read_matrix(const hdf5::File& file, const matrix::ParameterIndex& index, bool packed) {
   const auto entries = entries_in(file);
   const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
                   file.integer_attribute("/", "row_end").value_or(-1)};
   const auto n = index.size();
   const bool in_order = 0 <= rows.begin && rows.begin < rows.end && rows.end <= n;
-  if (!in_order || (entries != Entries::all && rows != Rows{0, n})) {
+  constexpr auto most_packed = std::int64_t{1} << 31;  // the square of more overflows
+  if (!in_order || (packed && n > most_packed) || ((entries != Entries::all || packed) && rows != Rows{0, n})) {
     throw InputError(
         text("'", file.path().string(), "' is damaged: '", matrix_object(entries), "' does not have its rows"));
   }
@@ -238,7 +234,8 @@ matrix::MatrixShape read_matrix(const hdf5::File& file, const matrix::ParameterI
     if (entries == Entries::all) matrix.grid = matrix::BlockGrid(n, matrix.bytes_of_row(), rows);
     return matrix;
   };
-  const auto datasets = datasets_of(matrix_in(Precision::float32), index);
+  auto datasets = datasets_of(matrix_in(Precision::float32), index);
+  if (packed) datasets.front().shape = {static_cast<std::uint64_t>(packed_begin(n, n))};
   const auto type = file.type(datasets.front().name);
   for (const auto& dataset : datasets) {
     expect_own_dataset(file, dataset.name, entries == Entries::all);
@@ -304,7 +301,10 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
   try {
     const auto file = hdf5::File::open_untrusted(path);
     const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
-    if (file.text_attribute("/", "format") != format_name || !has_matrix) {
+    StoredLayout stored;
+    const auto format = file.text_attribute("/", "format");
+    stored.packed = format == format_of_packed && file.has(matrix_object(Entries::all));
+    if ((format != format_name && !stored.packed) || !has_matrix) {
       throw InputError(text("'", path.string(), "' is not a file of hessian_mpi"));
     }
     if (const auto version = file.integer_attribute("/", "format_version"); version != format_version) {
@@ -312,9 +312,8 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
                             format_version));
     }
     expect_own_datasets(file);
-    StoredLayout stored;
     stored.index = read_index(file);
-    stored.matrix = read_matrix(file, stored.index);
+    stored.matrix = read_matrix(file, stored.index, stored.packed);
     stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
     stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
     stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
@@ -330,6 +329,12 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
 void expect(const Needed& needed, const StoredLayout& stored, const std::filesystem::path& path) {
   const auto& matrix = stored.matrix;
   const auto& part = matrix.grid.part();
+  if (needed.unpacked && stored.packed) {
+    throw InputError(text("'", path.string(),
+                          "' is the packed upper triangle of a matrix, as hessian_convert --triangle "
+                          "makes it: hessian_convert '",
+                          path.string(), "' WHOLE.h5 makes a whole one of it"));
+  }
   if (needed.all_entries && matrix.entries != Entries::all) {
     throw InputError(text("'", path.string(), "' has ",
                           matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",

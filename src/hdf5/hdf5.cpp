@@ -430,20 +430,24 @@ std::optional<Chunks> File::chunks(const std::string& name) const {
   return chunks;
 }
 
-std::vector<std::filesystem::path> File::source_files(const std::string& name) const {
+std::vector<RowsElsewhere> File::rows_elsewhere(const std::string& name) const {
   const Handle dataset = open_dataset(file_.id(), name, path_);
   const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
-  std::vector<std::filesystem::path> files;
-  if (H5Pget_layout(layout.id()) != H5D_VIRTUAL) return files;
+  std::vector<RowsElsewhere> pieces;
+  if (H5Pget_layout(layout.id()) != H5D_VIRTUAL) return pieces;
   std::size_t count = 0;
   check(H5Pget_virtual_count(layout.id(), &count), "count the sources of '", name, "'");
   for (std::size_t k = 0; k < count; ++k) {
     const auto length = check(H5Pget_virtual_filename(layout.id(), k, nullptr, 0), "get a source of '", name, "'");
     std::string file(static_cast<std::size_t>(length), '\0');
     check(H5Pget_virtual_filename(layout.id(), k, file.data(), file.size() + 1), "get a source of '", name, "'");
-    if (std::find(files.begin(), files.end(), file) == files.end()) files.emplace_back(file);
+    const Handle rows(check(H5Pget_virtual_vspace(layout.id(), k), "get a source of '", name, "'"), closer<H5Sclose>);
+    std::array<hsize_t, H5S_MAX_RANK> first{};
+    std::array<hsize_t, H5S_MAX_RANK> last{};
+    check(H5Sget_select_bounds(rows.id(), first.data(), last.data()), "get the rows of a source of '", name, "'");
+    pieces.push_back({file, first[0], last[0] + 1});
   }
-  return files;
+  return pieces;
 }
 
 void File::create_group(const std::string& name) {

@@ -20,11 +20,11 @@ class FactoredRows {
  public:
   FactoredRows(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
                const EarlierColumns& columns, engines::Engine& others, std::uint64_t memory,
-               const ranks::Communicator& communicator, const std::function<bool()>& go_on)
+               const ranks::Communicator& communicator, const std::function<void()>& between)
       : problem_(problem),
         columns_(columns),
         others_(others),
-        factors_(problem, step, memory, communicator, go_on),
+        factors_(problem, step, memory, communicator, between),
         panels_(factors_),
         sums_(factors_, ones_) {
     communicator.together([&] {
@@ -191,10 +191,10 @@ class LayerFactors::Assembly {
 LayerFactors::LayerFactors(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
                            const EarlierColumns& columns, engines::Engine& others, Precision accumulate,
                            std::uint64_t memory, const ranks::Communicator& communicator,
-                           const std::function<bool()>& go_on)
+                           const std::function<void()>& between)
     : device_(problem.device()),
       assembly_(
-          std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory, communicator, go_on)) {}
+          std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory, communicator, between)) {}
 
 LayerFactors::~LayerFactors() = default;
 

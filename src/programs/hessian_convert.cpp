@@ -37,7 +37,7 @@ po::options_description described_options() {
       "gzip", po::value<int>()->value_name("LEVEL"), "compressed by deflate, 1 (fast) to 9, in chunks")(
       "shuffle", po::bool_switch(), "with --gzip: bytes of equal weight together, which compresses better")(
       "memory", po::value<std::string>()->value_name("SIZE"),
-      "what a rank may use for --symmetrise (512M, 2G); more is faster");
+      "what a rank may use for --symmetrise, and to unpack (512M, 2G); more is faster");
   after::describe_overwrite(described);
   after::describe_general(described);
   return described;
@@ -105,7 +105,9 @@ void print_convert_help(std::ostream& out) {
       << described_options()
       << "\nThe copy keeps what the file says of itself and adds `converted_from`, `conversion` and their like. All "
          "of\n"
-         "it is read back before it says that it is complete.\n";
+         "it is read back before it says that it is complete. Of a packed triangle, every copy but another --triangle "
+         "is\n"
+         "whole again, its lower half the mirror of the upper one.\n";
 }
 
 ExitCode run(CommandLine line, const ranks::Communicator& world) {
@@ -117,7 +119,7 @@ ExitCode run(CommandLine line, const ranks::Communicator& world) {
             << text_of_bytes(done.bytes) << '\n';
   cli::print_line(std::cout, "written",
                   text("in ", text_of_seconds(done.seconds), " on ", cli::plural(world.size(), "rank")));
-  cli::print_line(std::cout, "read back", text("all blocks, in ", text_of_seconds(done.seconds_to_check)));
+  cli::print_line(std::cout, "read back", text("all row blocks, in ", text_of_seconds(done.seconds_to_check)));
   if (!std::isnan(done.symmetry_error))
     cli::print_line(std::cout, "symmetry error", cli::text_of_number(done.symmetry_error, 2));
   return ExitCode::complete;

@@ -106,20 +106,27 @@ file::BlockCheck verify(const after::FileReport& report, const ranks::Communicat
   const auto& stored = report.stored;
   auto progress = progress_of(stored, world);
   const auto show = [&](std::int64_t rows) { progress.advance(static_cast<double>(rows)); };
-  return file::verify_stored_blocks(report.file, stored.matrix, stored.blocks, show, world);
+  const auto verify_blocks = stored.packed ? file::verify_packed_blocks : file::verify_stored_blocks;
+  return verify_blocks(report.file, stored.matrix, stored.blocks, show, world);
 }
 
 // Takes back the marks of damaged blocks, and with them that the file is complete.
 void mark_damaged(const after::FileReport& report) {
   const auto name = report.file.string();
   if (!report.storage.parts.empty()) {
-    throw InputError(text("'", name, "' refers to part files: verify and mark those, each with its own name"));
+    std::vector<std::string> damaged;
+    for (const auto& part : after::damaged_parts(report)) damaged.push_back(part.file.string());
+    throw InputError(
+        text("'", name, "' refers to part files: verify and mark those that are damaged, ", joined(damaged, ", ")));
   }
-  if (!report.storage.is_plain()) {
+  if (!report.storage.is_plain() || report.stored.packed) {
     throw InputError(text("'", name, "' is a converted copy, which hessian_mpi cannot go on with: convert it again"));
   }
-  file::records_of(report.stored.blocks, report.stored.matrix.grid,
-                   report.file);  // throws where they are those of parts
+  if (!file::are_of_grid(report.stored.blocks, report.stored.matrix.grid)) {
+    throw InputError(text("'", name,
+                          "' was joined from parts that were cut inside of blocks, and hessian_mpi cannot go on "
+                          "with it: verify and mark the parts, and join them again"));
+  }
   if (report.stored.complete) file::reopen_hessian_file(report.file);
   file::BlockMarks marks(report.file, report.stored.matrix.grid);
   for (const auto b : report.check->damaged) {
@@ -133,6 +140,10 @@ void mark_damaged(const after::FileReport& report) {
 ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
   auto report = world.together([&] {
     auto found = after::report_on(options.file);
+    if (options.norms && found.stored.packed) {
+      throw InputError(text("--norms are those of a whole matrix: hessian_convert '", options.file.string(),
+                            "' WHOLE.h5 makes one of this packed triangle"));
+    }
     if (options.norms && found.stored.matrix.entries != Entries::all) {
       throw InputError(text("--norms are those of a whole matrix; '", options.file.string(), "' has ",
                             cli::text_of_size(found.stored.matrix)));

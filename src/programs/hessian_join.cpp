@@ -8,6 +8,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/parallel_program.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -19,20 +20,25 @@ po::options_description described_options() {
   described.add_options()("output,o", po::value<std::string>()->default_value("hessian.h5")->value_name("FILE"),
                           "the file to write")(
       "copy", po::bool_switch(),
-      "copy the rows; without it, the file refers to the parts, which must stay where they are")(
-      "overwrite", po::bool_switch(), "replace an existing file; without it, one is an error and stays untouched")(
-      "help,h", po::bool_switch(), "this text");
+      "copy the rows; without it, the file refers to the parts, which must stay where they are");
+  after::describe_overwrite(described);
+  after::describe_general(described);
   return described;
+}
+
+void print_join_help(std::ostream& out) {
+  out << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
+         "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
+      << described_options();
 }
 
 int run(int argc, const char* const* argv) {
   const auto given = after::parse_arguments("hessian_join", argc, argv, described_options(), "part");
-  if (given["help"].as<bool>()) {
-    std::cout << "hessian_join: joins the part files of hessian_mpi --rows into one file\n\n"
-                 "  hessian_join hessian.part-*.h5 --output hessian.h5\n\n"
-              << described_options();
-    return static_cast<int>(ExitCode::complete);
-  }
+  const bool help = given["help"].as<bool>();
+  const bool version = given["version"].as<bool>();
+  if (help) print_join_help(std::cout);
+  if (version && !help) cli::print_versions(std::cout, {"hessian_join", print_join_help});
+  if (help || version) return static_cast<int>(ExitCode::complete);
   after::JoinOptions options;
   for (const auto& part : after::files_of(given, "part")) options.parts.emplace_back(part);
   if (options.parts.empty()) throw InputError("name the part files: see hessian_join --help");

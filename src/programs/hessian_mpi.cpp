@@ -91,15 +91,11 @@ struct Examined {
 };
 
 // Collective. The proof that there is an H: all that can be wrong with the input is found here.
-Examined examine(const run::Job& job, bool resuming, const ranks::Communicator& world) {
-  world.on_root([&] {
-    const auto bytes = static_cast<std::uint64_t>(job.matrix.bytes());
-    if (!resuming && !job.options.plan) file::check_room_for(job.options.output, bytes, job.options.overwrite);
-  });
+Examined examine(const network::Problem& problem, const ranks::Communicator& world) {
   return world.together([&] {
-    auto cures = network::probe_second_derivatives(job.problem);
+    auto cures = network::probe_second_derivatives(problem);
     for (const auto& cure : cures) warn(world, cure);
-    return Examined{loss_and_gradient(job.problem), std::move(cures)};
+    return Examined{loss_and_gradient(problem), std::move(cures)};
   });
 }
 
@@ -131,7 +127,7 @@ void distrust_earlier_blocks(const run::Job& job, bool complete, file::Checkpoin
                              const ranks::Communicator& world) {
   const auto check = file::verify_blocks(job.options.output, job.matrix, checkpoint.records(), {}, Verify::all, world);
   if (check.damaged.empty()) return;
-  warn(world, text(check.damaged.size(), " of ", check.checked, " blocks in '", job.options.output.string(),
+  warn(world, text(check.damaged.size(), " of ", check.checked, " row blocks in '", job.options.output.string(),
                    "' are not what was written, the first with row ",
                    job.matrix.grid.block(check.damaged.front()).begin, ": they are computed again"));
   if (complete) world.on_root([&] { file::reopen_hessian_file(job.options.output); });
@@ -140,41 +136,35 @@ void distrust_earlier_blocks(const run::Job& job, bool complete, file::Checkpoin
 
 std::string text_of_state(const file::Checkpoint& checkpoint) {
   const auto count = static_cast<std::int64_t>(checkpoint.records().size());
-  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count, " blocks are on the disk");
+  return text(count - static_cast<std::int64_t>(checkpoint.missing().size()), " of ", count,
+              " row blocks are on the disk");
 }
 
-std::string text_of_resume(const run::Job& job) {
-  return text("go on, on any number of ranks, with: ", cli::command_line_to_resume(job.options.command_line));
+std::string text_of_resume(const run::Options& options) {
+  return text("go on, on any number of ranks, with: ", cli::command_line_to_resume(options.command_line));
 }
 
-// Collective. Leaves where any rank is asked to stop.
-void leave_if_asked(const run::Job& job, const system::StopRequest& stop, const ranks::Communicator& world) {
-  const auto reason = static_cast<int>(world.max(std::int64_t{stop.reason()}));
-  if (reason == 0) return;
-  throw ranks::AgreedError(ExitCode::stopped,
-                           text("stopped by ", system::text_of_stop(reason), "; ", text_of_resume(job)));
-}
-
-// Collective. Runs a step whose failure leaves a file that can be gone on with, and says so.
-template <class Step>
-void resumably(const run::Job& job, const file::Checkpoint& checkpoint, Step&& step) {
+// Collective. Runs what leaves a file that can be gone on with where it fails or is to stop, and says what is there.
+template <class Action>
+void resumably(const run::Job& job, const file::Checkpoint& checkpoint, Action&& action) {
   try {
-    std::forward<Step>(step)();
+    std::forward<Action>(action)();
   } catch (const ranks::AgreedError& error) {
-    if (error.code() == ExitCode::stopped) throw;
-    throw ranks::AgreedError(error.code(),
-                             text(error.what(), "\n  ", text_of_state(checkpoint), "; ", text_of_resume(job)));
+    const auto state = text_of_state(checkpoint);
+    throw ranks::AgreedError(error.code(), ranks::is_stop(error)
+                                               ? text(error.what(), ": ", state)
+                                               : text(error.what(), "\n  ", state, "; ", text_of_resume(job.options)));
   }
 }
 
-cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedBlocks>& phases,
+cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedBlocks>& shares,
                           const ranks::Communicator& world) {
   const auto& grid = job.matrix.grid;
   std::int64_t missing = 0;
   std::int64_t own = 0;
-  for (const auto& phase : phases) {
-    missing += matrix::rows_in(grid, phase.blocks);
-    own += matrix::rows_in(grid, phase.of_rank(world.rank()));
+  for (const auto& share : shares) {
+    missing += matrix::rows_in(grid, share.blocks);
+    own += matrix::rows_in(grid, share.of_rank(world.rank()));
   }
   const auto rows = grid.part().count();
   return {world.is_root() ? job.options.progress : ProgressStyle::none,
@@ -194,15 +184,15 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const ra
 }
 
 // Collective. What the job takes, for the user of --plan.
-void print_plan(const run::Job& job, const run::Memory& memory, int threads, const run::PhaseSeconds& seconds,
-                const system::StopRequest& stop, const ranks::Communicator& world) {
+void print_plan(const run::Job& job, const run::Memory& memory, int threads, const run::StageSeconds& seconds,
+                const ranks::StopPoint& stop, const ranks::Communicator& world) {
   const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
   Stopwatch watch;
-  const auto engine = run::row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
+  const auto engine = run::unfactored_rows_engine(job, world, stop);
   const double making_factors = watch.lap();
   auto figures =
       run::estimate(job.problem, job.plan, job.matrix, run::accumulation(job), memory.factors, *engine, folder, world);
-  if (job.outputs > 0) figures.shared += making_factors * world.size();
+  if (run::outputs_of(job) > 0) figures.shared += making_factors * world.size();
   const auto most = system::peak_memory() + memory.most;
   const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
   if (!world.is_root()) return;
@@ -217,22 +207,26 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
 void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::Memory& memory,
-               file::Checkpoint& checkpoint, const system::StopRequest& stop, const ranks::Communicator& world,
-               run::PhaseSeconds& seconds) {
+               file::Checkpoint& checkpoint, const ranks::StopPoint& stop, const ranks::Communicator& world,
+               run::StageSeconds& seconds) {
   run::Assembled own;
   resumably(job, checkpoint, [&] {
     Stopwatch preparing;
-    own.stopped = assembly.prepare(job.options.output, checkpoint.records(), stop);
-    own.compute_seconds = preparing.lap();
-    if (own.stopped != 0) return;
+    assembly.prepare(job.options.output, checkpoint.records(), stop);
+    const double prepared = preparing.lap();
     file::HessianWriter writer(job.options.output, job.matrix, world);
-    auto progress = progress_of(job, assembly.phases(), world);
-    const auto prepared = own.compute_seconds;
+    auto progress = progress_of(job, assembly.shares(), world);
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,
                            progress);
     };
-    own = assembly.assemble(assemble_blocks, memory.factors, stop);
+    std::optional<ranks::AgreedError> stopped;
+    try {
+      own = assembly.assemble(assemble_blocks, memory.factors, stop);
+    } catch (const ranks::AgreedError& error) {
+      if (!ranks::is_stop(error)) throw;
+      stopped = error;  // once what was computed is on the disk
+    }
     own.compute_seconds += prepared;
     Stopwatch closing;
     checkpoint.take(writer);
@@ -240,12 +234,9 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     own.checkpoint_seconds += saving;
     writer.close();
     own.write_seconds += saving + closing.lap();
-    if (own.stopped == 0) progress.finish();
+    if (stopped) throw *stopped;
+    progress.finish();
   });
-  if (own.stopped != 0) {
-    throw ranks::AgreedError(ExitCode::stopped, text("stopped by ", system::text_of_stop(own.stopped), ": ",
-                                                     text_of_state(checkpoint), "; ", text_of_resume(job)));
-  }
   seconds.rows = world.max(own.compute_seconds);
   seconds.write = world.max(own.write_seconds);
   seconds.checkpoints = world.max(own.checkpoint_seconds);
@@ -281,17 +272,17 @@ std::optional<file::Checkpoint> begin_or_resume(const run::Job& job, bool resumi
 // Collective. Checks the written file, and says in it and on the screen what came of it. written: blocks of this run.
 ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
                      const std::vector<matrix::SharedBlocks>& written, const network::LossAndGradient& point,
-                     const system::StopRequest& stop, const ranks::Communicator& world, run::PhaseSeconds& seconds,
+                     const ranks::StopPoint& stop, const ranks::Communicator& world, run::StageSeconds& seconds,
                      Stopwatch& total) {
   const auto& options = job.options;
-  Stopwatch phase;
+  Stopwatch stage;
   const double largest = largest_of(checkpoint.records());
   const auto verdict = run::check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
       [&] { return run::load_problem(options, Precision::float64, job.problem.device()); }, options.verify,
-      options.check_rows, [&] { leave_if_asked(job, stop, world); }, world);
+      options.check_rows, stop, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
-  seconds.checks = phase.lap();
+  seconds.checks = stage.lap();
   seconds.all = total.lap();
 
   const bool complete = verdict.failures.empty();
@@ -314,12 +305,12 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
                                                   options.output.string(), "' is kept for a look, with complete = 0"));
 }
 
-ExitCode run(const run::Options& given, system::StopRequest& stop, const ranks::Communicator& world) {
+// Collective. The table of contents of a run.
+ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, const ranks::Communicator& world) {
   Stopwatch total;
-  Stopwatch phase;
-  run::PhaseSeconds seconds;
+  Stopwatch stage;
+  run::StageSeconds seconds;
 
-  stop.set_time_limit(given.time_limit);
   const bool resuming = finds_file_to_resume(given, world);
   const run::Options options = resuming ? with_threads_of_file(given, world) : given;
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
@@ -330,20 +321,24 @@ ExitCode run(const run::Options& given, system::StopRequest& stop, const ranks::
 
   const network::Problem problem = world.together([&] { return run::load_problem(options, options.dtype, device); });
   network::use_fast_convolutions(problem);
-  run::Job job = world.together([&] { return run::job_of(options, problem); });
-  seconds.load = phase.lap();
+  const auto matrix = world.together([&] { return run::matrix_of_job(options, problem); });
+  seconds.load = stage.lap();
 
-  const auto examined = examine(job, resuming, world);
-  leave_if_asked(job, stop, world);
-  world.together([&] { run::plan_rows(job); });
+  if (!resuming && !options.plan) {
+    world.on_root(
+        [&] { file::check_room_for(options.output, static_cast<std::uint64_t>(matrix.bytes()), options.overwrite); });
+  }
+  const auto examined = examine(problem, world);
+  stop();
+  const run::Job job = world.together([&] { return run::plan_job(options, problem, matrix); });
   const auto expected = world.together([&] {
-    const auto unfactored = run::unfactored_rows_engine(job);
-    return run::memory_for(job, run::assembly_of(job, run::all_blocks(job), *unfactored, world), resources.memory);
+    const auto single = run::single_rows_engine(job);
+    return run::memory_for(job, run::assembly_of(job, run::all_blocks(job), *single, world), resources.memory);
   });
   warn_of_little_memory(static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(expected.lacking))),
                         resources.memory, world);
   if (world.is_root()) print(std::cout, run::announcement(job, world.size(), resources.threads));
-  seconds.gradient = phase.lap();
+  seconds.gradient = stage.lap();
   if (options.plan) {
     print_plan(job, expected, resources.threads, seconds, stop, world);
     return ExitCode::complete;
@@ -351,15 +346,25 @@ ExitCode run(const run::Options& given, system::StopRequest& stop, const ranks::
 
   auto checkpoint = begin_or_resume(job, resuming, examined, resources.threads, world);
   if (!checkpoint) return ExitCode::complete;
-  seconds.create = phase.lap();
+  seconds.create = stage.lap();
 
-  const auto engine = run::row_engine(job, world, [&] { leave_if_asked(job, stop, world); });
+  const auto engine = run::unfactored_rows_engine(job, world, stop);
   auto assembly = run::assembly_of(job, checkpoint->missing(), *engine, world);
   const auto memory = world.together([&] { return run::memory_for(job, assembly, resources.memory); });
-  const double making_factors = phase.lap();
+  const double making_factors = stage.lap();
   fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
   seconds.rows += making_factors;
-  return finish_file(job, *checkpoint, assembly.phases(), examined.point, stop, world, seconds, total);
+  return finish_file(job, *checkpoint, assembly.shares(), examined.point, stop, world, seconds, total);
+}
+
+// Collective. A job that is asked to stop says how to go on.
+ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ranks::Communicator& world) {
+  try {
+    return make_file(options, stop, world);
+  } catch (const ranks::AgreedError& error) {
+    if (!ranks::is_stop(error)) throw;
+    throw ranks::AgreedError(error.code(), text(error.what(), "; ", text_of_resume(options)));
+  }
 }
 
 }  // namespace
@@ -367,9 +372,10 @@ ExitCode run(const run::Options& given, system::StopRequest& stop, const ranks::
 
 int main(int argc, char** argv) {
   using namespace hessian_mpi;
-  system::StopRequest stop;
+  system::StopRequest request;
   return cli::run_program({"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv,
                           run::parse_options, [&](const run::Options& options, const ranks::Communicator& world) {
-                            return programs::run(options, stop, world);
+                            request.set_time_limit(options.time_limit);
+                            return programs::run(options, {request, world}, world);
                           });
 }

@@ -106,7 +106,7 @@ class OwnBlocks {
   double seconds_for_least() const { return pace_ * static_cast<double>(std::min(step_, most_)); }
 
   /// Computes so many blocks, fewer at a gap or where there is a reason to stop. On another thread than all else.
-  void compute(std::int64_t count, const system::StopRequest& stop, cli::Progress& progress);
+  void compute(std::int64_t count, const ranks::StopPoint& stop, cli::Progress& progress);
   /// What was computed is what is to be written now.
   void advance(Assembled& result);
 
@@ -137,7 +137,7 @@ std::int64_t OwnBlocks::blocks_for(double seconds) const {
   return std::clamp(fitting < static_cast<double>(most_) ? static_cast<std::int64_t>(fitting) : most_, least, most_);
 }
 
-void OwnBlocks::compute(std::int64_t count, const system::StopRequest& stop, cli::Progress& progress) {
+void OwnBlocks::compute(std::int64_t count, const ranks::StopPoint& stop, cli::Progress& progress) {
   const Stopwatch watch;
   const auto wanted = within_piece(matrix::neighbours_from(blocks_, begun_, count), matrix_.grid);
   const auto first_row = rows_of(matrix_.grid, wanted).begin;
@@ -185,7 +185,7 @@ void OwnBlocks::hand_over(double seconds, file::Checkpoint& checkpoint) {
 // One rank's part in the assembly, and what all ranks do together.
 class Assembly {
  public:
-  Assembly(OwnBlocks& own, file::HessianWriter& writer, file::Checkpoint& checkpoint, const system::StopRequest& stop,
+  Assembly(OwnBlocks& own, file::HessianWriter& writer, file::Checkpoint& checkpoint, const ranks::StopPoint& stop,
            const ranks::Communicator& communicator, cli::Progress& progress)
       : own_(own),
         writer_(writer),
@@ -204,7 +204,7 @@ class Assembly {
   OwnBlocks& own_;
   file::HessianWriter& writer_;
   file::Checkpoint& checkpoint_;
-  const system::StopRequest& stop_;
+  const ranks::StopPoint& stop_;
   const ranks::Communicator& communicator_;
   cli::Progress& progress_;
   Assembled result_;
@@ -261,12 +261,14 @@ Assembled Assembly::run() {
     const auto wanted = own_.blocks_for(std::min(seconds_between_writes, stop_.seconds_left() - after));
     const auto reason = stop_.reason(own_.seconds_for_least() + after);
     const auto agreed = communicator_.max({own_.left(), reason, checkpoint_.is_due(), -wanted});
-    result_.stopped = agreed[0] == 0 ? 0 : static_cast<int>(agreed[1]);
-    if (agreed[0] == 0 || result_.stopped != 0) break;
+    if (agreed[0] == 0 || agreed[1] != 0) {
+      write();
+      if (agreed[0] != 0) ranks::StopPoint::heed(agreed[1]);
+      break;
+    }
     if (agreed[2] != 0) save();
     compute_and_write(-agreed[3]);
   }
-  write();
   if (communicator_.max(std::int64_t{checkpoint_.is_due()}) != 0) save();
   return std::move(result_);
 }
@@ -300,8 +302,7 @@ std::int64_t blocks_in_memory(const engines::Engine& engine, const matrix::Matri
       engine.bytes_per_row(matrix.longest_row()) * static_cast<std::uint64_t>(matrix.grid.rows_per_block());
   const auto fitting = static_cast<std::int64_t>(memory / (2 * block + beside));  // one is computed, one is written
   if (fitting < 1) {
-    throw InputError(text("--memory of ", memory,
-                          " bytes is less than two blocks of rows take on a rank: give at least ",
+    throw InputError(text("--memory of ", memory, " bytes is less than two row blocks take on a rank: give at least ",
                           (2 * block + beside + (1 << 20) - 1) >> 20, "M"));
   }
   const auto bytes = static_cast<std::int64_t>(block);
@@ -310,8 +311,8 @@ std::int64_t blocks_in_memory(const engines::Engine& engine, const matrix::Matri
 }
 
 Assembled assemble(engines::Engine& engine, const Assignment& assignment, file::HessianWriter& writer,
-                   file::Checkpoint& checkpoint, const system::StopRequest& stop,
-                   const ranks::Communicator& communicator, cli::Progress& progress) {
+                   file::Checkpoint& checkpoint, const ranks::StopPoint& stop, const ranks::Communicator& communicator,
+                   cli::Progress& progress) {
   auto own = communicator.together([&] {
     const auto share = assignment.blocks.of_rank(communicator.rank());
     return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once);

@@ -125,7 +125,6 @@ void add(const Assembled& some, Assembled& all) {
   all.write_seconds += some.write_seconds;
   all.checkpoint_seconds += some.checkpoint_seconds;
   all.nonfinite_rows.insert(all.nonfinite_rows.end(), some.nonfinite_rows.begin(), some.nonfinite_rows.end());
-  all.stopped = some.stopped;
 }
 
 }  // namespace
@@ -163,8 +162,8 @@ LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::
       matrix_(matrix),
       accumulate_(accumulate),
       communicator_(communicator),
-      phases_(plan.steps.size()),
-      steps_(phases_.size()),
+      shares_(plan.steps.size()),
+      steps_(shares_.size()),
       unfactored_(unfactored),
       kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
   for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
@@ -193,7 +192,7 @@ void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
     costs[s].push_back(layers::cost_of(plan_, problem_.index(), rows));
   }
   for (std::size_t s = 0; s < steps_.size(); ++s) {
-    phases_[s] = matrix::shared_by_cost(std::move(blocks[s]), costs[s], communicator_.size());
+    shares_[s] = matrix::shared_by_cost(std::move(blocks[s]), costs[s], communicator_.size());
   }
 }
 
@@ -205,13 +204,13 @@ void LayeredAssembly::find_rows(std::size_t s) {
   }
   const auto ranks = communicator_.size();
   for (int rank = 0; rank < ranks; ++rank) {
-    const auto phase = common(rows_of(matrix_.grid, phases_[s].of_rank(rank)), step.rows);
+    const auto own = common(rows_of(matrix_.grid, shares_[s].of_rank(rank)), step.rows);
     std::vector<Rows> kept;
     for (auto later = s + 1; later < steps_.size(); ++later) {
-      const auto blocks = rows_of(matrix_.grid, phases_[later].of_rank(rank));
+      const auto blocks = rows_of(matrix_.grid, shares_[later].of_rank(rank));
       kept = united(std::move(kept), common(blocks, step.rows));
     }
-    step.own.push_back(united(phase, kept));
+    step.own.push_back(united(own, kept));
     if (rank == communicator_.rank()) step.kept = std::move(kept);
   }
   if (step.is_column) step.loose = without(step.rows, {matrix_.grid.part()});
@@ -250,24 +249,9 @@ std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
   return any ? static_cast<std::uint64_t>(kept) + factors : 0;
 }
 
-// Collective.
-int LayeredAssembly::agreed_reason(const system::StopRequest& stop) const {
-  return static_cast<int>(communicator_.max(std::int64_t{stop.reason()}));
-}
-
-// Collective. Calls take, which says how many things it has done from a place on, on all ranks until all are done.
-// Looks every second whether a rank is asked to stop, and returns the reason.
-int LayeredAssembly::until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
-                                           const system::StopRequest& stop) const {
-  int reason = 0;
-  const auto go_on = [&] { return (reason = agreed_reason(stop)) == 0; };
-  ranks::together_until_done(count, take, go_on, communicator_);
-  return reason;
-}
-
-// Collective. Makes rows beside those of the phase: for later steps' columns, and for blocks that those complete.
-int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
-                             const system::StopRequest& stop) {
+// Collective. Makes rows beside those of its blocks: for later steps' columns, and for blocks that those complete.
+void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
+                              const ranks::StopPoint& stop) {
   NotingEngine noting(engine, columns_after(s), matrix_);
   std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
@@ -281,12 +265,12 @@ int LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& row
     }
     return static_cast<std::size_t>(some.count());
   };
-  return until_done_or_stopped(rows.size(), take, stop);
+  ranks::together_until_done(rows.size(), take, stop, communicator_);
 }
 
 // Collective. Notes the rows of a step that the file has.
-int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-                               std::size_t s, const system::StopRequest& stop) {
+void LayeredAssembly::read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+                                std::size_t s, const ranks::StopPoint& stop) {
   matrix::BlockList blocks;
   for (std::size_t b = 0; b < records.size(); ++b) {
     if (records[b].on_disk) blocks.push_back(static_cast<std::int64_t>(b));
@@ -301,20 +285,19 @@ int LayeredAssembly::read_back(const std::filesystem::path& file, const std::vec
     note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
     return static_cast<std::size_t>(some.count());
   };
-  return until_done_or_stopped(mine.size(), take, stop);
+  ranks::together_until_done(mine.size(), take, stop, communicator_);
 }
 
-int LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-                             const system::StopRequest& stop) {
+void LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+                              const ranks::StopPoint& stop) {
   for (std::size_t s = 0; s < steps_.size(); ++s) {
-    if (!steps_[s].is_column) continue;
-    if (const int reason = read_back(file, records, s, stop); reason != 0) return reason;
+    if (steps_[s].is_column) read_back(file, records, s, stop);
   }
-  return take_in(0, single_rows(steps_[0].beside), unfactored_, stop);
+  take_in(0, single_rows(steps_[0].beside), unfactored_, stop);
 }
 
 Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
-                                    const system::StopRequest& stop) {
+                                    const ranks::StopPoint& stop) {
   Assembled result;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     auto& step = steps_[s];
@@ -324,26 +307,22 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     if (s > 0) {
       step.columns->exchange(communicator_);
       const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-      const auto go_on = [&] { return (result.stopped = agreed_reason(stop)) == 0; };
-      factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, go_on);
-      if (result.stopped != 0) return result;
+      factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, stop);
     }
     engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored_;
     result.compute_seconds += preparing.seconds();
-    if (!phases_[s].blocks.empty()) {
+    if (!shares_[s].blocks.empty()) {
       NotingEngine noting(engine, columns_after(s), matrix_);
       engines::WithL2Term whole(noting, problem_.l2());
       engines::Diagonal diagonal(whole);
       add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,
-                          phases_[s]),
+                          shares_[s]),
           result);
-      if (result.stopped != 0) return result;
     }
     if (s == 0) continue;  // prepare() has made what is beside
     const Stopwatch beside;
-    result.stopped = take_in(s, single_rows(step.beside), engine, stop);
+    take_in(s, single_rows(step.beside), engine, stop);
     result.compute_seconds += beside.seconds();
-    if (result.stopped != 0) return result;
     step.columns.reset();
   }
   return result;

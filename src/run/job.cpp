@@ -36,9 +36,9 @@ Rows rows_of_job(const Options& options, const matrix::BlockGrid& all) {
 }
 
 std::string text_of_method(const Job& job) {
-  if (job.outputs == 0) return layers::text_of(job.plan);
-  return text("outputs: ", job.problem.index().size(), " rows from ", job.outputs, " backward passes, one for each ",
-              job.options.matrix == Matrix::ggn ? "output" : "sample");
+  if (outputs_of(job) == 0) return layers::text_of(job.plan);
+  return text("outputs: ", job.problem.index().size(), " rows from ", outputs_of(job),
+              " backward passes, one for each ", job.options.matrix == Matrix::ggn ? "output" : "sample");
 }
 
 std::string text_of_loss(const Options& options, const network::Problem& problem) {
@@ -46,45 +46,55 @@ std::string text_of_loss(const Options& options, const network::Problem& problem
               problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
 }
 
+UnfactoredRows unfactored_rows(const Options& options, const network::Problem& problem) {
+  const auto outputs = engines::outputs_to_factor(problem, options.matrix, options.method);
+  if (outputs == 0) return SingleRows{};
+  return RowsFromOutputs{outputs};
+}
+
 }  // namespace
 
-Job job_of(const Options& options, const network::Problem& problem) {
+matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem& problem) {
   auto matrix = matrix::matrix_of(problem.index(), options.storage.value_or(problem.precision()), options.entries);
   if (options.entries == Entries::all) {
     const auto rows = rows_of_job(options, matrix.grid);
     matrix.grid = matrix::BlockGrid(matrix.columns, matrix.bytes_of_row(), rows);
   }
-  return {options, problem, std::move(matrix), {}, 0};
+  return matrix;
 }
 
-void plan_rows(Job& job) {
-  const auto& options = job.options;
-  job.plan = layers::plan_layers(job.problem, options.matrix == Matrix::hessian ? options.method : Method::rows,
-                                 options.entries);
-  job.outputs = engines::outputs_to_factor(job.problem, options.matrix, options.method);
+Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix) {
+  const bool hessian = options.matrix == Matrix::hessian;
+  auto plan = layers::plan_layers(problem, hessian ? options.method : Method::rows, options.entries);
+  return {options, problem, std::move(matrix), std::move(plan), unfactored_rows(options, problem)};
 }
 
 Precision accumulation(const Job& job) {
   return job.options.accumulate.value_or(job.problem.precision());
 }
 
-std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job) {
+std::int64_t outputs_of(const Job& job) {
+  const auto* from_outputs = std::get_if<RowsFromOutputs>(&job.unfactored);
+  return from_outputs == nullptr ? 0 : from_outputs->outputs;
+}
+
+std::unique_ptr<engines::Engine> single_rows_engine(const Job& job) {
   if (job.options.matrix == Matrix::hessian) return std::make_unique<engines::DoubleBackward>(job.problem);
   return std::make_unique<engines::JacobianRows>(job.problem, job.options.matrix);
 }
 
-std::unique_ptr<engines::Engine> row_engine(const Job& job, const ranks::Communicator& world,
-                                            const std::function<void()>& between) {
-  if (job.outputs == 0) return unfactored_rows_engine(job);
+std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job, const ranks::Communicator& world,
+                                                        const std::function<void()>& between) {
+  if (std::holds_alternative<SingleRows>(job.unfactored)) return single_rows_engine(job);
   return std::make_unique<engines::JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world, between);
 }
 
 std::string name_of_method(const Job& job) {
-  return job.outputs > 0 ? "outputs" : job.plan.factors_layers() ? "layers" : "rows";
+  return outputs_of(job) > 0 ? "outputs" : job.plan.factors_layers() ? "layers" : "rows";
 }
 
 std::string lines_of_methods(const Job& job) {
-  if (job.outputs == 0) return layers::lines_of(job.plan, job.problem.index());
+  if (outputs_of(job) == 0) return layers::lines_of(job.plan, job.problem.index());
   std::string lines;
   for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
   return lines;
@@ -126,7 +136,7 @@ LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, eng
 
 Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
   const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto of_outputs = static_cast<std::uint64_t>(job.outputs * job.problem.index().size());
+  const auto of_outputs = static_cast<std::uint64_t>(outputs_of(job) * job.problem.index().size());
   const auto kept = assembly.bytes(job.plan.bytes * wide) + of_outputs * bytes_of(accumulation(job));
   const auto rest = all > kept ? all - kept : 0;
   if (rest < all / 4) {

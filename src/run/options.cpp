@@ -1,6 +1,7 @@
 #include "hessian_mpi/run/options.hpp"
 
 #include <algorithm>
+#include <array>
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
@@ -292,11 +293,26 @@ po::parsed_options parse_command_line(int argc, const char* const* argv, const p
   return po::command_line_parser(argc, argv).options(all).style(style).positional(none).run();
 }
 
+// Of each of these the command line may have one, and the configuration file the other, which then loses.
+constexpr std::array contrary_options{std::array{"resume", "overwrite"}, std::array{"blocks", "diagonal"}};
+
+bool loses_to_the_command_line(const std::string& option, const po::variables_map& of_command_line) {
+  const auto is_given = [&](const char* name) {
+    return of_command_line.count(name) != 0 && !of_command_line[name].defaulted();
+  };
+  return std::any_of(contrary_options.begin(), contrary_options.end(), [&](const auto& pair) {
+    return (option == pair[0] && is_given(pair[1])) || (option == pair[1] && is_given(pair[0]));
+  });
+}
+
 void store_config_file(const std::string& name, const po::options_description& all, po::variables_map& given) {
   std::ifstream file(name);
   if (!file || std::filesystem::is_directory(name)) throw InputError(text("--config '", name, "' cannot be read"));
   try {
-    po::store(po::parse_config_file(file, all), given);
+    auto found = po::parse_config_file(file, all);
+    std::erase_if(found.options,
+                  [&](const auto& option) { return loses_to_the_command_line(option.string_key, given); });
+    po::store(found, given);
   } catch (const po::error& error) {
     throw InputError(text("--config '", name, "': ", error.what()));
   }

@@ -66,9 +66,9 @@ void print(std::ostream& out, const Summary& s) {
   cli::print_line(out, "loss", cli::text_of_number(s.loss, 10));
   cli::print_line(out, "gradient norm", cli::text_of_number(s.gradient_norm, 6));
   cli::print_line(out, "largest |H|", cli::text_of_number(s.largest, 6));
-  cli::print_line(out, "blocks verified", text(s.checks.blocks_checked, " of ", s.checks.blocks));
+  cli::print_line(out, "verified", text(s.checks.blocks_checked, " of ", cli::plural(s.checks.blocks, "row block")));
   if (s.blocks_resumed > 0)
-    cli::print_line(out, "blocks resumed", text(s.blocks_resumed, ", computed by earlier runs"));
+    cli::print_line(out, "resumed", text(cli::plural(s.blocks_resumed, "row block"), ", computed by earlier runs"));
   for (const auto& [name, figure] : file::named_figures)
     cli::print_line(out, text(name, " error"), cli::text_of_check(s.checks.*figure));
   const auto& t = s.seconds;

@@ -23,10 +23,10 @@ void read_back(const WrittenFile& file, Verify which, const ranks::Communicator&
   if (blocks.damaged.empty()) return;
   const Rows rows = file.matrix.grid.block(blocks.damaged.front());
   verdict.failures.push_back(text(blocks.damaged.size(), " of ", blocks.checked,
-                                  " blocks read back are not what was written, the first with rows ", rows.begin,
+                                  " row blocks read back are not what was written, the first with rows ", rows.begin,
                                   " to ", rows.end - 1,
                                   ": the file system or MPI-IO damaged them, or another hand; --resume --verify all "
-                                  "computes damaged blocks again (should "
+                                  "computes damaged row blocks again (should "
                                   "that end here again, try mpirun --mca io romio321)"));
 }
 

@@ -133,6 +133,7 @@ TEST_F(Join, CarriesTheWorstFiguresOfTheParts) {
   EXPECT_DOUBLE_EQ(file.number_attribute("/", "row_error").value_or(0), 30e-9);
   EXPECT_EQ(file.number_attribute("/", "wall_seconds"), 5);
   EXPECT_EQ(file.text_attribute("/", "command_line"), "hessian_join");
+  EXPECT_EQ(file.text_attribute("/", "part_command_line"), "hessian_mpi");
   EXPECT_EQ(file.integer_attribute("/", "parts"), 2);
 }
 

@@ -52,10 +52,11 @@ void compute(engines::Engine& engine, const matrix::BlockList& blocks, const mat
 // All rows, by all ranks.
 nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   const auto& matrix = job.matrix;
-  const system::StopRequest never;
+  const system::StopRequest nobody;
+  const ranks::StopPoint never(nobody, world);
   world.wait_for_all();  // who has loaded first would wait in the first exchange
   Stopwatch watch;
-  const auto unfactored = run::unfactored_rows_engine(job);
+  const auto unfactored = run::single_rows_engine(job);
   auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
   assembly.prepare("", std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
   const auto compute_share = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
@@ -73,12 +74,12 @@ nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks
   const auto& problem = job.problem;
   const auto& matrix = job.matrix;
   const auto& plan = job.plan;
-  const auto unfactored = run::unfactored_rows_engine(job);
+  const auto unfactored = run::single_rows_engine(job);
   const auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
-  for (std::size_t s = 0; s < assembly.phases().size(); ++s) {
-    const auto& blocks = assembly.phases()[s].blocks;
+  for (std::size_t s = 0; s < assembly.shares().size(); ++s) {
+    const auto& blocks = assembly.shares()[s].blocks;
     std::vector<double> costs;
     for (const auto b : blocks) costs.push_back(layers::cost_of(plan, problem.index(), matrix.grid.block(b)));
     const auto share = matrix::shared_by_cost(blocks, costs, ranks).of_rank(rank);
@@ -135,8 +136,7 @@ int main(int argc, char** argv) {
   network::use_fast_convolutions(problem);
   network::probe_second_derivatives(problem);
   const double loading = watch.lap();
-  run::Job job = run::job_of(options, problem);
-  run::plan_rows(job);
+  const run::Job job = run::plan_job(options, problem, run::matrix_of_job(options, problem));
   const double planning = watch.lap();
   auto line = ranks == 0 ? whole(job, world) : one_of_many(job, rank, ranks, world);
   line.update({{"N", problem.index().size()},

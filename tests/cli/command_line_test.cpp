@@ -17,5 +17,16 @@ TEST(CommandLineToResume, ResumesOnceAndOverwritesNothing) {
             "hessian_mpi -o 'my  --overwriting.h5' --resume");
 }
 
+TEST(CommandLineForWhole, LeavesOutThePartAndItsFile) {
+  const auto* whole = "hessian_mpi --seed 3 --output 'all rows.h5' --resume";
+  for (const auto* part :
+       {"hessian_mpi --rows 0/3 --output p.h5 --seed 3", "hessian_mpi --seed 3 -o 'p 0.h5' --rows=0:5",
+        "hessian_mpi -op.h5 --resume --rows 1/3 --overwrite --seed 3"}) {
+    EXPECT_EQ(command_line_for_whole(part, "all rows.h5").find(" --rows"), std::string::npos) << part;
+  }
+  EXPECT_EQ(command_line_for_whole("hessian_mpi --rows 0/3 --output 'p 0.h5' --seed 3", "all rows.h5"), whole);
+  EXPECT_EQ(command_line_for_whole("hessian_mpi --seed 3 -o --rows --rows=0:5", "all rows.h5"), whole);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::cli

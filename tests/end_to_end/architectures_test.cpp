@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <ostream>
 
 #include "program.hpp"
 #include "reference.hpp"
@@ -45,6 +46,10 @@ std::string text_of(const Run& run) {
          std::to_string(run.ranks);
 }
 
+std::ostream& operator<<(std::ostream& out, const Run& run) {
+  return out << text_of(run);
+}
+
 class Architecture : public testing::TestWithParam<Run> {
  protected:
   static void SetUpTestSuite() {
@@ -71,8 +76,7 @@ TEST_P(Architecture, HasTheHessianThatPyTorchDerives) {
   EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
 }
 
-const auto name_of_test = [](const testing::TestParamInfo<Run>& info) { return text_of(info.param); };
-INSTANTIATE_TEST_SUITE_P(All, Architecture, testing::ValuesIn(all_runs()), name_of_test);
+INSTANTIATE_TEST_SUITE_P(All, Architecture, testing::ValuesIn(all_runs()), testing::PrintToStringParamName());
 
 TEST(Architectures, EveryOneThatWasMadeIsRun) {
   EXPECT_EQ(architectures, lines_of(content_of(models() / "architectures")));

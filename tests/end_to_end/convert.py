@@ -6,6 +6,8 @@ usage: convert.py PROGRAM LAUNCH...
 LAUNCH is mpirun with its options but for the number of ranks.
 """
 
+import pathlib
+
 import fabricated_file
 import h5py
 import numpy as np
@@ -127,6 +129,52 @@ def test_packed_triangle(convert: Tool) -> None:
             expect_blocks(file, lambda begin, end: packed[begins[begin] : begins[end]])
             assert file.attrs["format"] == "hessian_mpi packed triangle" and file.attrs["complete"] == 1
             assert list(file["hessian"].attrs["parameter_sizes"]) == [54, 120, 4]
+
+
+def test_packed_triangle_is_turned_back(convert: Tool) -> None:
+    for ranks, dtype, memory in ((1, np.float64, "1G"), (3, np.float32, "20K")):
+        stored = write(convert, dtype)
+        convert.good(2, "h.h5", "packed.h5", "--triangle", "--overwrite")
+        mirrored = np.triu(stored) + np.triu(stored, 1).T
+        convert.good(ranks, "packed.h5", "back.h5", "--memory", memory, "--overwrite")
+        convert.good(ranks, "packed.h5", "chunks.h5", "--gzip", "1", "--storage", "float32", "--overwrite")
+        convert.good(ranks, "packed.h5", "again.h5", "--triangle", "--overwrite")
+        for name, conversion, expected in (
+            ("back.h5", "upper triangle mirrored", mirrored),
+            ("chunks.h5", "upper triangle mirrored, chunks of 1 x 178, gzip 1", mirrored.astype(np.float32)),
+        ):
+            with h5py.File(convert.folder / name) as file:
+                np.testing.assert_array_equal(file["hessian"][:], expected)
+                expect_blocks(file, lambda begin, end: expected[begin:end])
+                assert file.attrs["format"] == "hessian_mpi" and file.attrs["complete"] == 1
+                assert file.attrs["conversion"].endswith(conversion), file.attrs["conversion"]
+                assert file.attrs["symmetry_error"] == 0
+                assert file["named_blocks/fc.bias/fc.weight"][:].tolist() == expected[174:, 54:174].tolist()
+        with h5py.File(convert.folder / "again.h5") as again, h5py.File(convert.folder / "packed.h5") as packed:
+            np.testing.assert_array_equal(again["hessian"][:], packed["hessian"][:])
+
+
+def test_packed_triangle_says_what_it_is(convert: Tool) -> None:
+    stored = write(convert, np.float64)
+    convert.good(2, "h.h5", "packed.h5", "--triangle")
+    programs = pathlib.Path(convert.program).parent
+    info = Tool(str(programs / "hessian_info"), convert.launch, convert.folder)
+    for ranks in (1, 3):
+        text = info.good(ranks, "packed.h5", "--verify")
+        for words in (f"the upper triangle of {N} x {N} float64", "fc.weight", "hessian_convert 'packed.h5' WHOLE.h5"):
+            assert words in text, text
+        assert "178 blocks read, all as they were computed" in text, text
+    assert "a whole matrix" in info.error("packed.h5", "--norms")
+    for name, arguments in {"multiply": ["--gradient"], "spectrum": [], "solve": [], "join": []}.items():
+        program = programs / f"hessian_{name}"
+        if program.exists():
+            reader = Tool(str(program), convert.launch, convert.folder)
+            assert "hessian_convert 'packed.h5' WHOLE.h5" in reader.error("packed.h5", *arguments), name
+    with h5py.File(convert.folder / "packed.h5", "r+") as file:
+        file["hessian"][N + 5] += 1
+    finished = info.run(2, "packed.h5", "--verify")
+    assert finished.returncode == 1 and "1:2 (1 row in 1 run)" in finished.stdout, finished
+    assert "convert it again" in info.error("packed.h5", "--verify", "--mark")
 
 
 def test_mistakes_are_told_in_one_line_and_leave_nothing(convert: Tool) -> None:

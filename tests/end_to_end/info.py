@@ -136,10 +136,34 @@ def test_parts_and_what_refers_to_them(info: Tool) -> None:
     with h5py.File(info.folder / "second.h5", "r+") as file:
         file["hessian"][0, 0] += 1
     assert report(info, 2, "joined.h5", "--verify", code=1)["verified"]["damaged_rows"] == [[25, 26]]
-    assert "verify and mark those" in info.error("joined.h5", "--verify", "--mark")
+    assert report(info, 1, "joined.h5", "--verify", code=1)["verified"]["damaged_parts"] == [
+        {"file": "second.h5", "rows": [[25, 26]]}
+    ]
+    text = info.run(1, "joined.h5", "--verify").stdout
+    assert "in a part       second.h5: 25:26 (1 row in 1 run)" in text and "hessian_info PART --verify" in text, text
+    assert "those that are damaged, second.h5" in info.error("joined.h5", "--verify", "--mark")
     (info.folder / "second.h5").unlink()
     assert report(info, 2, "joined.h5", "--verify", code=1)["matrix"]["lost_parts"] == ["second.h5"]
     assert "part files are not there" in info.run(1, "joined.h5").stdout
+
+
+def test_copy_of_parts_is_gone_on_with_by_hessian_mpi(info: Tool) -> None:
+    path = info.folder / "copy of parts.h5"
+    attributes = {"command_line": "hessian_join --copy a.h5 b.h5", "ranks": np.int64(2), "parts": np.int64(2)}
+    commands = {
+        "": "hessian_mpi, with the options of its parts but --rows, and --output copy of parts.h5 --resume",
+        "bin/hessian_mpi --model 'my net.pt' --rows 0/2 --overwrite -o 'a b.h5' --seed 3": (
+            "bin/hessian_mpi --model 'my net.pt' --seed 3 --output 'copy of parts.h5' --resume"
+        ),
+    }
+    for of_part, command in commands.items():
+        path.unlink(missing_ok=True)
+        matrix = symmetric(np.float32)
+        fabricated_file.write(path, matrix, shapes=SHAPES, attributes={**attributes, "part_command_line": of_part})
+        with h5py.File(path, "r+") as file:
+            file["hessian"][20, 3] += 1
+        text = info.run(1, path.name, "--verify", "--mark").stdout
+        assert f"go on with        mpirun -n 2 {command}\n" in text, text
 
 
 def test_mistakes_are_told_in_one_line(info: Tool) -> None:

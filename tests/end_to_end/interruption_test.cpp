@@ -13,6 +13,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <ostream>
 #include <random>
 #include <thread>
 
@@ -366,6 +367,9 @@ struct Fault {
   int error;
   int rank;
   Length length = Length::brief;
+  friend std::ostream& operator<<(std::ostream& out, const Fault& fault) {
+    return out << fault.call << "_" << fault.at << "_on_rank_" << fault.rank;
+  }
 };
 
 // A file system as it may be: see fault.cpp.
@@ -406,11 +410,6 @@ TEST_P(Faults, EndTheJobOnAllRanksAndLoseNothing) {
   expect_resumed_to_the_same_bytes(folder, 2, {}, GetParam().length);
 }
 
-std::string name_of_fault(const testing::TestParamInfo<Fault>& test) {
-  const auto& fault = test.param;
-  return std::string(fault.call) + "_" + std::to_string(fault.at) + "_on_rank_" + std::to_string(fault.rank);
-}
-
 // On the first, a middle and the last rank.
 std::vector<Fault> faults_of_any_rank() {
   std::vector<Fault> faults;
@@ -432,8 +431,9 @@ std::vector<Fault> faults_of_root() {
           {"fsync", 1, EIO, 0},     {"fsync", 2, EIO, 0},        {"fsync", 3, EIO, 0}};
 }
 
-INSTANTIATE_TEST_SUITE_P(InEveryPhase, Faults, testing::ValuesIn(faults_of_any_rank()), name_of_fault);
-INSTANTIATE_TEST_SUITE_P(OfTheFile, Faults, testing::ValuesIn(faults_of_root()), name_of_fault);
+INSTANTIATE_TEST_SUITE_P(InEveryPhase, Faults, testing::ValuesIn(faults_of_any_rank()),
+                         testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(OfTheFile, Faults, testing::ValuesIn(faults_of_root()), testing::PrintToStringParamName());
 
 TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
   const Folder folder;

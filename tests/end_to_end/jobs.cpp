@@ -21,7 +21,8 @@
 
 int hessian_mpi_main(int argc, char** argv);  // hessian_mpi.cpp, compiled with another name for its main
 
-// MPI starts once and ends once in a process: what hessian_mpi.cpp calls starts it with the first job, and main() ends it.
+// MPI starts once and ends once in a process: what hessian_mpi.cpp calls starts it with the first job, and main() ends
+// it.
 extern "C" int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
   int started = 0;
   PMPI_Initialized(&started);

@@ -71,6 +71,15 @@ TEST(Parts, ThatDoNotFitAreRefusedByName) {
   EXPECT_FALSE(std::filesystem::exists(folder / "hessian.h5"));
 }
 
+TEST(Parts, AreJoinedByAProgramThatTellsItsVersion) {
+  const Folder folder;
+  const auto told = join(folder, {"--version"});
+  EXPECT_EQ(told.exit_code, 0) << told.errors;
+  EXPECT_EQ(told.output.find("hessian_join "), 0U) << told.output;
+  EXPECT_NE(told.output.find("\nHDF5 "), std::string::npos) << told.output;
+  EXPECT_NE(join(folder, {"--help"}).output.find("--version"), std::string::npos);
+}
+
 TEST(Parts, BeyondTheMatrixAreRefused) {
   const Folder folder;
   const auto finished = run_program(2, job("part.h5", {"--rows", "400:476"}), folder.path());

@@ -115,7 +115,7 @@ TEST_P(Layers, AgreeWithRowsWithPyTorchAndOnAllNumbersOfRanks) {
       << "on " << ways[1].ranks << " and on " << ways[2].ranks << " ranks";
 }
 
-// The network of the example, smaller: its convolution is made row by row, its linear layer is factored.
+// The network of the example, smaller: its convolution is made by double-backward, its linear layer is factored.
 Words question(const std::string& method, const std::string& output, const Words& options = {}) {
   const auto folder = models() / "question";
   return Words{"--model", folder / "model.pt", "--data", folder / "data.h5", "--method",
@@ -253,10 +253,10 @@ TEST(LayersOfTheQuestion, SayWhichWayEachParameterTook) {
   const auto finished = run_program(1, question("auto", "result.h5"), folder.path());
   ASSERT_EQ(finished.exit_code, 0) << finished.errors;
   EXPECT_NE(finished.output.find("backward passes"), std::string::npos) << finished.output;
-  EXPECT_NE(finished.output.find("row by row takes fewer operations"), std::string::npos) << finished.output;
+  EXPECT_NE(finished.output.find("double-backward takes fewer operations"), std::string::npos) << finished.output;
   const auto methods = StoredFile(folder / "result.h5").attribute_text("/", "parameter_methods");
   EXPECT_NE(methods.find(": layers"), std::string::npos) << methods;
-  EXPECT_NE(methods.find(": rows, row by row takes fewer operations"), std::string::npos) << methods;
+  EXPECT_NE(methods.find(": rows, double-backward takes fewer operations"), std::string::npos) << methods;
 }
 
 TEST(LayersOfTheQuestion, HaveTheL2TermOnTheDiagonalOnceOnAnyRanks) {

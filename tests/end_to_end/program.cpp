@@ -159,9 +159,7 @@ Finished run_command(const std::vector<std::string>& command, const std::filesys
 }
 
 Words launch(int ranks, const Words& arguments, const Words& exported, const std::string& program) {
-  // As MPI_TEST_LAUNCH of tests/CMakeLists.txt.
-  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1",
-                "-n",    std::to_string(ranks)};
+  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
   for (const auto& variable : exported) command = command + Words{"-x", variable};
   return command + Words{program} + arguments;
 }

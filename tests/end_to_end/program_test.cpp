@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <ostream>
 
 #include "reference.hpp"
 #include "stored_file.hpp"
@@ -57,6 +58,10 @@ struct Run {
 std::string text_of(const Run& run) {
   return run.name + (run.model == "model.pt" ? "_pt_" : "_pt2_") + run.dtype +
          (run.batch_size ? "_batches_of_" + std::to_string(*run.batch_size) : "") + "_on_" + std::to_string(run.ranks);
+}
+
+std::ostream& operator<<(std::ostream& out, const Run& run) {
+  return out << text_of(run);
 }
 
 // Numbers of ranks go round from run to run, so that each number meets each kind of network somewhere.
@@ -118,8 +123,6 @@ void expect_agreement(const Run& run, const Finished& finished, const std::files
   EXPECT_EQ(file.attribute_integer("/", "complete"), 1);
 }
 
-const auto name_of_test = [](const testing::TestParamInfo<Run>& info) { return text_of(info.param); };
-
 class AgainstPyTorch : public testing::TestWithParam<Run> {
  protected:
   static void SetUpTestSuite() {
@@ -136,7 +139,7 @@ TEST_P(AgainstPyTorch, HessianGradientAndParametersAgree) {
   expect_agreement(GetParam(), batch->finished(name), batch->folder(name) / "result.h5");
 }
 
-INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorch, testing::ValuesIn(all_runs()), name_of_test);
+INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorch, testing::ValuesIn(all_runs()), testing::PrintToStringParamName());
 
 // Each by a start of its own, as users run it: both formats of networks and of data, both dtypes, batches, losses, and
 // each number of ranks.
@@ -157,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorchAlone,
                                          Run{"model_computes_loss", "model.pt2", "data.h5", "float32", 1, {}},
                                          Run{"several_heads", "model.pt2", "data.pt", "float32", 2, 2},
                                          Run{"float64_model", "model.pt2", "data.h5", "float64", 3, {}}),
-                         name_of_test);
+                         testing::PrintToStringParamName());
 
 TEST(Reference, EveryCaseThatWasMadeIsRun) {
   auto run = networks;

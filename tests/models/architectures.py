@@ -4,8 +4,8 @@
 usage: architectures.py OUT [NETWORK...]
 
 Writes one folder for each network, with the files of end_to_end_models.py, and at last the file `architectures` with
-their names. Where that is newer than the scripts, nothing is done again. The networks are written as their papers and
-PyTorch's own examples write them: no layer is chosen because it is easy to derive.
+their names. The networks are written as their papers and PyTorch's own examples write them: no layer is chosen because
+it is easy to derive.
 """
 
 import pathlib
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import end_to_end_models
 from end_to_end_models import Case, classes, write_case
 
 
@@ -321,14 +320,10 @@ ARCHITECTURES = [resnet, unet, efficientnet, gpt, vit, mixer, lstm, graph_networ
 def main(arguments: list[str]) -> None:
     out, names = pathlib.Path(arguments[0]), arguments[1:]
     known = {make.__name__: make for make in ARCHITECTURES}
-    finished = out / "architectures"
-    newest = max(pathlib.Path(script).stat().st_mtime for script in (__file__, end_to_end_models.__file__))
-    if not names and finished.exists() and finished.stat().st_mtime > newest:
-        return
     for name in names or known:
         write_case(known[name], out)
     if not names:
-        finished.write_text("".join(name + "\n" for name in known))
+        (out / "architectures").write_text("".join(name + "\n" for name in known))
 
 
 if __name__ == "__main__":

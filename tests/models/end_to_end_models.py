@@ -12,7 +12,6 @@ Writes one folder for each case:
                         ggn where there are outputs before the loss, fisher where the samples' losses are known
 
 and the folder usage/ with files that a user might hand in by mistake, and at last the file `cases` with the names of all cases.
-Where that is newer than this script, nothing is done again.
 
 References come from torch.autograd.functional.hessian in float64, on the loss as a function of the flat vector of parameters.
 Weights and data are exact in float32, so one reference serves both dtypes.
@@ -842,14 +841,11 @@ def write_usage_files(folder: pathlib.Path) -> None:
 def main(arguments: list[str]) -> None:
     out, names = pathlib.Path(arguments[0]), arguments[1:]
     known = {make.__name__: make for make in CASES}
-    finished = out / "cases"
-    if not names and finished.exists() and finished.stat().st_mtime > pathlib.Path(__file__).stat().st_mtime:
-        return
     for name in names or known:
         write_case(known[name], out)
     if not names:
         write_usage_files(out / "usage")
-        finished.write_text("".join(name + "\n" for name in known))
+        (out / "cases").write_text("".join(name + "\n" for name in known))
 
 
 if __name__ == "__main__":

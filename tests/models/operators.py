@@ -13,8 +13,7 @@ Writes the folder OUT/operators/ with one folder for each case:
   options, options2   what the program is to be told beside model, data and output, for either format
   reference.h5 hessian, and attributes: loss_value, and `oracle` that says what the Hessian is believed for
 
-and at last the file `cases`, a line for each: its name, a tab, what it is about. Where that is newer than these scripts,
-nothing is done again.
+and at last the file `cases`, a line for each: its name, a tab, what it is about.
 
 Two oracles have to agree, both in float64 and in eager mode: PyTorch's double-backward, and differences of the gradient
 in three random directions, or in all where those are the reference.
@@ -648,18 +647,14 @@ def check_coverage(found: set[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     out = pathlib.Path(arguments[0]) / "operators"
-    finished = out / "cases"
-    newest = max(s.stat().st_mtime for s in pathlib.Path(__file__).parent.glob("operator*.py"))
     chosen = [k for k, case in enumerate(all_cases()) if not arguments[1:] or case.name in arguments[1:]]
-    if not arguments[1:] and finished.exists() and finished.stat().st_mtime > newest:
-        return
     with multiprocessing.Pool() as pool:
         results = pool.starmap(write_case, [(k, out) for k in chosen], chunksize=4)
     if arguments[1:]:
         print("".join(line for line, _ in results))
         return
     check_coverage(set().union(*(classes for _, classes in results)))
-    finished.write_text("".join(line for line, _ in results))
+    (out / "cases").write_text("".join(line for line, _ in results))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ Writes the folder OUT/random/ with one folder for each of COUNT networks (defaul
   options                 what the program is to be told beside the output: one argument a line, @CASE@ is the folder
   reference.h5            hessian, gradient and loss_value in float64
 
-and at last the file `cases`, a line for each: its name, then what it is about. Where that is newer than these scripts,
-and for as many networks, nothing is done again.
+and at last the file `cases`, a line for each: its name, then what it is about.
 
 Each part in random_blocks.py is the theme of one of the first 164 networks at least; all else is drawn. A draw is
 dropped, and drawn again, where the matrix would be too large or float32 is too coarse for it.
@@ -662,22 +661,12 @@ def write_first_that_fits(number: int, theme: Theme, out: pathlib.Path) -> str:
     raise RuntimeError(f"no network about {theme} fits")
 
 
-def is_done(finished: pathlib.Path, count: int) -> bool:
-    scripts = pathlib.Path(__file__).parent.glob("random_*.py")
-    if not finished.exists() or finished.stat().st_mtime <= max(s.stat().st_mtime for s in scripts):
-        return False
-    return len(finished.read_text().splitlines()) == count
-
-
 def main(arguments: list[str]) -> None:
     out, count = pathlib.Path(arguments[0]) / "random", int(arguments[1]) if len(arguments) > 1 else 208
-    finished = out / "cases"
-    if is_done(finished, count):
-        return
     draws = zip(range(count), itertools.cycle(themes()), itertools.repeat(out))
     with multiprocessing.Pool() as pool:
         lines = pool.starmap(write_first_that_fits, draws, chunksize=1)
-    finished.write_text("".join(lines))
+    (out / "cases").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,8 @@ TEST(TogetherUntilDone, DoesAllPiecesInOrderHoweverManyARankHas) {
     return std::min<std::size_t>(2, count - place);
   };
   int meetings = 0;
-  const auto go_on = [&] {
-    ++meetings;
-    return true;
-  };
-  together_until_done(count, take_two, go_on, world);
+  together_until_done(
+      count, take_two, [&] { ++meetings; }, world);
   std::vector<std::size_t> expected;
   for (std::size_t place = 0; place < count; place += 2) expected.push_back(place);
   EXPECT_EQ(places, expected);
@@ -33,11 +30,14 @@ TEST(TogetherUntilDone, DoesAllPiecesInOrderHoweverManyARankHas) {
   EXPECT_EQ(world.max(std::int64_t{meetings}), meetings);
 }
 
-TEST(TogetherUntilDone, DoesNothingWhereItIsNotToGoOn) {
+TEST(TogetherUntilDone, DoesNothingWhereItIsToStop) {
   const auto world = Communicator::world();
-  const auto take = [](std::size_t) -> std::size_t { throw RunError("was called"); };
-  together_until_done(
-      3, take, [] { return false; }, world);
+  int taken = 0;
+  const auto take = [&](std::size_t) -> std::size_t { return ++taken; };
+  EXPECT_THROW(together_until_done(
+                   3, take, [] { throw AgreedError(ExitCode::stopped, "stopped"); }, world),
+               AgreedError);
+  EXPECT_EQ(taken, 0);
 }
 
 TEST(TogetherUntilDone, EndsOnAllRanksWhereOneFails) {
@@ -47,7 +47,7 @@ TEST(TogetherUntilDone, EndsOnAllRanksWhereOneFails) {
     return 1;
   };
   EXPECT_THROW(together_until_done(
-                   2, take, [] { return true; }, world),
+                   2, take, [] {}, world),
                AgreedError);
 }
 

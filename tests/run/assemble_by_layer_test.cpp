@@ -33,14 +33,14 @@ TEST(LayeredAssembly, LooksForAStopBeforeThePassesOfLayers) {
   const auto options = parse_options(1, words);
   const network::DifferentiableKernels kernels(torch::kCPU, 1);
   const network::Problem problem = load_problem(options, options.dtype);
-  Job job = job_of(options, problem);
-  plan_rows(job);
+  const Job job = plan_job(options, problem, matrix_of_job(options, problem));
   ASSERT_EQ(job.plan.steps.size(), 2U);
-  const auto unfactored = unfactored_rows_engine(job);
+  const auto unfactored = single_rows_engine(job);
   auto assembly = assembly_of(job, all_blocks(job), *unfactored, world);
-  const system::StopRequest stop;
+  const system::StopRequest request;
+  const ranks::StopPoint stop(request, world);
   std::vector<file::BlockRecord> nothing(static_cast<std::size_t>(job.matrix.grid.count()));
-  ASSERT_EQ(assembly.prepare("", nothing, stop), 0);
+  assembly.prepare("", nothing, stop);
 
   int steps = 0;
   const auto stopped_on_one_rank_after_the_first = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
@@ -49,7 +49,13 @@ TEST(LayeredAssembly, LooksForAStopBeforeThePassesOfLayers) {
     return Assembled();
   };
   constexpr std::uint64_t memory = std::uint64_t{1} << 30;
-  EXPECT_EQ(assembly.assemble(stopped_on_one_rank_after_the_first, memory, stop).stopped, SIGUSR1);
+  try {
+    assembly.assemble(stopped_on_one_rank_after_the_first, memory, stop);
+    ADD_FAILURE() << "was not stopped";
+  } catch (const ranks::AgreedError& error) {
+    EXPECT_EQ(error.code(), ExitCode::stopped);
+    EXPECT_STREQ(error.what(), "stopped by SIGUSR1");
+  }
   EXPECT_EQ(steps, 1);
 }
 

@@ -250,6 +250,24 @@ TEST(ConfigFiles, LoseAgainstTheCommandLine) {
   EXPECT_EQ(options.batch_size, 16);
 }
 
+TEST(ConfigFiles, LoseWhatTheCommandLineSaysOtherwise) {
+  const ConfigFile config("overwrite = true\ndiagonal = true\n");
+  EXPECT_TRUE(parsed({"--config", config.path()}).overwrite);
+  const auto resumed = parsed({"--config", config.path(), "--resume"});
+  EXPECT_TRUE(resumed.resume);
+  EXPECT_FALSE(resumed.overwrite);
+  EXPECT_EQ(resumed.entries, Entries::diagonal);
+  EXPECT_EQ(parsed({"--config", config.path(), "--blocks", "all"}).entries, Entries::all);
+  const ConfigFile to_resume("resume = true\nblocks = diagonal\n");
+  const auto overwriting = parsed({"--overwrite", "--diagonal", "--config", to_resume.path()});
+  EXPECT_TRUE(overwriting.overwrite);
+  EXPECT_FALSE(overwriting.resume);
+  EXPECT_EQ(overwriting.entries, Entries::diagonal);
+  expect_refused({"--resume", "--overwrite", "--config", config.path()}, {"--resume", "--overwrite"});
+  const ConfigFile both("overwrite = true\nresume = true\n");
+  expect_refused({"--config", both.path()}, {"--resume", "--overwrite"});
+}
+
 TEST(ConfigFiles, HoldPatterns) {
   const ConfigFile config("parameters = fc.*\nparameters = conv*\n");
   EXPECT_EQ(parsed({"--config", config.path()}).parameters, (std::vector<std::string>{"fc.*", "conv*"}));

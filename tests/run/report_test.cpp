@@ -99,11 +99,12 @@ TEST(Summary, TellsWhatTheRunHasDone) {
   EXPECT_EQ(line_of(told, "loss"), "1.609437912");
   EXPECT_EQ(line_of(told, "gradient norm"), "0.125");
   EXPECT_EQ(line_of(told, "largest |H|"), "12.5");
-  EXPECT_EQ(line_of(told, "blocks verified"), "32 of 1024");
+  EXPECT_EQ(line_of(told, "verified"), "32 of 1024 row blocks");
   EXPECT_EQ(line_of(told, "symmetry error"), "0  passed (at most 1e-08)");
   EXPECT_EQ(line_of(told, "row error"), "2.5e-07  failed (at most 1e-08)");
   EXPECT_EQ(line_of(told, "gradient error"), "not checked");
-  EXPECT_EQ(line_of(told, "difference error"), "0.5  kinks at this point, nothing to compare with (at most 0.0001)");
+  EXPECT_EQ(line_of(told, "difference error"),
+            "0.5  kinks: the loss has no derivative at this point, nothing to compare with (at most 0.0001)");
   EXPECT_EQ(line_of(told, "seconds"),
             "load 0.5, gradient 1.25, create 0.01, rows 8, write 2 (checkpoints 0.25), checks 3; in all 15");
   EXPECT_EQ(line_of(told, "rows a second"), "250");
@@ -119,10 +120,10 @@ TEST(Summary, TellsWhereTheFileIsNotComplete) {
 
 TEST(Summary, TellsWhatEarlierRunsHaveDone) {
   auto resumed = summary();
-  EXPECT_EQ(line_of(printed(resumed), "blocks resumed"), "");
+  EXPECT_EQ(line_of(printed(resumed), "resumed"), "");
   resumed.blocks_resumed = resumed.matrix.grid.count() / 2;
   const auto told = printed(resumed);
-  EXPECT_EQ(line_of(told, "blocks resumed"), "1000, computed by earlier runs");
+  EXPECT_EQ(line_of(told, "resumed"), "1000 row blocks, computed by earlier runs");
   EXPECT_EQ(line_of(told, "rows a second"), "125");
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-/// Copies of a finished file in another form: other numbers, symmetrised, packed, in chunks, compressed.
+/// Copies of a finished file in another form: other numbers, symmetrised, packed, in chunks, compressed; and of a
+/// packed one a whole one.
 
 #include <cstdint>
 #include <filesystem>

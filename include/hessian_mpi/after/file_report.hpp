@@ -20,7 +20,7 @@ namespace hessian_mpi::after {
 /// How the rows lie in the file.
 struct RowStorage {
   std::optional<hdf5::Chunks> chunks;             ///< in chunks
-  std::vector<std::filesystem::path> parts;       ///< in these files, as the file names them
+  std::vector<hdf5::RowsElsewhere> parts;         ///< in these files, as the file names them
   std::vector<std::filesystem::path> lost_parts;  ///< those of them that are not there
   std::optional<std::uint64_t> bytes;             ///< what the rows take; nothing where they lie in parts
   bool is_plain() const { return !chunks && parts.empty(); }
@@ -50,6 +50,12 @@ double largest_entry(const file::StoredLayout& stored);
 file::CheckFigure stored_check(const file::Attributes& attributes, const std::string& name);
 /// Runs of rows of damaged blocks.
 std::vector<Rows> damaged_rows(const FileReport& report);
+/// Those of them that lie in part files, with the file.
+struct DamagedPart {
+  std::filesystem::path file;
+  std::vector<Rows> rows;
+};
+std::vector<DamagedPart> damaged_parts(const FileReport& report);
 
 void print(std::ostream& out, const FileReport& report);
 /// The same as JSON; what is not a number is null.

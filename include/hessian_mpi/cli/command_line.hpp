@@ -15,4 +15,7 @@ std::string options_of_job(const std::string& command_line);
 /// The command line that goes on with a job begun by this one.
 std::string command_line_to_resume(const std::string& command_line);
 
+/// The command line that goes on with a file of all rows, of which this one has made a part.
+std::string command_line_for_whole(const std::string& command_line_of_part, const std::string& file);
+
 }  // namespace hessian_mpi::cli

@@ -36,6 +36,9 @@ void rewrite_blocks(hdf5::File& file, const std::vector<StoredBlock>& blocks);
 /// Reads the table. on_disk says what was so at the end of the file's last run. Throws InputError where it is damaged.
 std::vector<StoredBlock> read_blocks(const hdf5::File& file);
 
+/// Whether they are the blocks of the grid: those of parts need not be.
+bool are_of_grid(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid);
+
 /// The records of blocks that were read from the file. Throws InputError where they are not those of the grid.
 std::vector<BlockRecord> records_of(const std::vector<StoredBlock>& blocks, const matrix::BlockGrid& grid,
                                     const std::filesystem::path& path);

@@ -35,6 +35,12 @@ BlockCheck verify_stored_blocks(const std::filesystem::path& file, const matrix:
                                 const std::function<void(std::int64_t)>& visited,
                                 const ranks::Communicator& communicator);
 
+/// Collective. The same for a packed upper triangle (RowLayout of hessian_file.hpp).
+BlockCheck verify_packed_blocks(const std::filesystem::path& file, const matrix::MatrixShape& matrix,
+                                const std::vector<StoredBlock>& blocks,
+                                const std::function<void(std::int64_t)>& visited,
+                                const ranks::Communicator& communicator);
+
 /// Rows drawn at random, in order, some from every parameter that the part of the matrix holds: 64 or more where there
 /// are as many. The same for the same arguments.
 std::vector<std::int64_t> sample_for_symmetry(const matrix::ParameterIndex& index, const Rows& part);

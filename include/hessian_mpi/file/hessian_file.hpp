@@ -96,6 +96,7 @@ struct StoredLayout {
   Attributes attributes;            ///< without those that HessianLayout leaves to the file
   std::vector<StoredBlock> blocks;  ///< on_disk as of the end of the file's last run
   bool complete = false;
+  bool packed = false;  ///< the upper triangle of matrix alone (RowLayout)
   HessianLayout layout() const { return {index, matrix, dtype, value, gradient, attributes}; }
 };
 
@@ -104,6 +105,7 @@ struct Needed {
   bool complete = true;     ///< its job has come to the end
   bool all_entries = true;  ///< not diagonal blocks or the diagonal alone
   bool all_rows = true;     ///< not a part
+  bool unpacked = true;     ///< not the upper triangle alone
 };
 
 /// Not collective. Throws InputError where there is no such file, where it is damaged, none of hessian_mpi's, or not

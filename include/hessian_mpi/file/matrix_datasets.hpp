@@ -26,6 +26,12 @@ struct MatrixDataset {
 /// The dataset or group that has the order and the offsets of parameters as attributes.
 const char* matrix_object(Entries entries);
 
+/// Where row `row` of a packed upper triangle begins: H[i, i:] of every row i, one after the other. In numbers from the
+/// first; that of row n is how many there are.
+constexpr std::int64_t packed_begin(std::int64_t row, std::int64_t n) {
+  return row * n - row * (row - 1) / 2;
+}
+
 /// Which entries a file has, told by the objects in it.
 Entries entries_in(const hdf5::File& file);
 

@@ -50,7 +50,8 @@ struct Tile {
   std::uint64_t columns = 0;
 };
 
-/// Rows of a dataset that lie in a dataset of the same name in another file, from its first row on.
+/// Rows of a dataset that lie in a dataset of another file, from its first row on; what this project writes has them
+/// under the same name.
 struct RowsElsewhere {
   std::filesystem::path file;  ///< relative to the folder of the file that refers to it
   std::uint64_t begin = 0;
@@ -110,8 +111,8 @@ class File {
   /// The chunks of a two-dimensional dataset; nothing where it is not stored in chunks.
   std::optional<Chunks> chunks(const std::string& dataset) const;
 
-  /// Files that hold the elements of a virtual dataset, as it names them, each once; none of another dataset.
-  std::vector<std::filesystem::path> source_files(const std::string& dataset) const;
+  /// Where the rows of a virtual dataset lie, as it says; nothing of another dataset.
+  std::vector<RowsElsewhere> rows_elsewhere(const std::string& dataset) const;
 
   void create_group(const std::string& name);
   /// A contiguous dataset whose space is allocated now and never filled.

@@ -34,13 +34,13 @@ class LayerFactors final : public engines::Engine {
   /// the rows of the step that this rank is going to ask for, in order. columns: what rows of earlier steps have in
   /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
   /// of the sums over samples. What is asked for is all columns, or some of those of the step's own layers. memory:
-  /// bytes for what passes find; more of them are made again where it is small. go_on: asked by all ranks before the
-  /// first pass for J and after each second of them, where J is kept; the same on all. Where it says no, the engine
-  /// must not be used. Problem, step, columns and others must outlive the engine.
+  /// bytes for what passes find; more of them are made again where it is small. between: called by all ranks before the
+  /// first pass for J and after each second of them, where J is kept; throws, on all of them, to end it. Problem, step,
+  /// columns and others must outlive the engine.
   LayerFactors(
       const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
       const EarlierColumns& columns, engines::Engine& others, Precision accumulate, std::uint64_t memory,
-      const ranks::Communicator& communicator, const std::function<bool()>& go_on = [] { return true; });
+      const ranks::Communicator& communicator, const std::function<void()>& between = [] {});
   ~LayerFactors() override;
   LayerFactors(const LayerFactors&) = delete;
   LayerFactors& operator=(const LayerFactors&) = delete;

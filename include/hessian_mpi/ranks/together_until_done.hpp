@@ -9,9 +9,9 @@
 namespace hessian_mpi::ranks {
 
 /// Collective over the communicator. Each rank has `count` pieces of work of its own: take(k) does some from the k-th
-/// on and returns how many. go_on: called by all ranks before the first second and after each; collective itself, and
-/// the same on all of them: false, or what it throws, ends the work. What take throws on a rank is thrown on all.
+/// on and returns how many. between: called by all ranks before the first second and after each; what it throws, on all
+/// of them, ends the work, as a StopPoint does. What take throws on a rank is thrown on all.
 void together_until_done(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
-                         const std::function<bool()>& go_on, const Communicator& communicator);
+                         const std::function<void()>& between, const Communicator& communicator);
 
 }  // namespace hessian_mpi::ranks

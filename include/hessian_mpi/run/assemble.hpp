@@ -12,7 +12,7 @@
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
-#include "hessian_mpi/system/stop.hpp"
+#include "hessian_mpi/ranks/stop_point.hpp"
 
 namespace hessian_mpi::run {
 
@@ -22,7 +22,6 @@ struct Assembled {
   double compute_seconds = 0;                ///< partly at the same time as writing
   double write_seconds = 0;                  ///< writing and checkpoints
   double checkpoint_seconds = 0;             ///< checkpoints alone
-  int stopped = 0;  ///< the reason (StopRequest) why some blocks were not computed; the same on all ranks
 };
 
 /// Computed and written at once, where rows are not longer. Larger buffers write no faster, and leave the cache before
@@ -45,8 +44,8 @@ struct Assignment {
 /// asked to stop. Blocks with numbers that are not finite are not marked. A failure on any rank is thrown on all, as
 /// RunError; what was written before is marked then.
 Assembled assemble(engines::Engine& engine, const Assignment& assignment, file::HessianWriter& writer,
-                   file::Checkpoint& checkpoint, const system::StopRequest& stop,
-                   const ranks::Communicator& communicator, cli::Progress& progress);
+                   file::Checkpoint& checkpoint, const ranks::StopPoint& stop, const ranks::Communicator& communicator,
+                   cli::Progress& progress);
 
 /// Largest absolute number among `count` finite ones, and whether there is one that is not finite. One pass over bits.
 struct Magnitude {

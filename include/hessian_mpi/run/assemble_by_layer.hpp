@@ -28,7 +28,7 @@ class LayeredAssembly {
 
   /// For each step the blocks that it completes, those with rows of it and of no later step, shared by what their rows
   /// cost.
-  const std::vector<matrix::SharedBlocks>& phases() const { return phases_; }
+  const std::vector<matrix::SharedBlocks>& shares() const { return shares_; }
 
   /// What makes the rows of the first step.
   const engines::Engine& unfactored() const { return unfactored_; }
@@ -37,15 +37,15 @@ class LayeredAssembly {
   std::uint64_t bytes(std::uint64_t factors) const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
-  /// and makes those of the first step that its phase does not make. Before the file is opened for writing. Returns the
-  /// reason where it was asked to stop.
-  int prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-              const system::StopRequest& stop);
+  /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. Throws
+  /// where it is asked to stop.
+  void prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+               const ranks::StopPoint& stop);
 
-  /// Collective, after prepare(). Has each phase's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
+  /// Collective, after prepare(). Has each step's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
   /// with the engine of their step. memory: bytes for factors that can be made again.
   using AssembleBlocks = std::function<Assembled(engines::Engine& engine, const matrix::SharedBlocks& blocks)>;
-  Assembled assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory, const system::StopRequest& stop);
+  Assembled assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory, const ranks::StopPoint& stop);
 
  private:
   class KeptRows;
@@ -54,8 +54,8 @@ class LayeredAssembly {
     std::vector<Rows> rows;                         // that it makes in all
     std::vector<Rows> loose;                        // needed as columns, but outside the part that is to be made
     std::vector<std::vector<Rows>> own;             // for each rank the rows that it makes
-    std::vector<Rows> kept;                         // of this rank's those in its blocks of later phases
-    std::vector<Rows> beside;                       // and all that it makes beside the phase
+    std::vector<Rows> kept;                         // of this rank's those in its blocks of later steps
+    std::vector<Rows> beside;                       // and all that it makes beside its blocks
     std::optional<layers::EarlierColumns> columns;  // of the steps before
     bool active = false;                            // some rank makes some of its rows
     bool is_column = false;                         // later steps need its rows
@@ -63,23 +63,20 @@ class LayeredAssembly {
   void share_blocks(const matrix::BlockList& missing);
   void find_rows(std::size_t s);
   std::vector<layers::EarlierColumns*> columns_after(std::size_t s);
-  int take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
-              const system::StopRequest& stop);
-  int read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::size_t s,
-                const system::StopRequest& stop);
-  int agreed_reason(const system::StopRequest& stop) const;
-  int until_done_or_stopped(std::size_t count, const std::function<std::size_t(std::size_t)>& take,
-                            const system::StopRequest& stop) const;
+  void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
+               const ranks::StopPoint& stop);
+  void read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::size_t s,
+                 const ranks::StopPoint& stop);
 
   const network::Problem& problem_;
   const layers::LayerPlan& plan_;
   matrix::MatrixShape matrix_;
   Precision accumulate_;
   const ranks::Communicator& communicator_;
-  std::vector<matrix::SharedBlocks> phases_;
+  std::vector<matrix::SharedBlocks> shares_;
   std::vector<Step> steps_;
   engines::Engine& unfactored_;
-  std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later phases
+  std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later steps
 };
 
 }  // namespace hessian_mpi::run

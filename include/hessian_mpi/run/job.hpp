@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <variant>
 
 #include "hessian_mpi/engines/engine.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
@@ -17,31 +18,42 @@
 
 namespace hessian_mpi::run {
 
+/// How rows are made that no layer's factors make: one by one, or, those of a matrix J^T A J, as products of J, which
+/// takes a pass for each output (jacobian_factors.hpp).
+struct SingleRows {};
+struct RowsFromOutputs {
+  std::int64_t outputs;
+};
+using UnfactoredRows = std::variant<SingleRows, RowsFromOutputs>;
+
 /// Options and problem must outlive it.
 struct Job {
   const Options& options;
   const network::Problem& problem;
   matrix::MatrixShape matrix;
   layers::LayerPlan plan;
-  std::int64_t outputs = 0;  ///< of a Gauss-Newton or Fisher matrix, where its rows come of their derivatives
+  UnfactoredRows unfactored;
 };
 
-/// The job without a plan. Throws InputError where --rows names rows that the matrix does not have.
-Job job_of(const Options& options, const network::Problem& problem);
+/// What the job's file is to hold. Throws InputError where --rows names rows that the matrix does not have.
+matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem& problem);
 
-/// Adds what takes derivatives: the plan, and outputs.
-void plan_rows(Job& job);
+/// Not collective; the same on all ranks. Takes derivatives to plan how rows are made.
+Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix);
 
 /// Of the sums over samples.
 Precision accumulation(const Job& job);
 
-/// What makes rows one by one.
-std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job);
+/// How many outputs the rows of a Gauss-Newton or Fisher matrix are made from; 0 where they are not.
+std::int64_t outputs_of(const Job& job);
+
+/// What makes rows one by one, whatever the plan: double-backward, or of J^T A J a row (jacobian_rows.hpp).
+std::unique_ptr<engines::Engine> single_rows_engine(const Job& job);
 
 /// Collective. What makes the rows of the plan's first step, which are all where no layers are factored. between: as
 /// JacobianFactors has it, where that is what makes them.
-std::unique_ptr<engines::Engine> row_engine(const Job& job, const ranks::Communicator& world,
-                                            const std::function<void()>& between);
+std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job, const ranks::Communicator& world,
+                                                        const std::function<void()>& between);
 
 matrix::BlockList all_blocks(const Job& job);
 

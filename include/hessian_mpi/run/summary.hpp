@@ -68,8 +68,8 @@ struct Forecast {
 /// Seconds of the whole job on so many ranks.
 double seconds_of_job(const Forecast& forecast, int ranks);
 
-/// Wall seconds of the phases of a run, on the slowest rank.
-struct PhaseSeconds {
+/// Wall seconds of the stages of a run, on the slowest rank.
+struct StageSeconds {
   double load = 0;      ///< model and data from their files
   double gradient = 0;  ///< loss, gradient, and the probe of second derivatives
   double create = 0;    ///< making the file and taking its space
@@ -90,7 +90,7 @@ struct Summary {
   double gradient_norm = 0;
   double largest = 0;
   file::CheckFigures checks;
-  PhaseSeconds seconds;
+  StageSeconds seconds;
   std::uint64_t peak_memory = 0;  ///< of the largest rank, bytes
 };
 

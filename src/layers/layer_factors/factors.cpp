@@ -29,12 +29,12 @@ void append(const Tensor& tensor, std::vector<Number>& numbers) {
 
 template <class Number>
 Factors<Number>::Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory,
-                         const ranks::Communicator& communicator, const std::function<bool()>& go_on)
+                         const ranks::Communicator& communicator, const std::function<void()>& between)
     : forward_(problem, step), memory_(memory) {
   communicator.together([&] { read_layers(); });
   std::vector<typename InputDerivatives<Number>::Layer> seen;
   for (const auto& layer : layers_) seen.push_back({layer.elements, layer.positions, layer.outputs, layer.upstream});
-  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator, go_on);
+  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator, between);
 }
 
 template <class Number>

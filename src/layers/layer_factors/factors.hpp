@@ -55,10 +55,10 @@ template <class Number>
 class Factors {
  public:
   /// Collective over the communicator, over which the passes for J are split. memory: bytes for J and for what outputs
-  /// have; what does not fit is made again when it is asked for. go_on: as for LayerFactors. Problem and step must
+  /// have; what does not fit is made again when it is asked for. between: as for LayerFactors. Problem and step must
   /// outlive the factors.
   Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory,
-          const ranks::Communicator& communicator, const std::function<bool()>& go_on);
+          const ranks::Communicator& communicator, const std::function<void()>& between);
 
   std::int64_t units() const { return units_; }
   std::size_t size() const { return layers_.size(); }

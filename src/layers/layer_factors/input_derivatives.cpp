@@ -15,10 +15,11 @@ using torch::Tensor;
 template <class Number>
 InputDerivatives<Number>::InputDerivatives(StepForward& forward, std::vector<Layer> layers,
                                            std::vector<std::int64_t> unit_begins, std::uint64_t memory,
-                                           const ranks::Communicator& communicator, const std::function<bool()>& go_on)
+                                           const ranks::Communicator& communicator,
+                                           const std::function<void()>& between)
     : forward_(forward), layers_(std::move(layers)), unit_begins_(std::move(unit_begins)), memory_(memory) {
   kept_ = communicator.max(std::int64_t{bytes() > memory_}) == 0;
-  if (kept_) make_all(communicator, go_on);
+  if (kept_) make_all(communicator, between);
 }
 
 template <class Number>
@@ -49,7 +50,7 @@ std::int64_t InputDerivatives<Number>::passes_of(std::size_t l) const {
 }
 
 template <class Number>
-void InputDerivatives<Number>::make_all(const ranks::Communicator& communicator, const std::function<bool()>& go_on) {
+void InputDerivatives<Number>::make_all(const ranks::Communicator& communicator, const std::function<void()>& between) {
   struct Pass {
     std::int64_t batch;
     std::size_t layer;
@@ -83,10 +84,8 @@ void InputDerivatives<Number>::make_all(const ranks::Communicator& communicator,
     });
     return std::size_t{1};
   };
-  bool going_on = true;
-  ranks::together_until_done(
-      own.size(), run_next, [&] { return going_on = go_on(); }, communicator);
-  if (going_on) share_all(communicator);
+  ranks::together_until_done(own.size(), run_next, between, communicator);
+  share_all(communicator);
 }
 
 template <class Number>

@@ -30,7 +30,7 @@ class InputDerivatives {
   /// beside as many for what is made again. go_on: asked by all ranks between passes, see together_until_done(). The
   /// forward must outlive the object.
   InputDerivatives(StepForward& forward, std::vector<Layer> layers, std::vector<std::int64_t> unit_begins,
-                   std::uint64_t memory, const ranks::Communicator& communicator, const std::function<bool()>& go_on);
+                   std::uint64_t memory, const ranks::Communicator& communicator, const std::function<void()>& between);
 
   /// Bytes of all of them.
   std::uint64_t bytes() const;
@@ -49,7 +49,7 @@ class InputDerivatives {
   std::int64_t of_unit(std::size_t m) const { return layers_[m].positions * layers_[m].outputs; }
   std::int64_t passes_of(std::size_t l) const;
   std::size_t place_in_upstream(std::size_t l, std::size_t m) const;
-  void make_all(const ranks::Communicator& communicator, const std::function<bool()>& go_on);
+  void make_all(const ranks::Communicator& communicator, const std::function<void()>& between);
   void share_all(const ranks::Communicator& communicator);
   /// An element of a batch's units by the outputs of the layer upstream at this place: [u][t][outputs].
   using Take = std::function<void(std::size_t place, std::int64_t element, const Number* numbers)>;
