@@ -264,7 +264,7 @@ check_format() {
   run clang-format --dry-run -Werror "${sources[@]}"
 }
 
-# LibTorch's headers take clang-tidy half a minute a source, and it reads no header that g++ precompiled: `test` checks
+# LibTorch's headers take clang-tidy most of a minute a source, and it reads no header that g++ precompiled: `test` checks
 # the sources that have neither, `tidy` all.
 sources_without_torch() {
   comm -12 \
