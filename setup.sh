@@ -191,14 +191,14 @@ compilers() {
 }
 
 # What remains of a build: on a terminal in one line that changes, in a log in a line at each tenth. A source with LibTorch
-# takes five times as long as another; how long that is, is known once some are done, and until then taken from a machine
-# of 2026. First it reads what Ninja would do, then, after an empty line, what it does. Words of compilers are passed on.
+# takes five times as long as another; how long that is, is known once some are done, and taken for 2.5 s before. It reads
+# what Ninja would do, and after an empty line what it does. What compilers say is passed on.
 show_progress() {
   awk -v compilers="$1" -v terminal="$([[ -t 2 ]] && echo 1)" '
-    function weight() { return !/Building/ ? 0.1 : /\/(network|engines|layers|run)\// ? 5 : 1 }
+    function weight() { return !/Building/ ? 1 : /\/(network|engines|layers|run)\// ? 50 : 10 }
     function show(line) { if (terminal) printf "\r\033[K%s", line; else print line; fflush() }
     function about(seconds) { return seconds < 90 ? sprintf("%.0f s", seconds) : sprintf("%.0f min", seconds / 60) }
-    /^$/ && !building { building = 1; if (all) show("build: " steps " steps, about " about(2.5 * all / compilers)); next }
+    /^$/ && !building { building = 1; if (all) show("build: " steps " steps, about " about(all / 4 / compilers)); next }
     !building { if (/^\[/) { all += weight(); steps++ } next }
     !/^#/ { print (terminal ? "\r\033[K" : "") $0; fflush(); next }
     {
