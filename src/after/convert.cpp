@@ -8,6 +8,7 @@
 #include <cstring>
 #include <iostream>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "hessian_mpi/base/checksum.hpp"
@@ -22,6 +23,7 @@
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 
 namespace hessian_mpi::after {
@@ -403,17 +405,27 @@ Converted convert(const ConvertOptions& options, const ranks::Communicator& comm
     expect_another(options);
     return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
-  auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
+  std::unique_ptr<system::UnfinishedFile> unfinished;  // on root
+  communicator.on_root([&] { unfinished = std::make_unique<system::UnfinishedFile>(options.output); });
+  auto to_unfinished = options;
+  to_unfinished.output = communicator.from_root(unfinished ? unfinished->path().string() : std::string());
+  auto copy = communicator.together([&] { return copy_of(to_unfinished, source, communicator); });
   communicator.on_root([&] {
-    file::create_copy(options.output,
+    const auto bytes = copy.chunks ? 0 : copy.place(copy.matrix.grid.part().end);
+    file::check_room_for(options.output, static_cast<std::uint64_t>(bytes), options.overwrite);
+    file::create_copy(to_unfinished.output,
                       {source.index, copy.matrix, source.dtype, source.value, source.gradient, attributes_of(copy)},
-                      {copy.blocks, copy.chunks, options.triangle}, options.overwrite);
+                      {copy.blocks, copy.chunks, options.triangle}, /*replace=*/false);
   });
   try {
-    return fill(copy, communicator);
+    const auto converted = fill(copy, communicator);
+    communicator.on_root([&] { unfinished->publish(options.output, options.overwrite); });
+    return converted;
   } catch (const ranks::AgreedError&) {
+    throw;
+  } catch (...) {  // on this rank alone, which is going to end the others
     std::error_code ignored;
-    if (communicator.is_root()) std::filesystem::remove(options.output, ignored);
+    std::filesystem::remove(to_unfinished.output, ignored);
     throw;
   }
 }

@@ -193,6 +193,11 @@ std::vector<system::Extent> matrix_in_file(const std::filesystem::path& path) {
   return extents;
 }
 
+bool is_in_chunks(const std::filesystem::path& path) {
+  const auto file = hdf5::File::open_to_read(path);
+  return file.chunks(MatrixDatasets(file).name()).has_value();
+}
+
 // --- reading back ---------------------------------------------------------------------------------------------------
 
 void expect_shape(const hdf5::File& file, const std::string& name, const std::vector<std::uint64_t>& shape) {
@@ -385,15 +390,19 @@ void create_copy(const std::filesystem::path& path, const HessianLayout& layout,
 
 void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
                  const Attributes& attributes) {
-  auto file = hdf5::File::open_to_write(path);
-  rewrite_blocks(file, blocks);
-  set_attributes(file, "/", attributes);
-  file.close();
-  system::bring_to_disk(path);
-  file = hdf5::File::open_to_write(path);
-  file.set_attribute("/", "complete", std::int64_t{1});
-  file.close();
-  system::bring_to_disk(path);
+  const auto finish = [&](const std::filesystem::path& at) {
+    auto file = hdf5::File::open_to_write(at);
+    rewrite_blocks(file, blocks);
+    set_attributes(file, "/", attributes);
+    file.set_attribute("/", "complete", std::int64_t{1});
+    file.close();
+  };
+  if (is_in_chunks(path)) {  // which lie anywhere between metadata
+    finish(path);
+    system::bring_to_disk(path);
+  } else {
+    system::edit_unfinished(path, matrix_in_file(path), finish);
+  }
 }
 
 void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,

@@ -20,12 +20,25 @@ hdf5::File open_together(const std::filesystem::path& path, const ranks::Communi
   return std::move(*file);
 }
 
+// Collective. A step of HDF5 on all ranks. Where HDF5 gives chunks their places, ranks agree on them inside, and one
+// that fails leaves the others waiting there for ever: its error is then its own, and ends all of them.
+template <class Step>
+void collectively(const hdf5::File& file, const MatrixDatasets& datasets, const ranks::Communicator& communicator,
+                  const Step& step) {
+  if (file.chunks(datasets.name())) {
+    step();
+  } else {
+    communicator.together(step);
+  }
+}
+
 }  // namespace
 
 HessianWriter::HessianWriter(const std::filesystem::path& path, matrix::MatrixShape matrix,
                              const ranks::Communicator& communicator)
     : file_(open_together(path, communicator)),
-      datasets_(communicator.together([&] { return MatrixDatasets(file_); })),
+      // Not from file_: a dataset in chunks takes its space where it is opened, collectively (see collectively()).
+      datasets_(communicator.together([&] { return MatrixDatasets(hdf5::File::open_to_read(path)); })),
       offsets_(file_, matrix.storage),
       writeback_(communicator.together([&] { return system::EarlyWriteback(path); })),
       matrix_(std::move(matrix)),
@@ -47,7 +60,7 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
                           " to ", part.end));
     }
   });
-  communicator_.together([&] {
+  collectively(file_, datasets_, communicator_, [&] {
     const auto row = rows.count() == 0 ? part.begin : rows.begin;
     const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
     if (matrix_.entries == Entries::all) {
@@ -71,7 +84,7 @@ void HessianWriter::sync() {
 
 void HessianWriter::close() {
   sync();
-  communicator_.together([&] { file_.close(); });
+  collectively(file_, datasets_, communicator_, [&] { file_.close(); });
   open_ = false;
 }
 

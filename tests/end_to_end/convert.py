@@ -3,16 +3,17 @@
 
 usage: convert.py PROGRAM LAUNCH...
 
-LAUNCH is mpirun with its options but for the number of ranks.
+LAUNCH is mpirun with its options but for the number of ranks. FAULT_LIBRARY in the environment: that of fault.cpp.
 """
 
+import errno
 import pathlib
 
 import fabricated_file
 import h5py
 import numpy as np
 from fabricated_file import xxh3
-from tool import Tool, run_tests
+from tool import Tool, fault, run_tests
 
 SHAPES = {"conv.weight": (6, 1, 3, 3), "fc.weight": (4, 30), "fc.bias": (4,)}
 N = 54 + 120 + 4
@@ -207,10 +208,19 @@ def test_a_failure_in_chunks_ends_all_ranks(convert: Tool) -> None:
         file["hessian"][100, 100] = np.inf
     finished = convert.run(3, "h.h5", "copy.h5", "--gzip", "1")
     assert finished.returncode != 0 and "infinity" in finished.stderr, finished
-    copy = convert.folder / "copy.h5"
-    if copy.exists():
-        with h5py.File(copy) as file:
-            assert file.attrs["complete"] == 0
+    assert not list(convert.folder.glob("*copy*")), finished
+
+
+def test_a_disk_that_fails_ends_all_ranks_and_leaves_what_was_there(convert: Tool) -> None:
+    write(convert, np.float64)
+    (convert.folder / "copy.h5").write_text("old")
+    chunks = ["--gzip", "1"]
+    for options, rank, at in (([], 0, 2), ([], 1, 3), (chunks, 0, 2), (chunks, 1, 1), (chunks, 1, 3)):
+        variables = fault("pwrite", rank, at, errno.ENOSPC, "copy.h5")
+        finished = convert.run(2, "h.h5", "copy.h5", "--overwrite", *options, variables=variables)
+        errors = [line for line in finished.stderr.splitlines() if line.startswith("hessian_convert:")]
+        assert finished.returncode == 1 and len(errors) == 1, (options, rank, at, finished)
+        assert (convert.folder / "copy.h5").read_text() == "old" and not list(convert.folder.glob(".*")), finished
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 import fabricated_file
 import h5py
 import numpy as np
-from tool import run_tests
+from tool import fault, run_tests
 
 
 def like_a_hessian(n: int) -> np.ndarray:
@@ -162,13 +162,8 @@ def test_what_makes_no_sense(spectrum: Spectrum) -> None:
         assert finished.returncode == 2 and words in finished.stderr, (options, finished)
 
 
+RESULT = "h.spectrum.h5"
 BOTH_KINDS_OF_VECTORS = ["h.h5", "--vectors", "--all", "--largest", "30", "--overwrite"]
-
-
-def fault(call: str, rank: int, at: int, error: int) -> dict[str, str]:
-    """The environment in which a call to the result's file fails on a rank, from the at-th one on."""
-    values = {"RANK": rank, "CALL": call, "AT": at, "ERROR": error, "FILE": "h.spectrum.h5"}
-    return {"LD_PRELOAD": os.environ["FAULT_LIBRARY"], **{"FAULT_" + key: str(value) for key, value in values.items()}}
 
 
 def expect_failure_that_leaves_the_old_result(spectrum: Spectrum, finished: subprocess.CompletedProcess, words: str) -> None:
@@ -182,11 +177,11 @@ def test_a_disk_that_fails_ends_all_ranks_with_one_message(spectrum: Spectrum) -
     (spectrum.folder / "h.spectrum.h5").write_text("old")
     for rank, places in ((0, (1, 3, 12)), (1, (1, 31)), (2, (2,))):
         for at in places:
-            finished = spectrum.run(3, *BOTH_KINDS_OF_VECTORS, variables=fault("pwrite", rank, at, errno.ENOSPC))
+            finished = spectrum.run(3, *BOTH_KINDS_OF_VECTORS, variables=fault("pwrite", rank, at, errno.ENOSPC, RESULT))
             expect_failure_that_leaves_the_old_result(spectrum, finished, "No space left on device")
             assert rank == 0 or f"rank {rank} on " in finished.stderr, finished
     for call in ("fsync", "fdatasync"):
-        finished = spectrum.run(2, *BOTH_KINDS_OF_VECTORS, variables=fault(call, 0, 1, errno.EIO))
+        finished = spectrum.run(2, *BOTH_KINDS_OF_VECTORS, variables=fault(call, 0, 1, errno.EIO, RESULT))
         expect_failure_that_leaves_the_old_result(spectrum, finished, "Input/output error")
 
 
@@ -220,7 +215,7 @@ def test_a_disk_that_fills_up_meanwhile(spectrum: Spectrum) -> None:
         fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(n))
         (spectrum.folder / "h.spectrum.h5").write_text("old")
         # Where space cannot be taken in advance, as on NFS before 4.2.
-        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS, variables=fault("fallocate", 0, 1, errno.EOPNOTSUPP))
+        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS, variables=fault("fallocate", 0, 1, errno.EOPNOTSUPP, RESULT))
         wait_for_bytes(spectrum, started, 1)
         fill(spectrum.folder)
         expect_failure_that_leaves_the_old_result(spectrum, spectrum.end(started), "No space left on device")

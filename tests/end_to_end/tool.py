@@ -41,6 +41,12 @@ class Tool:
         return finished.stderr
 
 
+def fault(call: str, rank: int, at: int, error: int, file: str) -> dict[str, str]:
+    """The environment in which a call to files of this name fails on a rank, from the at-th one on, by FAULT_LIBRARY."""
+    values = {"RANK": rank, "CALL": call, "AT": at, "ERROR": error, "FILE": file}
+    return {"LD_PRELOAD": os.environ["FAULT_LIBRARY"], **{"FAULT_" + key: str(value) for key, value in values.items()}}
+
+
 def run_tests(names: dict[str, Callable], kind: Callable = Tool) -> None:
     """All functions test_... of a script whose arguments are PROGRAM LAUNCH..., each with a kind of its own."""
     for name, test in list(names.items()):

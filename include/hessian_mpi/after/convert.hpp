@@ -36,7 +36,7 @@ struct Converted {
 };
 
 /// Collective. Makes the output from the source, each rank a share of the rows; no rank needs memory for more than
-/// options.memory. All blocks are read back and compared before the copy says that it is complete. Throws InputError:
+/// options.memory. All blocks are read back and compared before the copy gets its name. Throws InputError:
 /// the source is not complete, or a part where all rows are needed; the output exists, or is the source. Throws
 /// RunError where a number is too large for float32, or what was written is not what is read back; nothing is left of
 /// the output then.
