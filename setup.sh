@@ -11,6 +11,8 @@ usage: ./setup.sh build             install what is missing, configure, build al
        ./setup.sh digits [FOLDER]   build, then the worked example: train on handwritten digits, take the Hessian, draw
                                     it, decompose it, all into FOLDER (default: digits)
        ./setup.sh test [OPTION...]  build with the tests, then all checks and tests; options go to ctest (-R NAME)
+       ./setup.sh debug [OPTION...] the tests of what has no LibTorch, in a debug build into build-debug
+       ./setup.sh tidy              clang-tidy on all sources: half an hour on two cores
 
 LibTorch comes from the Python package torch, into .deps/python, unless CMAKE_PREFIX_PATH or Torch_DIR names one.
 The package without GPU support is much smaller: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index to get it.
@@ -95,7 +97,7 @@ MESSAGE
 install_packages() {
   local packages=(g++ cmake ninja-build ccache python3-venv libopenmpi-dev openmpi-bin libhdf5-openmpi-dev hdf5-tools
                   libboost-program-options-dev libgtest-dev nlohmann-json3-dev libxxhash-dev libssl-dev)
-  if [[ $1 == test ]]; then packages+=(clang-format clang-tidy); fi
+  if [[ $1 == test || $1 == tidy ]]; then packages+=(clang-format clang-tidy); fi
   # The tests of slurm/*.sbatch start a cluster, as only root can; others see them skipped.
   if [[ $1 == test && $EUID -eq 0 ]]; then packages+=(slurmctld slurmd); fi
   local missing=() package
@@ -152,8 +154,12 @@ install_python_packages() {
 
 # --- build ------------------------------------------------------------------------------------------------------------
 
+# CMake looks again for what it has not found, such as packages that came since it last ran. What it has found it keeps:
+# with another command, or after a failure, it begins anew.
+# configure PRESET FOLDER ARGUMENT...
 configure() {
-  local command=(cmake --preset release "-DHESSIAN_MPI_TEST_PYTHON=$root/$python") packages
+  local folder=$2 command packages
+  command=(cmake --preset "$1" "${@:3}" "-DHESSIAN_MPI_TEST_PYTHON=$root/$python")
   if ! users_own_torch; then
     packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
     command+=("-DCMAKE_PREFIX_PATH=$packages/torch/share/cmake")
@@ -162,12 +168,19 @@ configure() {
   # Warnings are errors with the compiler that they were cleared with; others have others.
   [[ $("${CXX:-c++}" -dumpversion) == 12 ]] || command+=(-DHESSIAN_MPI_WERROR=OFF)
 
-  local stamp=build/setup.configured state
+  local stamp=$folder/setup.configured state
   state="${command[*]} Torch_DIR=${Torch_DIR:-} CMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH:-} $(cksum <CMakePresets.json)"
-  if [[ -e build/build.ninja && $(cat "$stamp" 2>/dev/null) == "$state" ]]; then return; fi
-  if [[ -e $stamp ]]; then command+=(--fresh); fi
-  run "${command[@]}"
-  echo "$state" >"$stamp"
+  if [[ $(cat "$stamp" 2>/dev/null) == "$state" ]]; then
+    run "${command[@]}" --log-level=ERROR >/dev/null
+  else
+    if [[ -e $stamp ]]; then command+=(--fresh); fi
+    mkdir -p "$folder"
+    : >"$stamp"
+    run "${command[@]}"
+    echo "$state" >"$stamp"
+  fi
+  [[ $mode == run ]] || grep -q hessian_spectrum "$folder/build.ninja" ||
+    say "setup.sh: left out: hessian_spectrum, hessian_solve and their tests: CMake has not found all that they need"
 }
 
 # LibTorch's headers take up to 3 GB of memory a compiler.
@@ -177,7 +190,36 @@ compilers() {
   echo $((by_memory < 1 ? 1 : by_memory < $(nproc) ? by_memory : $(nproc)))
 }
 
-build() { run cmake --build --preset release --parallel "$(compilers)" "$@"; }
+# What remains of a build: on a terminal in one line that changes, in a log in a line at each tenth. A source with LibTorch
+# takes five times as long as another; how long that is, is known once some are done, and taken for 2.5 s before. It reads
+# what Ninja would do, and after an empty line what it does. What compilers say is passed on.
+show_progress() {
+  awk -v compilers="$1" -v terminal="$([[ -t 2 ]] && echo 1)" '
+    function weight() { return !/Building/ ? 1 : /\/(network|engines|layers|run)\// ? 50 : 10 }
+    function show(line) { if (terminal) printf "\r\033[K%s", line; else print line; fflush() }
+    function about(seconds) { return seconds < 90 ? sprintf("%.0f s", seconds) : sprintf("%.0f min", seconds / 60) }
+    /^$/ && !building { building = 1; if (all) show("build: " steps " steps, about " about(all / 4 / compilers)); next }
+    !building { if (/^\[/) { all += weight(); steps++ } next }
+    !/^#/ { print (terminal ? "\r\033[K" : "") $0; fflush(); next }
+    {
+      done += weight()
+      if (terminal || int(10 * done / all) > tenth || $2 == $3)
+        show("build: " $2 " of " $3 " steps in " about($4) ", about " about($4 * (all / done - 1)) " left")
+      tenth = int(10 * done / all)
+    }
+    END { if (terminal && steps) print "" }' >&2
+}
+
+# build PRESET FOLDER TARGET...
+build() {
+  local preset=$1 folder=$2 jobs
+  shift 2
+  jobs=$(compilers)
+  {
+    ninja -C "$folder" -n "$@" && echo &&
+      NINJA_STATUS='# %f %t %e ' run cmake --build --preset "$preset" --parallel "$jobs" --target "$@"
+  } | show_progress "$jobs"
+}
 
 prepare() {
   install_packages "$1"
@@ -187,7 +229,6 @@ prepare() {
   elif ! users_own_torch; then
     install_python_packages torch==2.13.0
   fi
-  configure
 }
 
 # --- run and test -----------------------------------------------------------------------------------------------------
@@ -223,8 +264,8 @@ check_format() {
   run clang-format --dry-run -Werror "${sources[@]}"
 }
 
-# LibTorch's headers take clang-tidy a minute a source, and it reads no header that g++ precompiled: only the sources
-# that have neither are checked.
+# LibTorch's headers take clang-tidy most of a minute a source, and it reads no header that g++ precompiled: `test` checks
+# the sources that have neither, `tidy` all.
 sources_without_torch() {
   comm -12 \
     <(ninja -C build -t deps | awk -v RS= -F '\n *' '/^src\// && !/\/torch\/csrc\// { print $2 }' | sort) \
@@ -232,21 +273,23 @@ sources_without_torch() {
       build/compile_commands.json | sort)
 }
 
+# check_with_clang_tidy FOLDER SOURCE...
 check_with_clang_tidy() {
   if ! has_clang_14 clang-tidy; then
     say "setup.sh: clang-tidy 14 not found: not run"
     return
   fi
-  local sources stamp=build/setup.clang-tidy state
-  mapfile -t sources < <(sources_without_torch)
-  state=$(cat .clang-tidy include/hessian_mpi/*.hpp "${sources[@]}" | cksum)
+  local folder=$1 stamp state
+  shift
+  stamp=$folder/setup.clang-tidy
+  state=$({ cat .clang-tidy "$@" && find include src -name '*.hpp' -exec cat {} +; } | cksum)
   if [[ $(cat "$stamp" 2>/dev/null) == "$state" ]]; then return; fi
-  run run-clang-tidy -quiet -p build -j "$(nproc)" -extra-arg=-Wno-unknown-warning-option "${sources[@]}"
+  run run-clang-tidy -quiet -p "$folder" -j "$(nproc)" -extra-arg=-Wno-unknown-warning-option "$@"
   echo "$state" >"$stamp"
 }
 
 case ${1:-} in
-  build | run | digits | test) ;;
+  build | run | digits | test | debug | tidy) ;;
   -h | --help) usage && exit 0 ;;
   *) usage >&2 && exit 2 ;;
 esac
@@ -257,23 +300,40 @@ here=$PWD
 if [[ $here != "$root" ]]; then run cd "$root"; fi
 prepare "$mode"
 case $mode in
-  build) build --target programs ;;
+  build)
+    configure release build
+    build release build programs
+    ;;
   run)
-    build --target hessian_mpi
+    configure release build
+    build release build hessian_mpi
     if [[ $here != "$root" ]]; then run cd "$here"; fi
     run_program "$@"
     ;;
   digits)
-    build --target hessian_mpi hessian_spectrum
+    configure release build
+    build release build hessian_mpi hessian_spectrum
     export PYTHON=$root/$python
     if [[ $(cores) -lt 2 ]]; then export MPIRUN='mpirun --oversubscribe'; fi
     if [[ $here != "$root" ]]; then run cd "$here"; fi
     run "$root/tests/worked_example/run.sh" "$root/build" "$@"
     ;;
   test)
+    configure release build
     check_format
-    build
-    check_with_clang_tidy
+    build release build all
+    mapfile -t sources < <(sources_without_torch)
+    check_with_clang_tidy build "${sources[@]}"
     run ctest --preset release --parallel "$(nproc)" "$@"
+    ;;
+  debug)
+    configure debug build-debug
+    build debug build-debug tests_without_torch
+    run ctest --preset debug -L without_torch --parallel "$(nproc)" "$@"
+    ;;
+  tidy)
+    configure release build-tidy -B build-tidy -DHESSIAN_MPI_PCH=OFF
+    mapfile -t sources < <(find "$root/src" -name '*.cpp' | sort)
+    check_with_clang_tidy build-tidy "${sources[@]}"
     ;;
 esac

@@ -126,11 +126,13 @@ ExitCode run(CommandLine line, const ranks::Communicator& world) {
   return ExitCode::complete;
 }
 
+int start(int argc, char** argv) {
+  return cli::run_program({"hessian_convert", print_convert_help}, argc, argv, parse, run);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return cli::run_program({"hessian_convert", programs::print_convert_help}, argc, argv, programs::parse,
-                          programs::run);
+  return hessian_mpi::programs::start(argc, argv);
 }

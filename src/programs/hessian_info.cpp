@@ -164,10 +164,13 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
   return damaged || lost ? ExitCode::failed : ExitCode::complete;
 }
 
+int start(int argc, char** argv) {
+  return cli::run_program({"hessian_info", print_info_help}, argc, argv, parse, run);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return cli::run_program({"hessian_info", programs::print_info_help}, argc, argv, programs::parse, programs::run);
+  return hessian_mpi::programs::start(argc, argv);
 }

@@ -55,13 +55,9 @@ int run(int argc, const char* const* argv) {
   return static_cast<int>(ExitCode::complete);
 }
 
-}  // namespace
-}  // namespace hessian_mpi::programs
-
-int main(int argc, char** argv) {
-  using namespace hessian_mpi;
+int start(int argc, char** argv) {
   try {
-    return programs::run(argc, argv);
+    return run(argc, argv);
   } catch (const Error& error) {
     std::cerr << "hessian_join: error: " << error.what() << std::endl;
     return static_cast<int>(error.code());
@@ -69,4 +65,11 @@ int main(int argc, char** argv) {
     std::cerr << "hessian_join: error: " << error.what() << std::endl;
     return static_cast<int>(ExitCode::failed);
   }
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  return hessian_mpi::programs::start(argc, argv);
 }

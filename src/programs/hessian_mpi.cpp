@@ -367,15 +367,18 @@ ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ra
   }
 }
 
-}  // namespace
-}  // namespace hessian_mpi::programs
-
-int main(int argc, char** argv) {
-  using namespace hessian_mpi;
+int start(int argc, char** argv) {
   system::StopRequest request;
   return cli::run_program({"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv,
                           run::parse_options, [&](const run::Options& options, const ranks::Communicator& world) {
                             request.set_time_limit(options.time_limit);
-                            return programs::run(options, {request, world}, world);
+                            return run(options, {request, world}, world);
                           });
+}
+
+}  // namespace
+}  // namespace hessian_mpi::programs
+
+int main(int argc, char** argv) {
+  return hessian_mpi::programs::start(argc, argv);
 }

@@ -146,11 +146,13 @@ ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
   throw ranks::AgreedError(ExitCode::failed, text("'", options.file.string(), "' has numbers that are not finite"));
 }
 
+int start(int argc, char** argv) {
+  return cli::run_program({"hessian_multiply", print_multiply_help}, argc, argv, parse, run);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return cli::run_program({"hessian_multiply", programs::print_multiply_help}, argc, argv, programs::parse,
-                          programs::run);
+  return hessian_mpi::programs::start(argc, argv);
 }

@@ -231,11 +231,13 @@ ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
                            text("'", options.output.string(), "' is wrong: the check above has failed"));
 }
 
+int start(int argc, char** argv) {
+  return cli::run_program({"hessian_solve", print_solve_help, solvers::slepc_version()}, argc, argv, parse, run);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return cli::run_program({"hessian_solve", programs::print_solve_help, solvers::slepc_version()}, argc, argv,
-                          programs::parse, programs::run);
+  return hessian_mpi::programs::start(argc, argv);
 }

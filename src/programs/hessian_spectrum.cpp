@@ -267,11 +267,14 @@ ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
                            text("'", options.output.string(), "' is wrong: the checks above have failed"));
 }
 
+int start(int argc, char** argv) {
+  return cli::run_program({"hessian_spectrum", print_spectrum_help, solvers::slepc_version()}, argc, argv,
+                          parse_spectrum_options, run);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  using namespace hessian_mpi;
-  return cli::run_program({"hessian_spectrum", programs::print_spectrum_help, solvers::slepc_version()}, argc, argv,
-                          programs::parse_spectrum_options, programs::run);
+  return hessian_mpi::programs::start(argc, argv);
 }
