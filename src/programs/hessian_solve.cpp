@@ -216,14 +216,15 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
 }
 
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
-  const auto [hessian, memory] = open_matrix(options, world);
+  const auto opened = open_matrix(options, world);
+  const auto& hessian = opened.hessian;
   const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
-  const auto solver = world.together([&] { return plan(work, memory); });
+  const auto solver = world.together([&] { return plan(work, opened.memory); });
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi solution", options.file, options.command_line}, hessian,
                            2 * work.right_sides.size() * sizeof(double), world);
-  const bool right = solve(work, solver, memory, result);
+  const bool right = solve(work, solver, opened.memory, result);
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
   if (right) return ExitCode::complete;

@@ -249,16 +249,17 @@ void plan(const Work& work, std::uint64_t memory) {
 }
 
 ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  const auto [hessian, memory] = open_matrix(options, world);
+  const auto opened = open_matrix(options, world);
+  const auto& hessian = opened.hessian;
   const Work work{options, hessian, world};
-  world.together([&] { plan(work, memory); });
+  world.together([&] { plan(work, opened.memory); });
   if (options.plan) return ExitCode::complete;
 
   const auto vectors = options.vectors ? (options.all ? work.n() : 0) + options.largest + options.smallest : 0;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
                            static_cast<std::uint64_t>(vectors * work.n()) * sizeof(double), world);
-  bool right = by_products(work, memory, result);
+  bool right = by_products(work, opened.memory, result);
   if (options.all) right = all_eigenvalues(work, result) && right;
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
