@@ -12,12 +12,15 @@
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
+#include "hessian_mpi/file/sums.hpp"
+#include "hessian_mpi/hdf5/raw_file.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 #include "named_blocks.hpp"
+#include "sum_lines.hpp"
 
 namespace hessian_mpi::file {
 namespace {
@@ -26,7 +29,7 @@ constexpr const char* format_name = "hessian_mpi";
 constexpr const char* format_of_packed = "hessian_mpi packed triangle";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
-constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
+constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end", sums_attribute};
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -85,7 +88,7 @@ void describe_parameters(hdf5::File& file, const std::string& matrix, const matr
   file.write("/parameters/shape", hdf5::Type::int64, table.data());
 }
 
-// All but the matrix.
+// All but the matrix and views of it.
 void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks,
               bool packed = false) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
@@ -100,9 +103,13 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   file.set_attribute("/", "complete", std::int64_t{0});
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
+  file.set_attribute("/", sums_attribute, std::string());
   set_attributes(file, "/", layout.attributes);
+}
+
+void create_views(hdf5::File& file, const HessianLayout& layout) {
   const bool whole =
-      !packed && layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+      layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
   if (whole) create_named_blocks(file, layout.index);
 }
 
@@ -130,6 +137,7 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
                          rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
     }
     describe(file, layout, rows.blocks, rows.packed);
+    if (!rows.packed) create_views(file, layout);
     file.close();
   });
   take_space(path, named, extents);
@@ -155,6 +163,7 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
     const auto whole = datasets_of(layout.matrix, layout.index).front();
     file.create_virtual_dataset(whole.name, hdf5::type_of(layout.matrix.storage), whole.shape, elsewhere);
     describe(file, layout, blocks);
+    create_views(file, layout);
     file.close();
   });
 }
@@ -326,6 +335,26 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
   }
 }
 
+// Whether what a job makes under that name has the sum that was written.
+bool is_again(const hdf5::RawFile& made, const std::string& name, const std::vector<SumLine>& sums) {
+  try {
+    const auto now = sum_of(made, name);
+    return std::any_of(sums.begin(), sums.end(),
+                       [&](const SumLine& line) { return line.name == name && line.sum == now; });
+  } catch (const RunError&) {
+    return false;  // not of what a job makes
+  }
+}
+
+void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile& to) {
+  const auto at = name.find('@');
+  if (at == std::string::npos) {
+    to.copy_dataset(from, name);
+  } else {
+    to.copy_attribute(from, name.substr(0, at), name.substr(at + 1));
+  }
+}
+
 void expect(const Needed& needed, const StoredLayout& stored, const std::filesystem::path& path) {
   const auto& matrix = stored.matrix;
   const auto& part = matrix.grid.part();
@@ -388,11 +417,9 @@ void finish_copy(const std::filesystem::path& path, const std::vector<StoredBloc
   auto file = hdf5::File::open_to_write(path);
   rewrite_blocks(file, blocks);
   set_attributes(file, "/", attributes);
-  file.close();
-  system::bring_to_disk(path);
-  file = hdf5::File::open_to_write(path);
   file.set_attribute("/", "complete", std::int64_t{1});
   file.close();
+  write_sums(path);
   system::bring_to_disk(path);
 }
 
@@ -429,8 +456,37 @@ void finish_hessian_file(const std::filesystem::path& path, const Attributes& at
     auto file = hdf5::File::open_to_write(copy);
     set_attributes(file, "/", attributes);
     if (complete) file.set_attribute("/", "complete", std::int64_t{1});
+    file.set_attribute("/", sums_attribute, std::string());
     file.close();
+    if (complete) write_sums(copy);
   });
+}
+
+Restored restore_damaged(const std::filesystem::path& path, const HessianLayout& layout) {
+  Restored result;
+  result.left = check_sums(path).damaged;
+  const std::string all_sums = text("/@", sums_attribute);
+  if (result.left.empty() || result.left.front() == all_sums) return result;
+  const auto sums = stored_sums(path);
+  system::edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto again = copy;
+    again += ".again";  // in memory, as the copy is
+    {
+      auto file = hdf5::File::create(again);
+      file.create_group(matrix_object(layout.matrix.entries));
+      describe(file, layout, blocks_of(layout.matrix.grid));
+      file.close();
+    }
+    const hdf5::RawFile from(again);
+    hdf5::RawFile to(copy, hdf5::RawFile::Access::write);
+    std::erase_if(result.left, [&](const std::string& name) {
+      if (!is_again(from, name, sums)) return false;
+      put_back(from, name, to);
+      result.back.push_back(name);
+      return true;
+    });
+  });
+  return result;
 }
 
 void reopen_hessian_file(const std::filesystem::path& path) {
