@@ -15,6 +15,7 @@
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/raw_file.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
@@ -41,13 +42,29 @@ void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
                         "float32 or --parameters"));
 }
 
+// Before HDF5 meets the limit of `ulimit -f`, which it does not survive.
+void expect_allowed(const std::filesystem::path& path, std::uint64_t bytes) {
+  // Views, and vectors of N numbers, which may be more than a diagonal is.
+  constexpr std::uint64_t views = 4 * metadata_allowance;
+  constexpr std::uint64_t most_of_vectors = std::uint64_t{256} << 20;
+  const auto needed = bytes + std::min(4 * bytes, most_of_vectors) + views;
+  if (system::largest_file() >= needed) return;
+  throw RunError(text("'", path.string(), "' cannot be made: ", system::reason(EFBIG), ": it may take ",
+                      text_of_bytes(needed), ", `ulimit -f` allows ", text_of_bytes(system::largest_file())));
+}
+
 // Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
 // system cannot do that in advance (NFS before 4.2), it is found when it happens.
 void take_space(const std::filesystem::path& file, const std::filesystem::path& named,
                 const std::vector<system::Extent>& extents) {
   const system::PosixFile opened(file, O_RDWR);
   for (const auto& [offset, bytes] : extents) {
-    if (opened.take_space(offset, bytes) != 0) throw_no_room(named, bytes);
+    const int error = opened.take_space(offset, bytes);
+    if (error == EFBIG) {
+      throw RunError(text("'", named.string(), "' cannot be made: ", system::reason(error), ": it takes ",
+                          text_of_bytes(offset + bytes), ", more than `ulimit -f` or the file system allows"));
+    }
+    if (error != 0) throw_no_room(named, bytes);
   }
 }
 
@@ -398,6 +415,7 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
         text("no file can be made in the folder '", folder.string(), "' of the output: ", system::reason(errno)));
   }
   if (system::free_disk(folder) < bytes + metadata_allowance) throw_no_room(path, bytes);
+  expect_allowed(path, bytes);
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {

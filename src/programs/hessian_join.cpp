@@ -9,6 +9,7 @@
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -59,6 +60,7 @@ int run(int argc, const char* const* argv) {
 
 int main(int argc, char** argv) {
   using namespace hessian_mpi;
+  system::ignore_file_size_signal();
   try {
     return programs::run(argc, argv);
   } catch (const Error& error) {

@@ -163,7 +163,7 @@ def test_packed_triangle_says_what_it_is(convert: Tool) -> None:
         text = info.good(ranks, "packed.h5", "--verify")
         for words in (f"the upper triangle of {N} x {N} float64", "fc.weight", "hessian_convert 'packed.h5' WHOLE.h5"):
             assert words in text, text
-        assert "178 blocks read, all as they were computed" in text, text
+        assert "178 row blocks read, all as they were computed" in text, text
     assert "a whole matrix" in info.error("packed.h5", "--norms")
     for name, arguments in {"multiply": ["--gradient"], "spectrum": [], "solve": [], "join": []}.items():
         program = programs / f"hessian_{name}"
@@ -207,10 +207,7 @@ def test_a_failure_in_chunks_ends_all_ranks(convert: Tool) -> None:
         file["hessian"][100, 100] = np.inf
     finished = convert.run(3, "h.h5", "copy.h5", "--gzip", "1")
     assert finished.returncode != 0 and "infinity" in finished.stderr, finished
-    copy = convert.folder / "copy.h5"
-    if copy.exists():
-        with h5py.File(copy) as file:
-            assert file.attrs["complete"] == 0
+    assert [path.name for path in convert.folder.iterdir()] == ["h.h5"]
 
 
 if __name__ == "__main__":

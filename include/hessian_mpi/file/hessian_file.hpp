@@ -113,7 +113,8 @@ struct Needed {
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});
 
 /// Not collective. Sets the attributes of a finished run and, if it is, that it is complete, with the sums (sums.hpp)
-/// of what is in it: wholly or, where the process is killed, not at all once recover_edit (edit_at_once.hpp) has seen the file.
+/// of what is in it: wholly or, where the process is killed, not at all once recover_edit (edit_at_once.hpp) has seen
+/// the file.
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete);
 
 /// Not collective. Takes back what finish_hessian_file has said: complete = 0.
