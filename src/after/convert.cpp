@@ -8,7 +8,7 @@
 #include <cstring>
 #include <iostream>
 #include <limits>
-#include <memory>
+#include <optional>
 #include <vector>
 
 #include "hessian_mpi/base/checksum.hpp"
@@ -166,6 +166,7 @@ double copy_numbers(const From* from, std::size_t count, char* to) {
 struct Copy {
   const ConvertOptions& options;
   const file::StoredLayout& source;
+  std::filesystem::path file;  // gets the name of the output when it is whole
   matrix::MatrixShape matrix;
   std::vector<file::StoredBlock> blocks;
   std::optional<hdf5::Chunks> chunks;
@@ -241,7 +242,8 @@ Copy copy_of(const ConvertOptions& options, const file::StoredLayout& source, co
   const auto n = source.matrix.columns;
   const auto storage = options.storage.value_or(source.matrix.storage);
   const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
-  Copy copy{options, source, {matrix::BlockGrid(n, bytes_of_row, source.matrix.grid.part()), n, storage}, {}, {}, {}};
+  Copy copy{options, source, {}, {matrix::BlockGrid(n, bytes_of_row, source.matrix.grid.part()), n, storage},
+            {},      {},     {}};
   if (options.chunks) copy.chunks = chunks_that_suit(*options.chunks, copy.matrix);
   copy.blocks = blocks_of_copy(copy.matrix, copy.chunks);
   copy.own = matrix::share(static_cast<std::int64_t>(copy.blocks.size()), communicator.rank(), communicator.size());
@@ -296,8 +298,8 @@ std::uint64_t begin_of_rows(const std::filesystem::path& path) {
 // Each rank writes its blocks where they belong.
 void write_plainly(Copy& copy, cli::Progress& progress) {
   SourceRows source(copy.options, copy.source, copy.own_rows());
-  const auto offset = begin_of_rows(copy.options.output);
-  system::EarlyWriteback file(copy.options.output);
+  const auto offset = begin_of_rows(copy.file);
+  system::EarlyWriteback file(copy.file);
   for (auto b = copy.own.begin; b < copy.own.end; ++b) {
     auto& block = copy.blocks[static_cast<std::size_t>(b)];
     const auto result = copied(copy, source.rows(block.rows));
@@ -314,7 +316,7 @@ void write_plainly(Copy& copy, cli::Progress& progress) {
 // Collective. Compressed chunks get their places from HDF5, which all ranks have to agree on: they write in rounds.
 void write_chunks(Copy& copy, cli::Progress& progress, const ranks::Communicator& communicator) {
   auto source = communicator.together([&] { return SourceRows(copy.options, copy.source, copy.own_rows()); });
-  file::HessianWriter writer(copy.options.output, copy.matrix, communicator);
+  file::HessianWriter writer(copy.file, copy.matrix, communicator);
   const auto rounds = communicator.max(copy.own.count());
   for (std::int64_t round = 0; round < rounds; ++round) {
     const auto b = static_cast<std::size_t>(copy.own.begin + round);
@@ -344,12 +346,12 @@ void share_blocks(Copy& copy, const ranks::Communicator& communicator) {
 
 // Collective. Reads everything back. Returns the symmetry error.
 double check(const Copy& copy, const ranks::Communicator& communicator) {
-  const auto& path = copy.options.output;
+  const auto& path = copy.file;
   const auto verify = copy.options.triangle ? file::verify_packed_blocks : file::verify_stored_blocks;
   const auto damaged = verify(path, copy.matrix, copy.blocks, {}, communicator).damaged.size();
   communicator.together([&] {
     if (damaged == 0) return;
-    throw RunError(text(damaged, " of ", copy.blocks.size(), " row blocks in '", path.string(),
+    throw RunError(text(damaged, " of ", copy.blocks.size(), " row blocks in '", copy.options.output.string(),
                         "' are not what was written to it"));
   });
   const auto& part = copy.matrix.grid.part();
@@ -392,8 +394,8 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
   file::Attributes last{{"converted", cli::timestamp()}};
   if (!std::isnan(result.symmetry_error)) last.emplace_back("symmetry_error", result.symmetry_error);
   communicator.on_root([&] {
-    file::finish_copy(copy.options.output, copy.blocks, last);
-    result.bytes = bytes_in_file(copy.options.output);
+    file::finish_copy(copy.file, copy.blocks, last);
+    result.bytes = bytes_in_file(copy.file);
   });
   return result;
 }
@@ -405,27 +407,27 @@ Converted convert(const ConvertOptions& options, const ranks::Communicator& comm
     expect_another(options);
     return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
-  std::unique_ptr<system::UnfinishedFile> unfinished;  // on root
-  communicator.on_root([&] { unfinished = std::make_unique<system::UnfinishedFile>(options.output); });
-  auto to_unfinished = options;
-  to_unfinished.output = communicator.from_root(unfinished ? unfinished->path().string() : std::string());
-  auto copy = communicator.together([&] { return copy_of(to_unfinished, source, communicator); });
+  auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
+  // What fails or is stopped leaves nothing, and what was there before as it was.
+  std::optional<system::UnfinishedFile> unfinished;
   communicator.on_root([&] {
-    const auto bytes = copy.chunks ? 0 : copy.place(copy.matrix.grid.part().end);
-    file::check_room_for(options.output, static_cast<std::uint64_t>(bytes), options.overwrite);
-    file::create_copy(to_unfinished.output,
+    const auto bytes = static_cast<std::uint64_t>(copy.matrix.bytes());
+    file::check_room_for(options.output, copy.chunks ? 0 : options.triangle ? bytes / 2 : bytes, options.overwrite);
+    unfinished.emplace(options.output);
+    file::create_copy(unfinished->path(),
                       {source.index, copy.matrix, source.dtype, source.value, source.gradient, attributes_of(copy)},
-                      {copy.blocks, copy.chunks, options.triangle}, /*replace=*/false);
+                      {copy.blocks, copy.chunks, options.triangle}, false);
   });
+  copy.file = communicator.from_root(unfinished ? unfinished->path().string() : std::string());
   try {
-    const auto converted = fill(copy, communicator);
+    const auto result = fill(copy, communicator);
     communicator.on_root([&] { unfinished->publish(options.output, options.overwrite); });
-    return converted;
+    return result;
   } catch (const ranks::AgreedError&) {
     throw;
   } catch (...) {  // on this rank alone, which is going to end the others
     std::error_code ignored;
-    std::filesystem::remove(to_unfinished.output, ignored);
+    std::filesystem::remove(copy.file, ignored);
     throw;
   }
 }

@@ -244,6 +244,22 @@ void print_verification(std::ostream& out, const FileReport& report) {
                       : "hessian_info PART --verify --mark has hessian_mpi --resume compute them again in their part");
 }
 
+// All but the rows.
+void print_sums(std::ostream& out, const FileReport& report) {
+  const auto& sums = *report.sums;
+  if (sums.checked == 0) {
+    if (report.stored.complete)
+      cli::print_line(out, "", "the file has no sums of anything else: it was made before there were any");
+    return;
+  }
+  cli::print_line(out, "",
+                  text(sums.checked, " other datasets and attributes, ",
+                       sums.damaged.empty() ? "all as they were written"
+                                            : text(sums.damaged.size(), " are DAMAGED: ", joined(sums.damaged, ", "))));
+  if (sums.damaged.empty()) return;
+  cli::print_line(out, "  what to do", "hessian_mpi --resume --verify all puts back what its job makes again");
+}
+
 // --- JSON -----------------------------------------------------------------------------------------------------------
 
 using Json = nlohmann::ordered_json;
@@ -392,6 +408,7 @@ void print(std::ostream& out, const FileReport& report) {
   print_parameters(out, stored.index);
   if (report.figures) print_figures(out, stored.index, *report.figures);
   if (report.check) print_verification(out, report);
+  if (report.sums) print_sums(out, report);
   out << std::flush;
 }
 
@@ -419,6 +436,9 @@ std::string json_of(const FileReport& report) {
     json["verified"] = {{"blocks", report.check->checked},
                         {"damaged_blocks", report.check->damaged},
                         {"damaged_rows", json_of_runs(damaged_rows(report))}};
+    if (report.sums && report.sums->checked > 0) {
+      json["verified"]["sums"] = {{"checked", report.sums->checked}, {"damaged", report.sums->damaged}};
+    }
     for (const auto& [file, rows] : damaged_parts(report)) {
       json["verified"]["damaged_parts"].push_back({{"file", file.string()}, {"rows", json_of_runs(rows)}});
     }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -41,7 +42,9 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const Re
     constexpr std::uint64_t mebibyte = 1 << 20;
     const auto all = bytes + std::min(bytes, 3 * mebibyte) + mebibyte;
     if (const int error = system::PosixFile(file_->path(), O_RDWR).take_space(0, all, /*grow=*/false); error != 0) {
-      throw InputError(text("no room for '", path.string(), "': ", system::reason(error)));
+      const auto words = text("no room for '", path.string(), "': ", system::reason(error));
+      if (error == EFBIG) throw RunError(words + ", as `ulimit -f` or the file system says");
+      throw InputError(words);
     }
   });
   unfinished_ = communicator.from_root(file_ ? file_->path().string() : std::string());

@@ -13,6 +13,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/exception_words.hpp"
 #include "hessian_mpi/cli/version.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 
 namespace hessian_mpi::cli {
 namespace {
@@ -70,6 +71,7 @@ std::string text_of_unconnected(const Launch& launch) {
 
 int run_parallel_program(const char* name, int argc, char** argv,
                          const std::function<ExitCode(const ranks::Communicator& world)>& body) {
+  system::ignore_file_size_signal();
   const auto launch = launch_of_process();  // before MPI, which may set such variables itself
   const ranks::MpiSession mpi(argc, argv);
   const auto world = ranks::Communicator::world();

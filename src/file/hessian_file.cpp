@@ -12,12 +12,16 @@
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
+#include "hessian_mpi/file/sums.hpp"
+#include "hessian_mpi/hdf5/raw_file.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 #include "named_blocks.hpp"
+#include "sum_lines.hpp"
 
 namespace hessian_mpi::file {
 namespace {
@@ -26,7 +30,7 @@ constexpr const char* format_name = "hessian_mpi";
 constexpr const char* format_of_packed = "hessian_mpi packed triangle";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
-constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end"};
+constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end", sums_attribute};
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -38,13 +42,29 @@ void throw_no_room(const std::filesystem::path& path, std::uint64_t needed) {
                         "float32 or --parameters"));
 }
 
+// Before HDF5 meets the limit of `ulimit -f`, which it does not survive.
+void expect_allowed(const std::filesystem::path& path, std::uint64_t bytes) {
+  // Views, and vectors of N numbers, which may be more than a diagonal is.
+  constexpr std::uint64_t views = 4 * metadata_allowance;
+  constexpr std::uint64_t most_of_vectors = std::uint64_t{256} << 20;
+  const auto needed = bytes + std::min(4 * bytes, most_of_vectors) + views;
+  if (system::largest_file() >= needed) return;
+  throw RunError(text("'", path.string(), "' cannot be made: ", system::reason(EFBIG), ": it may take ",
+                      text_of_bytes(needed), ", `ulimit -f` allows ", text_of_bytes(system::largest_file())));
+}
+
 // Takes the matrix's space from the disk now, so that a full disk is found before hours of computing. Where the file
 // system cannot do that in advance (NFS before 4.2), it is found when it happens.
 void take_space(const std::filesystem::path& file, const std::filesystem::path& named,
                 const std::vector<system::Extent>& extents) {
   const system::PosixFile opened(file, O_RDWR);
   for (const auto& [offset, bytes] : extents) {
-    if (opened.take_space(offset, bytes) != 0) throw_no_room(named, bytes);
+    const int error = opened.take_space(offset, bytes);
+    if (error == EFBIG) {
+      throw RunError(text("'", named.string(), "' cannot be made: ", system::reason(error), ": it takes ",
+                          text_of_bytes(offset + bytes), ", more than `ulimit -f` or the file system allows"));
+    }
+    if (error != 0) throw_no_room(named, bytes);
   }
 }
 
@@ -85,7 +105,7 @@ void describe_parameters(hdf5::File& file, const std::string& matrix, const matr
   file.write("/parameters/shape", hdf5::Type::int64, table.data());
 }
 
-// All but the matrix.
+// All but the matrix and views of it.
 void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks,
               bool packed = false) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
@@ -100,9 +120,13 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   file.set_attribute("/", "complete", std::int64_t{0});
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
+  file.set_attribute("/", sums_attribute, std::string());
   set_attributes(file, "/", layout.attributes);
+}
+
+void create_views(hdf5::File& file, const HessianLayout& layout) {
   const bool whole =
-      !packed && layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+      layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
   if (whole) create_named_blocks(file, layout.index);
 }
 
@@ -130,6 +154,7 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
                          rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
     }
     describe(file, layout, rows.blocks, rows.packed);
+    if (!rows.packed) create_views(file, layout);
     file.close();
   });
   take_space(path, named, extents);
@@ -155,6 +180,7 @@ void refer_to_parts(const std::filesystem::path& path, const HessianLayout& layo
     const auto whole = datasets_of(layout.matrix, layout.index).front();
     file.create_virtual_dataset(whole.name, hdf5::type_of(layout.matrix.storage), whole.shape, elsewhere);
     describe(file, layout, blocks);
+    create_views(file, layout);
     file.close();
   });
 }
@@ -331,6 +357,26 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
   }
 }
 
+// Whether what a job makes under that name has the sum that was written.
+bool is_again(const hdf5::RawFile& made, const std::string& name, const std::vector<SumLine>& sums) {
+  try {
+    const auto now = sum_of(made, name);
+    return std::any_of(sums.begin(), sums.end(),
+                       [&](const SumLine& line) { return line.name == name && line.sum == now; });
+  } catch (const RunError&) {
+    return false;  // not of what a job makes
+  }
+}
+
+void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile& to) {
+  const auto at = name.find('@');
+  if (at == std::string::npos) {
+    to.copy_dataset(from, name);
+  } else {
+    to.copy_attribute(from, name.substr(0, at), name.substr(at + 1));
+  }
+}
+
 void expect(const Needed& needed, const StoredLayout& stored, const std::filesystem::path& path) {
   const auto& matrix = stored.matrix;
   const auto& part = matrix.grid.part();
@@ -374,6 +420,7 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
         text("no file can be made in the folder '", folder.string(), "' of the output: ", system::reason(errno)));
   }
   if (system::free_disk(folder) < bytes + metadata_allowance) throw_no_room(path, bytes);
+  expect_allowed(path, bytes);
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
@@ -399,10 +446,11 @@ void finish_copy(const std::filesystem::path& path, const std::vector<StoredBloc
   };
   if (is_in_chunks(path)) {  // which lie anywhere between metadata
     finish(path);
-    system::bring_to_disk(path);
   } else {
     system::edit_unfinished(path, matrix_in_file(path), finish);
   }
+  write_sums(path);
+  system::bring_to_disk(path);
 }
 
 void create_joined_file(const std::filesystem::path& path, const HessianLayout& layout,
@@ -438,8 +486,37 @@ void finish_hessian_file(const std::filesystem::path& path, const Attributes& at
     auto file = hdf5::File::open_to_write(copy);
     set_attributes(file, "/", attributes);
     if (complete) file.set_attribute("/", "complete", std::int64_t{1});
+    file.set_attribute("/", sums_attribute, std::string());
     file.close();
+    if (complete) write_sums(copy);
   });
+}
+
+Restored restore_damaged(const std::filesystem::path& path, const HessianLayout& layout) {
+  Restored result;
+  result.left = check_sums(path).damaged;
+  const std::string all_sums = text("/@", sums_attribute);
+  if (result.left.empty() || result.left.front() == all_sums) return result;
+  const auto sums = stored_sums(path);
+  system::edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
+    auto again = copy;
+    again += ".again";  // in memory, as the copy is
+    {
+      auto file = hdf5::File::create(again);
+      file.create_group(matrix_object(layout.matrix.entries));
+      describe(file, layout, blocks_of(layout.matrix.grid));
+      file.close();
+    }
+    const hdf5::RawFile from(again);
+    hdf5::RawFile to(copy, hdf5::RawFile::Access::write);
+    std::erase_if(result.left, [&](const std::string& name) {
+      if (!is_again(from, name, sums)) return false;
+      put_back(from, name, to);
+      result.back.push_back(name);
+      return true;
+    });
+  });
+  return result;
 }
 
 void reopen_hessian_file(const std::filesystem::path& path) {

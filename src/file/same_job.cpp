@@ -63,6 +63,13 @@ void compare_parameters(const matrix::ParameterIndex& first, const matrix::Param
   }
 }
 
+// The numbers as a file of that precision keeps them.
+std::vector<double> as_stored(std::vector<double> numbers, Precision precision) {
+  if (precision == Precision::float64) return numbers;
+  for (double& number : numbers) number = static_cast<float>(number);
+  return numbers;
+}
+
 // Largest difference divided by the largest number; infinite where a number is none.
 double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double largest = 0;
@@ -96,7 +103,8 @@ void compare_points(const HessianLayout& first, const HessianLayout& second, Job
   if (first.value != second.value) result.differences.emplace_back("the values of the parameters");
   // Other processors add in another order; more than rounding means another function.
   const double rounding = first.dtype == Precision::float32 ? 1e-3 : 1e-9;
-  const double difference = relative_difference(first.gradient, second.gradient);
+  const double difference =
+      relative_difference(as_stored(first.gradient, first.dtype), as_stored(second.gradient, second.dtype));
   if (difference > rounding) {
     result.differences.emplace_back("the gradient");
   } else if (difference > 0) {

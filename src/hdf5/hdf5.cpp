@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <memory>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/hdf5/raw_file.hpp"
 
 namespace hessian_mpi::hdf5 {
 namespace {
@@ -277,6 +279,48 @@ herr_t append_name(hid_t, const char* name, const H5L_info_t*, void* names) {
 herr_t append_attribute_name(hid_t, const char* name, const H5A_info_t*, void* names) {
   static_cast<std::vector<std::string>*>(names)->emplace_back(name);
   return 0;
+}
+
+// Elements in the type that they have in the file; what they refer to is given back with them.
+struct RawValues {
+  Handle type;
+  Handle space;
+  std::vector<char> bytes;
+  RawValues(Handle values_type, Handle values_space) : type(std::move(values_type)), space(std::move(values_space)) {}
+  RawValues(RawValues&&) = default;
+  ~RawValues() {
+    if (!bytes.empty() && H5Tis_variable_str(type.id()) > 0) {
+      H5Dvlen_reclaim(type.id(), space.id(), H5P_DEFAULT, bytes.data());
+    }
+  }
+};
+
+// How datasets and attributes are read.
+struct ReadingCalls {
+  hid_t (*type)(hid_t);
+  hid_t (*space)(hid_t);
+  herr_t (*read)(hid_t object, hid_t type, void* to);
+};
+constexpr ReadingCalls dataset_calls{H5Dget_type, H5Dget_space, [](hid_t object, hid_t type, void* to) {
+                                       return H5Dread(object, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, to);
+                                     }};
+constexpr ReadingCalls attribute_calls{H5Aget_type, H5Aget_space, H5Aread};
+
+RawValues values_of(const Handle& object, const ReadingCalls& calls, const std::string& where) {
+  const SilentErrors silent;
+  RawValues values(Handle(check(calls.type(object.id()), "get the type of ", where), closer<H5Tclose>),
+                   Handle(check(calls.space(object.id()), "get the shape of ", where), closer<H5Sclose>));
+  const auto count = check(H5Sget_simple_extent_npoints(values.space.id()), "count the elements of ", where);
+  std::vector<char> bytes(static_cast<std::size_t>(count) * H5Tget_size(values.type.id()));
+  check(calls.read(object.id(), values.type.id(), bytes.data()), "read ", where);
+  values.bytes = std::move(bytes);
+  return values;
+}
+
+Handle open_any_attribute(hid_t file, const std::string& object, const std::string& name, const std::string& where) {
+  const SilentErrors silent;
+  return {check(H5Aopen_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "open ", where),
+          closer<H5Aclose>};
 }
 
 }  // namespace
@@ -681,6 +725,56 @@ void File::close() {
   // Closing writes what is left to write. A flush before it would sync a parallel file, and where that failed on one
   // rank the others would wait for it in closing.
   check(H5Fclose(file_.release()), "close '", path_.string(), "'");
+}
+
+RawFile::RawFile(std::filesystem::path path, Access access) : path_(std::move(path)) {
+  const Handle properties = file_access();
+  const SilentErrors silent;
+  const auto flags = access == Access::read ? H5F_ACC_RDONLY : H5F_ACC_RDWR;
+  file_ =
+      Handle(check(H5Fopen(path_.c_str(), flags, properties.id()), "open '", path_.string(), "'"), closer<H5Fclose>);
+}
+
+std::vector<char> RawFile::dataset(const std::string& name) const {
+  const Handle opened = open_dataset(file_.id(), name, path_);
+  return values_of(opened, dataset_calls, text("dataset '", name, "' of '", path_.string(), "'")).bytes;
+}
+
+std::vector<char> RawFile::attribute(const std::string& object, const std::string& name) const {
+  const auto where = text("attribute '", name, "' of '", object, "' in '", path_.string(), "'");
+  const auto values = values_of(open_any_attribute(file_.id(), object, name, where), attribute_calls, where);
+  if (H5Tis_variable_str(values.type.id()) <= 0) return values.bytes;
+  std::vector<char> bytes;
+  for (std::size_t at = 0; at < values.bytes.size(); at += sizeof(char*)) {
+    const char* string = nullptr;
+    std::memcpy(&string, values.bytes.data() + at, sizeof(string));
+    if (string != nullptr) bytes.insert(bytes.end(), string, string + std::strlen(string));
+    bytes.push_back('\0');
+  }
+  return bytes;
+}
+
+void RawFile::copy_dataset(const RawFile& from, const std::string& name) {
+  const auto where = text("dataset '", name, "' of '", path_.string(), "'");
+  const auto values = values_of(open_dataset(from.file_.id(), name, from.path_), dataset_calls, where);
+  const Handle opened = open_dataset(file_.id(), name, path_);
+  const SilentErrors silent;
+  if (H5Sextent_equal(space_of(opened).id(), values.space.id()) <= 0) throw RunError(text(where, " has another shape"));
+  check(H5Dwrite(opened.id(), values.type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.bytes.data()), "write ", where);
+}
+
+void RawFile::copy_attribute(const RawFile& from, const std::string& object, const std::string& name) {
+  const auto where = text("attribute '", name, "' of '", object, "' in '", path_.string(), "'");
+  const auto values = values_of(open_any_attribute(from.file_.id(), object, name, where), attribute_calls, where);
+  const SilentErrors silent;
+  if (H5Aexists_by_name(file_.id(), object.c_str(), name.c_str(), H5P_DEFAULT) > 0) {
+    check(H5Adelete_by_name(file_.id(), object.c_str(), name.c_str(), H5P_DEFAULT), "replace ", where);
+  }
+  const Handle made(check(H5Acreate_by_name(file_.id(), object.c_str(), name.c_str(), values.type.id(),
+                                            values.space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                          "create ", where),
+                    closer<H5Aclose>);
+  check(H5Awrite(made.id(), values.type.id(), values.bytes.data()), "write ", where);
 }
 
 bool is_hdf5(const std::filesystem::path& path) {

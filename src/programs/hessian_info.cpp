@@ -33,7 +33,7 @@ po::options_description described_options() {
   po::options_description described;
   described.add_options()("norms", po::bool_switch(), "read the rows: trace, Frobenius norm, norm of every block")(
       "verify", po::bool_switch(),
-      "read the rows and compare them with the checksums taken when they were computed; name what is damaged")(
+      "read the file and compare it with the checksums taken when it was written; name what is damaged")(
       "mark", po::bool_switch(), "with --verify: have hessian_mpi --resume compute again what is damaged")(
       "json", po::bool_switch(), "the report as JSON, for programs");
   after::describe_general(described);
@@ -154,8 +154,10 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
   const bool lost = !report.storage.lost_parts.empty();
   if (options.norms && !lost) report.figures = read_figures(report, world);
   if (options.verify && !lost) report.check = verify(report, world);
-  const bool damaged = report.check && !report.check->damaged.empty();
-  if (damaged && options.mark) {
+  if (options.verify) report.sums = world.together([&] { return file::check_sums(options.file); });
+  const bool damaged_rows = report.check && !report.check->damaged.empty();
+  const bool damaged = damaged_rows || (report.sums && !report.sums->damaged.empty());
+  if (damaged_rows && options.mark) {
     world.on_root([&] { mark_damaged(report); });
     report.stored = world.together([&] { return after::read_anything(options.file); });
   }

@@ -10,6 +10,7 @@
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -56,6 +57,7 @@ int run(int argc, const char* const* argv) {
 }
 
 int start(int argc, char** argv) {
+  system::ignore_file_size_signal();
   try {
     return run(argc, argv);
   } catch (const Error& error) {

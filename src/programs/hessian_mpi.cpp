@@ -20,6 +20,7 @@
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/kernels.hpp"
@@ -99,6 +100,27 @@ Examined examine(const network::Problem& problem, const ranks::Communicator& wor
   });
 }
 
+// On root. What an earlier run has left. With --verify all, what is damaged beside the rows is put back first where
+// this job makes it again as it was.
+run::Resumed find_in_file(const run::Job& job, const file::HessianLayout& layout) {
+  const auto& path = job.options.output;
+  file::Restored restored;
+  if (job.options.verify == Verify::all) restored = file::restore_damaged(path, layout);
+  auto found = run::resume_from(path, layout);
+  file::retake_space(path);
+  if (!restored.back.empty()) {
+    found.warnings.push_back(
+        text("'", path.string(), "' was damaged: put back as it was: ", joined(restored.back, ", ")));
+  }
+  if (!restored.left.empty()) {
+    found.warnings.push_back(text(
+        "'", path.string(), "' is damaged, and this job does not make again as it was: ", joined(restored.left, ", ")));
+    if (found.complete) file::reopen_hessian_file(path);  // its end is written again
+    found.complete = false;
+  }
+  return found;
+}
+
 // Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
 run::Resumed open_file(const run::Job& job, bool resuming, const Examined& examined, int threads,
                        const ranks::Communicator& world) {
@@ -112,8 +134,7 @@ run::Resumed open_file(const run::Job& job, bool resuming, const Examined& exami
     const file::HessianLayout layout{job.problem.index(),     job.matrix, job.problem.precision(), theta,
                                      examined.point.gradient, attributes};
     if (resuming) {
-      found = run::resume_from(job.options.output, layout);
-      file::retake_space(job.options.output);
+      found = find_in_file(job, layout);
     } else {
       file::create_hessian_file(job.options.output, layout, job.options.overwrite);
     }

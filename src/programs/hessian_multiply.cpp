@@ -11,6 +11,7 @@
 #include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/cli/help.hpp"
@@ -75,21 +76,41 @@ after::Vectors vectors_of(const MultiplyOptions& options, const file::StoredLayo
   return after::read_vectors(options.vectors, n);
 }
 
-double product(const double* a, const double* b, std::int64_t n) {
-  return std::inner_product(a, a + n, b, 0.0);
+// Numbers whose squares may overflow, as direction and largest number.
+struct Scaled {
+  double largest = 0;
+  std::vector<double> direction;
+  double length() const { return largest * direction_length(); }
+  double direction_length() const {
+    return std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
+  }
+};
+
+Scaled scaled(const double* numbers, std::int64_t n) {
+  Scaled result{0, {numbers, numbers + n}};
+  for (const double number : result.direction) result.largest = std::max(result.largest, std::abs(number));
+  if (result.largest == 0) return result;
+  for (double& number : result.direction) number /= result.largest;
+  return result;
 }
 
-// x^T H x / x^T x says how H curves along x.
+// x^T H x / x^T x says how H curves along x; along nothing it says nothing.
+std::string text_of_curvature(const Scaled& x, const Scaled& y) {
+  if (x.largest == 0) return "";
+  const double along = std::inner_product(x.direction.begin(), x.direction.end(), y.direction.begin(), 0.0);
+  const double curvature = along / std::pow(x.direction_length(), 2) * (y.largest / x.largest);
+  return text(", x.Hx / x.x ", cli::text_of_number(curvature, 6));
+}
+
 void print_products(std::ostream& out, const after::Vectors& vectors, const std::vector<double>& products,
                     std::int64_t n) {
   constexpr std::int64_t most = 10;
   for (std::int64_t v = 0; v < std::min(vectors.count, most); ++v) {
-    const double* x = vectors.numbers.data() + v * n;
-    const double* y = products.data() + v * n;
+    const auto x = scaled(vectors.numbers.data() + v * n, n);
+    const auto y = scaled(products.data() + v * n, n);
     cli::print_line(out, text("vector ", v),
-                    text("|x| ", cli::text_of_number(std::sqrt(product(x, x, n)), 6), ", |H x| ",
-                         cli::text_of_number(std::sqrt(product(y, y, n)), 6), ", x.Hx / x.x ",
-                         cli::text_of_number(product(x, y, n) / product(x, x, n), 6)));
+                    text("|x| ", cli::text_of_number(x.length(), 6), ", |H x| ", cli::text_of_number(y.length(), 6),
+                         text_of_curvature(x, y)));
   }
   if (vectors.count > most) cli::print_line(out, "", text("... and ", vectors.count - most, " more"));
 }
@@ -116,6 +137,27 @@ Products multiply(const MultiplyOptions& options, const file::StoredLayout& hess
   return {after::whole_product(part, vectors.count, matrix, world), sums.all(world)};
 }
 
+// The sums that are no finite numbers; nothing where all are.
+std::string text_of_overflows(const MultiplyOptions& options, const file::StoredLayout& hessian,
+                              const Products& products) {
+  const auto& norms = products.figures.block_norms;
+  const auto& entries = hessian.index.entries();
+  for (std::size_t k = 0; k < norms.size(); ++k) {
+    if (std::isfinite(norms[k])) continue;
+    return text("'", options.file.string(),
+                "' has numbers that are not finite, or whose squares overflow, in the rows of ",
+                printable(entries[k / entries.size()].name), " and the columns of ",
+                printable(entries[k % entries.size()].name));
+  }
+  if (!std::isfinite(products.figures.frobenius_norm)) return "the sum of the squares of all numbers of H overflows";
+  const auto wrong = std::find_if_not(products.numbers.begin(), products.numbers.end(),
+                                      [](double number) { return std::isfinite(number); });
+  if (wrong == products.numbers.end()) return "";
+  const auto place = wrong - products.numbers.begin();
+  return text("H times vector ", place / hessian.matrix.columns, " overflows, first in entry ",
+              place % hessian.matrix.columns, ": divide the vector by a number");
+}
+
 ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
   const auto hessian = world.together([&] { return file::read_layout(options.file); });
   const auto vectors = world.together([&] { return vectors_of(options, hessian); });
@@ -126,7 +168,6 @@ ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
   Stopwatch watch;
   const auto products = multiply(options, hessian, vectors, world);
   const double seconds = world.max(watch.seconds());
-  const auto finite = std::isfinite(products.figures.frobenius_norm);
   const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(vectors.count), static_cast<std::uint64_t>(n)};
   result.add("/vectors", shape, vectors.numbers);
   result.add("/products", shape, products.numbers);
@@ -142,8 +183,9 @@ ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
     cli::print_line(std::cout, "Frobenius norm", cli::text_of_number(products.figures.frobenius_norm, 10));
     print_products(std::cout, vectors, products.numbers, n);
   }
-  if (finite) return ExitCode::complete;
-  throw ranks::AgreedError(ExitCode::failed, text("'", options.file.string(), "' has numbers that are not finite"));
+  const auto overflows = text_of_overflows(options, hessian, products);
+  if (overflows.empty()) return ExitCode::complete;
+  throw ranks::AgreedError(ExitCode::failed, overflows);
 }
 
 int start(int argc, char** argv) {

@@ -95,13 +95,28 @@ struct Work {
   std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
 };
 
+// Lengths are what solutions are measured by.
+void expect_lengths(const solvers::RightSides& sides, std::int64_t n) {
+  for (auto side = sides.begin(); side != sides.end(); side += n) {
+    if (std::isfinite(std::inner_product(side, side + n, side, 0.0))) continue;
+    throw InputError(text("right side ", (side - sides.begin()) / n,
+                          " is too long: the sum of the squares of its numbers overflows; divide it by a number, by "
+                          "which its solution is divided then too"));
+  }
+}
+
 solvers::RightSides right_sides(const SolveOptions& options, const file::StoredLayout& hessian) {
-  if (options.right_sides) return after::read_vectors(*options.right_sides, hessian.matrix.columns).numbers;
+  if (options.right_sides) {
+    auto sides = after::read_vectors(*options.right_sides, hessian.matrix.columns).numbers;
+    expect_lengths(sides, hessian.matrix.columns);
+    return sides;
+  }
   solvers::RightSides sides;
   for (const double g : hessian.gradient) sides.push_back(-g);
   if (!std::all_of(sides.begin(), sides.end(), [](double x) { return std::isfinite(x); })) {
     throw InputError(text("the gradient in '", options.file.string(), "' has NaN or infinity"));
   }
+  expect_lengths(sides, hessian.matrix.columns);
   return sides;
 }
 
@@ -177,6 +192,16 @@ double predicted_change(const Work& work, const std::vector<double>& step, const
          0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
 }
 
+// The largest; NaN where one is, which std::max_element may pass over.
+double worst(const std::vector<double>& errors) {
+  double largest = 0;
+  for (const double error : errors) {
+    if (!(error <= largest)) largest = error;
+    if (std::isnan(largest)) break;
+  }
+  return largest;
+}
+
 // Collective. Solves, checks and adds to the result; whether the check passed.
 bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after::ResultFile& result) {
   const auto& [options, hessian, world, sides] = work;
@@ -189,8 +214,8 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
   if (solver != solvers::Solver::dense) solutions = solve_by_products(work, solver, matrix, attributes);
   const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
   const auto errors = solvers::errors_of(matrix, options.damping, norm, sides, solutions);
-  const double residual = *std::max_element(errors.residuals.begin(), errors.residuals.end());
-  const double backward = *std::max_element(errors.backward_errors.begin(), errors.backward_errors.end());
+  const double residual = worst(errors.residuals);
+  const double backward = worst(errors.backward_errors);
   // LU factors answer for the backward error; how much of b is left then depends on the condition of A.
   const bool right = solver == solvers::Solver::dense ? backward <= solvers::spectrum_tolerance
                                                       : residual <= 2 * options.iteration.tolerance;

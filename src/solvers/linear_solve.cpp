@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "hessian_mpi/after/matrix_product.hpp"
@@ -38,6 +39,7 @@ double reciprocal_condition(const DistributedMatrix& factors, double norm_of_mat
     pdgecon_("1", &n, factors.data(), &first, &first, factors.descriptor().data(), &norm_of_matrix, &answer,
              work.data(), &lwork, iwork.data(), &liwork, &info);
     if (info != 0) throw RunError(text("ScaLAPACK's pdgecon failed with info = ", info));
+    if (!asking) break;  // what work begins with now says nothing
     work.resize(static_cast<std::size_t>(std::max(1.0, work[0])));
     iwork.resize(static_cast<std::size_t>(std::max(1, iwork[0])));
   }
@@ -59,6 +61,13 @@ std::vector<int> factorise(DistributedMatrix& matrix) {
   if (info < 0) throw RunError(text("ScaLAPACK's pdgetrf failed with info = ", info));
   if (info > 0) throw RunError("the matrix is singular: add a --damping");
   return pivots;
+}
+
+// Below that, rounding alone decides what solves the system: the bound of numpy.linalg.matrix_rank.
+void expect_regular(double reciprocal_condition, int n) {
+  if (reciprocal_condition > n * std::numeric_limits<double>::epsilon()) return;
+  throw RunError(text("A + damping I is singular to rounding (its condition number is about ", 1 / reciprocal_condition,
+                      "), its solutions mean nothing: choose another --damping"));
 }
 
 struct Watcher {
@@ -130,6 +139,7 @@ DenseSolution solve_dense(DistributedMatrix& matrix, double damping, const Right
   const auto pivots = communicator.together([&] { return factorise(matrix); });
   DenseSolution found;
   found.reciprocal_condition = communicator.together([&] { return reciprocal_condition(matrix, before); });
+  communicator.together([&] { expect_regular(found.reciprocal_condition, n); });
   DistributedMatrix sides(matrix.grid(), n, count, matrix.block(), matrix.block());
   each_number(sides, [&](double& number, std::int64_t row, std::int64_t column) {
     number = right_sides[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)];

@@ -1,6 +1,7 @@
 #include "hessian_mpi/system/edit_at_once.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 
@@ -72,43 +74,77 @@ void each_page(std::uint64_t size, const std::vector<Extent>& left_alone, const 
   visit_until(size);
 }
 
-// A folder whose files take memory only for what is written to them, and whose name libraries can open. One for each
-// file that it is needed for, by name: what a killed process has left there goes with the next one.
+// A folder whose files take memory only for what is written to them, and whose name libraries can open. It is locked as
+// long as it is used: what killed processes have left is not, and the next one removes it.
 class FolderInMemory {
  public:
-  explicit FolderInMemory(const std::filesystem::path& needed_for) : path_(name_for(needed_for)) {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-    if (::mkdir(path_.c_str(), 0700) != 0) {
-      throw RunError(text("'", path_.string(), "' could not be made: ", reason(errno)));
+  FolderInMemory() {
+    remove_leftovers();
+    constexpr int most_attempts = 100;
+    for (int k = 0; k < most_attempts; ++k) {
+      std::string name = (place() / (prefix() + "XXXXXX")).string();
+      if (::mkdtemp(name.data()) == nullptr) throw RunError(text("'", name, "' could not be made: ", reason(errno)));
+      path_ = name;
+      lock_ = lock_of(path_);
+      // Else another process took it for a leftover, and removes it.
+      if (lock_ >= 0 && std::filesystem::exists(path_)) return;
+      if (lock_ >= 0) ::close(lock_);
     }
+    throw RunError(text("'", path_.string(), "' could not be locked"));
   }
   ~FolderInMemory() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
+    ::close(lock_);
   }
   FolderInMemory(const FolderInMemory&) = delete;
   FolderInMemory& operator=(const FolderInMemory&) = delete;
   std::filesystem::path file() const { return path_ / "file"; }
 
  private:
-  static std::filesystem::path name_for(const std::filesystem::path& file) {
+  static std::filesystem::path place() {
     const std::filesystem::path memory = "/dev/shm";
-    const auto parent = std::filesystem::is_directory(memory) ? memory : std::filesystem::temp_directory_path();
-    const auto absolute = std::filesystem::absolute(file).string();
-    return parent / text("hessian_mpi-", ::getuid(), '-', std::hex, xxh3(absolute.data(), absolute.size()));
+    return std::filesystem::is_directory(memory) ? memory : std::filesystem::temp_directory_path();
+  }
+  static std::string prefix() { return text("hessian_mpi-", ::getuid(), '-'); }
+  // An open and locked folder; -1 where somebody else has it, it is another user's or gone, or there are no locks.
+  static int lock_of(const std::filesystem::path& folder) {
+    const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status {};
+    if (opened < 0) return -1;
+    const bool own = ::fstat(opened, &status) == 0 && status.st_uid == ::getuid();
+    if (own && ::flock(opened, LOCK_EX | LOCK_NB) == 0) return opened;
+    ::close(opened);
+    return -1;
+  }
+  static void remove_leftovers() {
+    std::error_code ignored;
+    for (std::filesystem::directory_iterator entry(place(), ignored), end; !ignored && entry != end;
+         entry.increment(ignored)) {
+      if (!entry->path().filename().string().starts_with(prefix())) continue;
+      const int lock = lock_of(entry->path());
+      if (lock < 0) continue;
+      std::error_code of_removal;
+      std::filesystem::remove_all(entry->path(), of_removal);
+      ::close(lock);
+    }
   }
   std::filesystem::path path_;
+  int lock_ = -1;
 };
 
 PosixFile create_new(const std::filesystem::path& path) {
   return {path, O_RDWR | O_CREAT | O_EXCL};
 }
 
-Changes changes_made_by(const std::function<void(const std::filesystem::path&)>& edit,
-                        const std::filesystem::path& name, const PosixFile& file,
+Changes changes_made_by(const std::function<void(const std::filesystem::path&)>& edit, const PosixFile& file,
                         const std::vector<Extent>& left_alone) {
-  const FolderInMemory memory(name);
+  // The library that edits does not survive a write that fails.
+  constexpr std::uint64_t most_growth = 1 << 20;
+  if (largest_file() < file.size() + most_growth) {
+    throw RunError(text("'", file.path().string(), "' cannot be written to: ", reason(EFBIG), ": raise `ulimit -f`"));
+  }
+  const FolderInMemory memory;
   const PosixFile copy = create_new(memory.file());
   copy.resize(file.size());
   each_page(file.size(), left_alone,
@@ -191,7 +227,7 @@ void write_log(const std::filesystem::path& path, const std::vector<char>& bytes
 }  // namespace
 
 void make_at_once(const std::filesystem::path& path, const std::function<void(const std::filesystem::path&)>& make) {
-  const FolderInMemory memory(path);
+  const FolderInMemory memory;
   make(memory.file());
   const PosixFile made(memory.file(), O_RDWR);
   const auto file = create_new(path);
@@ -204,7 +240,7 @@ void make_at_once(const std::filesystem::path& path, const std::function<void(co
 void edit_at_once(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit) {
   const PosixFile file(path, O_RDWR);
-  const auto changes = changes_made_by(edit, path, file, left_alone);
+  const auto changes = changes_made_by(edit, file, left_alone);
   const auto more = changes.size > file.size() ? changes.size - file.size() : 0;
   if (const int error = more == 0 ? 0 : file.take_space(file.size(), more, /*grow=*/false); error != 0) {
     throw RunError(text("'", path.string(), "' could not be extended: ", reason(error)));
@@ -217,7 +253,7 @@ void edit_at_once(const std::filesystem::path& path, const std::vector<Extent>& 
 void edit_unfinished(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
                      const std::function<void(const std::filesystem::path&)>& edit) {
   const PosixFile file(path, O_RDWR);
-  apply(changes_made_by(edit, path, file, left_alone), file);
+  apply(changes_made_by(edit, file, left_alone), file);
 }
 
 void recover_edit(const std::filesystem::path& path) {

@@ -1,16 +1,68 @@
 #include "hessian_mpi/system/unfinished_file.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdint>
 #include <cstdio>
+#include <iomanip>
+#include <limits>
+#include <sstream>
 #include <utility>
 
+#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 
 namespace hessian_mpi::system {
+namespace {
+
+// ".new-", and the machine and its space of process numbers, which tell who may ask whether a process lives.
+std::string suffix_of_processes_here() {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  struct stat space {};
+  ::stat("/proc/self/ns/pid", &space);
+  const auto here = text(host.data(), ' ', space.st_ino);
+  std::ostringstream suffix;
+  suffix << ".new-" << std::hex << std::setfill('0') << std::setw(8)
+         << (xxh3(here.data(), here.size()) & std::numeric_limits<std::uint32_t>::max()) << '-';
+  return suffix.str();
+}
+
+// Whether it is the name of a file that a process was making which is gone now.
+bool is_left_over(const std::string& name, const std::string& suffix) {
+  const auto at = name.rfind(suffix);
+  if (name.front() != '.' || at == std::string::npos) return false;
+  pid_t process = 0;
+  const char* last = name.data() + name.size();
+  const auto [end, error] = std::from_chars(name.data() + at + suffix.size(), last, process);
+  return error == std::errc() && end == last && process > 0 && ::kill(process, 0) != 0 && errno == ESRCH;
+}
+
+void remove_leftovers(const std::filesystem::path& folder) {
+  const auto suffix = suffix_of_processes_here();
+  std::error_code ignored;
+  for (std::filesystem::directory_iterator entry(folder, ignored), end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    if (is_left_over(entry->path().filename().string(), suffix)) ::unlink(entry->path().c_str());
+  }
+}
+
+// A new name is on the disk when its folder is. Not every file system can say so.
+void bring_name_to_disk(const std::filesystem::path& path) {
+  const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;
+  ::fsync(folder);
+  ::close(folder);
+}
+
+}  // namespace
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
@@ -25,7 +77,9 @@ void bring_to_disk(const std::filesystem::path& path) {
 }
 
 UnfinishedFile::UnfinishedFile(const std::filesystem::path& path)
-    : path_(folder_of(path) / text('.', path.filename().string(), ".new-", ::getpid())) {}
+    : path_(folder_of(path) / text('.', path.filename().string(), suffix_of_processes_here(), ::getpid())) {
+  remove_leftovers(folder_of(path));
+}
 
 UnfinishedFile::UnfinishedFile(std::filesystem::path path, UnderItsName) : path_(std::move(path)) {}
 
@@ -35,10 +89,13 @@ UnfinishedFile::~UnfinishedFile() {
 
 void UnfinishedFile::publish(const std::filesystem::path& name, bool replace) const {
   const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
-  if (renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, name.c_str(), flags) == 0) return;
-  if (errno == EEXIST) throw_exists(name);
+  bool renamed = renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, name.c_str(), flags) == 0;
+  if (!renamed && errno == EEXIST) throw_exists(name);
   // File systems without the flag: look first, and accept that another program may come between.
-  if (errno == EINVAL && !std::filesystem::exists(name) && ::rename(path_.c_str(), name.c_str()) == 0) return;
+  if (!renamed && errno == EINVAL && !std::filesystem::exists(name)) {
+    renamed = ::rename(path_.c_str(), name.c_str()) == 0;
+  }
+  if (renamed) return bring_name_to_disk(name);
   throw InputError(text("'", name.string(), "' cannot be created: ", reason(errno)));
 }
 

@@ -109,6 +109,25 @@ def test_numbers_that_are_not_finite_fail(multiply: Tool) -> None:
     fabricated_file.write(multiply.folder / "h.h5", stored)
     finished = multiply.run(2, "h.h5", "--gradient")
     assert finished.returncode == 1 and "not finite" in finished.stderr, finished
+    assert "in the rows of weight and the columns of weight" in finished.stderr, finished
+
+
+def test_sums_that_overflow_are_named(multiply: Tool) -> None:
+    stored = matrix()
+    fabricated_file.write(multiply.folder / "h.h5", stored)
+    along = np.sign(stored[7])
+    np.save(multiply.folder / "v.npy", np.array([np.ones(N), np.zeros(N), 1e200 * along, 1.7e308 * along]))
+    finished = multiply.run(2, "h.h5", "--vectors", "v.npy")
+    assert finished.returncode == 1 and "H times vector 3 overflows, first in entry " in finished.stderr, finished
+    lines = [line.split(None, 2)[2] for line in finished.stdout.splitlines() if line.startswith("  vector")]
+    assert lines[1] == "|x| 0, |H x| 0", lines
+    curvature = along @ stored @ along / (along @ along)
+    assert lines[2].startswith("|x| 1.14018e+201, ") and f"x.Hx / x.x {curvature:.6g}" in lines[2], lines
+    alone = multiply.run(1, "h.h5", "--vectors", "v.npy", "--overwrite")
+    assert alone.stderr == finished.stderr.splitlines(True)[0], alone
+    fabricated_file.write(multiply.folder / "h.h5", 1e200 * stored)
+    finished = multiply.run(2, "h.h5", "--random", "1", "--overwrite")
+    assert finished.returncode == 1 and "or whose squares overflow, in the rows of weight" in finished.stderr, finished
 
 
 if __name__ == "__main__":

@@ -101,5 +101,20 @@ def test_what_cannot_be_solved(case: Case) -> None:
         assert not list(case.folder.glob("*.solution.h5*")) and not list(case.folder.glob(".*")), options
 
 
+def test_a_matrix_that_is_singular_to_rounding_has_no_solution(case: Case) -> None:
+    for eigenvalue in np.linalg.eigvalsh(case.matrix)[[0, 50, -1]]:
+        finished = case.run(2, "h.h5", "--method", "dense", "--damping", repr(-float(eigenvalue)))
+        assert finished.returncode == 1 and "singular to rounding" in finished.stderr, finished
+        assert "checked" not in finished.stdout and "step" not in finished.stdout, finished
+        assert not list(case.folder.glob("*.solution.h5*")) and not list(case.folder.glob(".*"))
+
+
+def test_right_sides_whose_squares_overflow_are_named(case: Case) -> None:
+    np.save(case.folder / "long.npy", np.array([case.sides[0], np.full(N, 1e308)]))
+    for method in ("dense", "minres"):
+        finished = case.run(2, "h.h5", "--rhs", "long.npy", "--method", method)
+        assert finished.returncode == 2 and "right side 1 is too long" in finished.stderr, finished
+
+
 if __name__ == "__main__":
     run_tests(globals(), Case)

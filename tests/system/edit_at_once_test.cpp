@@ -124,6 +124,27 @@ TEST_F(EditAtOnce, IgnoresALogThatWasNotWrittenToItsEnd) {
   EXPECT_EQ(files(), 1U);
 }
 
+// What is edited lies in memory, which nothing but another run gives back.
+TEST_F(EditAtOnce, RemovesFromMemoryWhatAKilledProcessHasLeft) {
+  const pid_t child = fork();
+  if (child == 0) {
+    edit_at_once(path(), left_alone, [&](const std::filesystem::path& copy) {
+      std::ofstream(path().parent_path() / "where") << copy.string();
+      kill(getpid(), SIGKILL);
+    });
+    _exit(0);
+  }
+  waitpid(child, nullptr, 0);
+  const std::filesystem::path left = content_of(path().parent_path() / "where");
+  EXPECT_TRUE(std::filesystem::exists(left));
+  make_at_once(path().parent_path() / "one", [&](const std::filesystem::path& made) {
+    EXPECT_FALSE(std::filesystem::exists(left));
+    std::ofstream(made) << "one";
+    make_at_once(path().parent_path() / "other", [](const auto& in_memory) { std::ofstream(in_memory) << "other"; });
+    EXPECT_TRUE(std::filesystem::exists(made)) << "it was taken for a leftover";
+  });
+}
+
 TEST(MakeAtOnce, WritesWhatWasMadeWithItsHoles) {
   const auto world = ranks::Communicator::world();
   const SharedFolder folder(world);

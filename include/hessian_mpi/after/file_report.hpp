@@ -13,6 +13,7 @@
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 
 namespace hessian_mpi::after {
@@ -33,6 +34,7 @@ struct FileReport {
   double seconds_since_change = 0;        ///< of the file, as its system says
   std::optional<MatrixFigures> figures;   ///< of the rows on the disk, where they were read
   std::optional<file::BlockCheck> check;  ///< of all blocks on the disk, where they were read
+  std::optional<file::SumCheck> sums;     ///< of all else, where it was read
 };
 
 /// What a file says of itself, whatever it holds and however far its job has come.

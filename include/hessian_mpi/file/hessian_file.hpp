@@ -59,8 +59,8 @@ struct RowLayout {
 /// Not collective. As create_hessian_file, for a copy.
 void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace);
 
-/// Not collective. Writes the blocks of a copy, whose rows are on the disk, sets attributes, and then that it is
-/// complete. Where it is interrupted, it is not.
+/// Not collective. Writes the blocks of a copy, whose rows are on the disk, sets attributes, that it is complete, and
+/// the sums of all that. For a file that has another name than it is to get.
 void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
                  const Attributes& attributes);
 
@@ -112,8 +112,9 @@ struct Needed {
 /// what is needed: then the message says what it is, and what to do.
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});
 
-/// Not collective. Sets the attributes of a finished run and, if it is, that it is complete: wholly or, where the
-/// process is killed, not at all once recover_edit (edit_at_once.hpp) has seen the file.
+/// Not collective. Sets the attributes of a finished run and, if it is, that it is complete, with the sums (sums.hpp)
+/// of what is in it: wholly or, where the process is killed, not at all once recover_edit (edit_at_once.hpp) has seen
+/// the file.
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete);
 
 /// Not collective. Takes back what finish_hessian_file has said: complete = 0.

@@ -22,11 +22,11 @@ using RightSides = std::vector<double>;
 
 struct DenseSolution {
   std::vector<double> solutions;
-  double reciprocal_condition = 0;  ///< in the 1-norm, estimated; near 1e-16, solutions mean nothing
+  double reciprocal_condition = 0;  ///< in the 1-norm, estimated
 };
 
 /// Collective. LU factors, by ScaLAPACK. matrix: A whole (Half::both), destroyed. right_sides: the same on all ranks,
-/// as the solutions are. Throws RunError where A + damping I is singular.
+/// as the solutions are. Throws RunError where A + damping I is singular, or is but for rounding.
 DenseSolution solve_dense(DistributedMatrix& matrix, double damping, const RightSides& right_sides,
                           const ranks::Communicator& communicator);
 

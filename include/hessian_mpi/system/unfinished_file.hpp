@@ -18,7 +18,8 @@ void bring_to_disk(const std::filesystem::path& path);
 /// The name that a new file has for the time being. What lies under it on destruction is removed, unless it is kept.
 class UnfinishedFile {
  public:
-  /// A name beside the file that it is to become.
+  /// A name beside the file that it is to become. What processes of this machine that are gone have left in its folder
+  /// is removed.
   explicit UnfinishedFile(const std::filesystem::path& path);
   /// The name that it is to have in the end, for files that nobody takes for whole.
   struct UnderItsName {};
