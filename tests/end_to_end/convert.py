@@ -163,7 +163,7 @@ def test_packed_triangle_says_what_it_is(convert: Tool) -> None:
         text = info.good(ranks, "packed.h5", "--verify")
         for words in (f"the upper triangle of {N} x {N} float64", "fc.weight", "hessian_convert 'packed.h5' WHOLE.h5"):
             assert words in text, text
-        assert "178 blocks read, all as they were computed" in text, text
+        assert "178 row blocks read, all as they were computed" in text, text
     assert "a whole matrix" in info.error("packed.h5", "--norms")
     for name, arguments in {"multiply": ["--gradient"], "spectrum": [], "solve": [], "join": []}.items():
         program = programs / f"hessian_{name}"
