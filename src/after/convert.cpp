@@ -269,6 +269,8 @@ std::string text_of_conversion(const Copy& copy) {
 file::Attributes attributes_of(const Copy& copy) {
   auto attributes = copy.source.attributes;
   const file::Attributes added{{"converted_from", copy.options.source.string()},
+                               {"converted_from_id", copy.source.file_id},
+                               {"converted_from_sum", file::sum_of(copy.source.blocks)},
                                {"conversion", text_of_conversion(copy)},
                                {"conversion_command_line", copy.options.command_line},
                                {"conversion_version", cli::versions().hessian_mpi},

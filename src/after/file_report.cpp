@@ -49,11 +49,7 @@ RowStorage storage_of(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
   const auto datasets = file::MatrixDatasets(file).names();
   const auto& first = datasets.front();  // only a whole matrix is in chunks or parts
-  RowStorage storage{file.chunks(first), file.rows_elsewhere(first), {}, file.stored_bytes(first)};
-  for (const auto& part : storage.parts) {
-    if (!std::filesystem::exists(path.parent_path() / part.file)) storage.lost_parts.push_back(part.file);
-  }
-  return storage;
+  return {file.chunks(first), file.rows_elsewhere(first), file::wrong_parts_of(file), file.stored_bytes(first)};
 }
 
 double seconds_since_change(const std::filesystem::path& path) {
@@ -82,7 +78,9 @@ bool any_check_failed(const file::Attributes& attributes) {
 
 std::string text_of_state(const FileReport& report) {
   const auto& stored = report.stored;
-  if (!report.storage.lost_parts.empty()) return "INCOMPLETE: part files are not there";
+  if (report.storage.lacks_parts()) return "INCOMPLETE: part files are not there";
+  if (!report.storage.wrong_parts.empty()) return "DAMAGED: part files are not those that were joined";
+  if (contradicts_itself(report)) return "DAMAGED: it says that it is complete, and that rows are missing";
   if (stored.complete) return "complete";
   if (any_check_failed(stored.attributes)) return "NOT complete: a check failed";
   return missing_rows(stored).empty() ? "NOT complete: all rows are there, the last checks are not"
@@ -150,7 +148,10 @@ void print_storage(std::ostream& out, const FileReport& report) {
     cli::print_line(out, "stored",
                     text("in ", cli::plural(static_cast<std::int64_t>(storage.parts.size()), "part file")));
   }
-  for (const auto& part : storage.lost_parts) cli::print_line(out, "  NOT there", part.string());
+  for (const auto& part : storage.wrong_parts) {
+    cli::print_line(out, part.lost ? "  NOT there" : "  NOT joined",
+                    part.lost ? part.file.string() : text(part.file.string(), ' ', part.what));
+  }
 }
 
 void print_parameters(std::ostream& out, const matrix::ParameterIndex& index) {
@@ -292,7 +293,14 @@ Json json_of_matrix(const FileReport& report) {
   json["parts"] = Json::array();
   for (const auto& part : report.storage.parts) json["parts"].push_back(part.file.string());
   json["lost_parts"] = Json::array();
-  for (const auto& part : report.storage.lost_parts) json["lost_parts"].push_back(part.string());
+  json["wrong_parts"] = Json::array();
+  for (const auto& part : report.storage.wrong_parts) {
+    if (part.lost) {
+      json["lost_parts"].push_back(part.file.string());
+    } else {
+      json["wrong_parts"].push_back({{"file", part.file.string()}, {"what", part.what}});
+    }
+  }
   return json;
 }
 
@@ -365,6 +373,18 @@ file::CheckFigure stored_check(const file::Attributes& attributes, const std::st
   return check;
 }
 
+bool RowStorage::lacks_parts() const {
+  return std::any_of(wrong_parts.begin(), wrong_parts.end(), [](const auto& part) { return part.lost; });
+}
+
+bool contradicts_itself(const FileReport& report) {
+  return report.stored.complete && !missing_rows(report.stored).empty();
+}
+
+bool is_sound(const FileReport& report) {
+  return report.storage.wrong_parts.empty() && !contradicts_itself(report);
+}
+
 std::vector<Rows> damaged_rows(const FileReport& report) {
   std::vector<Rows> runs;
   if (!report.check) return runs;
@@ -414,7 +434,8 @@ void print(std::ostream& out, const FileReport& report) {
 
 std::string json_of(const FileReport& report) {
   const auto& stored = report.stored;
-  Json json{{"file", report.file.string()}, {"complete", stored.complete && report.storage.lost_parts.empty()}};
+  Json json{
+      {"file", report.file.string()}, {"complete", stored.complete && is_sound(report)}, {"file_id", stored.file_id}};
   json["matrix"] = json_of_matrix(report);
   for (const auto& [name, value] : stored.attributes) {
     std::visit([&, &key = name](const auto& v) { json["attributes"][key] = v; }, value);

@@ -29,6 +29,8 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const Re
                            {{"format", origin.format},
                             {"format_version", std::int64_t{1}},
                             {"source", origin.source.string()},
+                            {"source_file_id", hessian.file_id},
+                            {"source_sum", file::sum_of(hessian.blocks)},
                             {"command_line", origin.command_line},
                             {"created", cli::timestamp()},
                             {"hessian_mpi_version", cli::versions().hessian_mpi},

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <iomanip>
+#include <sstream>
 #include <utility>
 
 #include "hessian_mpi/base/checksum.hpp"
@@ -66,6 +68,17 @@ void throw_damaged(const hdf5::File& file) {
 }
 
 }  // namespace
+
+std::string sum_of(const std::vector<StoredBlock>& blocks) {
+  std::vector<std::uint64_t> numbers;
+  for (const auto& [rows, record] : blocks) {
+    numbers.insert(numbers.end(),
+                   {static_cast<std::uint64_t>(rows.begin), static_cast<std::uint64_t>(rows.end), record.checksum});
+  }
+  std::ostringstream digits;
+  digits << std::hex << std::setfill('0') << std::setw(16) << xxh3(numbers.data(), numbers.size() * 8);
+  return digits.str();
+}
 
 std::vector<StoredBlock> blocks_of(const matrix::BlockGrid& grid) {
   std::vector<StoredBlock> blocks;

@@ -4,6 +4,9 @@
 #include <bit>
 #include <utility>
 
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+
 namespace hessian_mpi::file {
 namespace {
 
@@ -24,8 +27,11 @@ void append_numbers(std::int64_t block, const BlockRecord& record, std::vector<s
 
 Checkpoint::Checkpoint(const std::filesystem::path& path, const matrix::BlockGrid& grid,
                        const std::vector<BlockRecord>& records, const ranks::Communicator& communicator)
-    : records_(static_cast<std::size_t>(grid.count())), communicator_(communicator), cost_(expected_cost) {
-  communicator.on_root([&] { marks_.emplace(path, grid); });
+    : path_(path), records_(static_cast<std::size_t>(grid.count())), communicator_(communicator), cost_(expected_cost) {
+  communicator.on_root([&] {
+    marks_.emplace(path, grid);
+    id_ = file_id(path);
+  });
   std::vector<std::uint64_t> numbers;
   for (std::size_t b = 0; b < records.size() && communicator.is_root(); ++b) {
     if (records[b].on_disk) append_numbers(static_cast<std::int64_t>(b), records[b], numbers);
@@ -81,6 +87,15 @@ void Checkpoint::take(HessianWriter& writer) {
 void Checkpoint::forget(const matrix::BlockList& blocks) {
   for (const auto b : blocks) records_[static_cast<std::size_t>(b)].on_disk = false;
   communicator_.on_root([&] { mark(blocks); });
+}
+
+void Checkpoint::expect_same_file() const {
+  communicator_.on_root([&] {
+    if (marks_->are_in(path_) && file_id(path_) == id_) return;
+    throw RunError(text("'", path_.string(),
+                        "' is no longer the file that this run writes: somebody has removed it, or ",
+                        "put another one in its place, which is left as it is"));
+  });
 }
 
 matrix::BlockList Checkpoint::missing() const {

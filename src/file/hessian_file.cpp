@@ -11,6 +11,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/file/joined_parts.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/raw_file.hpp"
@@ -18,6 +19,7 @@
 #include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
+#include "hessian_mpi/system/random_id.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 #include "named_blocks.hpp"
@@ -30,7 +32,8 @@ constexpr const char* format_name = "hessian_mpi";
 constexpr const char* format_of_packed = "hessian_mpi packed triangle";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
-constexpr std::array own_attributes{"format", "format_version", "complete", "row_begin", "row_end", sums_attribute};
+constexpr std::array own_attributes{"format",    "format_version", "file_id",     "complete",
+                                    "row_begin", "row_end",        sums_attribute};
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -117,6 +120,7 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
   }
   file.set_attribute("/", "format", std::string(packed ? format_of_packed : format_name));
   file.set_attribute("/", "format_version", format_version);
+  file.set_attribute("/", "file_id", system::random_id());
   file.set_attribute("/", "complete", std::int64_t{0});
   file.set_attribute("/", "row_begin", layout.matrix.grid.part().begin);
   file.set_attribute("/", "row_end", layout.matrix.grid.part().end);
@@ -128,6 +132,12 @@ void create_views(hdf5::File& file, const HessianLayout& layout) {
   const bool whole =
       layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
   if (whole) create_named_blocks(file, layout.index);
+}
+
+// What an interrupted edit has left of a file that had this name is not to be taken for one of the new file.
+void publish(const system::UnfinishedFile& file, const std::filesystem::path& path, bool replace) {
+  file.publish(path, replace);
+  system::forget_edit(path);
 }
 
 std::uint64_t bytes_of(const MatrixDataset& dataset, const matrix::MatrixShape& matrix) {
@@ -348,6 +358,7 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
     stored.dtype = file.type("/gradient") == hdf5::Type::float32 ? Precision::float32 : Precision::float64;
     stored.value = read_numbers(file, "/parameters/value", stored.matrix.columns);
     stored.gradient = read_numbers(file, "/gradient", stored.matrix.columns);
+    stored.file_id = file.text_attribute("/", "file_id").value_or("");
     stored.attributes = read_attributes(file);
     stored.blocks = read_blocks(file);
     stored.complete = file.integer_attribute("/", "complete") == 1;
@@ -377,6 +388,19 @@ void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile&
   }
 }
 
+// What a file says of itself must hold in those that are read as results.
+void expect_consistent(const StoredLayout& stored, const std::filesystem::path& path) {
+  for (const auto& [rows, record] : stored.blocks) {
+    if (record.on_disk) continue;
+    throw InputError(text("'", path.string(), "' is damaged: it says that it is complete, and that its rows ",
+                          rows.begin, " to ", rows.end - 1, " are not there; run its job again with --resume"));
+  }
+  for (const auto& part : wrong_parts_of(hdf5::File::open_untrusted(path))) {
+    throw InputError(text("'", path.string(), "' refers to the part '", part.file.string(), "', which ", part.what,
+                          "; bring it back, or join the parts again"));
+  }
+}
+
 void expect(const Needed& needed, const StoredLayout& stored, const std::filesystem::path& path) {
   const auto& matrix = stored.matrix;
   const auto& part = matrix.grid.part();
@@ -394,6 +418,7 @@ void expect(const Needed& needed, const StoredLayout& stored, const std::filesys
   if (needed.complete && !stored.complete) {
     throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
   }
+  if (needed.complete) expect_consistent(stored, path);
   if (needed.all_rows && part.count() != matrix.columns) {
     throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", matrix.columns,
                           ": join the parts with hessian_join first"));
@@ -423,6 +448,11 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
   expect_allowed(path, bytes);
 }
 
+std::string file_id(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return "";
+  return hdf5::File::open_untrusted(path).text_attribute("/", "file_id").value_or("");
+}
+
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
   create_copy(path, layout, {blocks_of(layout.matrix.grid), std::nullopt}, replace);
 }
@@ -432,7 +462,7 @@ void create_copy(const std::filesystem::path& path, const HessianLayout& layout,
   check_room_for(path, rows.chunks ? 0 : rows.packed ? bytes / 2 : bytes, replace);
   const system::UnfinishedFile file(path);
   lay_out(file.path(), path, layout, rows);
-  file.publish(path, replace);
+  publish(file, path, replace);
 }
 
 void finish_copy(const std::filesystem::path& path, const std::vector<StoredBlock>& blocks,
@@ -466,8 +496,12 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
   } else {
     refer_to_parts(file.path(), layout, parts, blocks);
   }
-  finish_hessian_file(file.path(), look_at(file.path()), true);
-  file.publish(path, replace);
+  auto attributes = look_at(file.path());
+  std::vector<std::string> ids;
+  for (const auto& part : parts) ids.push_back(file_id(part.path));
+  attributes.emplace_back("part_file_ids", joined(ids, "\n"));
+  finish_hessian_file(file.path(), attributes, true);
+  publish(file, path, replace);
 }
 
 void retake_space(const std::filesystem::path& path) {
@@ -523,6 +557,7 @@ void reopen_hessian_file(const std::filesystem::path& path) {
   system::edit_at_once(path, matrix_in_file(path), [&](const std::filesystem::path& copy) {
     auto file = hdf5::File::open_to_write(copy);
     file.set_attribute("/", "complete", std::int64_t{0});
+    if (!file.text_attribute("/", "file_id")) file.set_attribute("/", "file_id", system::random_id());
     file.close();
   });
 }

@@ -137,6 +137,9 @@ class HessianFile:
             marks = self._file["blocks/mark"][:]
             raise HessianFileError(f"'{self.path}' is not complete: {np.count_nonzero(marks)} of {marks.size} blocks "
                                    "of rows are there; go on with the same command and --resume")
+        if attributes["complete"] == 1 and not np.all(self._file["blocks/mark"]):
+            raise HessianFileError(f"'{self.path}' is damaged: it says that it is complete, and that rows are not there; "
+                                   "run its job again with --resume")
         self._expect_parts()
         self.attributes = dict(attributes)
         self.names = [str(name) for name in of["names"]]
@@ -146,14 +149,24 @@ class HessianFile:
                         for name, offset, size in zip(self.names, of["offsets"], of["sizes"])}
 
     def _expect_parts(self):
-        """A joined file refers to its parts, and HDF5 reads NaN without a word where one is missing."""
+        """A joined file refers to its parts: HDF5 reads NaN without a word where one is missing, and what is there."""
         if self._hessian is None or not self._hessian.is_virtual:
             return
         folder = os.path.dirname(os.path.abspath(self.path))
-        for source in self._hessian.virtual_sources():
-            if source.file_name != "." and not os.path.exists(os.path.join(folder, source.file_name)):
+        ids = self._file.attrs.get("part_file_ids", "").split("\n")
+        for k, source in enumerate(self._hessian.virtual_sources()):
+            part = os.path.join(folder, source.file_name)
+            if source.file_name != "." and not os.path.exists(part):
                 raise HessianFileError(f"'{self.path}' refers to the part '{source.file_name}', which is not there: "
                                        "bring it back, or join the parts with hessian_join --copy")
+            if k < len(ids) and ids[k] and self._id_of(part) != ids[k]:
+                raise HessianFileError(f"'{self.path}' refers to the part '{source.file_name}', which is another file "
+                                       "than the one that was joined: bring that back, or join the parts again")
+
+    @staticmethod
+    def _id_of(path):
+        with _open(path) as file:
+            return file.attrs.get("file_id")
 
     def close(self):
         self._file.close()

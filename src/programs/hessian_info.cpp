@@ -128,7 +128,7 @@ void mark_damaged(const after::FileReport& report) {
                           "' was joined from parts that were cut inside of blocks, and hessian_mpi cannot go on "
                           "with it: verify and mark the parts, and join them again"));
   }
-  if (report.stored.complete) file::reopen_hessian_file(report.file);
+  file::reopen_hessian_file(report.file);
   file::BlockMarks marks(report.file, report.stored.matrix.grid);
   for (const auto b : report.check->damaged) {
     auto record = report.stored.blocks[static_cast<std::size_t>(b)].record;
@@ -151,7 +151,7 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
     }
     return found;
   });
-  const bool lost = !report.storage.lost_parts.empty();
+  const bool lost = report.storage.lacks_parts();
   if (options.norms && !lost) report.figures = read_figures(report, world);
   if (options.verify && !lost) report.check = verify(report, world);
   if (options.verify) report.sums = world.together([&] { return file::check_sums(options.file); });
@@ -161,9 +161,10 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
     world.on_root([&] { mark_damaged(report); });
     report.stored = world.together([&] { return after::read_anything(options.file); });
   }
+  const bool sound = after::is_sound(report);
   if (world.is_root() && options.json) std::cout << after::json_of(report) << std::endl;
   if (world.is_root() && !options.json) print(std::cout, report);
-  return damaged || lost ? ExitCode::failed : ExitCode::complete;
+  return damaged || !sound ? ExitCode::failed : ExitCode::complete;
 }
 
 int start(int argc, char** argv) {

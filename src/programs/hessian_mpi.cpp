@@ -26,6 +26,7 @@
 #include "hessian_mpi/network/kernels.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 #include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/run/assemble.hpp"
 #include "hessian_mpi/run/device_of_rank.hpp"
@@ -121,6 +122,18 @@ run::Resumed find_in_file(const run::Job& job, const file::HessianLayout& layout
   return found;
 }
 
+// Collective. Each rank reads back which file it sees behind the output's name.
+void expect_one_file(const std::filesystem::path& output, const ranks::Communicator& world) {
+  std::string id;
+  world.on_root([&] { id = file::file_id(output); });
+  id = world.from_root(id);
+  world.together([&] {
+    if (std::filesystem::exists(output) && file::file_id(output) == id) return;
+    throw InputError(
+        text("'", output.string(), "' is not the file here that it is on rank 0: name one that all hosts ", "share"));
+  });
+}
+
 // Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
 run::Resumed open_file(const run::Job& job, bool resuming, const Examined& examined, int threads,
                        const ranks::Communicator& world) {
@@ -140,6 +153,7 @@ run::Resumed open_file(const run::Job& job, bool resuming, const Examined& exami
     }
   });
   for (const auto& warning : found.warnings) warn(world, warning);
+  expect_one_file(job.options.output, world);
   return found;
 }
 
@@ -297,6 +311,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
                      Stopwatch& total) {
   const auto& options = job.options;
   Stopwatch stage;
+  checkpoint.expect_same_file();
   const double largest = largest_of(checkpoint.records());
   const auto verdict = run::check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
@@ -310,6 +325,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   auto resumed = job.matrix.grid.count();
   for (const auto& shared : written) resumed -= static_cast<std::int64_t>(shared.blocks.size());
   const run::FinishingRun finishing{world.size(), options.command_line, resumed, seconds.all};
+  checkpoint.expect_same_file();
   resumably(job, checkpoint, [&] {
     world.together([&] {
       if (world.is_root())
@@ -349,6 +365,7 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
     world.on_root(
         [&] { file::check_room_for(options.output, static_cast<std::uint64_t>(matrix.bytes()), options.overwrite); });
   }
+  if (!options.plan) ranks::expect_one_folder(options.output, world);
   const auto examined = examine(problem, world);
   stop();
   const run::Job job = world.together([&] { return run::plan_job(options, problem, matrix); });

@@ -701,7 +701,8 @@ class Spectrum:
     probes: int
 
 
-def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int) -> Spectrum:
+def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int, file_id: str | None) -> Spectrum:
+    """file_id: of the Hessian, where it has one."""
     if not path.exists():
         raise InputError(f"'{path}': no such file; mpirun -n 2 hessian_spectrum '{hessian}' makes it")
     with opened(path, "spectrum of hessian_spectrum") as file:
@@ -709,6 +710,9 @@ def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int) -> Spectrum
             raise InputError(f"'{path}' is not a spectrum of hessian_spectrum")
         if int(file.attrs.get("N", -1)) != n:
             raise InputError(f"'{path}' is the spectrum of another matrix: N = {file.attrs.get('N')}, '{hessian}' has {n}")
+        source = file.attrs.get("source_file_id")
+        if file_id and source and source != file_id:
+            raise InputError(f"'{path}' is the spectrum of another matrix than '{hessian}' has now: its file had the id {source}, not {file_id}")
 
         def numbers(name: str) -> np.ndarray | None:
             return np.asarray(file[name], np.float64) if name in file else None
@@ -931,7 +935,7 @@ def plot(options: argparse.Namespace, command_line: str) -> str:
     output = options.output or path.with_suffix(".png")
     check_output(output)
     with opened(path, "file of hessian_mpi") as file, contextlib.closing(Matrix(path, file)) as matrix:
-        spectrum = read_spectrum(options.spectrum_file or path.with_suffix(".spectrum.h5"), path, matrix.n) if options.spectrum else None
+        spectrum = read_spectrum(options.spectrum_file or path.with_suffix(".spectrum.h5"), path, matrix.n, matrix.attributes.get("file_id")) if options.spectrum else None
         panels = []
         if options.map or options.norms:
             tensors = matrix.tensors.matching(options.parameters)

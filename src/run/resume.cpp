@@ -1,5 +1,6 @@
 #include "hessian_mpi/run/resume.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include "hessian_mpi/base/error.hpp"
@@ -44,7 +45,12 @@ Resumed resume_from(const std::filesystem::path& path, const file::HessianLayout
     throw InputError(text("'", path.string(), "' is of another job: ", joined(comparison.differences, "; "),
                           ". Give the options that it was begun with, or another --output"));
   }
-  return {file::records_of(stored.blocks, layout.matrix.grid, path), stored.complete, comparison.warnings};
+  const auto records = file::records_of(stored.blocks, layout.matrix.grid, path);
+  const bool complete =
+      stored.complete && std::all_of(records.begin(), records.end(), [](const auto& record) { return record.on_disk; });
+  const bool to_be_opened = stored.complete ? !complete : stored.file_id.empty();
+  if (to_be_opened) file::reopen_hessian_file(path);
+  return {records, complete, comparison.warnings};
 }
 
 }  // namespace hessian_mpi::run

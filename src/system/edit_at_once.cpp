@@ -46,14 +46,18 @@ void each_piece(const PosixFile& file, const Visit& visit) {
   }
 }
 
-// What an edit changes: pages of the file, and its size.
+// What an edit changes: pages of the file, and its size. Pages that it does not change are known by their sum.
 struct Change {
   std::uint64_t offset;
-  std::vector<char> bytes;
+  std::vector<char> before;
+  std::vector<char> after;
 };
 struct Changes {
+  std::uint64_t size_before = 0;
   std::uint64_t size = 0;
+  std::vector<Extent> left_alone;
   std::vector<Change> pages;
+  std::uint64_t sum_of_others = 0;
 };
 
 // Calls visit(offset, bytes) for the pages of a file of some size that are not left alone.
@@ -137,6 +141,21 @@ PosixFile create_new(const std::filesystem::path& path) {
   return {path, O_RDWR | O_CREAT | O_EXCL};
 }
 
+// Of the pages that the changes pass over, so that it is the same before them, between and after.
+std::uint64_t sum_of_others(const Changes& changes, const PosixFile& file) {
+  std::vector<std::uint64_t> sums;
+  auto changed = changes.pages.begin();
+  each_page(changes.size, changes.left_alone, [&](std::uint64_t offset, std::uint64_t bytes) {
+    if (changed != changes.pages.end() && changed->offset == offset) {
+      ++changed;
+      return;
+    }
+    const auto page_now = bytes_of(file, offset, bytes);
+    sums.push_back(xxh3(page_now.data(), page_now.size()));
+  });
+  return xxh3(sums.data(), sums.size() * sizeof(std::uint64_t));
+}
+
 Changes changes_made_by(const std::function<void(const std::filesystem::path&)>& edit, const PosixFile& file,
                         const std::vector<Extent>& left_alone) {
   // The library that edits does not survive a write that fails.
@@ -150,17 +169,34 @@ Changes changes_made_by(const std::function<void(const std::filesystem::path&)>&
   each_page(file.size(), left_alone,
             [&](std::uint64_t offset, std::uint64_t bytes) { write(copy, offset, bytes_of(file, offset, bytes)); });
   edit(memory.file());
-  Changes changes{copy.size(), {}};
+  Changes changes{file.size(), copy.size(), left_alone, {}};
   each_page(changes.size, left_alone, [&](std::uint64_t offset, std::uint64_t bytes) {
+    auto before = bytes_of(file, offset, bytes);
     auto after = bytes_of(copy, offset, bytes);
-    if (after != bytes_of(file, offset, bytes)) changes.pages.push_back({offset, std::move(after)});
+    if (after != before) changes.pages.push_back({offset, std::move(before), std::move(after)});
   });
+  changes.sum_of_others = sum_of_others(changes, file);
   return changes;
 }
 
-// --- the log: numbers of 8 bytes, pages, and the XXH3 of all before it
+// Whether the changes are of this file: none of them, some or all may be in it already, a page in part.
+bool are_of(const Changes& changes, const PosixFile& file) {
+  const auto size = file.size();
+  if (size != changes.size_before && size != changes.size) return false;
+  for (const auto& [offset, before, after] : changes.pages) {
+    const auto now = bytes_of(file, offset, after.size());
+    for (std::size_t k = 0; k < now.size(); ++k) {
+      if (now[k] != before[k] && now[k] != after[k]) return false;
+    }
+  }
+  return sum_of_others(changes, file) == changes.sum_of_others;
+}
 
-constexpr std::uint64_t log_format = 0x31474f4c4f444552;  // "REDOLOG1"
+// --- the log: numbers of 8 bytes, pages before and after, and the XXH3 of all before it
+
+constexpr std::uint64_t log_format = 0x32474f4c4f444552;  // "REDOLOG2"
+// Of version 0.4, which did not say of which file it is.
+constexpr std::uint64_t anonymous_log_format = 0x31474f4c4f444552;  // "REDOLOG1"
 
 std::filesystem::path log_of(const std::filesystem::path& file) {
   return file.parent_path() / text('.', file.filename().string(), ".redo");
@@ -173,38 +209,71 @@ void append(std::vector<char>& log, std::uint64_t number) {
 
 std::vector<char> log_with(const Changes& changes) {
   std::vector<char> log;
-  append(log, log_format);
-  append(log, changes.size);
-  append(log, changes.pages.size());
-  for (const auto& [offset, bytes] : changes.pages) {
+  for (const auto number : {log_format, changes.size_before, changes.size, changes.sum_of_others,
+                            std::uint64_t{changes.left_alone.size()}, std::uint64_t{changes.pages.size()}}) {
+    append(log, number);
+  }
+  for (const auto& [offset, bytes] : changes.left_alone) {
     append(log, offset);
-    append(log, bytes.size());
-    log.insert(log.end(), bytes.begin(), bytes.end());
+    append(log, bytes);
+  }
+  for (const auto& [offset, before, after] : changes.pages) {
+    append(log, offset);
+    append(log, after.size());
+    log.insert(log.end(), before.begin(), before.end());
+    log.insert(log.end(), after.begin(), after.end());
   }
   append(log, xxh3(log.data(), log.size()));
   return log;
 }
 
-std::uint64_t number_at(const std::vector<char>& log, std::size_t place) {
-  std::uint64_t number = 0;
-  std::memcpy(&number, log.data() + place, sizeof(number));
-  return number;
+// Reads what append() has written, in turn.
+class LogReader {
+ public:
+  explicit LogReader(const std::vector<char>& log) : log_(log) {}
+  std::uint64_t number() {
+    std::uint64_t number = 0;
+    std::memcpy(&number, log_.data() + place_, sizeof(number));
+    place_ += sizeof(number);
+    return number;
+  }
+  std::vector<char> bytes(std::uint64_t count) {
+    const auto begin = log_.begin() + static_cast<std::ptrdiff_t>(place_);
+    place_ += count;
+    return {begin, begin + static_cast<std::ptrdiff_t>(count)};
+  }
+
+ private:
+  const std::vector<char>& log_;
+  std::size_t place_ = 0;
+};
+
+// Whether the log was written to its end.
+bool is_whole(const std::vector<char>& log) {
+  constexpr std::size_t width = sizeof(std::uint64_t);
+  if (log.size() < 4 * width) return false;
+  const std::vector<char> sum(log.end() - width, log.end());
+  return LogReader(sum).number() == xxh3(log.data(), log.size() - width);
 }
 
-// Nothing where the log was not written to its end: the file has not been touched then.
-std::optional<Changes> changes_in(const std::vector<char>& log) {
-  constexpr std::size_t width = sizeof(std::uint64_t);
-  const bool whole = log.size() >= 4 * width && number_at(log, 0) == log_format &&
-                     number_at(log, log.size() - width) == xxh3(log.data(), log.size() - width);
-  if (!whole) return std::nullopt;
-  Changes changes{number_at(log, width), {}};
-  std::size_t place = 3 * width;
-  for (auto left = number_at(log, 2 * width); left > 0; --left) {
-    const auto offset = number_at(log, place);
-    const auto bytes = number_at(log, place + width);
-    const auto begin = log.begin() + static_cast<std::ptrdiff_t>(place + 2 * width);
-    changes.pages.push_back({offset, {begin, begin + static_cast<std::ptrdiff_t>(bytes)}});
-    place += 2 * width + bytes;
+Changes changes_in(const std::vector<char>& log) {
+  LogReader in(log);
+  in.number();  // the format
+  Changes changes;
+  changes.size_before = in.number();
+  changes.size = in.number();
+  changes.sum_of_others = in.number();
+  changes.left_alone.resize(in.number());
+  changes.pages.resize(in.number());
+  for (auto& [offset, bytes] : changes.left_alone) {
+    offset = in.number();
+    bytes = in.number();
+  }
+  for (auto& [offset, before, after] : changes.pages) {
+    offset = in.number();
+    const auto bytes = in.number();
+    before = in.bytes(bytes);
+    after = in.bytes(bytes);
   }
   return changes;
 }
@@ -212,7 +281,7 @@ std::optional<Changes> changes_in(const std::vector<char>& log) {
 // Can be repeated: a second time changes nothing.
 void apply(const Changes& changes, const PosixFile& file) {
   if (file.size() != changes.size) file.resize(changes.size);
-  for (const auto& [offset, bytes] : changes.pages) write(file, offset, bytes);
+  for (const auto& change : changes.pages) write(file, change.offset, change.after);
   file.sync();
 }
 
@@ -239,6 +308,7 @@ void make_at_once(const std::filesystem::path& path, const std::function<void(co
 
 void edit_at_once(const std::filesystem::path& path, const std::vector<Extent>& left_alone,
                   const std::function<void(const std::filesystem::path&)>& edit) {
+  recover_edit(path);
   const PosixFile file(path, O_RDWR);
   const auto changes = changes_made_by(edit, file, left_alone);
   const auto more = changes.size > file.size() ? changes.size - file.size() : 0;
@@ -259,13 +329,32 @@ void edit_unfinished(const std::filesystem::path& path, const std::vector<Extent
 void recover_edit(const std::filesystem::path& path) {
   const auto log_path = log_of(path);
   if (!std::filesystem::is_regular_file(std::filesystem::symlink_status(log_path))) return;
-  std::optional<Changes> changes;
-  {
-    const PosixFile log(log_path, O_RDONLY | O_NOFOLLOW);
-    changes = changes_in(bytes_of(log, 0, log.size()));
+  const auto log = [&] {
+    const PosixFile file(log_path, O_RDONLY | O_NOFOLLOW);
+    return bytes_of(file, 0, file.size());
+  }();
+  // Where it was not written to its end, the file has not been touched.
+  const auto format = is_whole(log) ? LogReader(log).number() : 0;
+  if (format == anonymous_log_format) {
+    throw InputError(
+        text("'", log_path.string(), "' is the redo log of an earlier version, which does not say of which ",
+             "file it is: where that is '", path.string(), "', go on with that version, else remove the log"));
   }
-  if (changes) apply(*changes, {path, O_RDWR});
+  if (format == log_format) {
+    const auto changes = changes_in(log);
+    const PosixFile file(path, O_RDWR);
+    if (!are_of(changes, file)) {
+      throw InputError(text("'", log_path.string(), "' is the redo log of another file than '", path.string(),
+                            "' is now: put it beside the file that it belongs to, under the name that goes with it, or "
+                            "remove it"));
+    }
+    apply(changes, file);
+  }
   ::unlink(log_path.c_str());
+}
+
+void forget_edit(const std::filesystem::path& path) {
+  ::unlink(log_of(path).c_str());
 }
 
 }  // namespace hessian_mpi::system

@@ -71,6 +71,13 @@ std::uint64_t PosixFile::size() const {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+bool PosixFile::is_at(const std::filesystem::path& path) const {
+  struct stat own {};
+  struct stat there {};
+  if (::fstat(descriptor_, &own) != 0) fail(path_, "could not be looked at", reason(errno));
+  return ::stat(path.c_str(), &there) == 0 && own.st_dev == there.st_dev && own.st_ino == there.st_ino;
+}
+
 void PosixFile::resize(std::uint64_t bytes) const {
   if (::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) fail(path_, "could not be resized", reason(errno));
 }

@@ -1,7 +1,7 @@
 // A library to preload: one system call of one rank fails, as on a full or failing disk, or for want of memory.
 //   FAULT_RANK=1 FAULT_CALL=pwrite FAULT_AT=3 FAULT_FILE=result FAULT_ERROR=28   the third pwrite to a file whose name
 //   holds `result` fails on rank 1 with errno 28, and so do all later ones; FAULT_MARK names a file to be made when it
-//   happens.
+//   happens. FAULT_ERROR=-9: the rank is killed there.
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -50,7 +51,9 @@ bool fails(const char* call) {
   static const long first = std::atol(variable("FAULT_AT"));
   if (!here || std::strcmp(variable("FAULT_CALL"), call) != 0 || ++calls < first) return false;
   leave_mark();
-  errno = std::atoi(variable("FAULT_ERROR"));
+  const int error = std::atoi(variable("FAULT_ERROR"));
+  if (error < 0) raise(-error);
+  errno = error;
   return true;
 }
 
@@ -115,6 +118,12 @@ FAULT_EXPORT int renameat2(int from_folder, const char* from, int to_folder, con
   static auto* const real = original<int(int, const char*, int, const char*, unsigned)>("renameat2");
   if (names(to) && fails("rename")) return -1;
   return real(from_folder, from, to_folder, to, flags);
+}
+
+FAULT_EXPORT int unlink(const char* file) {
+  static auto* const real = original<int(const char*)>("unlink");
+  if (names(file) && fails("unlink")) return -1;
+  return real(file);
 }
 
 FAULT_EXPORT std::FILE* fopen64(const char* file, const char* mode) {

@@ -142,9 +142,20 @@ def test_parts_and_what_refers_to_them(info: Tool) -> None:
     text = info.run(1, "joined.h5", "--verify").stdout
     assert "in a part       second.h5: 25:26 (1 row in 1 run)" in text and "hessian_info PART --verify" in text, text
     assert "those that are damaged, second.h5" in info.error("joined.h5", "--verify", "--mark")
+    fabricated_file.write(info.folder / "second.h5", 2 * matrix[25:], shapes=SHAPES, first_row=25)
+    [wrong] = report(info, 2, "joined.h5", code=1)["matrix"]["wrong_parts"]
+    assert wrong == {"file": "second.h5", "what": "has other rows than those that were joined"}, wrong
+    assert "part files are not those that were joined" in info.run(1, "joined.h5").stdout
     (info.folder / "second.h5").unlink()
     assert report(info, 2, "joined.h5", "--verify", code=1)["matrix"]["lost_parts"] == ["second.h5"]
     assert "part files are not there" in info.run(1, "joined.h5").stdout
+
+
+def test_complete_file_that_lacks_rows(info: Tool) -> None:
+    matrix = symmetric(np.float64)
+    fabricated_file.write(info.folder / "lacking.h5", matrix, shapes=SHAPES, on_disk=np.arange(N) != 7)
+    assert not report(info, 1, "lacking.h5", code=1)["complete"]
+    assert "it says that it is complete, and that rows are missing" in info.run(1, "lacking.h5").stdout
 
 
 def test_copy_of_parts_is_gone_on_with_by_hessian_mpi(info: Tool) -> None:

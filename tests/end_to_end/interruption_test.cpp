@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <ostream>
@@ -417,7 +418,7 @@ std::vector<Fault> faults_of_any_rank() {
     faults.push_back({"open", 1, EIO, rank});                       // loading
     faults.push_back({"posix_memalign", 60, ENOMEM, rank});         // loading, deriving
     faults.push_back({"posix_memalign", 3000, ENOMEM, rank});       // computing
-    faults.push_back({"pwrite", rank == 0 ? 3 : 1, ENOSPC, rank});  // writing rows: root has made the file before
+    faults.push_back({"pwrite", rank == 0 ? 4 : 1, ENOSPC, rank});  // writing rows: root has made the file before
     faults.push_back({"sync_file_range", 3, EIO, rank});
     faults.push_back({"pread", 20, EIO, rank});  // checks
   }
@@ -426,9 +427,16 @@ std::vector<Fault> faults_of_any_rank() {
 
 // What only root does: making the file, marking, finishing.
 std::vector<Fault> faults_of_root() {
-  return {{"pwrite", 1, ENOSPC, 0}, {"fallocate", 1, ENOSPC, 0}, {"rename", 1, EACCES, 0},
-          {"pwrite", 8, EDQUOT, 0}, {"fdatasync", 1, EIO, 0},    {"fdatasync", 3, EIO, 0, Length::slow},
-          {"fsync", 1, EIO, 0},     {"fsync", 2, EIO, 0},        {"fsync", 3, EIO, 0}};
+  return {{"pwrite", 1, ENOSPC, 0},
+          {"pwrite", 2, ENOSPC, 0},
+          {"fallocate", 1, ENOSPC, 0},
+          {"rename", 1, EACCES, 0},
+          {"pwrite", 9, EDQUOT, 0},
+          {"fdatasync", 1, EIO, 0},
+          {"fdatasync", 3, EIO, 0, Length::slow},
+          {"fsync", 1, EIO, 0},
+          {"fsync", 2, EIO, 0},
+          {"fsync", 3, EIO, 0}};
 }
 
 INSTANTIATE_TEST_SUITE_P(InEveryPhase, Faults, testing::ValuesIn(faults_of_any_rank()),
@@ -445,6 +453,85 @@ TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
   const std::string source = std::string("rank 1 on ") + host.data() + ": ";
   EXPECT_NE(finished.errors.find(source), std::string::npos) << finished.errors;
   EXPECT_NE(finished.errors.find("memory"), std::string::npos) << finished.errors;
+}
+
+// --- the redo log, which a kill can leave beside a file
+
+const Fault before_the_log_counts{"fsync", 1, -SIGKILL, 0};
+const Fault before_the_log_goes{"unlink", 2, -SIGKILL, 0};  // a new file removes the log of an earlier one
+const Fault before_the_first_mark{"sync_file_range", 1, -SIGKILL, 0};
+
+void kill_by(const Fault& fault, const Folder& folder, const std::string& file, const Words& options = {}) {
+  const auto command = launch(2, job(Length::brief, options), preloaded(fault, folder, file));
+  const auto finished = run_command(command, folder.path(), seconds(120));
+  EXPECT_NE(finished.exit_code, 0);
+  ASSERT_TRUE(std::filesystem::remove(folder / "happened")) << "there was no such call: " << finished.errors;
+}
+
+TEST(Fault, BetweenWritingTheRedoLogAndRemovingItTouchesNoLaterFileOfThatName) {
+  const Folder folder;
+  for (const auto& fault : {before_the_log_counts, before_the_log_goes}) {
+    for (const auto& options : {Words{"--overwrite", "--seed", "5"}, Words{"--overwrite"}, Words{}}) {
+      std::filesystem::remove(folder / "result.h5");
+      kill_by(fault, folder, ".redo");
+      ASSERT_TRUE(std::filesystem::exists(folder / ".result.h5.redo")) << fault;
+      if (options.empty()) std::filesystem::remove(folder / "result.h5");
+      kill_by(before_the_first_mark, folder, "result.h5", options);
+      EXPECT_EQ(marked_blocks(folder), 0U);
+      const bool other_seed = options.size() > 1;
+      expect_resumed_to_the_same_bytes(folder, 2, other_seed ? Words{"--seed", "5"} : Words{}, Length::brief);
+    }
+  }
+}
+
+TEST(Fault, LeavesARedoLogThatGoesWithItsFileAlone) {
+  const Folder folder;
+  kill_by(before_the_log_counts, folder, ".redo");
+  std::filesystem::create_directory(folder / "moved");
+  for (const auto* name : {"result.h5", ".result.h5.redo"}) {
+    std::filesystem::rename(folder / name, folder / "moved" / name);
+  }
+  kill_by(before_the_first_mark, folder, "result.h5");
+  std::filesystem::copy_file(folder / "moved" / ".result.h5.redo", folder / ".result.h5.redo");
+  const auto begun = content_of(folder / "result.h5");
+  const auto refused = run_program(2, job(Length::brief, {"--resume"}), folder.path());
+  EXPECT_EQ(refused.exit_code, 2) << refused.errors;
+  EXPECT_NE(refused.errors.find("'.result.h5.redo' is the redo log of another file"), std::string::npos)
+      << refused.errors;
+  EXPECT_TRUE(content_of(folder / "result.h5") == begun);
+  std::filesystem::remove(folder / ".result.h5.redo");
+  expect_resumed_to_the_same_bytes(folder, 2, {}, Length::brief);
+
+  const auto repaired = run_program(1, job(Length::brief, {"--resume"}), folder / "moved");
+  EXPECT_EQ(repaired.exit_code, 0) << repaired.errors;
+  EXPECT_NE(repaired.output.find("complete already"), std::string::npos) << repaired.output;
+  EXPECT_FALSE(std::filesystem::exists(folder / "moved" / ".result.h5.redo"));
+}
+
+// --- another file under the name of one that is being written
+
+TEST(Replaced, FilesGetNothingOfTheRunThatLosesItsOwn) {
+  const auto& other = undisturbed_file(Length::brief);
+  const auto by_rename = [&](const Folder& folder) {
+    std::filesystem::copy_file(other, folder / "other.h5");
+    std::filesystem::rename(folder / "other.h5", folder / "result.h5");
+  };
+  const auto away_and_back = [&](const Folder& folder) {
+    std::filesystem::rename(folder / "result.h5", folder / "moved.h5");
+    std::filesystem::copy_file(folder / "moved.h5", folder / "result.h5");
+  };
+  for (const auto& replace : {std::function<void(const Folder&)>(by_rename), {away_and_back}}) {
+    const Folder folder;
+    RunningCommand job(launch(2, slow_job()), folder.path());
+    wait_for_marks(folder, job, 1);
+    replace(folder);
+    const auto there = content_of(folder / "result.h5");
+    const auto finished = job.wait(seconds(120));
+    EXPECT_EQ(finished.exit_code, 1) << finished.errors;
+    EXPECT_NE(finished.errors.find("'result.h5' is no longer the file that this run writes"), std::string::npos)
+        << finished.errors;
+    EXPECT_TRUE(content_of(folder / "result.h5") == there);
+  }
 }
 
 // --- a full disk

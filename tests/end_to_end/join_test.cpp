@@ -71,6 +71,26 @@ TEST(Parts, ThatDoNotFitAreRefusedByName) {
   EXPECT_FALSE(std::filesystem::exists(folder / "hessian.h5"));
 }
 
+TEST(Parts, ThatWereReplacedAreRefusedByNameWhereTheJoinedFileIsRead) {
+  const Folder folder;
+  make_parts(folder, {"0:100", "100:475"});
+  ASSERT_EQ(join(folder, {"0-100.h5", "100-475.h5", "--output", "joined.h5"}).exit_code, 0);
+  const Words read{"joined.h5", "--output", "read.h5", "--overwrite"};
+  ASSERT_EQ(join(folder, read).exit_code, 0);
+  // Of another job, whose rows fit as well; of the same job once more; none.
+  for (const auto& options : {Words{"--l2", "0.5", "--overwrite"}, Words{"--overwrite"}, Words{}}) {
+    if (options.empty()) std::filesystem::remove(folder / "0-100.h5");
+    if (!options.empty()) {
+      const auto made = run_program(1, job("0-100.h5", Words{"--rows", "0:100"} + options), folder.path());
+      ASSERT_EQ(made.exit_code, 0) << made.errors;
+    }
+    const auto refused = join(folder, read);
+    EXPECT_EQ(refused.exit_code, 2) << refused.errors;
+    EXPECT_NE(refused.errors.find("'joined.h5' refers to the part '0-100.h5', which is"), std::string::npos)
+        << refused.errors;
+  }
+}
+
 TEST(Parts, AreJoinedByAProgramThatTellsItsVersion) {
   const Folder folder;
   const auto told = join(folder, {"--version"});

@@ -457,6 +457,18 @@ class Spectra(Case):
         self.write_spectrum(np.arange(1.0, 21), 20)
         self.assertIn("another matrix", self.run_program(self.file, "--spectrum", code=2)[1])
 
+    def test_of_a_file_that_was_replaced_are_refused(self):
+        write(self.file, random_matrix(20, np.float32), {"fc.weight": 20})
+        with h5py.File(self.file, "r+") as file:
+            file.attrs["file_id"] = "of-the-new-one"
+        self.write_spectrum(np.arange(1.0, 21))
+        self.run_program(self.file, "--spectrum", "-o", self.folder / "of_unknown_source.svg")
+        for source, code in (("of-the-new-one", 0), ("of-the-old-one", 2)):
+            with h5py.File(self.folder / "H.spectrum.h5", "r+") as file:
+                file.attrs["source_file_id"] = source
+            errors = self.run_program(self.file, "--spectrum", "-o", self.folder / "spectrum.svg", code=code)[1]
+            self.assertEqual("of-the-old-one" in errors, code == 2, errors)
+
     def test_that_are_not_there_are_asked_for(self):
         write(self.file, random_matrix(197, np.float32), LAYERS)
         self.assertIn("hessian_spectrum", self.run_program(self.file, "--spectrum", code=2)[1])

@@ -377,6 +377,40 @@ TEST_F(HessianFile, IsCompleteOnlyWhenFinished) {
   EXPECT_EQ(complete(), Integers{0});
 }
 
+TEST_F(HessianFile, IsNoResultWhereItSaysThatItIsCompleteAndLacksRows) {
+  if (!is_root()) return;
+  const auto job = job_of_size(3);
+  job.create(path());
+  finish_hessian_file(path(), {}, true);
+  expect_input_error([&] { read_layout(path()); }, {path().string(), "is damaged", "complete", "rows 0 to"});
+  EXPECT_TRUE(read_layout(path(), {.complete = false}).complete);
+  std::vector<BlockRecord> records(static_cast<std::size_t>(job.matrix().grid.count()), {1, 1, true});
+  BlockMarks(path(), job.matrix().grid).write(0, records);
+  EXPECT_TRUE(read_layout(path()).complete);
+}
+
+TEST_F(HessianFile, HasAnIdOfItsOwnThatItKeeps) {
+  if (!is_root()) return;
+  EXPECT_EQ(file_id(path()), "");
+  job_of_size(3).create(path());
+  const auto first = file_id(path());
+  EXPECT_TRUE(std::regex_match(first, std::regex("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"))) << first;
+  finish_hessian_file(path(), {}, true);
+  reopen_hessian_file(path());
+  EXPECT_EQ(file_id(path()), first);
+  EXPECT_EQ(read_layout(path(), {.complete = false}).file_id, first);
+  job_of_size(3).create(path(), true);
+  const auto second = file_id(path());
+  EXPECT_NE(second, first);
+  // A file of earlier versions has none until it is gone on with.
+  const hid_t file = H5Fopen(path().c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  H5Adelete(file, "file_id");
+  H5Fclose(file);
+  EXPECT_EQ(file_id(path()), "");
+  reopen_hessian_file(path());
+  EXPECT_EQ(file_id(path()).size(), second.size());
+}
+
 TEST_F(HessianFile, KeepsTheFiguresOfItsEnd) {
   if (!is_root()) return;
   job_of_size(3).create(path());

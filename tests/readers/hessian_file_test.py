@@ -313,6 +313,19 @@ class Refusing(unittest.TestCase):
         with HessianFile(self.path("joined.h5")) as H:
             np.testing.assert_array_equal(np.asarray(H), MATRIX)
 
+    def test_a_joined_file_whose_part_is_another_file(self):
+        for name in ("joined.h5", "part-0.h5", "part-1.h5"):
+            shutil.copy(os.path.join(FILES, name), self.path(name))
+        with h5py.File(self.path("part-1.h5"), "r+") as file:
+            file.attrs["file_id"] = "of another file"
+        self.assert_refused(self.path("joined.h5"), "part-1.h5", "another file")
+
+    def test_a_complete_file_that_lacks_rows(self):
+        shutil.copy(os.path.join(FILES, "whole.h5"), self.path())
+        with h5py.File(self.path(), "r+") as file:
+            file["blocks/mark"][7] = 0
+        self.assert_refused(self.path(), "complete", "not there")
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])

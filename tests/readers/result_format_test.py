@@ -94,7 +94,7 @@ with tempfile.TemporaryDirectory() as folder:
             check(file, sections[SECTION[program]], common, {"N": N, **lengths}, {kind, *words.split()})
             check_promises(file, matrix)
             with h5py.File(folder / "h.h5") as source:
-                layout = ("format", "format_version", "complete", "row_begin", "row_end")
+                layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end")
                 origin = {name: value for name, value in source.attrs.items() if name not in layout}
                 assert dict(file["hessian"].attrs) == origin and not len(file["hessian"])
 print(f"{len(RUNS)} files are as the document says")

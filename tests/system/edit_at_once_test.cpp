@@ -7,10 +7,13 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <random>
 #include <thread>
 
+#include "expect_error.hpp"
+#include "hessian_mpi/base/checksum.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi::system {
@@ -39,12 +42,25 @@ class EditAtOnce : public testing::Test {
     out << text;
   }
   // Changes two places far from each other and makes the file longer.
-  void edit() const {
-    edit_at_once(path(), left_alone, [](const std::filesystem::path& copy) {
-      put(copy, 10, "first");
-      put(copy, 90'000, "second");
-      put(copy, 100'000, std::string(5000, 'z'));
+  void edit() const { edit_at_once(path(), left_alone, change); }
+  static void change(const std::filesystem::path& copy) {
+    put(copy, 10, "first");
+    put(copy, 90'000, "second");
+    put(copy, 100'000, std::string(5000, 'z'));
+  }
+
+  // The log of such an edit, as a kill before its last step leaves it; the file is as it was before.
+  std::string log_of_edit() const {
+    const auto kept = path().parent_path() / "kept";
+    std::ofstream{kept};
+    edit_at_once(path(), left_alone, [&](const std::filesystem::path& copy) {
+      change(copy);
+      std::filesystem::create_hard_link(kept, path().parent_path() / ".file.redo");
     });
+    auto log = content_of(kept);
+    std::filesystem::remove(kept);
+    std::ofstream(path(), std::ios::binary | std::ios::trunc) << before;
+    return log;
   }
 
   const std::string before = std::string(100'000, 'a');
@@ -115,6 +131,50 @@ TEST_F(EditAtOnce, IsWholeOrNothingWheneverTheProcessIsKilled) {
   }
   EXPECT_GT(untouched, 0);
   EXPECT_GT(edited, 0);
+}
+
+// --- the log of an edit that was interrupted
+
+TEST_F(EditAtOnce, IsCompletedFromWhereverItWasInterrupted) {
+  const auto log = log_of_edit();
+  auto torn = after;
+  torn.replace(12, 3, before, 12, 3);  // within a page
+  for (const auto& found : {before, before + std::string(5000, '\0'), torn, after}) {
+    const auto moved = path().parent_path() / "moved";
+    std::ofstream(moved, std::ios::binary | std::ios::trunc) << found;
+    std::ofstream(path().parent_path() / ".moved.redo", std::ios::binary) << log;
+    recover_edit(moved);
+    EXPECT_TRUE(content_of(moved) == after);
+    EXPECT_EQ(files(), 2U) << "a log was left";
+  }
+}
+
+TEST_F(EditAtOnce, TakesOverNothingFromTheLogOfAnotherFile) {
+  const auto log = log_of_edit();
+  auto other_where_it_changes = before;
+  other_where_it_changes[11] = 'b';
+  auto other_elsewhere = before;
+  other_elsewhere[8192] = 'b';
+  for (const auto& other : {other_where_it_changes, other_elsewhere, before + 'a', std::string()}) {
+    std::ofstream(path(), std::ios::binary | std::ios::trunc) << other;
+    std::ofstream(path().parent_path() / ".file.redo", std::ios::binary) << log;
+    for (const auto& attempt : {std::function<void()>([&] { recover_edit(path()); }), {[&] { edit(); }}}) {
+      expect_input_error(attempt, {".file.redo' is the redo log of another file than", "/file'"});
+      EXPECT_TRUE(content() == other);
+      EXPECT_EQ(files(), 2U) << "the log may be needed where it belongs";
+    }
+    forget_edit(path());
+    EXPECT_EQ(files(), 1U);
+  }
+}
+
+TEST_F(EditAtOnce, DoesNotBelieveALogThatSaysNotOfWhichFileItIs) {
+  std::string log = "REDOLOG1" + std::string(16, '\0');
+  const auto sum = xxh3(log.data(), log.size());
+  log.append(reinterpret_cast<const char*>(&sum), sizeof(sum));
+  std::ofstream(path().parent_path() / ".file.redo", std::ios::binary) << log;
+  expect_input_error([&] { recover_edit(path()); }, {".file.redo", "earlier version"});
+  EXPECT_TRUE(content() == before);
 }
 
 TEST_F(EditAtOnce, IgnoresALogThatWasNotWrittenToItsEnd) {

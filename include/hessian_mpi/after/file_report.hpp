@@ -13,6 +13,7 @@
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/joined_parts.hpp"
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 
@@ -20,10 +21,11 @@ namespace hessian_mpi::after {
 
 /// How the rows lie in the file.
 struct RowStorage {
-  std::optional<hdf5::Chunks> chunks;             ///< in chunks
-  std::vector<hdf5::RowsElsewhere> parts;         ///< in these files, as the file names them
-  std::vector<std::filesystem::path> lost_parts;  ///< those of them that are not there
-  std::optional<std::uint64_t> bytes;             ///< what the rows take; nothing where they lie in parts
+  std::optional<hdf5::Chunks> chunks;        ///< in chunks
+  std::vector<hdf5::RowsElsewhere> parts;    ///< in these files, as the file names them
+  std::vector<file::WrongPart> wrong_parts;  ///< those of them that are not what was joined
+  std::optional<std::uint64_t> bytes;        ///< what the rows take; nothing where they lie in parts
+  bool lacks_parts() const;                  ///< some are not there
   bool is_plain() const { return !chunks && parts.empty(); }
 };
 
@@ -46,6 +48,10 @@ FileReport report_on(const std::filesystem::path& file);
 /// Blocks that are on the disk, and runs of rows that are not.
 matrix::BlockList blocks_on_disk(const file::StoredLayout& stored);
 std::vector<Rows> missing_rows(const file::StoredLayout& stored);
+/// Whether the file says that it is complete, and that rows are missing.
+bool contradicts_itself(const FileReport& report);
+/// Whether it is what it says, as far as can be told without the rows: its parts are those that were joined.
+bool is_sound(const FileReport& report);
 /// The largest |H_ij| of the blocks on the disk.
 double largest_entry(const file::StoredLayout& stored);
 /// A check, as the attributes of the file say.

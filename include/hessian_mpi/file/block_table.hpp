@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "hessian_mpi/hdf5/hdf5.hpp"
@@ -23,6 +24,10 @@ struct StoredBlock {
   Rows rows;
   BlockRecord record;
 };
+
+/// XXH3 of `begin`, `end` and `checksum` of every block in turn, 24 bytes each, as 16 hexadecimal digits: what a result
+/// says of the rows that it was made from.
+std::string sum_of(const std::vector<StoredBlock>& blocks);
 
 /// The blocks of a grid, none of them on the disk.
 std::vector<StoredBlock> blocks_of(const matrix::BlockGrid& grid);
@@ -57,6 +62,8 @@ class BlockMarks {
   /// Marks neighbouring blocks, one record each, from first on; takes back the marks of those that are not on_disk. The
   /// rows of the others must be on the disk.
   void write(std::int64_t first, const std::vector<BlockRecord>& records);
+  /// Whether the file that they are in still has its name.
+  bool are_in(const std::filesystem::path& path) const { return file_.is_at(path); }
   /// Brings the marks to the disk.
   void sync() { file_.sync_data(); }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "hessian_mpi/file/block_table.hpp"
@@ -36,6 +37,10 @@ class Checkpoint {
   /// Collective. Takes back the marks of blocks, the same on all ranks, whose rows are not what was written.
   void forget(const matrix::BlockList& blocks);
 
+  /// Collective. Throws RunError where the output's name no longer leads to the file that this run has begun or gone on
+  /// with: to be asked before anything else is written by name.
+  void expect_same_file() const;
+
   /// What the last take() took, in seconds.
   double seconds() const { return cost_.count(); }
   /// The same on all ranks, as of the last take().
@@ -49,6 +54,8 @@ class Checkpoint {
   matrix::BlockList enter(const std::vector<std::uint64_t>& numbers);
   void mark(const matrix::BlockList& blocks);
 
+  std::filesystem::path path_;
+  std::string id_;  // of the file, on root
   std::vector<BlockRecord> records_;
   matrix::BlockList added_;
   std::vector<BlockRecord> records_of_added_;

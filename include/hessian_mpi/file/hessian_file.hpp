@@ -40,7 +40,7 @@ struct HessianLayout {
   Precision dtype;                      ///< of value and gradient
   const std::vector<double>& value;     ///< theta, N numbers
   const std::vector<double>& gradient;  ///< dL/dtheta, N numbers
-  const Attributes& attributes;         ///< `format`, `format_version`, rows and `complete` = 0 are added
+  const Attributes& attributes;         ///< `format`, `format_version`, `file_id`, rows and `complete` = 0 are added
 };
 
 /// Not collective. Makes the whole file but for the rows, on one rank: all metadata, and the space of the matrix taken
@@ -71,6 +71,10 @@ struct PartFile {
   std::vector<StoredBlock> blocks;
 };
 
+/// Not collective. The id of a file, a random one that it was made with; empty where there is no such file, and in
+/// files of version 0.4 and before that were not gone on with since.
+std::string file_id(const std::filesystem::path& path);
+
 /// Not collective. As create_hessian_file, a complete file of the rows that lie in parts, which are all rows in order:
 /// a virtual dataset that finds them there, or with copy the rows themselves, each block compared with its checksum on
 /// the way. look_at gets the file before it has its name and says what attributes to set: where it throws, nothing is
@@ -93,6 +97,7 @@ struct StoredLayout {
   Precision dtype = Precision::float32;
   std::vector<double> value;
   std::vector<double> gradient;
+  std::string file_id;              ///< empty where it has none
   Attributes attributes;            ///< without those that HessianLayout leaves to the file
   std::vector<StoredBlock> blocks;  ///< on_disk as of the end of the file's last run
   bool complete = false;

@@ -30,8 +30,12 @@ void edit_at_once(const std::filesystem::path& file, const std::vector<Extent>& 
 void edit_unfinished(const std::filesystem::path& file, const std::vector<Extent>& left_alone,
                      const std::function<void(const std::filesystem::path&)>& edit);
 
-/// Completes an edit of the file that was interrupted; does nothing where there was none. Throws RunError where it
-/// can't be written to.
+/// Completes an edit of the file that was interrupted; does nothing where there was none. Throws InputError where the
+/// log is of another file: its bytes say which it is of, so that a file can be moved and copied together with its log.
+/// Throws RunError where the file can't be written to.
 void recover_edit(const std::filesystem::path& file);
+
+/// Removes the log of a file that is no longer there: a new one has its name.
+void forget_edit(const std::filesystem::path& file);
 
 }  // namespace hessian_mpi::system

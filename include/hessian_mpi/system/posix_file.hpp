@@ -27,6 +27,8 @@ class PosixFile {
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_; }
 
+  /// Whether it is what lies under that name now.
+  bool is_at(const std::filesystem::path& path) const;
   std::uint64_t size() const;
   void resize(std::uint64_t bytes) const;
   /// Reads as many bytes as there are, at most so many, and returns their number.
