@@ -357,12 +357,6 @@ double check(const Copy& copy, const ranks::Communicator& communicator) {
   return file::symmetry_error(path, file::sample_for_symmetry(copy.source.index, part), largest, communicator);
 }
 
-void expect_another(const ConvertOptions& options) {
-  std::error_code none;
-  if (!std::filesystem::equivalent(options.source, options.output, none)) return;
-  throw InputError(text("'", options.source.string(), "' cannot be converted into itself: name another output"));
-}
-
 // Collective.
 void write_rows(Copy& copy, const ranks::Communicator& communicator) {
   auto progress = progress_of(copy, communicator);
@@ -398,9 +392,12 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
 
 }  // namespace
 
+system::UsedFiles ConvertOptions::files() const {
+  return {file::files_of_matrix(source), output};
+}
+
 Converted convert(const ConvertOptions& options, const ranks::Communicator& communicator) {
   const auto source = communicator.together([&] {
-    expect_another(options);
     return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
   auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
@@ -413,7 +410,7 @@ Converted convert(const ConvertOptions& options, const ranks::Communicator& comm
     return fill(copy, communicator);
   } catch (const ranks::AgreedError&) {
     std::error_code ignored;
-    if (communicator.is_root()) std::filesystem::remove(options.output, ignored);
+    if (communicator.is_root()) std::filesystem::remove(system::target_of(options.output), ignored);
     throw;
   }
 }

@@ -243,6 +243,7 @@ Options options_from(const po::variables_map& given) {
       throw InputError(text("--memory ", error.what()));
     }
   });
+  if_given(given, "config", [&](const auto& word) { options.config = word; });
   if_given(given, "output", [&](const auto& word) { options.output = word; });
   if_given(given, "storage", [&](const auto& word) { options.storage = one_of("storage", word, precisions); });
   if_given(given, "check", [&](const auto& word) {
@@ -306,8 +307,13 @@ bool loses_to_the_command_line(const std::string& option, const po::variables_ma
 }
 
 void store_config_file(const std::string& name, const po::options_description& all, po::variables_map& given) {
+  try {
+    system::expect_regular(name);
+  } catch (const InputError& error) {
+    throw InputError(text("--config ", error.what()));
+  }
   std::ifstream file(name);
-  if (!file || std::filesystem::is_directory(name)) throw InputError(text("--config '", name, "' cannot be read"));
+  if (!file) throw InputError(text("--config '", name, "' cannot be read"));
   try {
     auto found = po::parse_config_file(file, all);
     std::erase_if(found.options,
@@ -340,6 +346,21 @@ Options parsed(int argc, const char* const* argv) {
 }
 
 }  // namespace
+
+// A loss is the name of one or a file; options of a loss may be files: weight=@FILE.
+system::UsedFiles Options::files() const {
+  system::UsedFiles used{{}, plan ? std::nullopt : std::optional(output)};
+  for (const auto& file : {model, data, config}) {
+    if (file) used.inputs.push_back(*file);
+  }
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(loss, ignored)) used.inputs.emplace_back(loss);
+  for (const auto& option : loss_options) {
+    const auto at = option.find("=@");
+    if (at != std::string::npos) used.inputs.emplace_back(option.substr(at + 2));
+  }
+  return used;
+}
 
 // Messages quote what was given, which may be a file of any bytes.
 Options parse_options(int argc, const char* const* argv) {

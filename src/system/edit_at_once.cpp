@@ -15,6 +15,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::system {
 namespace {
@@ -126,7 +127,8 @@ Changes changes_made_by(const std::function<void(const std::filesystem::path&)>&
 
 constexpr std::uint64_t log_format = 0x31474f4c4f444552;  // "REDOLOG1"
 
-std::filesystem::path log_of(const std::filesystem::path& file) {
+std::filesystem::path log_of(const std::filesystem::path& path) {
+  const auto file = target_of(path);  // one log, by whatever name the file is opened
   return file.parent_path() / text('.', file.filename().string(), ".redo");
 }
 
