@@ -363,12 +363,6 @@ double check(const Copy& copy, const ranks::Communicator& communicator) {
   return file::symmetry_error(path, file::sample_for_symmetry(copy.source.index, part), largest, communicator);
 }
 
-void expect_another(const ConvertOptions& options) {
-  std::error_code none;
-  if (!std::filesystem::equivalent(options.source, options.output, none)) return;
-  throw InputError(text("'", options.source.string(), "' cannot be converted into itself: name another output"));
-}
-
 // Collective.
 void write_rows(Copy& copy, const ranks::Communicator& communicator) {
   auto progress = progress_of(copy, communicator);
@@ -404,9 +398,12 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
 
 }  // namespace
 
+system::UsedFiles ConvertOptions::files() const {
+  return {file::files_of_matrix(source), output};
+}
+
 Converted convert(const ConvertOptions& options, const ranks::Communicator& communicator) {
   const auto source = communicator.together([&] {
-    expect_another(options);
     return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
   auto copy = communicator.together([&] { return copy_of(options, source, communicator); });

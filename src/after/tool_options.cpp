@@ -4,6 +4,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
 
 namespace hessian_mpi::after {
 
@@ -55,6 +56,10 @@ void describe_resources(po::options_description& to, const char* rows_of) {
       "threads", po::value<int>()->value_name("T"),
       "of a rank; OMP_NUM_THREADS or its share of the cores where absent")("plan", po::bool_switch(),
                                                                            "say what it will take, and do nothing");
+}
+
+system::UsedFiles ResultOptions::files() const {
+  return {file::files_of_matrix(file), plan ? std::nullopt : std::optional(output)};
 }
 
 std::optional<std::uint64_t> memory_in(const po::variables_map& given) {

@@ -116,14 +116,13 @@ Vectors read_text(std::ifstream& in, const std::string& name, std::int64_t n) {
 }
 
 Vectors read_any(const std::string& name, std::int64_t n) {
-  // Names of files may have colons, too.
-  for (auto colon = name.find(':'); colon != std::string::npos; colon = name.find(':', colon + 1)) {
-    const auto file = name.substr(0, colon);
-    if (std::filesystem::exists(name) || !std::filesystem::is_regular_file(file)) continue;
+  const auto file = file_of_vectors(name);
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(file, ignored)) throw InputError(text("'", name, "': no such file"));
+  if (file != name) {
     if (!hdf5::is_hdf5(file)) throw InputError(text("'", file, "' is not an HDF5 file, whose datasets have names"));
-    return read_dataset(file, name.substr(colon + 1), n);
+    return read_dataset(file, name.substr(file.size() + 1), n);
   }
-  if (!std::filesystem::is_regular_file(name)) throw InputError(text("'", name, "': no such file"));
   if (hdf5::is_hdf5(name)) {
     throw InputError(text("name the dataset of '", name, "' that has the vectors: '", name, ":path/of/dataset'"));
   }
@@ -137,6 +136,17 @@ Vectors read_any(const std::string& name, std::int64_t n) {
 }
 
 }  // namespace
+
+// Names of files may have colons, too.
+std::string file_of_vectors(const std::string& name) {
+  std::error_code ignored;
+  if (std::filesystem::exists(name, ignored)) return name;
+  for (auto colon = name.find(':'); colon != std::string::npos; colon = name.find(':', colon + 1)) {
+    const auto file = name.substr(0, colon);
+    if (std::filesystem::exists(file, ignored)) return file;
+  }
+  return name;
+}
 
 Vectors read_vectors(const std::string& name, std::int64_t n) {
   auto vectors = read_any(name, n);

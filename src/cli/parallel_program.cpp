@@ -80,7 +80,9 @@ int run_parallel_program(const char* name, int argc, char** argv,
     return static_cast<int>(ExitCode::bad_input);
   }
   try {
-    return static_cast<int>(body(world));
+    const auto code = body(world);
+    world.on_root(expect_printed);
+    return static_cast<int>(code);
   } catch (const ranks::AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
     if (world.is_root()) std::cerr << name << ": " << kind << error.what() << std::endl;
@@ -91,6 +93,18 @@ int run_parallel_program(const char* name, int argc, char** argv,
     std::cerr << name << ": error: rank " << world.rank() << " on " << world.host() << ": " << words_of(error)
               << std::endl;
     ranks::abort_all_ranks(ExitCode::failed);
+  }
+}
+
+void expect_files(const system::UsedFiles& files, const ranks::Communicator& world) {
+  world.together([&] { system::expect_inputs(files); });
+  world.on_root([&] { system::expect_output(files); });
+}
+
+void expect_printed() {
+  if (!std::cout.flush()) {
+    throw RunError(
+        "standard output could not be written to (is its disk full?): what was printed is lost, files are not");
   }
 }
 

@@ -21,6 +21,7 @@
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/random_id.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 #include "hessian_mpi/system/writeback.hpp"
 #include "named_blocks.hpp"
 #include "sum_lines.hpp"
@@ -434,12 +435,12 @@ void set_attributes(hdf5::File& file, const std::string& object, const Attribute
 }
 
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace) {
-  const auto folder = system::folder_of(path);
+  system::expect_regular(path);
+  const auto folder = system::folder_of(system::target_of(path));
   if (!std::filesystem::is_directory(folder)) {
     throw InputError(text("the folder '", folder.string(), "' of the output does not exist"));
   }
-  if (std::filesystem::is_directory(path)) throw InputError(text("the output '", path.string(), "' is a folder"));
-  if (!replace && std::filesystem::exists(std::filesystem::symlink_status(path))) system::throw_exists(path);
+  if (!replace && std::filesystem::exists(path)) system::throw_exists(path);
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     throw InputError(
         text("no file can be made in the folder '", folder.string(), "' of the output: ", system::reason(errno)));
@@ -508,7 +509,25 @@ void retake_space(const std::filesystem::path& path) {
   take_space(path, path, matrix_in_file(path));
 }
 
+std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& path) {
+  system::expect_regular(path);
+  std::vector<std::filesystem::path> files{path};
+  std::vector<hdf5::RowsElsewhere> parts;
+  try {
+    const auto file = hdf5::File::open_to_read(path);
+    parts = file.rows_elsewhere(MatrixDatasets(file).names().front());
+  } catch (const Error&) {
+    return files;  // what is wrong with it is told where it is read
+  }
+  // HDF5 looks for them beside the name that the file is opened by, then beside what a symlink leads to.
+  for (const auto& folder : {system::folder_of(path), system::folder_of(system::target_of(path))}) {
+    for (const auto& part : parts) files.push_back(folder / part.file);
+  }
+  return files;
+}
+
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed) {
+  system::expect_regular(path);
   if (!std::filesystem::exists(path)) throw InputError(text("'", path.string(), "': no such file"));
   auto stored = read_any_layout(path);
   expect(needed, stored, path);

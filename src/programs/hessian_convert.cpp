@@ -26,6 +26,7 @@ struct CommandLine {
   std::optional<std::uint64_t> memory;
   bool help = false;
   bool version = false;
+  system::UsedFiles files() const { return conversion.files(); }
 };
 
 po::options_description described_options() {

@@ -27,6 +27,7 @@ struct InfoOptions {
   bool mark = false;
   bool help = false;
   bool version = false;
+  system::UsedFiles files() const { return {file::files_of_matrix(file), std::nullopt}; }
 };
 
 po::options_description described_options() {

@@ -48,6 +48,8 @@ int run(int argc, const char* const* argv) {
   options.copy = given["copy"].as<bool>();
   options.overwrite = given["overwrite"].as<bool>();
   options.command_line = cli::command_line_of(argc, argv);
+  system::expect_inputs(options.files());
+  system::expect_output(options.files());
   const auto joined = after::join_parts(options);
   for (const auto& warning : joined.warnings) std::cerr << "hessian_join: warning: " << warning << '\n';
   std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.rows << ", "
@@ -59,7 +61,9 @@ int run(int argc, const char* const* argv) {
 int start(int argc, char** argv) {
   system::ignore_file_size_signal();
   try {
-    return run(argc, argv);
+    const int code = run(argc, argv);
+    cli::expect_printed();
+    return code;
   } catch (const Error& error) {
     std::cerr << "hessian_join: error: " << error.what() << std::endl;
     return static_cast<int>(error.code());

@@ -40,6 +40,7 @@
 #include "hessian_mpi/run/verdict.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/stop.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -221,7 +222,7 @@ void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const ra
 // Collective. What the job takes, for the user of --plan.
 void print_plan(const run::Job& job, const run::Memory& memory, int threads, const run::StageSeconds& seconds,
                 const ranks::StopPoint& stop, const ranks::Communicator& world) {
-  const auto folder = job.options.output.has_parent_path() ? job.options.output.parent_path() : ".";
+  const auto folder = system::folder_of(system::target_of(job.options.output));
   Stopwatch watch;
   const auto engine = run::unfactored_rows_engine(job, world, stop);
   const double making_factors = watch.lap();

@@ -30,6 +30,12 @@ struct MultiplyOptions : after::ResultOptions {
   bool gradient = false;
   std::int64_t random = 0;
   std::uint64_t seed = 0;
+
+  system::UsedFiles files() const {
+    auto used = ResultOptions::files();
+    if (!vectors.empty()) used.inputs.push_back(after::file_of_vectors(vectors));
+    return used;
+  }
 };
 
 po::options_description described_options() {

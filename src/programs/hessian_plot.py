@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import re
+import stat
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -920,12 +921,29 @@ def progress_line(fraction: float) -> None:
     print(f"\r{100 * fraction:3.0f} % of the matrix read", end="" if fraction < 1 else "\r\033[K", file=sys.stderr, flush=True)
 
 
-def check_output(output: pathlib.Path) -> None:
+def check_file(path: pathlib.Path) -> None:
+    """Nothing is opened: a FIFO would be waited for."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be looked at: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"'{path}' is a folder, a FIFO or a device: name a regular file")
+
+
+def check_output(output: pathlib.Path, inputs: list[pathlib.Path]) -> None:
     if output.suffix[1:].lower() not in FORMATS:
         raise InputError(f"--output '{output}': the picture's format is its suffix: .png, .pdf or .svg")
-    if not output.parent.is_dir():
-        raise InputError(f"--output '{output}': the folder '{output.parent}' does not exist")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
+    check_file(output)
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise InputError(f"the output '{output}' is a file that is read, '{path}': name another output")
+    folder = pathlib.Path(os.path.realpath(output)).parent
+    if not folder.is_dir():
+        raise InputError(f"--output '{output}': the folder '{folder}' does not exist")
+    if not os.access(output if output.exists() else folder, os.W_OK):
         raise InputError(f"--output '{output}' cannot be written")
 
 
@@ -933,9 +951,14 @@ def plot(options: argparse.Namespace, command_line: str) -> str:
     """Draws what the options ask for; what it drew, in a line."""
     path = options.file
     output = options.output or path.with_suffix(".png")
-    check_output(output)
+    spectrum_path = options.spectrum_file or path.with_suffix(".spectrum.h5")
+    inputs = [path, *([spectrum_path] if options.spectrum else [])]
+    for file in inputs:
+        check_file(file)
+    check_output(output, inputs)
     with opened(path, "file of hessian_mpi") as file, contextlib.closing(Matrix(path, file)) as matrix:
-        spectrum = read_spectrum(options.spectrum_file or path.with_suffix(".spectrum.h5"), path, matrix.n, matrix.attributes.get("file_id")) if options.spectrum else None
+        wanted = matrix.attributes.get("file_id")
+        spectrum = read_spectrum(spectrum_path, path, matrix.n, wanted) if options.spectrum else None
         panels = []
         if options.map or options.norms:
             tensors = matrix.tensors.matching(options.parameters)
@@ -1022,5 +1045,20 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
+def expect_printed(code: int) -> int:
+    """The exit code, which is 1 where what was printed has not reached standard output."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        print(f"hessian_plot: error: standard output could not be written to: {error.strerror}", file=sys.stderr)
+        return 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as ended:  # after --help, --version and mistakes in options
+        code = ended.code
+    sys.exit(expect_printed(code))

@@ -33,6 +33,12 @@ struct SolveOptions : after::ResultOptions {
   double damping = 0;
   std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
   solvers::IterationOptions iteration;
+
+  system::UsedFiles files() const {
+    auto used = ResultOptions::files();
+    if (right_sides) used.inputs.push_back(after::file_of_vectors(*right_sides));
+    return used;
+  }
 };
 
 po::options_description described_options() {
@@ -150,7 +156,7 @@ std::vector<double> solve_densely(const Work& work, file::Attributes& attributes
   const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
   const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
   Stopwatch watch;
-  auto matrix = solvers::square_matrix(grid, work.n());
+  auto matrix = world.together([&] { return solvers::square_matrix(grid, work.n()); });
   solvers::read_symmetric_part(work.options.file, solvers::Half::both, matrix, world, {});
   cli::say(world, "read",
            text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",

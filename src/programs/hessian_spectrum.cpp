@@ -69,11 +69,11 @@ bool all_eigenvalues(const Work& work, after::ResultFile& result) {
   const auto& world = work.world;
   const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
   const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
-  auto matrix = solvers::square_matrix(grid, work.n());
+  auto matrix = world.together([&] { return solvers::square_matrix(grid, work.n()); });
   const auto sums = read(work, matrix);
   const Stopwatch watch;
   std::optional<solvers::DistributedMatrix> vectors;
-  if (work.options.vectors) vectors.emplace(solvers::square_matrix(grid, work.n()));
+  if (work.options.vectors) vectors.emplace(world.together([&] { return solvers::square_matrix(grid, work.n()); }));
   const auto values =
       vectors ? solvers::eigenvalues_and_vectors_of(matrix, *vectors, world) : solvers::eigenvalues_of(matrix, world);
   const auto negative = std::count_if(values.begin(), values.end(), [](double x) { return x < 0; });

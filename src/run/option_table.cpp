@@ -89,9 +89,6 @@ void read_time_limit(const Option&, const Words& words, Options& to) {
   to.time_limit = parse_time(words.front());
 }
 
-// --config, whose file is read with the command line.
-void read_before(const Option&, const Words&, Options&) {}
-
 void read_diagonal(const Option&, const Words&, Options& to) {
   to.entries = Entries::diagonal;
 }
@@ -276,7 +273,7 @@ std::vector<Option> options_of_run() {
                                                   {"plain", ProgressStyle::plain},
                                                   {"none", ProgressStyle::none}})},
       {"--config FILE", "file with the same options, one 'name = value' a line; the command line wins", "",
-       read_before},
+       word(&Options::config)},
       {"--version", "version of the program and its libraries", "", set_flag(&Options::version)},
       {"-h, --help", "this text", "", set_flag(&Options::help)},
   };

@@ -94,8 +94,13 @@ po::parsed_options parse_command_line(int argc, const char* const* argv, const p
 
 // What the command line has wins, over its alternative in the file too: so --resume goes on with what overwrites.
 void store_config_file(const std::string& name, const po::options_description& all, po::variables_map& given) {
+  try {
+    system::expect_regular(name);
+  } catch (const InputError& error) {
+    throw InputError(text("--config ", error.what()));
+  }
   std::ifstream file(name);
-  if (!file || std::filesystem::is_directory(name)) throw InputError(text("--config '", name, "' cannot be read"));
+  if (!file) throw InputError(text("--config '", name, "' cannot be read"));
   try {
     auto parsed = po::parse_config_file(file, all);
     for (const auto& [first, second, message] : alternatives) {
@@ -130,6 +135,21 @@ Options parsed(int argc, const char* const* argv) {
 }
 
 }  // namespace
+
+// A loss is the name of one or a file; options of a loss may be files: weight=@FILE.
+system::UsedFiles Options::files() const {
+  system::UsedFiles used{{}, plan ? std::nullopt : std::optional(output)};
+  for (const auto& file : {model, data, config}) {
+    if (file) used.inputs.push_back(*file);
+  }
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(loss, ignored)) used.inputs.emplace_back(loss);
+  for (const auto& option : loss_options) {
+    const auto at = option.find("=@");
+    if (at != std::string::npos) used.inputs.emplace_back(option.substr(at + 2));
+  }
+  return used;
+}
 
 // Messages quote what was given, which may be a file of any bytes.
 Options parse_options(int argc, const char* const* argv) {

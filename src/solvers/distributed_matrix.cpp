@@ -137,7 +137,7 @@ DistributedMatrix square_matrix(const ProcessGrid& grid, std::int64_t n) {
   const std::int64_t side = std::max(grid.rows(), grid.columns());
   if (n < side) {
     throw InputError(text("a matrix with ", n, n == 1 ? " row" : " rows", " is too small for ",
-                          grid.rows() * grid.columns(), " ranks: use ", n, n == 1 ? " rank" : " ranks", " or fewer"));
+                          grid.rows() * grid.columns(), " ranks: use ", n, n == 1 ? " rank" : " ranks or fewer"));
   }
   const auto block = static_cast<int>(std::clamp<std::int64_t>(n / side, 1, most_per_block));
   return {grid, n, n, block, block};

@@ -17,6 +17,7 @@
 #include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::system {
 namespace {
@@ -110,7 +111,8 @@ class FolderInMemory {
     const std::filesystem::path memory = "/dev/shm";
     return std::filesystem::is_directory(memory) ? memory : std::filesystem::temp_directory_path();
   }
-  static std::string prefix() { return text("hessian_mpi-", ::getuid(), '-'); }
+  // Another one than before there were locks: folders of those versions are in use without.
+  static std::string prefix() { return text("hessian_mpi-edit-", ::getuid(), '-'); }
   // An open and locked folder; -1 where somebody else has it, it is another user's or gone, or there are no locks.
   static int lock_of(const std::filesystem::path& folder) {
     const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -198,7 +200,8 @@ constexpr std::uint64_t log_format = 0x32474f4c4f444552;  // "REDOLOG2"
 // Of version 0.4, which did not say of which file it is.
 constexpr std::uint64_t anonymous_log_format = 0x31474f4c4f444552;  // "REDOLOG1"
 
-std::filesystem::path log_of(const std::filesystem::path& file) {
+std::filesystem::path log_of(const std::filesystem::path& path) {
+  const auto file = target_of(path);  // one log, by whatever name the file is opened
   return file.parent_path() / text('.', file.filename().string(), ".redo");
 }
 

@@ -18,6 +18,7 @@
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::system {
 namespace {
@@ -76,9 +77,9 @@ void bring_to_disk(const std::filesystem::path& path) {
   PosixFile(path, O_RDWR).sync_data();
 }
 
-UnfinishedFile::UnfinishedFile(const std::filesystem::path& path)
-    : path_(folder_of(path) / text('.', path.filename().string(), suffix_of_processes_here(), ::getpid())) {
-  remove_leftovers(folder_of(path));
+UnfinishedFile::UnfinishedFile(const std::filesystem::path& path) : path_(target_of(path)) {
+  path_.replace_filename(text('.', path_.filename().string(), suffix_of_processes_here(), ::getpid()));
+  remove_leftovers(folder_of(path_));
 }
 
 UnfinishedFile::UnfinishedFile(std::filesystem::path path, UnderItsName) : path_(std::move(path)) {}
@@ -88,14 +89,16 @@ UnfinishedFile::~UnfinishedFile() {
 }
 
 void UnfinishedFile::publish(const std::filesystem::path& name, bool replace) const {
+  const auto target = target_of(name);
+  expect_regular(target);
   const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
-  bool renamed = renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, name.c_str(), flags) == 0;
+  bool renamed = renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target.c_str(), flags) == 0;
   if (!renamed && errno == EEXIST) throw_exists(name);
   // File systems without the flag: look first, and accept that another program may come between.
-  if (!renamed && errno == EINVAL && !std::filesystem::exists(name)) {
-    renamed = ::rename(path_.c_str(), name.c_str()) == 0;
+  if (!renamed && errno == EINVAL && !std::filesystem::exists(target)) {
+    renamed = ::rename(path_.c_str(), target.c_str()) == 0;
   }
-  if (renamed) return bring_name_to_disk(name);
+  if (renamed) return bring_name_to_disk(target);
   throw InputError(text("'", name.string(), "' cannot be created: ", reason(errno)));
 }
 

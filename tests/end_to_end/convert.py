@@ -184,7 +184,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(convert: Tool) -> None:
     fabricated_file.write(convert.folder / "unfinished.h5", matrix(np.float64), complete=0)
     assert "not complete" in convert.error("unfinished.h5", "copy.h5")
     assert "no such file" in convert.error("none.h5", "copy.h5")
-    assert "into itself" in convert.error("h.h5", "./h.h5", "--overwrite")
+    assert "is a file that is read" in convert.error("h.h5", "./h.h5", "--overwrite")
     assert "exists already" in convert.error("h.h5", "unfinished.h5")
     assert "name the file and that of the copy" in convert.error("h.h5")
     assert "--gzip 10: from 1 to 9" in convert.error("h.h5", "copy.h5", "--gzip", "10")

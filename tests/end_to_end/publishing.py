@@ -30,7 +30,7 @@ def symmetric(n: int) -> np.ndarray:
 def left_in_memory() -> list[str]:
     """Folders that no living process holds."""
     left = []
-    for folder in pathlib.Path("/dev/shm").glob(f"hessian_mpi-{os.getuid()}-*"):
+    for folder in pathlib.Path("/dev/shm").glob(f"hessian_mpi-edit-{os.getuid()}-*"):
         try:
             descriptor = os.open(folder, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

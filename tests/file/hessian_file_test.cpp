@@ -576,11 +576,13 @@ TEST_F(HessianFile, NeverReplacesAnExistingFileUnasked) {
   EXPECT_EQ(names_in_folder(), std::set<std::string>{"hessian.h5"});
 }
 
-TEST_F(HessianFile, NeverReplacesALinkUnasked) {
+TEST_F(HessianFile, IsMadeWhereALinkLeads) {
   if (!is_root()) return;
-  std::filesystem::create_symlink("nowhere", path());
+  std::filesystem::create_symlink("target.h5", path());
+  job_of_size(10).create(path());
+  EXPECT_EQ(std::filesystem::read_symlink(path()), "target.h5");
+  EXPECT_EQ(names_in_folder(), (std::set<std::string>{"hessian.h5", "target.h5"}));
   expect_input_error([&] { job_of_size(10).create(path()); }, {path().string(), "exists"});
-  EXPECT_EQ(names_in_folder(), std::set<std::string>{"hessian.h5"});
 }
 
 // Whoever has the old file open reads it to its end.

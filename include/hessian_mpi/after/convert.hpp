@@ -10,6 +10,7 @@
 #include "hessian_mpi/base/vocabulary.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::after {
 
@@ -23,6 +24,8 @@ struct ConvertOptions {
   std::uint64_t memory = 0;            ///< bytes of a rank, for buffers
   bool overwrite = false;
   std::string command_line;  ///< as typed, for the file
+
+  system::UsedFiles files() const;
 };
 
 /// What was written.

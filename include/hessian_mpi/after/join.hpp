@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/system/used_files.hpp"
+
 namespace hessian_mpi::after {
 
 struct JoinOptions {
@@ -13,6 +15,8 @@ struct JoinOptions {
   bool copy = false;  ///< the rows themselves; else a virtual dataset that finds them in the parts
   bool overwrite = false;
   std::string command_line;  ///< as typed, for the file
+
+  system::UsedFiles files() const { return {parts, output}; }
 };
 
 /// What was joined.

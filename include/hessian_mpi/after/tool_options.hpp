@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/system/used_files.hpp"
+
 namespace hessian_mpi::after {
 
 /// Reads the arguments. files: under which name those that belong to no option are found. No abbreviations of options.
@@ -35,6 +37,9 @@ struct ResultOptions {
   bool help = false;
   bool version = false;
   std::string command_line;
+
+  /// The matrix's, and the result's where it is to be made.
+  system::UsedFiles files() const;
 };
 
 /// Describes --output, whose default is named after the kind of result (name_of_result() of result_file.hpp),

@@ -20,6 +20,9 @@ struct Vectors {
 /// InputError: no such file, another length, not finite, of another kind.
 Vectors read_vectors(const std::string& name, std::int64_t n);
 
+/// The file that such a name is of.
+std::string file_of_vectors(const std::string& name);
+
 /// The formats, for --help.
 constexpr const char* formats_of_vectors = "a .npy file ([N] or [count, N]), FILE.h5:DATASET, or text, one a line";
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::cli {
 
@@ -23,13 +24,23 @@ struct ProgramText {
 };
 void print_versions(std::ostream& out, const ProgramText& program);
 
-/// The frame of a program with a command line: parse(argc, argv) makes options that have the flags help and version, on
-/// every rank; run(options, world), collective, does what they say and returns the exit code.
+/// Collective. Refuses inputs and an output that the program must not touch (used_files.hpp), before anything else.
+void expect_files(const system::UsedFiles& files, const ranks::Communicator& world);
+
+/// Throws RunError where what was printed has not reached standard output.
+void expect_printed();
+
+/// The frame of a program with a command line: parse(argc, argv) makes options that have the flags help and version,
+/// and files() that they name, on every rank; run(options, world), collective, does what they say and returns the exit
+/// code.
 template <class Parse, class Run>
 int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
   return run_parallel_program(program.name, argc, argv, [&](const ranks::Communicator& world) {
     const auto options = world.together([&] { return parse(argc, argv); });
-    if (!options.help && !options.version) return run(options, world);
+    if (!options.help && !options.version) {
+      expect_files(world.together([&] { return options.files(); }), world);
+      return run(options, world);
+    }
     if (world.is_root() && options.help) program.print_help(std::cout);
     if (world.is_root() && options.version) print_versions(std::cout, program);
     return ExitCode::complete;

@@ -113,6 +113,10 @@ struct Needed {
   bool unpacked = true;     ///< not the upper triangle alone
 };
 
+/// Not collective. The file, and the parts that it refers to where it is joined: what is read with it. Throws
+/// InputError where it is no regular file, and for nothing else.
+std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& path);
+
 /// Not collective. Throws InputError where there is no such file, where it is damaged, none of hessian_mpi's, or not
 /// what is needed: then the message says what it is, and what to do.
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::run {
 
@@ -40,6 +41,7 @@ struct Options {
   std::optional<PartOfRows> part_of_rows;  ///< at most one of the two
   std::optional<int> threads;
   std::optional<std::uint64_t> memory;  ///< bytes
+  std::optional<std::filesystem::path> config;
   std::filesystem::path output = "hessian.h5";
   std::optional<Precision> storage;
   std::optional<double> time_limit;  ///< seconds
@@ -53,6 +55,8 @@ struct Options {
   bool help = false;
   bool version = false;
   std::string command_line;  ///< as typed, for the file
+
+  system::UsedFiles files() const;
 };
 
 /// Parses argv and the file that --config names; the command line wins. Throws InputError naming the option at fault.

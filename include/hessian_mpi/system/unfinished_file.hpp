@@ -18,8 +18,8 @@ void bring_to_disk(const std::filesystem::path& path);
 /// The name that a new file has for the time being. What lies under it on destruction is removed, unless it is kept.
 class UnfinishedFile {
  public:
-  /// A name beside the file that it is to become. What processes of this machine that are gone have left in its folder
-  /// is removed.
+  /// A name beside the file that it is to become, or that a symlink leads to. What processes of this machine that are
+  /// gone have left in its folder is removed.
   explicit UnfinishedFile(const std::filesystem::path& path);
   /// The name that it is to have in the end, for files that nobody takes for whole.
   struct UnderItsName {};
@@ -30,7 +30,8 @@ class UnfinishedFile {
   const std::filesystem::path& path() const { return path_; }
   void keep() { kept_ = true; }
 
-  /// Gives the file its real name. Throws InputError where that exists, unless it is to be replaced.
+  /// Gives the file its real name, that of the constructor; symlinks to it stay. Throws InputError where it exists,
+  /// unless it is a regular file and to be replaced.
   void publish(const std::filesystem::path& name, bool replace) const;
 
  private:
