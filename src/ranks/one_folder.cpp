@@ -9,6 +9,7 @@
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/random_id.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
+#include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::ranks {
 namespace {
@@ -23,8 +24,9 @@ std::string first_line_of(const std::filesystem::path& path) {
 }  // namespace
 
 void expect_one_folder(const std::filesystem::path& path, const Communicator& communicator) {
-  const auto folder = system::folder_of(path);
-  const auto here = std::filesystem::absolute(path).lexically_normal().parent_path().string();
+  const auto target = communicator.together([&] { return system::target_of(path); });
+  const auto folder = system::folder_of(target);
+  const auto here = std::filesystem::absolute(target).lexically_normal().parent_path().string();
   std::optional<system::UnfinishedFile> probe;
   std::string id;
   communicator.on_root([&] {

@@ -69,6 +69,15 @@ TEST_F(Resume, TakesOverTheMarkedBlocksOfTheSameJob) {
   EXPECT_EQ(resumed.records[4].checksum, 17U);
   EXPECT_FALSE(resumed.complete);
   EXPECT_TRUE(resumed.warnings.empty());
+}
+
+TEST_F(Resume, BelievesACompleteFileOnlyWhereAllItsRowsAreThere) {
+  const Job job;
+  create(job);
+  file::finish_hessian_file(path(), {}, true);
+  EXPECT_FALSE(resume_from(path(), job.layout()).complete);
+  EXPECT_FALSE(file::read_layout(path()).complete);
+  file::BlockMarks(path(), job.matrix.grid).write(0, std::vector<file::BlockRecord>(10, {17, 0.5, true}));
   file::finish_hessian_file(path(), {}, true);
   EXPECT_TRUE(resume_from(path(), job.layout()).complete);
 }
