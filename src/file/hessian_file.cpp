@@ -499,6 +499,7 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
   }
   auto attributes = look_at(file.path());
   std::vector<std::string> ids;
+  ids.reserve(parts.size());
   for (const auto& part : parts) ids.push_back(file_id(part.path));
   attributes.emplace_back("part_file_ids", joined(ids, "\n"));
   finish_hessian_file(file.path(), attributes, true);

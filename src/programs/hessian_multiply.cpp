@@ -33,7 +33,7 @@ struct MultiplyOptions : after::ResultOptions {
 
   system::UsedFiles files() const {
     auto used = ResultOptions::files();
-    if (!vectors.empty()) used.inputs.push_back(after::file_of_vectors(vectors));
+    if (!vectors.empty()) used.inputs.emplace_back(after::file_of_vectors(vectors));
     return used;
   }
 };

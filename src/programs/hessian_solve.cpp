@@ -36,7 +36,7 @@ struct SolveOptions : after::ResultOptions {
 
   system::UsedFiles files() const {
     auto used = ResultOptions::files();
-    if (right_sides) used.inputs.push_back(after::file_of_vectors(*right_sides));
+    if (right_sides) used.inputs.emplace_back(after::file_of_vectors(*right_sides));
     return used;
   }
 };
