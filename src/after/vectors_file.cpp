@@ -142,7 +142,7 @@ std::string file_of_vectors(const std::string& name) {
   std::error_code ignored;
   if (std::filesystem::exists(name, ignored)) return name;
   for (auto colon = name.find(':'); colon != std::string::npos; colon = name.find(':', colon + 1)) {
-    const auto file = name.substr(0, colon);
+    auto file = name.substr(0, colon);
     if (std::filesystem::exists(file, ignored)) return file;
   }
   return name;

@@ -288,6 +288,9 @@ struct RawValues {
   std::vector<char> bytes;
   RawValues(Handle values_type, Handle values_space) : type(std::move(values_type)), space(std::move(values_space)) {}
   RawValues(RawValues&&) = default;
+  RawValues(const RawValues&) = delete;
+  RawValues& operator=(RawValues&&) = delete;
+  RawValues& operator=(const RawValues&) = delete;
   ~RawValues() {
     if (!bytes.empty() && H5Tis_variable_str(type.id()) > 0) {
       H5Dvlen_reclaim(type.id(), space.id(), H5P_DEFAULT, bytes.data());
