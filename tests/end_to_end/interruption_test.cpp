@@ -221,18 +221,24 @@ TEST(Stopped, BySignalsToOneRankAlone) {
 }
 
 // mpirun hands a SIGTERM on and kills a second later; its own exit code is 1.
+// A signal that comes after the last row finds a job that ends in its second: then another one is sent it.
 TEST(Stopped, BySigtermToMpirunWithinItsSecond) {
-  const Folder folder;
-  RunningCommand job(launch(2, slow_job()), folder.path());
-  wait_for_marks(folder, job, 1);
-  const auto before = marked_blocks(folder);
-  kill(job.process(), SIGTERM);
-  const auto ranks = job.children();
-  EXPECT_NE(job.wait(seconds(60)).exit_code, 0);
-  wait_until_gone(ranks);
-  expect_unfinished_file(folder);
-  EXPECT_GE(marked_blocks(folder), before);
-  expect_resumed_to_the_same_bytes(folder, 3);
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const Folder folder;
+    RunningCommand job(launch(2, slow_job()), folder.path());
+    wait_for_marks(folder, job, 1);
+    const auto before = marked_blocks(folder);
+    kill(job.process(), SIGTERM);
+    const auto ranks = job.children();
+    EXPECT_NE(job.wait(seconds(60)).exit_code, 0);
+    wait_until_gone(ranks);
+    if (StoredFile(folder / "result.h5").attribute_integer("/", "complete") == 1) continue;
+    expect_unfinished_file(folder);
+    EXPECT_GE(marked_blocks(folder), before);
+    expect_resumed_to_the_same_bytes(folder, 3);
+    return;
+  }
+  FAIL() << "no signal came before a job's end";
 }
 
 TEST(Stopped, BeforeTheFirstRowLeavesNoFileAndIsBegunByResume) {
