@@ -474,13 +474,13 @@ void finish_copy(const std::filesystem::path& path, const std::vector<StoredBloc
     set_attributes(file, "/", attributes);
     file.set_attribute("/", "complete", std::int64_t{1});
     file.close();
+    write_sums(at);
   };
   if (is_in_chunks(path)) {  // which lie anywhere between metadata
     finish(path);
   } else {
     system::edit_unfinished(path, matrix_in_file(path), finish);
   }
-  write_sums(path);
   system::bring_to_disk(path);
 }
 
