@@ -2,6 +2,7 @@
 //   FAULT_RANK=1 FAULT_CALL=pwrite FAULT_AT=3 FAULT_FILE=result FAULT_ERROR=28   the third pwrite to a file whose name
 //   holds `result` fails on rank 1 with errno 28, and so do all later ones; FAULT_MARK names a file to be made when it
 //   happens. FAULT_ERROR=-9: the rank is killed there.
+//   FAULT_ERROR=0: the calls succeed after a pause, so that there is time to interrupt a job on a machine of any speed.
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -18,6 +19,8 @@
 #include <cstring>
 
 namespace {
+
+constexpr useconds_t pause_in_microseconds = 100;
 
 const char* variable(const char* name) {
   const char* value = std::getenv(name);
@@ -50,8 +53,12 @@ bool fails(const char* call) {
   static const bool here = is_on_this_rank();
   static const long first = std::atol(variable("FAULT_AT"));
   if (!here || std::strcmp(variable("FAULT_CALL"), call) != 0 || ++calls < first) return false;
-  leave_mark();
   const int error = std::atoi(variable("FAULT_ERROR"));
+  if (error == 0) {
+    usleep(pause_in_microseconds);
+    return false;
+  }
+  leave_mark();
   if (error < 0) raise(-error);
   errno = error;
   return true;

@@ -125,6 +125,30 @@ void wait_for_marks(const Folder& folder, RunningCommand& job, std::size_t count
   FAIL() << "the job ended before it had marked " << count << " blocks";
 }
 
+struct Fault {
+  const char* call;
+  int at;
+  int error;
+  int rank;
+  Length length = Length::brief;
+  friend std::ostream& operator<<(std::ostream& out, const Fault& fault) {
+    return out << fault.call << "_" << fault.at << "_on_rank_" << fault.rank;
+  }
+};
+
+// A file system as it may be: see fault.cpp.
+Words preloaded(const Fault& fault, const Folder& folder, const std::string& file) {
+  return {std::string("LD_PRELOAD=") + FAULT_LIBRARY,    "FAULT_CALL=" + std::string(fault.call),
+          "FAULT_AT=" + std::to_string(fault.at),        "FAULT_RANK=" + std::to_string(fault.rank),
+          "FAULT_ERROR=" + std::to_string(fault.error),  "FAULT_FILE=" + file,
+          "FAULT_MARK=" + (folder / "happened").string()};
+}
+
+// The slow job with pauses of rank 0: its marks come long before its end, however fast the machine is.
+Words slow_job_with_pauses(int ranks, const Folder& folder, const Words& options = {}) {
+  return launch(ranks, slow_job(options), preloaded({"posix_memalign", 3000, 0, 0}, folder, "result.h5"));
+}
+
 // --- killed
 
 enum class Victim { one_rank, all_ranks, mpirun };
@@ -151,7 +175,7 @@ TEST(Killed, AtRandomMomentsGoesOnToTheSameBytes) {
   const auto begun = Clock::now();
   {
     const Folder folder;
-    ASSERT_EQ(run_program(2, slow_job(), folder.path()).exit_code, 0);
+    ASSERT_EQ(run_command(slow_job_with_pauses(2, folder), folder.path(), seconds(120)).exit_code, 0);
   }
   // From the start of mpirun to somewhat beyond the end of the job, a moment in each of so many equal parts.
   const double part = 1.1 * std::chrono::duration<double>(Clock::now() - begun).count() / number_of_kills();
@@ -165,7 +189,7 @@ TEST(Killed, AtRandomMomentsGoesOnToTheSameBytes) {
     const Folder folder;
     std::vector<int> ranks;
     {
-      RunningCommand job(launch(1 + k % 4, slow_job()), folder.path());
+      RunningCommand job(slow_job_with_pauses(1 + k % 4, folder), folder.path());
       std::this_thread::sleep_for(std::chrono::duration<double>(after));
       if (!job.has_ended()) {
         ranks = job.children();
@@ -199,7 +223,7 @@ void expect_stopped(const Finished& finished, const Folder& folder, const std::s
 
 TEST(Stopped, BySigusr1ToMpirun) {
   const Folder folder;
-  RunningCommand job(launch(3, slow_job()), folder.path());
+  RunningCommand job(slow_job_with_pauses(3, folder), folder.path());
   wait_for_marks(folder, job, 1);
   kill(job.process(), SIGUSR1);
   expect_stopped(job.wait(seconds(60)), folder, "SIGUSR1");
@@ -212,7 +236,7 @@ TEST(Stopped, BySigusr1ToMpirun) {
 TEST(Stopped, BySignalsToOneRankAlone) {
   for (const auto& [signal, name] : {std::pair{SIGUSR1, "SIGUSR1"}, {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}}) {
     const Folder folder;
-    RunningCommand job(launch(3, slow_job()), folder.path());
+    RunningCommand job(slow_job_with_pauses(3, folder), folder.path());
     wait_for_marks(folder, job, 1);
     kill(job.children().back(), signal);
     expect_stopped(job.wait(seconds(60)), folder, name);
@@ -221,24 +245,18 @@ TEST(Stopped, BySignalsToOneRankAlone) {
 }
 
 // mpirun hands a SIGTERM on and kills a second later; its own exit code is 1.
-// A signal that comes after the last row finds a job that ends in its second: then another one is sent it.
 TEST(Stopped, BySigtermToMpirunWithinItsSecond) {
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    const Folder folder;
-    RunningCommand job(launch(2, slow_job()), folder.path());
-    wait_for_marks(folder, job, 1);
-    const auto before = marked_blocks(folder);
-    kill(job.process(), SIGTERM);
-    const auto ranks = job.children();
-    EXPECT_NE(job.wait(seconds(60)).exit_code, 0);
-    wait_until_gone(ranks);
-    if (StoredFile(folder / "result.h5").attribute_integer("/", "complete") == 1) continue;
-    expect_unfinished_file(folder);
-    EXPECT_GE(marked_blocks(folder), before);
-    expect_resumed_to_the_same_bytes(folder, 3);
-    return;
-  }
-  FAIL() << "no signal came before a job's end";
+  const Folder folder;
+  RunningCommand job(slow_job_with_pauses(2, folder), folder.path());
+  wait_for_marks(folder, job, 1);
+  const auto before = marked_blocks(folder);
+  kill(job.process(), SIGTERM);
+  const auto ranks = job.children();
+  EXPECT_NE(job.wait(seconds(60)).exit_code, 0);
+  wait_until_gone(ranks);
+  expect_unfinished_file(folder);
+  EXPECT_GE(marked_blocks(folder), before);
+  expect_resumed_to_the_same_bytes(folder, 3);
 }
 
 TEST(Stopped, BeforeTheFirstRowLeavesNoFileAndIsBegunByResume) {
@@ -253,7 +271,7 @@ TEST(Stopped, BeforeTheFirstRowLeavesNoFileAndIsBegunByResume) {
 TEST(Stopped, InTimeByTheTimeLimitAgainAndAgain) {
   const Folder folder;
   const auto begun = Clock::now();
-  ASSERT_EQ(run_program(1, slow_job(), folder.path()).exit_code, 0);
+  ASSERT_EQ(run_command(slow_job_with_pauses(1, folder), folder.path(), seconds(120)).exit_code, 0);
   const double undisturbed = std::chrono::duration<double>(Clock::now() - begun).count();
   std::filesystem::remove(folder / "result.h5");
   // Longer than the start of the program and what it leaves for its end, shorter than the whole.
@@ -262,7 +280,8 @@ TEST(Stopped, InTimeByTheTimeLimitAgainAndAgain) {
   int stopped = 0;
   Finished finished;
   for (int run = 0; run < 20 && finished.exit_code != 0; ++run) {
-    finished = run_program(1, slow_job({"--resume", "--time-limit", limit}), folder.path());
+    finished =
+        run_command(slow_job_with_pauses(1, folder, {"--resume", "--time-limit", limit}), folder.path(), seconds(120));
     if (finished.exit_code == 0) break;
     ASSERT_EQ(finished.exit_code, 75) << finished.errors;
     ++stopped;
@@ -282,7 +301,7 @@ class Resumed : public testing::Test {
   // A job that was stopped in the middle.
   static void SetUpTestSuite() {
     stopped.emplace();
-    RunningCommand job(launch(2, slow_job()), stopped->path());
+    RunningCommand job(slow_job_with_pauses(2, *stopped), stopped->path());
     wait_for_marks(*stopped, job, 20);
     kill(job.process(), SIGUSR1);
     ASSERT_EQ(job.wait(seconds(60)).exit_code, 75);
@@ -367,25 +386,6 @@ TEST_F(Resumed, FindsRowsThatACopyLeftOut) {
 }
 
 // --- faults of one rank
-
-struct Fault {
-  const char* call;
-  int at;
-  int error;
-  int rank;
-  Length length = Length::brief;
-  friend std::ostream& operator<<(std::ostream& out, const Fault& fault) {
-    return out << fault.call << "_" << fault.at << "_on_rank_" << fault.rank;
-  }
-};
-
-// A file system as it may be: see fault.cpp.
-Words preloaded(const Fault& fault, const Folder& folder, const std::string& file) {
-  return {std::string("LD_PRELOAD=") + FAULT_LIBRARY,    "FAULT_CALL=" + std::string(fault.call),
-          "FAULT_AT=" + std::to_string(fault.at),        "FAULT_RANK=" + std::to_string(fault.rank),
-          "FAULT_ERROR=" + std::to_string(fault.error),  "FAULT_FILE=" + file,
-          "FAULT_MARK=" + (folder / "happened").string()};
-}
 
 // Runs the job on three ranks with the fault; true if it happened.
 bool run_with(const Fault& fault, const Folder& folder, const std::string& file) {
