@@ -103,10 +103,13 @@ std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
 
 std::vector<char> HessianReader::bytes(const Rows& rows, const matrix::MatrixShape& matrix) const {
   std::vector<char> buffer(static_cast<std::size_t>(matrix.bytes_of_rows(rows)));
-  if (rows.count() == 0) return buffer;
-  const auto [dataset, tile] = datasets_.place_of(rows, matrix.columns_of(rows.begin));
-  file_.read_tile(dataset, hdf5::type_of(matrix.storage), tile, buffer.data());
+  if (rows.count() > 0) read(rows, matrix.columns_of(rows.begin), matrix.storage, buffer.data());
   return buffer;
+}
+
+void HessianReader::read(const Rows& rows, const Rows& columns, Precision storage, char* numbers) const {
+  const auto [dataset, tile] = datasets_.place_of(rows, columns);
+  file_.read_tile(dataset, hdf5::type_of(storage), tile, numbers);
 }
 
 }  // namespace hessian_mpi::file

@@ -248,7 +248,7 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
   run::Assembled own;
   resumably(job, checkpoint, [&] {
     Stopwatch preparing;
-    assembly.prepare(job.options.output, checkpoint.records(), stop);
+    assembly.prepare(job.options.output, checkpoint.records(), memory.columns, stop);
     const double prepared = preparing.lap();
     file::HessianWriter writer(job.options.output, job.matrix, world);
     auto progress = progress_of(job, assembly.shares(), world);

@@ -100,24 +100,37 @@ void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
   }
 }
 
+void note_in_file(const Rows& rows, const std::vector<layers::EarlierColumns*>& columns) {
+  for (auto row = rows.begin; row < rows.end; ++row) {
+    for (auto* some : columns) some->note_in_file(row);
+  }
+}
+
 /// Makes whole rows by another engine and notes each of them as a column.
 class NotingEngine final : public engines::Engine {
  public:
-  NotingEngine(engines::Engine& engine, std::vector<layers::EarlierColumns*> columns, const matrix::MatrixShape& matrix)
-      : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()) {}
+  /// in_file: the rows are to be read from the file, which they will be in.
+  NotingEngine(engines::Engine& engine, std::vector<layers::EarlierColumns*> columns, const matrix::MatrixShape& matrix,
+               bool in_file)
+      : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()), in_file_(in_file) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override {
     engine_.compute(rows, columns, storage, out, advance);
-    note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
+    if (in_file_) {
+      note_in_file(rows, columns_);
+    } else {
+      note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
+    }
   }
 
  private:
   engines::Engine& engine_;
   std::vector<layers::EarlierColumns*> columns_;
   std::int64_t bytes_of_row_;
+  bool in_file_;
 };
 
 void add(const Assembled& some, Assembled& all) {
@@ -211,7 +224,8 @@ void LayeredAssembly::find_rows(std::size_t s) {
       kept = united(std::move(kept), common(blocks, step.rows));
     }
     step.own.push_back(united(own, kept));
-    if (rank == communicator_.rank()) step.kept = std::move(kept);
+    if (rank == communicator_.rank()) step.kept = kept;
+    step.beside.push_back(std::move(kept));
   }
   if (step.is_column) step.loose = without(step.rows, {matrix_.grid.part()});
   for (int rank = 0; rank < ranks; ++rank) {
@@ -219,7 +233,8 @@ void LayeredAssembly::find_rows(std::size_t s) {
     auto& own = step.own[static_cast<std::size_t>(rank)];
     own = united(std::move(own), share);
     step.active = step.active || !own.empty();
-    if (rank == communicator_.rank()) step.beside = united(step.kept, share);
+    auto& beside = step.beside[static_cast<std::size_t>(rank)];
+    beside = united(std::move(beside), share);
   }
 }
 
@@ -232,27 +247,76 @@ std::vector<layers::EarlierColumns*> LayeredAssembly::columns_after(std::size_t 
   return columns;
 }
 
-std::uint64_t LayeredAssembly::bytes(std::uint64_t factors) const {
-  std::int64_t kept = 0;
+bool LayeredAssembly::factors_layers() const {
+  return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) { return step.columns.has_value(); });
+}
+
+std::uint64_t LayeredAssembly::bytes_of_columns() const {
+  std::int64_t bytes = 0;
   std::int64_t earlier = 0;
-  bool any = false;
   for (const auto& step : steps_) {
     if (step.columns) {
-      any = true;
       const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
       const auto own = layers::count_of(step.own[static_cast<std::size_t>(communicator_.rank())]);
-      kept += noted + own * step.columns->bytes_kept();
+      bytes += noted + own * step.columns->bytes_kept();
     }
     earlier += layers::count_of(step.rows);
-    kept += layers::count_of(step.kept) * matrix_.bytes_of_row();
+    bytes += layers::count_of(step.kept) * matrix_.bytes_of_row();
   }
-  return any ? static_cast<std::uint64_t>(kept) + factors : 0;
+  return static_cast<std::uint64_t>(bytes);
+}
+
+// Collective.
+void LayeredAssembly::choose_rounds(std::uint64_t memory) {
+  columns_in_file_ = communicator_.max(std::int64_t{bytes_of_columns() > memory}) != 0;
+  if (!columns_in_file_) return;
+  const auto least = std::max<std::int64_t>(1, communicator_.min(static_cast<std::int64_t>(memory)));
+  for (auto& step : steps_) {
+    if (!step.columns) continue;
+    for (const auto& own : step.own) {
+      const auto bytes = layers::count_of(own) * step.columns->bytes_kept();
+      step.rounds = std::max(step.rounds, (bytes + least - 1) / least);
+    }
+  }
+}
+
+matrix::SharedBlocks LayeredAssembly::blocks_of_round(std::size_t s, std::int64_t round) const {
+  matrix::SharedBlocks some;
+  for (int rank = 0; rank < communicator_.size(); ++rank) {
+    const auto all = shares_[s].of_rank(rank);
+    const auto group = matrix::share(static_cast<std::int64_t>(all.size()), round, steps_[s].rounds);
+    some.blocks.insert(some.blocks.end(), all.begin() + group.begin, all.begin() + group.end);
+    some.ends.push_back(some.blocks.size());
+  }
+  return some;
+}
+
+std::vector<Rows> LayeredAssembly::beside_in_round(std::size_t s, std::int64_t round, int rank) const {
+  const auto& beside = steps_[s].beside[static_cast<std::size_t>(rank)];
+  return between(beside, matrix::share(layers::count_of(beside), round, steps_[s].rounds));
+}
+
+// Collective. Brings the rows that are to be made in a round their columns of earlier steps.
+void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
+  auto& step = steps_[s];
+  std::vector<std::vector<Rows>> rows;
+  const auto blocks = blocks_of_round(s, round);
+  for (int rank = 0; rank < communicator_.size(); ++rank) {
+    rows.push_back(
+        united(common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside_in_round(s, round, rank)));
+  }
+  std::optional<file::HessianReader> reader;
+  const auto read = [&](const Rows& some, const Rows& columns, char* numbers) {
+    if (!reader) reader.emplace(file_);
+    reader->read(some, columns, matrix_.storage, numbers);
+  };
+  step.columns->exchange(rows, read, communicator_);
 }
 
 // Collective. Makes rows beside those of its blocks: for later steps' columns, and for blocks that those complete.
 void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                               const ranks::StopPoint& stop) {
-  NotingEngine noting(engine, columns_after(s), matrix_);
+  NotingEngine noting(engine, columns_after(s), matrix_, false);
   std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(rows, place, engine.rows_at_once());
@@ -269,8 +333,8 @@ void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& ro
 }
 
 // Collective. Notes the rows of a step that the file has.
-void LayeredAssembly::read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-                                std::size_t s, const ranks::StopPoint& stop) {
+void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, std::size_t s,
+                                const ranks::StopPoint& stop) {
   matrix::BlockList blocks;
   for (std::size_t b = 0; b < records.size(); ++b) {
     if (records[b].on_disk) blocks.push_back(static_cast<std::int64_t>(b));
@@ -278,22 +342,30 @@ void LayeredAssembly::read_back(const std::filesystem::path& file, const std::ve
   const auto there = common(rows_of(matrix_.grid, blocks), steps_[s].rows);
   const auto mine = single_rows(share_of(there, communicator_.rank(), communicator_.size()));
   std::optional<file::HessianReader> reader;
+  std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(mine, place, matrix_.grid.rows_per_block());
-    if (!reader) reader.emplace(file);
-    const auto numbers = reader->bytes(some, matrix_);
-    note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
+    if (columns_in_file_) {
+      note_in_file(some, columns_after(s));
+    } else {
+      if (!reader) reader.emplace(file_);
+      numbers.resize(static_cast<std::size_t>(matrix_.bytes_of_rows(some)));
+      reader->read(some, {0, matrix_.columns}, matrix_.storage, numbers.data());
+      note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
+    }
     return static_cast<std::size_t>(some.count());
   };
   ranks::together_until_done(mine.size(), take, stop, communicator_);
 }
 
 void LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-                              const ranks::StopPoint& stop) {
+                              std::uint64_t memory, const ranks::StopPoint& stop) {
+  file_ = file;
+  choose_rounds(memory);
   for (std::size_t s = 0; s < steps_.size(); ++s) {
-    if (steps_[s].is_column) read_back(file, records, s, stop);
+    if (steps_[s].is_column) read_back(records, s, stop);
   }
-  take_in(0, single_rows(steps_[0].beside), unfactored_, stop);
+  take_in(0, single_rows(beside_in_round(0, 0, communicator_.rank())), unfactored_, stop);
 }
 
 Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
@@ -302,27 +374,33 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     auto& step = steps_[s];
     if (!step.active) continue;
-    const Stopwatch preparing;
     std::optional<layers::LayerFactors> factors;
-    if (s > 0) {
-      step.columns->exchange(communicator_);
-      const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-      factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, stop);
+    const auto engine_of_step = [&]() -> engines::Engine& {
+      if (s == 0) return unfactored_;
+      if (!factors) {
+        const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
+        factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, stop);
+      }
+      return *factors;
+    };
+    for (std::int64_t round = 0; round < step.rounds; ++round) {
+      const Stopwatch preparing;
+      if (s > 0) exchange(s, round);
+      engines::Engine& engine = engine_of_step();
+      result.compute_seconds += preparing.seconds();
+      if (const auto blocks = blocks_of_round(s, round); !blocks.blocks.empty()) {
+        NotingEngine noting(engine, columns_after(s), matrix_, columns_in_file_);
+        engines::WithL2Term whole(noting, problem_.l2());
+        engines::Diagonal diagonal(whole);
+        add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,
+                            blocks),
+            result);
+      }
+      if (s == 0) continue;  // prepare() has made what is beside
+      const Stopwatch beside;
+      take_in(s, single_rows(beside_in_round(s, round, communicator_.rank())), engine, stop);
+      result.compute_seconds += beside.seconds();
     }
-    engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored_;
-    result.compute_seconds += preparing.seconds();
-    if (!shares_[s].blocks.empty()) {
-      NotingEngine noting(engine, columns_after(s), matrix_);
-      engines::WithL2Term whole(noting, problem_.l2());
-      engines::Diagonal diagonal(whole);
-      add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,
-                          shares_[s]),
-          result);
-    }
-    if (s == 0) continue;  // prepare() has made what is beside
-    const Stopwatch beside;
-    take_in(s, single_rows(step.beside), engine, stop);
-    result.compute_seconds += beside.seconds();
     step.columns.reset();
   }
   return result;

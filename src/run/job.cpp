@@ -137,21 +137,24 @@ LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, eng
 Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
   const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
   const auto of_outputs = static_cast<std::uint64_t>(outputs_of(job) * job.problem.index().size());
-  const auto kept = assembly.bytes(job.plan.bytes * wide) + of_outputs * bytes_of(accumulation(job));
+  const auto kept = (assembly.factors_layers() ? job.plan.bytes * wide : 0) + of_outputs * bytes_of(accumulation(job));
   const auto rest = all > kept ? all - kept : 0;
   if (rest < all / 4) {
     throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,
                           " bytes on a rank: give at least ", (kept / 3 * 4 >> 20) + 1,
                           "M, take more ranks, or use --method rows"));
   }
-  const auto wanted = kept == 0 ? 0 : 2 * job.plan.bytes_if_there * wide;
-  const auto blocks = blocks_in_memory(assembly.unfactored(), job.matrix, rest / 2);
+  const auto most_columns = rest / 2;
+  const auto columns = std::min(most_columns, assembly.bytes_of_columns());
+  const auto left = (rest - columns) / 2;
+  const auto wanted = assembly.factors_layers() ? 2 * job.plan.bytes_if_there * wide : 0;
+  const auto blocks = blocks_in_memory(assembly.unfactored(), job.matrix, left);
   const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
   const auto beside = rows * assembly.unfactored().bytes_per_row(job.matrix.longest_row());
   const auto buffers = static_cast<std::uint64_t>(blocks) *
                        (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
-  return {rest / 2, blocks, wanted > rest / 2 ? 2 * (wanted - rest / 2) : 0,
-          kept + std::min(rest / 2, 2 * job.plan.bytes_if_there * wide) + buffers};
+  return {most_columns, left, blocks, wanted > left ? 2 * (wanted - left) : 0,
+          kept + columns + std::min(left, wanted) + buffers};
 }
 
 }  // namespace hessian_mpi::run

@@ -53,6 +53,8 @@ class HessianReader {
   std::vector<double> tile(const hdf5::Tile& tile) const;
   /// Bytes of some rows, of one piece of the matrix, as they lie in the file.
   std::vector<char> bytes(const Rows& rows, const matrix::MatrixShape& matrix) const;
+  /// Some columns of some rows, of one piece of the matrix, as numbers of the storage type: [rows][columns].
+  void read(const Rows& rows, const Rows& columns, Precision storage, char* numbers) const;
 
  private:
   hdf5::File file_;

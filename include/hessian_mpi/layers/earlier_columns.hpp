@@ -3,6 +3,7 @@
 /// once in the whole job, on whichever rank, and its numbers go to the ranks whose rows need them.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
@@ -19,34 +20,51 @@ class EarlierColumns {
   /// Not collective. Notes an earlier row: N numbers of the storage precision. A row may be noted on several ranks,
   /// with the same numbers.
   void note(std::int64_t row, const void* numbers);
+  /// Not collective. The same of a row that the file has, from where this rank reads it when it is exchanged.
+  void note_in_file(std::int64_t row) { noted_.push_back({row, {}}); }
 
-  /// Collective. Brings to each rank what its rows need and forgets what was noted. Every earlier row has been noted on
-  /// some rank; otherwise throws RunError there where it is missed.
+  /// Reads some columns of rows that the file has: [rows][columns], in numbers of the storage precision.
+  using ReadRows = std::function<void(const Rows& rows, const Rows& columns, char* numbers)>;
+
+  /// Collective. Brings to each rank what these of its rows need, in the place of what an earlier call has brought.
+  /// some: for each rank, of those that it is to have, in order; the same on all ranks. read: of what was noted as in
+  /// the file. Every earlier row has been noted on some rank; otherwise throws RunError there where it is missed.
+  void exchange(const std::vector<std::vector<Rows>>& some, const ReadRows& read,
+                const ranks::Communicator& communicator);
+  /// Collective. All rows at once, none of which is in a file. Forgets what was noted.
   void exchange(const ranks::Communicator& communicator);
 
   /// Puts the columns into one of this rank's rows of N numbers.
   void fill(std::int64_t row, void* numbers) const;
 
   /// Bytes that note() keeps for a row, and fill() for one.
-  std::int64_t bytes_noted() const { return wanted_count_ * number_bytes_; }
+  std::int64_t bytes_noted() const { return wanted_begins_.back() * number_bytes_; }
   std::int64_t bytes_kept() const { return earlier_count_ * number_bytes_; }
 
  private:
-  // Collective. The noted rows from one to another.
-  void send(std::size_t begin, std::size_t end, const ranks::Communicator& communicator);
+  /// For each rank the numbers that it wants; none where the file has them.
+  struct Noted {
+    std::int64_t row;
+    std::vector<char> numbers;
+  };
+  // Collective. Those of the noted rows from one to another.
+  void send(std::size_t begin, std::size_t end, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
+            const ranks::Communicator& communicator);
+  void append(std::size_t begin, std::size_t end, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
+              std::vector<char>& numbers) const;
   template <class Number>
   void keep(const std::vector<std::int64_t>& rows, const Number* numbers);
 
   std::vector<Rows> earlier_;
   std::vector<std::vector<Rows>> wanted_;
+  std::vector<std::int64_t> wanted_begins_;  // of each rank among the numbers of a noted row, and the end
   std::size_t rank_;
   std::int64_t number_bytes_;
   std::int64_t earlier_count_;
-  std::int64_t wanted_count_ = 0;  // of all ranks
-  std::vector<std::int64_t> noted_rows_;
-  std::vector<std::vector<char>> noted_;  // for each noted row the numbers that each rank wants
-  std::vector<char> kept_;                // for each own row its numbers in all earlier columns
-  std::vector<bool> found_;               // of all earlier rows, those that are kept
+  std::vector<Noted> noted_;
+  std::vector<Rows> kept_rows_;  // of this rank
+  std::vector<char> kept_;       // for each of them its numbers in all earlier columns
+  std::vector<bool> found_;      // of all earlier rows, those that are kept
 };
 
 /// How many rows some runs have, and the place of a row of them.

@@ -33,13 +33,17 @@ class LayeredAssembly {
   /// What makes the rows of the first step.
   const engines::Engine& unfactored() const { return unfactored_; }
 
-  /// Bytes that this takes on a rank, beside the buffers of rows.
-  std::uint64_t bytes(std::uint64_t factors) const;
+  /// Whether a step that factors layers makes rows.
+  bool factors_layers() const;
+  /// Bytes that rows of earlier steps take on a rank where all of them are kept in memory, as columns or for its
+  /// blocks.
+  std::uint64_t bytes_of_columns() const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
-  /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. Throws
-  /// where it is asked to stop.
-  void prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
+  /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. memory:
+  /// bytes for columns: where it is too little for all of them on any rank, they are read back from the file, for some
+  /// rows at a time. Throws where it is asked to stop.
+  void prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::uint64_t memory,
                const ranks::StopPoint& stop);
 
   /// Collective, after prepare(). Has each step's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
@@ -55,18 +59,22 @@ class LayeredAssembly {
     std::vector<Rows> loose;                        // needed as columns, but outside the part that is to be made
     std::vector<std::vector<Rows>> own;             // for each rank the rows that it makes
     std::vector<Rows> kept;                         // of this rank's those in its blocks of later steps
-    std::vector<Rows> beside;                       // and all that it makes beside its blocks
+    std::vector<std::vector<Rows>> beside;          // for each rank all that it makes beside its blocks
     std::optional<layers::EarlierColumns> columns;  // of the steps before
     bool active = false;                            // some rank makes some of its rows
     bool is_column = false;                         // later steps need its rows
+    std::int64_t rounds = 1;                        // in which its rows get their columns and are made
   };
   void share_blocks(const matrix::BlockList& missing);
   void find_rows(std::size_t s);
   std::vector<layers::EarlierColumns*> columns_after(std::size_t s);
+  void choose_rounds(std::uint64_t memory);
+  matrix::SharedBlocks blocks_of_round(std::size_t s, std::int64_t round) const;
+  std::vector<Rows> beside_in_round(std::size_t s, std::int64_t round, int rank) const;
+  void exchange(std::size_t s, std::int64_t round);
   void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                const ranks::StopPoint& stop);
-  void read_back(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::size_t s,
-                 const ranks::StopPoint& stop);
+  void read_back(const std::vector<file::BlockRecord>& records, std::size_t s, const ranks::StopPoint& stop);
 
   const network::Problem& problem_;
   const layers::LayerPlan& plan_;
@@ -77,6 +85,8 @@ class LayeredAssembly {
   std::vector<Step> steps_;
   engines::Engine& unfactored_;
   std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later steps
+  std::filesystem::path file_;
+  bool columns_in_file_ = false;
 };
 
 }  // namespace hessian_mpi::run

@@ -63,6 +63,7 @@ LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, eng
 
 /// Bytes of a rank: what a run keeps beside its buffers of rows, and what is left for those.
 struct Memory {
+  std::uint64_t columns = 0;  ///< of earlier steps
   std::uint64_t factors = 0;
   std::int64_t blocks_at_once = 1;
   std::uint64_t lacking = 0;  ///< for factors to be made once
