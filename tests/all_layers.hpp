@@ -65,7 +65,7 @@ class AllLayers final : public engines::Engine {
       }
       columns->exchange(world_);
       factors_.push_back(std::make_unique<layers::LayerFactors>(problem_, plan_.steps[s], own, *columns, unfactored_,
-                                                                problem_.precision(), memory_, world_));
+                                                                problem_.precision(), memory_));
       engines_.push_back(factors_.back().get());
     }
   }

@@ -19,23 +19,20 @@ template <class Number>
 class FactoredRows {
  public:
   FactoredRows(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
-               const EarlierColumns& columns, engines::Engine& others, std::uint64_t memory,
-               const ranks::Communicator& communicator, const std::function<void()>& between)
+               const EarlierColumns& columns, engines::Engine& others, std::uint64_t memory)
       : problem_(problem),
         columns_(columns),
         others_(others),
-        factors_(problem, step, memory, communicator, between),
+        factors_(problem, step, memory),
         panels_(factors_),
         sums_(factors_, ones_) {
-    communicator.together([&] {
-      std::int64_t places = 0;
-      for (std::size_t l = 0; l < factors_.size(); ++l) {
-        places = std::max(places, factors_.units() * factors_.layer(l).positions);
-      }
-      ones_.assign(static_cast<std::size_t>(places), Number{1});
-      slabs_ = slabs_of(factors_, problem.index(), ones_);
-      factors_.expect(expected(own));
-    });
+    std::int64_t places = 0;
+    for (std::size_t l = 0; l < factors_.size(); ++l) {
+      places = std::max(places, factors_.units() * factors_.layer(l).positions);
+    }
+    ones_.assign(static_cast<std::size_t>(places), Number{1});
+    slabs_ = slabs_of(factors_, problem.index(), ones_);
+    factors_.expect(expected(own));
   }
 
   template <class Out>
@@ -104,11 +101,8 @@ template <class Out>
 void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
                                         std::int64_t stride) {
   const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
-  const auto& layer = factors_.layer(x.layer);
-  std::vector<bool> by_sums(factors_.size(), layer.positions > 1);
-  if (!x.bias) {
-    for (const auto m : layer.upstream) by_sums[m] = true;
-  }
+  std::vector<bool> by_sums(factors_.size(), factors_.layer(x.layer).positions > 1);
+  for (std::size_t m = 0; m < by_sums.size() && !x.bias; ++m) by_sums[m] = by_sums[m] || factors_.depends(x.layer, m);
   for (const auto& y : slabs_) {
     if (by_sums[y.layer]) continue;
     const Rows some = columns_in(y, columns);
@@ -190,11 +184,9 @@ class LayerFactors::Assembly {
 
 LayerFactors::LayerFactors(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
                            const EarlierColumns& columns, engines::Engine& others, Precision accumulate,
-                           std::uint64_t memory, const ranks::Communicator& communicator,
-                           const std::function<void()>& between)
+                           std::uint64_t memory)
     : device_(problem.device()),
-      assembly_(
-          std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory, communicator, between)) {}
+      assembly_(std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory)) {}
 
 LayerFactors::~LayerFactors() = default;
 

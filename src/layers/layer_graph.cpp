@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace hessian_mpi::layers {
@@ -33,6 +34,12 @@ LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std:
   for (const auto& parameter : problem.parameters()) {
     outputs.push_back(torch::autograd::impl::gradient_edge(parameter));
   }
+  std::vector<std::size_t> with_input;
+  for (std::size_t c = 0; c < forward_.calls.size(); ++c) {
+    if (!call(c).input_edge.is_valid()) continue;
+    with_input.push_back(c);
+    outputs.push_back(call(c).input_edge);
+  }
   std::vector<torch::Tensor> found(outputs.size());
   if (forward_.loss.requires_grad()) {
     found = backward({torch::autograd::impl::gradient_edge(forward_.loss)}, {at::ones_like(forward_.loss)}, outputs,
@@ -40,13 +47,23 @@ LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std:
   }
   const auto calls = static_cast<std::ptrdiff_t>(forward_.calls.size());
   delta_.assign(found.begin(), found.begin() + calls);
-  for (auto g = found.begin() + calls; g != found.end(); ++g) {
+  const auto inputs = found.end() - static_cast<std::ptrdiff_t>(with_input.size());
+  for (auto g = found.begin() + calls; g != inputs; ++g) {
     gradient_.push_back(g->defined() ? g->detach() : torch::Tensor());
+  }
+  input_gradient_.resize(forward_.calls.size());
+  for (std::size_t k = 0; k < with_input.size(); ++k) {
+    input_gradient_[with_input[k]] = inputs[static_cast<std::ptrdiff_t>(k)];
   }
 }
 
 torch::Tensor LayerGraph::delta(std::size_t c) const {
   return delta_[c].defined() ? delta_[c].detach() : at::zeros_like(call(c).output);
+}
+
+bool LayerGraph::has_input_gradient(std::size_t c) const {
+  const auto& gradient = input_gradient_[c];
+  return gradient.defined() && gradient.requires_grad() && !gradient.is_leaf();
 }
 
 // A leaf is a parameter: it depends on no z, and its place in the graph is where its gradient would be added up.
@@ -63,10 +80,25 @@ std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::edge_l
   return backward(roots, cotangents, outputs, /*create_graph=*/false);
 }
 
-std::vector<torch::Tensor> LayerGraph::second_derivatives(std::size_t c, const torch::Tensor& cotangent,
-                                                          const std::vector<std::size_t>& targets) const {
-  if (!delta_depends(c)) return std::vector<torch::Tensor>(targets.size());
-  return derivatives({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, targets);
+LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                                             const std::vector<std::size_t>& outputs,
+                                                             const std::vector<std::size_t>& inputs) const {
+  SecondDerivatives found{std::vector<torch::Tensor>(outputs.size()), std::vector<torch::Tensor>(inputs.size())};
+  if (!delta_depends(c)) return found;
+  torch::autograd::edge_list targets;
+  for (const auto m : outputs) targets.push_back(call(m).output_edge);
+  for (const auto m : inputs) {
+    if (has_input_gradient(m)) targets.push_back(torch::autograd::impl::gradient_edge(input_gradient_[m]));
+  }
+  if (targets.empty()) return found;
+  const auto all =
+      backward({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, targets, /*create_graph=*/false);
+  std::copy_n(all.begin(), outputs.size(), found.by_output.begin());
+  auto next = all.begin() + static_cast<std::ptrdiff_t>(outputs.size());
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    if (has_input_gradient(inputs[k])) found.of_input[k] = *next++;
+  }
+  return found;
 }
 
 std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,

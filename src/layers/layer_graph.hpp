@@ -26,10 +26,19 @@ class LayerGraph {
   /// The gradient of the loss by a parameter; may be undefined.
   const torch::Tensor& gradient(std::size_t parameter) const { return gradient_[parameter]; }
 
-  /// d(cotangent . dL/dz_c) / dz_m for the calls m, z_m taken as an intermediate; undefined where there is no
-  /// dependence. cotangent: z_c's shape.
-  std::vector<torch::Tensor> second_derivatives(std::size_t c, const torch::Tensor& cotangent,
-                                                const std::vector<std::size_t>& targets) const;
+  /// Whether derivatives of a call's input by what comes before it can be found by second_derivatives().
+  bool has_input_gradient(std::size_t c) const;
+
+  /// Of s = cotangent . dL/dz_c, in one pass; undefined where there is no dependence. cotangent: z_c's shape.
+  struct SecondDerivatives {
+    std::vector<torch::Tensor> by_output;  ///< ds / dz_m for the calls m, z_m taken as an intermediate
+    /// ds / d(dL/da_m), which is the derivative of a_m along the cotangent as a direction of z_c: what is transposed
+    /// twice is a derivative forward (Townsend, A new trick for calculating Jacobian vector products, 2017).
+    std::vector<torch::Tensor> of_input;
+  };
+  SecondDerivatives second_derivatives(std::size_t c, const torch::Tensor& cotangent,
+                                       const std::vector<std::size_t>& outputs,
+                                       const std::vector<std::size_t>& inputs) const;
   /// d(cotangent . a_c) / dz_m for the calls m; undefined where there is no dependence. cotangent: a_c's shape.
   std::vector<torch::Tensor> input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                const std::vector<std::size_t>& targets) const;
@@ -46,7 +55,8 @@ class LayerGraph {
                                          const std::vector<std::size_t>& targets) const;
 
   CapturedForward forward_;
-  std::vector<torch::Tensor> delta_;  // with their graph
+  std::vector<torch::Tensor> delta_;           // with their graph
+  std::vector<torch::Tensor> input_gradient_;  // dL/da of calls, with its graph; undefined where a has no place there
   std::vector<torch::Tensor> gradient_;
 };
 

@@ -84,20 +84,25 @@ Choice cheapest(const Network& network, Choice choice, std::vector<std::string>&
   return choice;
 }
 
-// Whatever memory there is: the choice must not depend on it, since the last digits of rows depend on the choice.
-constexpr std::uint64_t largest_factors = 8'000'000'000;
+// Numbers in memory, whatever memory there is: the choice must not depend on it, since the last digits of rows depend
+// on the choice.
+constexpr std::uint64_t most_bytes_of_inputs = 500'000'000;
+constexpr std::uint64_t most_bytes_of_outputs = 1'000'000'000;
 
 // Leaves out the layers whose factors are largest until all are small enough.
 Choice fitting(const Network& network, Choice choice, std::vector<std::string>& why) {
-  const auto bytes = [&](const Choice& some) {
-    return counts_of(network, some).numbers() * bytes_of(network.problem.precision());
+  const auto excess = [&](const Choice& some) {
+    const auto counts = counts_of(network, some);
+    const auto bytes = static_cast<double>(bytes_of(network.problem.precision()));
+    return std::max(static_cast<double>(counts.inputs) * bytes / static_cast<double>(most_bytes_of_inputs),
+                    static_cast<double>(counts.outputs) * bytes / static_cast<double>(most_bytes_of_outputs));
   };
-  while (!choice.empty() && bytes(choice) > largest_factors) {
+  while (!choice.empty() && excess(choice) > 1) {
     const auto largest = std::min_element(choice.begin(), choice.end(), [&](const Chosen& a, const Chosen& b) {
-                           return bytes(without(choice, a.call)) < bytes(without(choice, b.call));
+                           return excess(without(choice, a.call)) < excess(without(choice, b.call));
                          })->call;
     choice = without(choice, largest);
-    why[largest] = "its factors would take more than 8 GB";
+    why[largest] = "its factors would take more than 1 GB";
   }
   return choice;
 }
@@ -168,35 +173,30 @@ LayerPlan all_by_double_backward(const network::Problem& problem, const std::str
   return plan;
 }
 
-// Each layer in a step of its own: the derivatives of one layer's input by another layer's output have no part in its
-// diagonal block.
-std::vector<LayerStep> one_by_one(const std::vector<LayerStep>& steps) {
+// Each layer by itself, without the columns of others.
+std::vector<LayerStep> alone(const std::vector<LayerStep>& steps) {
   std::vector<LayerStep> single;
   for (const auto& step : steps) {
-    for (auto layer : step.layers) {
+    for (std::size_t l = 0; l < step.row_layers; ++l) {
+      auto& layer = single.emplace_back(LayerStep{step.unit, {step.layers[l]}}).layers.front();
       layer.upstream.clear();
-      if (layer.makes_rows) single.push_back({step.unit, {std::move(layer)}});
     }
   }
   return single;
 }
 
-// The parameters of the layers whose rows a step makes.
-void note_parameters(const Network& network, std::size_t s, LayerPlan& plan) {
+// The parameters of a layer whose rows a step makes.
+void note_parameters(const Network& network, std::size_t s, std::size_t l, LayerPlan& plan) {
   const auto& step = plan.steps[s];
-  const auto costs = costs_of_rows(network, step);
-  const auto together = rows_together(network, step);
-  for (const auto& layer : step.layers) {
-    const auto& call = network.graph.forward().calls[layer.call];
-    for (const auto& parameter : {call.weight, call.bias}) {
-      if (!layer.makes_rows || !parameter) continue;
-      auto& way = plan.parameters[*parameter];
-      if (parameter == call.bias && !layer.has_bias) {
-        way.reason = "its few rows take less than passes for each position";
-      } else {
-        way = {s, way.reason, costs.at(*parameter), together.at(*parameter)};
-      }
-    }
+  const auto& call = network.graph.call(step.layers[l].call);
+  const auto together = rows_together(network, step, l);
+  const double cost = cost_of_row(network, step, l);
+  if (call.weight) plan.parameters[*call.weight] = {s, "", cost, together.of_weight};
+  if (!call.bias) return;
+  if (step.layers[l].has_bias) {
+    plan.parameters[*call.bias] = {s, "", cost, together.of_bias};
+  } else {
+    plan.parameters[*call.bias].reason = "its few rows take less than passes for each position";
   }
 }
 
@@ -205,12 +205,13 @@ void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
   const auto counts = counts_of(network, step);
   step.rows = -counts.double_backward_rows;
   plan.steps.front().rows += counts.double_backward_rows;
-  step.passes = counts.delta_passes + counts.input_passes;
+  step.passes = counts.passes;
   const auto bytes = bytes_of(network.problem.precision());
   plan.bytes = std::max(plan.bytes, counts.inputs * bytes);
-  plan.bytes_if_there = std::max(plan.bytes_if_there, (counts.derivatives + counts.outputs) * bytes);
+  plan.bytes_if_there = std::max(plan.bytes_if_there, counts.outputs * bytes);
   plan.steps.push_back(std::move(step));
-  note_parameters(network, plan.steps.size() - 1, plan);
+  const auto last = plan.steps.size() - 1;
+  for (std::size_t l = 0; l < plan.steps[last].row_layers; ++l) note_parameters(network, last, l, plan);
 }
 
 LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::vector<bool>& samples_last,
@@ -227,7 +228,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
     }
   }
   const auto steps = steps_of(network, proposal.choice, samples_last);
-  for (auto& step : entries == Entries::all ? steps : one_by_one(steps)) add_step(network, step, plan);
+  for (const auto& step : entries == Entries::all ? steps : alone(steps)) add_step(network, step, plan);
   return plan;
 }
 
@@ -292,13 +293,22 @@ std::string lines_of(const LayerPlan& plan, const matrix::ParameterIndex& index)
 
 std::string text_of(const LayerPlan& plan) {
   if (!plan.factors_layers()) return "rows";
-  std::string line = "layers: ";
+  struct Sum {
+    std::int64_t rows = 0;
+    std::int64_t passes = 0;
+  };
+  std::map<Unit, Sum> sums;
   for (std::size_t s = 1; s < plan.steps.size(); ++s) {
-    const auto& step = plan.steps[s];
-    line += text(step.rows, " rows from ", step.passes, " backward passes, each for ",
-                 step.unit == Unit::position ? "all positions of all samples at once"
-                 : step.unit == Unit::sample ? "all samples at once"
-                                             : "a position of one sample",
+    auto& sum = sums[plan.steps[s].unit];
+    sum.rows += plan.steps[s].rows;
+    sum.passes += plan.steps[s].passes;
+  }
+  std::string line = "layers: ";
+  for (const auto& [unit, sum] : sums) {
+    line += text(sum.rows, " rows from ", sum.passes, " backward passes, each for ",
+                 unit == Unit::position ? "all positions of all samples at once"
+                 : unit == Unit::sample ? "all samples at once"
+                                        : "a position of one sample",
                  "; ");
   }
   return line + text(plan.steps.front().rows, " rows by double-backward");

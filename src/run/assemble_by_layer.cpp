@@ -379,12 +379,14 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       if (s == 0) return unfactored_;
       if (!factors) {
         const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-        factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory, communicator_, stop);
+        communicator_.together(
+            [&] { factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory); });
       }
       return *factors;
     };
     for (std::int64_t round = 0; round < step.rounds; ++round) {
       const Stopwatch preparing;
+      stop();
       if (s > 0) exchange(s, round);
       engines::Engine& engine = engine_of_step();
       result.compute_seconds += preparing.seconds();

@@ -127,11 +127,11 @@ class SampledSteps {
   void add_factored(std::size_t s, Estimate& sum) {
     // As if no other step had rows: their columns only cost a copy.
     const layers::EarlierColumns none({}, {rows_of(plan_, problem_.index(), s)}, 0, matrix_.storage);
-    const Stopwatch watch;
-    layers::LayerFactors factors(problem_, plan_.steps[s], {}, none, unfactored_, accumulate_, memory_, communicator_);
-    sum.shared += watch.seconds() * communicator_.size();
     communicator_.together([&] {
       if (!communicator_.is_root()) return;
+      const Stopwatch watch;
+      layers::LayerFactors factors(problem_, plan_.steps[s], {}, none, unfactored_, accumulate_, memory_);
+      sum.on_each += watch.seconds();
       for (std::size_t p = 0; p < plan_.parameters.size(); ++p) {
         if (plan_.parameters[p].step != s) continue;
         const auto& entry = problem_.index().entries()[p];
@@ -189,7 +189,7 @@ Estimate estimate(const network::Problem& problem, const layers::LayerPlan& plan
   }
   sum.double_backward_row = communicator.max(sum.double_backward_row);
   sum.rows = communicator.max(sum.rows);
-  sum.shared = communicator.max(sum.shared);
+  sum.on_each = communicator.max(sum.on_each);
   measure_writing(folder, matrix.bytes(), communicator, sum);
   return sum;
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -35,6 +36,7 @@ namespace {
 using namespace hessian_mpi;
 
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
+constexpr auto memory_of_columns = std::numeric_limits<std::uint64_t>::max();  // there is no file to read them from
 
 // The rows of some blocks into a buffer that is used again. It is not filled before, as the program's are not.
 void compute(engines::Engine& engine, const matrix::BlockList& blocks, const matrix::MatrixShape& matrix) {
@@ -58,7 +60,8 @@ nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   Stopwatch watch;
   const auto unfactored = run::single_rows_engine(job);
   auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
-  assembly.prepare("", std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), never);
+  assembly.prepare("", std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), memory_of_columns,
+                   never);
   const auto compute_share = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
     world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });
     return run::Assembled();
@@ -68,8 +71,7 @@ nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   return {{"seconds", static_cast<double>(world.max(own)) / 1e6}};
 }
 
-// What one rank of many does in each step. Its columns are zeros, and the passes that ranks share are all made here,
-// so that its own time is that without most of them.
+// What one rank of many does in each step. Its columns are zeros. Reading the layers is what every rank does.
 nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks::Communicator& world) {
   const auto& problem = job.problem;
   const auto& matrix = job.matrix;
@@ -86,7 +88,7 @@ nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks
     std::vector<Rows> own;
     for (const auto b : share) matrix::append_run(matrix.grid.block(b), own);
     Stopwatch watch;
-    double shared = 0;
+    double on_each = 0;
     if (s == 0) {
       compute(*unfactored, share, matrix);
     } else {
@@ -98,15 +100,15 @@ nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks
       columns.exchange(world);
       watch.lap();
       layers::LayerFactors factors(problem, plan.steps[s], own, columns, *unfactored, run::accumulation(job),
-                                   factor_memory, world);
-      shared = watch.lap();
+                                   factor_memory);
+      on_each = watch.lap();
       compute(factors, share, matrix);
     }
     const double seconds = watch.lap();
     auto rows = rows_of(plan, problem.index(), s);
     const auto columns =
         layers::count_of(earlier) * layers::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
-    steps.push_back({{"own", seconds}, {"shared", shared}, {"bytes_of_columns", columns}});
+    steps.push_back({{"own", seconds}, {"on_each", on_each}, {"bytes_of_columns", columns}});
     earlier.insert(earlier.end(), rows.begin(), rows.end());
     std::sort(earlier.begin(), earlier.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
   }

@@ -32,14 +32,14 @@ def simulate(build: pathlib.Path, name: str, folder: pathlib.Path, network: floa
         steps = range(len(slices[0]["steps"]))
         slowest = sum(max(s["steps"][k]["own"] for s in slices) for k in steps)
         mean = sum(sum(s["steps"][k]["own"] for s in slices) / len(slices) for k in steps)
-        shared = sum(slices[0]["steps"][k]["shared"] for k in steps) / ranks
+        on_each = sum(slices[0]["steps"][k]["on_each"] for k in steps)
         size = slices[0]["N"] ** 2 * 4 / 1e9
         columns = sum(slices[0]["steps"][k]["bytes_of_columns"] for k in steps) / 1e9 / ranks / network
         plan = slices[0]["planning"]
-        computing = slowest + shared + columns
+        computing = slowest + on_each + columns
         first = first or computing
         print(
-            f"{name:12} {ranks:5} {plan:8.3f} {slowest:9.3f} {mean:9.3f} {shared:8.3f} {columns:8.3f} {computing:10.3f} {first / computing:8.1f} "
+            f"{name:12} {ranks:5} {plan:8.3f} {slowest:9.3f} {mean:9.3f} {on_each:8.3f} {columns:8.3f} {computing:10.3f} {first / computing:8.1f} "
             f"{size / write:8.2f}  {'writing' if size / write > computing else 'plan' if plan > computing else 'computing'}",
             flush=True,
         )
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--network", type=float, default=1.0, help="GB/s of a rank")
     parser.add_argument("--write", type=float, default=10.0, help="GB/s of the file system")
     arguments = parser.parse_args()
-    print(f"{'seconds':12} {'ranks':>5} {'plan':>8} {'slowest':>9} {'mean':>9} {'shared':>8} {'columns':>8} {'computing':>10} {'speed-up':>8} {'writing':>8}  bound by")
+    print(f"{'seconds':12} {'ranks':>5} {'plan':>8} {'slowest':>9} {'mean':>9} {'on each':>8} {'columns':>8} {'computing':>10} {'speed-up':>8} {'writing':>8}  bound by")
     for name in arguments.names:
         simulate(arguments.build, name, arguments.folder, arguments.network, arguments.write)
 

@@ -134,7 +134,6 @@ void expect_same_bytes_in_pieces(const network::Problem& problem, const Numbers<
 void expect_diagonal_blocks(const network::Problem& problem, const Numbers<double>& whole) {
   const auto n = problem.index().size();
   const auto plan = plan_layers(problem, Method::layers, Entries::diagonal_blocks);
-  const auto world = ranks::Communicator::world();
   auto found = whole;  // with its diagonal blocks made anew
   engines::DoubleBackward unfactored(problem);
   for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
@@ -146,8 +145,7 @@ void expect_diagonal_blocks(const network::Problem& problem, const Numbers<doubl
     if (plan.is_factored(p)) {
       const auto& step = plan.steps[plan.parameters[p].step];
       ASSERT_EQ(step.layers.size(), 1U) << "of other layers nothing is needed";
-      factors.emplace(problem, step, std::vector<Rows>{rows}, none, unfactored, Precision::float64, enough_memory,
-                      world);
+      factors.emplace(problem, step, std::vector<Rows>{rows}, none, unfactored, Precision::float64, enough_memory);
     }
     engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored;
     const auto width = rows.count();

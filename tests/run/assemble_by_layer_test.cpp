@@ -40,7 +40,9 @@ TEST(LayeredAssembly, LooksForAStopBeforeThePassesOfLayers) {
   const system::StopRequest request;
   const ranks::StopPoint stop(request, world);
   std::vector<file::BlockRecord> nothing(static_cast<std::size_t>(job.matrix.grid.count()));
-  assembly.prepare("", nothing, stop);
+
+  constexpr std::uint64_t memory = std::uint64_t{1} << 30;
+  assembly.prepare("", nothing, memory, stop);
 
   int steps = 0;
   const auto stopped_on_one_rank_after_the_first = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
@@ -48,7 +50,6 @@ TEST(LayeredAssembly, LooksForAStopBeforeThePassesOfLayers) {
     if (++steps == 1 && world.rank() == world.size() - 1) std::raise(SIGUSR1);
     return Assembled();
   };
-  constexpr std::uint64_t memory = std::uint64_t{1} << 30;
   try {
     assembly.assemble(stopped_on_one_rank_after_the_first, memory, stop);
     ADD_FAILURE() << "was not stopped";

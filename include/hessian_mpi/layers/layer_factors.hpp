@@ -1,16 +1,17 @@
 #pragma once
 /// Rows factored by layer, exact. Of a layer z = a W^T + b, used once, only z and a change with the other parameters.
-/// With delta = dL/dz, k over samples, for parameters W_l[p, q] and W_m[r, s] of layers l and m:
+/// With delta = dL/dz, k over samples, for parameters W_l[p, q] and W_m[r, s] of layers l and m, of which m does not
+/// come before l:
 ///
 ///   H = sum_k  S_lm[k, p, r] a_l[k, q] a_m[k, s]  +  a_l[k, q] J_ml[k, s, p] delta_m[k, r]
-///            + delta_l[k, p] J_lm[k, q, r] a_m[k, s]
 ///
 /// S_lm[k, p, r] = d delta_l[k, p] / d z_m[k, r] with z_m taken as an intermediate, J_ml[k, s, p] = d a_m[k, s] / d
-/// z_l[k, p] (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. S takes a double-backward pass
-/// for each output of a layer, J a backward pass for each input, each for all samples at once; the rest is products of
-/// matrices whose inner dimension is the number of samples (src/layer_factors/column_panels.hpp, row_sums.hpp). This is
-/// the product rule, applied to dL/dW = delta^T a and then to delta and a by the chain rule; for layers seen at several
-/// positions of a sample, sums over those are added.
+/// z_l[k, p] (zero unless m is downstream of l); biases: the same with a = 1 and J = 0. One double-backward pass gives
+/// both, for an output p of a layer, in all other layers and samples at once: S as the derivative by z_m, J as that by
+/// dL/da_m. The rest is products of matrices whose inner dimension is the number of samples
+/// (src/layers/layer_factors/column_panels.hpp, row_sums.hpp). This is the product rule, applied to dL/dW = delta^T a
+/// and then to delta and a by the chain rule; for layers seen at several positions of a sample, sums over those are
+/// added. Columns of layers before l are rows of earlier steps: H is symmetric.
 
 #include <c10/core/Device.h>
 
@@ -24,23 +25,18 @@
 #include "hessian_mpi/layers/earlier_columns.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
-#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::layers {
 
 class LayerFactors final : public engines::Engine {
  public:
-  /// Collective over the communicator: the passes for J are split over its ranks. step: the same on all ranks. own:
-  /// the rows of the step that this rank is going to ask for, in order. columns: what rows of earlier steps have in
-  /// those, exchanged before the first row is asked for. others: makes rows of earlier steps, if asked for. accumulate:
-  /// of the sums over samples. What is asked for is all columns, or some of those of the step's own layers. memory:
-  /// bytes for what passes find; more of them are made again where it is small. between: called by all ranks before the
-  /// first pass for J and after each second of them, where J is kept; throws, on all of them, to end it. Problem, step,
-  /// columns and others must outlive the engine.
-  LayerFactors(
-      const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
-      const EarlierColumns& columns, engines::Engine& others, Precision accumulate, std::uint64_t memory,
-      const ranks::Communicator& communicator, const std::function<void()>& between = [] {});
+  /// Not collective. step: the same on all ranks. own: the rows of the step that this rank is going to ask for, in
+  /// order. columns: what rows of earlier steps have in those, exchanged before the first of them is asked for. others:
+  /// makes rows of earlier steps, if asked for. accumulate: of the sums over samples. What is asked for is all columns,
+  /// or some of those of the step's own layers. memory: bytes for what passes find; more of them are made again where
+  /// it is small. Problem, step, columns and others must outlive the engine.
+  LayerFactors(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
+               const EarlierColumns& columns, engines::Engine& others, Precision accumulate, std::uint64_t memory);
   ~LayerFactors() override;
   LayerFactors(const LayerFactors&) = delete;
   LayerFactors& operator=(const LayerFactors&) = delete;

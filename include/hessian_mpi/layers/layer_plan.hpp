@@ -22,16 +22,16 @@ enum class Unit { batch, sample, position };
 struct FactoredLayer {
   std::size_t call = 0;               ///< in CapturedForward::calls
   bool samples_last = false;          ///< its tensors go position by position, in each all samples
-  bool makes_rows = true;             ///< in this step; else its parameters are columns only
   bool has_bias = true;               ///< else that is made by double-backward
-  std::vector<std::size_t> upstream;  ///< which of the step's layers its input depends on, as far as that is needed
+  std::vector<std::size_t> upstream;  ///< layers whose rows the step makes and that its input depends on
 };
 
-/// Rows that are made together, with those of earlier steps as columns: from factors of layers with one kind of unit,
-/// or, without layers, by double-backward.
+/// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, or of a few of
+/// which each needs little to have the others as columns; or, without layers, those by double-backward.
 struct LayerStep {
   Unit unit = Unit::sample;
-  std::vector<FactoredLayer> layers;  ///< in the order of execution
+  std::vector<FactoredLayer> layers;  ///< those whose rows are made, then those that later steps are of
+  std::size_t row_layers = 1;         ///< how many of them, if any
   std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;              ///< that it makes
   std::int64_t passes = 0;            ///< backward, for its factors

@@ -37,6 +37,7 @@ struct Estimate {
   double double_backward_row = 0;  ///< one row by double-backward; 0 where there is none
   double rows = 0;                 ///< of computing all rows of the job on one rank
   double shared = 0;               ///< of the passes that ranks share, on one rank
+  double on_each = 0;              ///< of what every rank does for itself
   double bytes_a_second = 0;       ///< that these ranks write together
   double written_a_second = 0;     ///< bytes that one core writes, as far as it is busy and does not wait for the disk
   std::uint64_t bytes = 0;         ///< of the job's rows
@@ -45,7 +46,8 @@ struct Estimate {
 
   /// Of computing, on so many ranks with a core for each of their threads.
   double computing(int ranks) const {
-    return (rows + shared + (columns_a_second > 0 ? static_cast<double>(columns) / columns_a_second : 0)) / ranks;
+    const double taking_in = columns_a_second > 0 ? static_cast<double>(columns) / columns_a_second : 0;
+    return (rows + shared + taking_in) / ranks + on_each;
   }
   /// Of the cores of so many ranks: computing, and what writing takes of them.
   double processing(int ranks) const {

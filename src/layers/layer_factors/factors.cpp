@@ -28,13 +28,9 @@ void append(const Tensor& tensor, std::vector<Number>& numbers) {
 }  // namespace
 
 template <class Number>
-Factors<Number>::Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory,
-                         const ranks::Communicator& communicator, const std::function<void()>& between)
+Factors<Number>::Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory)
     : forward_(problem, step), memory_(memory) {
-  communicator.together([&] { read_layers(); });
-  std::vector<typename InputDerivatives<Number>::Layer> seen;
-  for (const auto& layer : layers_) seen.push_back({layer.elements, layer.positions, layer.outputs, layer.upstream});
-  derivatives_.emplace(forward_, std::move(seen), unit_begins_, memory_ / 2, communicator, between);
+  read_layers();
 }
 
 template <class Number>
@@ -44,6 +40,50 @@ void Factors<Number>::read_layers() {
   for (std::int64_t b = 0; b < forward_.batches(); ++b) append_batch(forward_.graph(b, 1), b);
   units_ = unit_begins_.back();
   for (auto& layer : layers_) layer.delta.resize(layer.delta.size() + padding<Number>);
+  for (std::size_t l = 0; l < step().row_layers; ++l) {
+    for (const auto m : layers_[l].upstream) {
+      of_inputs_[{l, m}].resize(static_cast<std::size_t>(layers_[l].elements * units_ * layers_[m].outputs));
+    }
+  }
+  for (std::int64_t b = 0; b < forward_.batches(); ++b) {
+    for (std::size_t l = 0; l < step().row_layers; ++l) derive_inputs(l, b);
+  }
+}
+
+template <class Number>
+bool Factors<Number>::depends(std::size_t m, std::size_t l) const {
+  const auto& upstream = layers_[m].upstream;
+  return std::find(upstream.begin(), upstream.end(), l) != upstream.end();
+}
+
+template <class Number>
+const Number* Factors<Number>::input_derivative(std::size_t l, std::int64_t element, std::size_t m) const {
+  return of_inputs_.at({l, m}).data() + element * units_ * layers_[m].outputs;
+}
+
+// One backward pass for each element of a layer's input, for all units of a batch at once.
+template <class Number>
+void Factors<Number>::derive_inputs(std::size_t l, std::int64_t batch) {
+  if (layers_[l].upstream.empty()) return;
+  const auto& graph = forward_.graph(batch, 1);
+  const auto& call = graph.call(step().layers[l].call);
+  const auto own = forward_.order(l, batch, 1);
+  std::vector<std::size_t> targets;
+  for (const auto m : layers_[l].upstream) targets.push_back(step().layers[m].call);
+  for (std::int64_t element = 0; element < layers_[l].elements; ++element) {
+    Tensor cotangent = at::zeros({units_of(call, own), layers_[l].elements}, call.input.options());
+    cotangent.select(1, element).fill_(1);
+    const auto found = graph.input_derivatives(step().layers[l].call, input_from_units(cotangent, call, own), targets);
+    for (std::size_t k = 0; k < targets.size(); ++k) {
+      if (!found[k].defined()) continue;
+      const auto m = layers_[l].upstream[k];
+      const Tensor ordered = output_by_unit(found[k], graph.call(targets[k]), forward_.order(m, batch, 1))
+                                 .to(at::kCPU, dtype_of_number<Number>)
+                                 .contiguous();
+      std::copy_n(ordered.template const_data_ptr<Number>(), ordered.numel(),
+                  of_inputs_[{l, m}].data() + (element * units_ + units_before(batch)) * layers_[m].outputs);
+    }
+  }
 }
 
 template <class Number>
@@ -89,7 +129,7 @@ template <class Number>
 std::size_t Factors<Number>::numbers_of_output(std::size_t l) const {
   std::int64_t numbers = 0;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
-    numbers += layers_[m].positions * layers_[m].outputs + (derivatives_->depends(m, l) ? layers_[m].elements : 0);
+    numbers += layers_[m].positions * layers_[m].outputs + (depends(m, l) ? layers_[m].elements : 0);
   }
   return static_cast<std::size_t>(units_ * layers_[l].positions * numbers);
 }
@@ -126,29 +166,23 @@ std::vector<OutputOfLayer> Factors<Number>::made_next(const OutputOfLayer& outpu
     const auto first = first_made_with(*next);
     if (std::find(firsts.begin(), firsts.end(), first) != firsts.end()) continue;
     bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
-    if (bytes > memory_ / 2) break;
+    if (bytes > memory_) break;
     firsts.push_back(first);
   }
   return firsts;
 }
 
-// S still zero; J as it is known.
+// Still zero.
 template <class Number>
-OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) {
-  const auto [l, p] = output;
-  const auto places = units_ * layers_[l].positions;
+OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) const {
+  const auto places = units_ * layers_[output.first].positions;
   OutputFactors<Number> factors;
   factors.derivatives.resize(layers_.size());
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     factors.second.emplace_back(
         static_cast<std::size_t>(places * layers_[m].positions * layers_[m].outputs + padding<Number>));
-    if (!derivatives_->depends(m, l)) continue;
-    const auto numbers = places * layers_[m].elements;
-    const auto* const from = derivatives_->by_output(m, l, p);
-    auto& mine = factors.derivatives[m];
-    mine.reserve(static_cast<std::size_t>(numbers + padding<Number>));
-    mine.assign(from, from + numbers);
-    mine.resize(static_cast<std::size_t>(numbers + padding<Number>));
+    if (!depends(m, output.first)) continue;
+    factors.derivatives[m].resize(static_cast<std::size_t>(places * layers_[m].elements + padding<Number>));
   }
   return factors;
 }
@@ -162,7 +196,7 @@ const OutputFactors<Number>& Factors<Number>::of_output(const OutputOfLayer& out
     bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
   }
   for (const auto& [made, factors] : made_) bytes += numbers_of_output(made.first) * sizeof(Number);
-  if (bytes > memory_ / 2) made_.clear();
+  if (bytes > memory_) made_.clear();
   for (const auto& first : firsts) {
     for (const auto& made : made_with(first)) made_[made] = prepared(made);
   }
@@ -172,7 +206,7 @@ const OutputFactors<Number>& Factors<Number>::of_output(const OutputOfLayer& out
   return made_[output];
 }
 
-// S of outputs that are made at once.
+// S and J of outputs that are made at once.
 template <class Number>
 void Factors<Number>::make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch) {
   std::vector<OutputAt> places;
@@ -185,8 +219,7 @@ void Factors<Number>::make_second(const std::vector<OutputOfLayer>& outputs, std
   }
 }
 
-// One double-backward pass: for each copy of the batch an output of all its units at a position, by the outputs of all
-// layers.
+// One double-backward pass: for each copy of the batch an output of all its units at a position.
 template <class Number>
 void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std::int64_t batch) {
   const auto l = places.front().output.first;
@@ -195,28 +228,48 @@ void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std:
   const auto c = step().layers[l].call;
   const auto& call = batch_graph.call(c);
   const auto own = forward_.order(l, batch, copies);
-  std::vector<std::size_t> targets;
-  for (const auto& layer : step().layers) targets.push_back(layer.call);
+  std::vector<std::size_t> outputs;
+  std::vector<std::size_t> inputs;
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    outputs.push_back(step().layers[m].call);
+    if (depends(m, l)) inputs.push_back(outputs.back());
+  }
   const auto positions = layers_[l].positions;
   const auto units = units_of(call, own) / copies;
   Tensor cotangent = at::zeros({copies, units, positions, layers_[l].outputs}, call.output.options());
   for (std::size_t k = 0; k < places.size(); ++k) {
     cotangent[static_cast<std::int64_t>(k)].select(2, places[k].output.second).select(1, places[k].position).fill_(1);
   }
-  const auto found = batch_graph.second_derivatives(c, output_from_units(cotangent.flatten(0, 1), call, own), targets);
-  for (std::size_t m = 0; m < found.size(); ++m) {
-    if (!found[m].defined()) continue;
-    const auto& column = batch_graph.call(targets[m]);
-    const Tensor ordered = output_by_unit(found[m], column, forward_.order(m, batch, copies))
-                               .to(at::kCPU, dtype_of_number<Number>)
-                               .contiguous();
-    const auto* from = ordered.template const_data_ptr<Number>();
-    const auto of_unit = layers_[m].positions * layers_[m].outputs;
-    for (const auto& [output, t] : places) {
-      Number* const second = made_[output].second[m].data();
-      for (std::int64_t u = 0; u < units; ++u, from += of_unit) {
-        std::copy_n(from, of_unit, second + ((units_before(batch) + u) * positions + t) * of_unit);
-      }
+  const auto found =
+      batch_graph.second_derivatives(c, output_from_units(cotangent.flatten(0, 1), call, own), outputs, inputs);
+  std::size_t next = 0;
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    const auto& column = batch_graph.call(outputs[m]);
+    const auto order = forward_.order(m, batch, copies);
+    if (found.by_output[m].defined()) {
+      store(places, batch, output_by_unit(found.by_output[m], column, order), m, &OutputFactors<Number>::second);
+    }
+    if (!depends(m, l)) continue;
+    const Tensor& of_input = found.of_input[next++];
+    if (of_input.defined()) {
+      store(places, batch, input_by_unit(of_input, column, order), m, &OutputFactors<Number>::derivatives);
+    }
+  }
+}
+
+// by_unit: for each copy, which is of a place, the batch's units.
+template <class Number>
+void Factors<Number>::store(std::span<const OutputAt> places, std::int64_t batch, const Tensor& by_unit, std::size_t m,
+                            std::vector<std::vector<Number>> OutputFactors<Number>::*of) {
+  const auto positions = layers_[places.front().output.first].positions;
+  const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
+  const auto* from = ordered.template const_data_ptr<Number>();
+  const auto units = ordered.size(0) / step().copies;
+  const auto of_unit = ordered.numel() / ordered.size(0);
+  for (const auto& [output, t] : places) {
+    Number* const to = (made_[output].*of)[m].data();
+    for (std::int64_t u = 0; u < units; ++u, from += of_unit) {
+      std::copy_n(from, of_unit, to + ((units_before(batch) + u) * positions + t) * of_unit);
     }
   }
 }

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -15,8 +14,6 @@
 
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
-#include "hessian_mpi/ranks/communicator.hpp"
-#include "layer_factors/input_derivatives.hpp"
 #include "layer_factors/step_forward.hpp"
 #include "layer_graph.hpp"
 
@@ -38,7 +35,7 @@ struct LayerData {
   std::vector<std::vector<std::int64_t>>
       input_elements;                 ///< for each group, which element that is: [t][columns], or -1
   std::vector<Number> delta;          ///< [u][t][outputs], to be read as rows of a factor
-  std::vector<std::size_t> upstream;  ///< layers of the step
+  std::vector<std::size_t> upstream;  ///< layers whose rows are made and that its input depends on
 };
 
 /// An output of a layer: what a double-backward pass is for.
@@ -47,36 +44,34 @@ using OutputOfLayer = std::pair<std::size_t, std::int64_t>;
 /// What all rows of one output have in common, for each layer m of the step; to be read as rows of a factor.
 template <class Number>
 struct OutputFactors {
-  std::vector<std::vector<Number>> second;       ///< S: [u][t][t of m][outputs of m]
-  std::vector<std::vector<Number>> derivatives;  ///< J of m by this output: [u][t][elements of m], or none
+  std::vector<std::vector<Number>> second;  ///< S: [u][t][t of m][outputs of m]
+  std::vector<std::vector<Number>>
+      derivatives;  ///< J of m by this output: [u][t][elements of m]; none if not downstream
 };
 
 template <class Number>
 class Factors {
  public:
-  /// Collective over the communicator, over which the passes for J are split. memory: bytes for J and for what outputs
-  /// have; what does not fit is made again when it is asked for. between: as for LayerFactors. Problem and step must
+  /// memory: bytes for what outputs have; what does not fit is made again when it is asked for. Problem and step must
   /// outlive the factors.
-  Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory,
-          const ranks::Communicator& communicator, const std::function<void()>& between);
+  Factors(const network::Problem& problem, const LayerStep& step, std::uint64_t memory);
 
   std::int64_t units() const { return units_; }
   std::size_t size() const { return layers_.size(); }
   const LayerData<Number>& layer(std::size_t l) const { return layers_[l]; }
-  /// Whether rows of the layer are made; else it is for columns.
-  bool makes_rows(std::size_t l) const { return step().layers[l].makes_rows; }
 
   /// The outputs that will be asked for, in order: where there are several batches, as many passes as fit into memory
   /// are made for each forward.
   void expect(std::vector<OutputOfLayer> outputs) { expected_ = std::move(outputs); }
 
-  /// Not collective. J of an element of l's input by all outputs of m, on which it depends: [u][t of m][outputs of m].
-  /// Valid until the next call.
-  const Number* input_derivative(std::size_t l, std::int64_t element, std::size_t m) {
-    return derivatives_->of_element(l, element, m);
-  }
+  bool makes_rows(std::size_t l) const { return l < step().row_layers; }
+  bool depends(std::size_t m, std::size_t l) const;
 
-  /// Not collective. For an output of a layer whose rows are made. Valid until the next call.
+  /// J of an element of l's input by all outputs of m, on which it depends; both make rows, with one position in a
+  /// unit: [u][outputs of m].
+  const Number* input_derivative(std::size_t l, std::int64_t element, std::size_t m) const;
+
+  /// For an output of a layer whose rows are made. Valid until the next call.
   const OutputFactors<Number>& of_output(const OutputOfLayer& output);
 
  private:
@@ -84,8 +79,9 @@ class Factors {
   std::int64_t units_before(std::int64_t batch) const { return unit_begins_[static_cast<std::size_t>(batch)]; }
   void read_layers();
   void append_batch(const LayerGraph& graph, std::int64_t batch);
+  void derive_inputs(std::size_t l, std::int64_t batch);
   std::size_t numbers_of_output(std::size_t l) const;
-  OutputFactors<Number> prepared(const OutputOfLayer& output);
+  OutputFactors<Number> prepared(const OutputOfLayer& output) const;
   std::int64_t outputs_at_once(std::size_t l) const;
   OutputOfLayer first_made_with(const OutputOfLayer& output) const;
   std::vector<OutputOfLayer> made_with(const OutputOfLayer& output) const;
@@ -96,13 +92,16 @@ class Factors {
   };
   void make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch);
   void make_second_at_once(std::span<const OutputAt> places, std::int64_t batch);
+  void store(std::span<const OutputAt> places, std::int64_t batch, const torch::Tensor& by_unit, std::size_t m,
+             std::vector<std::vector<Number>> OutputFactors<Number>::*of);
 
   StepForward forward_;
   std::uint64_t memory_;
   std::vector<LayerData<Number>> layers_;
   std::vector<std::int64_t> unit_begins_;  // of each batch, and the end
   std::int64_t units_ = 0;
-  std::optional<InputDerivatives<Number>> derivatives_;
+  /// By layer and layer before it, J of its input: [element][u][outputs].
+  std::map<std::pair<std::size_t, std::size_t>, std::vector<Number>> of_inputs_;
   std::vector<OutputOfLayer> expected_;
   std::map<OutputOfLayer, OutputFactors<Number>> made_;
 };

@@ -21,18 +21,15 @@ std::int64_t RowSums<Number>::rows_at_once(std::size_t m) const {
 template <class Number>
 void RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
                           std::size_t m) {
-  const auto& own = factors_.layer(x.layer);
   const auto& layer = factors_.layer(m);
   const auto numbers = layer.positions * layer.outputs;
-  const bool upstream = std::find(own.upstream.begin(), own.upstream.end(), m) != own.upstream.end() && !x.bias;
   second_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
   derivatives_.clear();
-  if (own.positions == 1 && upstream) {
-    sum_one_position(x, rows, of_output.second[m].data(), m);
+  if (factors_.depends(x.layer, m) && !x.bias) {
+    sum_upstream(x, rows, of_output.second[m].data(), m);
     return;
   }
   sum_positions(x, rows, of_output.second[m].data(), numbers, second_);
-  if (upstream) add_own_derivatives(x, rows, m);
   if (!layer.weight || of_output.derivatives[m].empty()) return;
   derivatives_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * layer.elements));
   sum_positions(x, rows, of_output.derivatives[m].data(), layer.elements, derivatives_);
@@ -40,10 +37,10 @@ void RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutput& rows, const
 
 // Both terms of E in one pass.
 template <class Number>
-void RowSums<Number>::sum_one_position(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second,
-                                       std::size_t m) {
+void RowSums<Number>::sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second,
+                                   std::size_t m) {
   const auto& own = factors_.layer(x.layer);
-  const auto numbers = factors_.layer(m).positions * factors_.layer(m).outputs;
+  const auto numbers = factors_.layer(m).outputs;
   const auto units = factors_.units();
   for (auto q = rows.begin; q < rows.end; ++q) {
     const auto element = own.input_elements[x.group][static_cast<std::size_t>(q)];
@@ -66,26 +63,6 @@ void RowSums<Number>::sum_positions(const Slab<Number>& x, const RowsOfOutput& r
     const auto right = engines::rows_as_factor(of_places + u * positions * numbers, numbers, positions, numbers);
     hessian_mpi::engines::multiply(engines::Product<Number>{inputs, x.columns, right}, rows.count(),
                                    sums.data() + u * numbers, units * numbers);
-  }
-}
-
-template <class Number>
-void RowSums<Number>::add_own_derivatives(const Slab<Number>& x, const RowsOfOutput& rows, std::size_t m) {
-  const auto& own = factors_.layer(x.layer);
-  const auto numbers = factors_.layer(m).positions * factors_.layer(m).outputs;
-  const auto units = factors_.units();
-  for (auto q = rows.begin; q < rows.end; ++q) {
-    for (std::int64_t t = 0; t < own.positions; ++t) {
-      const auto element = own.input_elements[x.group][static_cast<std::size_t>(t * x.columns + q)];
-      if (element < 0) continue;
-      const Number* const derivative = factors_.input_derivative(x.layer, element, m);
-      for (std::int64_t u = 0; u < units; ++u) {
-        const auto place = u * own.positions + t;
-        const Number delta = own.delta[static_cast<std::size_t>(place * own.outputs + x.first_output + rows.output)];
-        engines::accumulate<Number>(numbers, delta, derivative + u * numbers,
-                                    second_.data() + ((q - rows.begin) * units + u) * numbers);
-      }
-    }
   }
 }
 

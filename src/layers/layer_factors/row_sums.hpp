@@ -3,8 +3,9 @@
 /// that what is left is a product for each row:
 ///
 ///   H[(p, q), (r, s)] = sum_k E[k, r] a_y[k, s] + delta_y[k, r] D[k, s]
-///   E[k, r] = sum_t a_x[t, q] S[t, p; k, r] + delta_x[t, p] J_x[t, q; k, r],  D[k, s] = sum_t a_x[t, q] J_y[k, s; t,
-///   p]
+///   E[k, r] = sum_t a_x[t, q] S[t, p; k, r],  D[k, s] = sum_t a_x[t, q] J_y[k, s; t, p]
+///
+/// For a y that comes before x, E has delta_x[p] J_x[q; k, r] too, and D is zero. There t is the only position.
 ///
 /// k over the places of y. Internal to the factored engine.
 
@@ -21,7 +22,7 @@ template <class Number>
 class RowSums {
  public:
   /// The factors must outlive the object. ones: as many as a layer has positions in a unit.
-  RowSums(Factors<Number>& factors, const std::vector<Number>& ones) : factors_(factors), ones_(ones) {}
+  RowSums(const Factors<Number>& factors, const std::vector<Number>& ones) : factors_(factors), ones_(ones) {}
 
   /// How many rows of an output are worth taking at once in the columns of layer m.
   std::int64_t rows_at_once(std::size_t m) const;
@@ -35,15 +36,14 @@ class RowSums {
   void multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out);
 
  private:
-  void sum_one_position(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
+  void sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
   void sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places, std::int64_t numbers,
                      std::vector<Number>& sums) const;
-  void add_own_derivatives(const Slab<Number>& x, const RowsOfOutput& rows, std::size_t m);
   const Number* seen(std::int64_t i, const Slab<Number>& y);
   template <class Out>
   void multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
 
-  Factors<Number>& factors_;
+  const Factors<Number>& factors_;
   const std::vector<Number>& ones_;
   std::vector<Number> second_;       // E: [row][u][t of m][outputs of m]
   std::vector<Number> derivatives_;  // D by elements: [row][u][elements of m]; empty where it is zero

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <vector>
 
 #include "hessian_mpi/layers/layer_plan.hpp"
@@ -31,37 +30,40 @@ using Choice = std::vector<Chosen>;
 
 Choice without(Choice choice, std::size_t call);
 
-/// The steps of a choice, in the order that they are made in: what crosses more, and what has several positions in a
-/// unit, comes first, since in the columns of such layers rows take more. Layers that are made later are in earlier
-/// steps too, as columns.
+/// The steps of a choice, in the order that they are made in: what crosses more comes first, and no layer before one
+/// that its input depends on.
 std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last);
 
 struct Counts {
   std::int64_t double_backward_rows = 0;
-  std::int64_t delta_passes = 0;
-  std::int64_t input_passes = 0;
-  double assembly = 0;            ///< multiplications to make the factored rows
-  std::uint64_t inputs = 0;       ///< numbers in memory: what the layers see,
-  std::uint64_t derivatives = 0;  ///< J,
-  std::uint64_t outputs = 0;      ///< what outputs have, of layers whose neighbouring rows are of different ones
-  std::uint64_t numbers() const { return inputs + derivatives + outputs; }
+  std::int64_t passes = 0;
+  double of_passes = 0;       ///< multiplications of these,
+  double assembly = 0;        ///< and to make the factored rows of what they find
+  std::uint64_t inputs = 0;   ///< numbers in memory: what the layers see,
+  std::uint64_t outputs = 0;  ///< and what the outputs have whose rows are made at a time
 };
 Counts counts_of(const Network& network, const LayerStep& step);
+/// Of one of the layers whose rows a step makes; inputs are the step's.
+Counts counts_of(const Network& network, const LayerStep& step, std::size_t l);
 Counts counts_of(const Network& network, const Choice& choice);
 
-/// Of a batch, in the layers that the graph knows.
-double multiplications_of_forward(const Network& network);
+/// Of a batch, in the layers that the graph knows, from one of them on.
+double multiplications_of_forward(const Network& network, std::size_t first = 0);
 
 /// In multiplications.
 double cost_of(const Network& network, const Counts& counts);
 
-/// What a single row takes, in multiplications, until it is written: one by double-backward, and for each parameter
-/// whose rows a step makes one of those, with its part of the passes.
+/// What a single row takes, in multiplications, until it is written: one by double-backward, and one that a step makes,
+/// with its part of the passes.
 double cost_of_double_backward_row(const Network& network);
-std::map<std::size_t, double> costs_of_rows(const Network& network, const LayerStep& step);
+double cost_of_row(const Network& network, const LayerStep& step, std::size_t l);
 
-/// For each parameter whose rows a step makes, how many neighbours come of the same passes.
-std::map<std::size_t, std::int64_t> rows_together(const Network& network, const LayerStep& step);
+/// How many neighbouring rows of a layer come of the same passes.
+struct RowsTogether {
+  std::int64_t of_weight;
+  std::int64_t of_bias;
+};
+RowsTogether rows_together(const Network& network, const LayerStep& step, std::size_t l);
 
 std::int64_t parameters_in(const Network& network, const Choice& choice);
 
