@@ -251,6 +251,7 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     assembly.prepare(job.options.output, checkpoint.records(), memory.columns, stop);
     const double prepared = preparing.lap();
     file::HessianWriter writer(job.options.output, job.matrix, world);
+    if (assembly.reads_back()) writer.keep_pages();
     auto progress = progress_of(job, assembly.shares(), world);
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,

@@ -52,7 +52,7 @@ void EarlyWriteback::finish() {
       (errno == EIO || errno == ENOSPC || errno == EDQUOT)) {
     throw RunError(text("rows of '", file_.path().string(), "' did not reach the disk: ", reason(errno)));
   }
-  posix_fadvise(file_.descriptor(), offset, bytes, POSIX_FADV_DONTNEED);
+  if (!keeps_pages_) posix_fadvise(file_.descriptor(), offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 void EarlyWriteback::sync() {

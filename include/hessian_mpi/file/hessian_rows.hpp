@@ -28,6 +28,9 @@ class HessianWriter {
   /// storage type, row-major; or none. At most 1 GiB a rank.
   void write(const Rows& rows, const void* numbers);
 
+  /// Not collective. Rows that are written from now on are to be read soon: see EarlyWriteback.
+  void keep_pages() { writeback_.keep_pages(); }
+
   /// Collective. Returns when every row that was written is on the disk, as far as the operating system knows.
   void sync();
 

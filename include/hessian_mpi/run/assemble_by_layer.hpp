@@ -46,6 +46,9 @@ class LayeredAssembly {
   void prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::uint64_t memory,
                const ranks::StopPoint& stop);
 
+  /// After prepare(): whether columns are read back from the file.
+  bool reads_back() const { return columns_in_file_; }
+
   /// Collective, after prepare(). Has each step's blocks made by assemble_blocks, as hessian_mpi::assemble() does it,
   /// with the engine of their step. memory: bytes for factors that can be made again.
   using AssembleBlocks = std::function<Assembled(engines::Engine& engine, const matrix::SharedBlocks& blocks)>;

@@ -28,6 +28,8 @@ class EarlyWriteback {
   void start(std::uint64_t offset, std::uint64_t bytes);
   /// Waits for the last bytes; throws as start() does.
   void finish();
+  /// What is written from now on is to be read soon: its pages stay in the cache, as long as the system likes.
+  void keep_pages() { keeps_pages_ = true; }
   /// Returns when all that any process of this node has written is on the disk. Throws RunError where it isn't.
   void sync();
 
@@ -35,6 +37,7 @@ class EarlyWriteback {
   PosixFile file_;
   std::uint64_t offset_ = 0;
   std::uint64_t bytes_ = 0;
+  bool keeps_pages_ = false;
 };
 
 /// What writing takes: until all is on the disk, and of the processor that writes, which has no time to compute then.
