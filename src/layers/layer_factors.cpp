@@ -46,6 +46,9 @@ class FactoredRows {
   void compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
                     std::int64_t stride);
   template <class Out>
+  void compute_by_row(const Slab<Number>& x, const Rows& rows, const Rows& columns, Out* out,
+                      const std::function<void(double)>& advance);
+  template <class Out>
   void sum_rows(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output, std::size_t m,
                 const Rows& columns, Out* out, std::int64_t stride);
 
@@ -80,6 +83,10 @@ std::vector<OutputOfLayer> FactoredRows<Number>::expected(const std::vector<Rows
         continue;
       }
       const Rows some{row, std::min(run.end, slab->offset + slab->rows())};
+      if (factors_.by_row(slab->layer, slab->bias)) {
+        row = some.end;
+        continue;
+      }
       for (const auto& rows : outputs_in(*slab, some)) {
         outputs.emplace_back(slab->layer, slab->first_output + rows.output);
       }
@@ -124,15 +131,41 @@ void FactoredRows<Number>::sum_rows(const Slab<Number>& x, const RowsOfOutput& r
   const auto at_once = sums_.rows_at_once(m);
   for (auto begin = rows.begin; begin < rows.end; begin += at_once) {
     const RowsOfOutput some{rows.output, begin, std::min(rows.end, begin + at_once)};
-    sums_.sum(x, some, of_output, m);
+    const auto& sums = sums_.sum(x, some, of_output, m);
     for (const auto& y : slabs_) {
       if (!is_asked_for(y)) continue;
       const Rows in_slab = columns_in(y, columns);
       Out* const to = out + (y.offset + in_slab.begin - columns.begin);
       for (std::int64_t i = 0; i < some.count(); ++i) {
-        sums_.multiply(i, y, in_slab, to + (begin + i - rows.begin) * stride);
+        sums_.multiply(sums, i, y, in_slab, to + (begin + i - rows.begin) * stride);
       }
     }
+  }
+}
+
+// Each from a pass of its own.
+template <class Number>
+template <class Out>
+void FactoredRows<Number>::compute_by_row(const Slab<Number>& x, const Rows& rows, const Rows& columns, Out* out,
+                                          const std::function<void(double)>& advance) {
+  const auto at_once = factors_.rows_at_once(x.layer);
+  std::vector<std::optional<RowOfLayer>> asked;
+  for (auto row = rows.begin; row < rows.end;) {
+    const auto first = x.offset + (row - x.offset) / at_once * at_once;
+    const Rows some{row, std::min(rows.end, first + at_once)};
+    asked.assign(static_cast<std::size_t>(at_once), std::nullopt);
+    for (auto i = some.begin; i < some.end; ++i) asked[static_cast<std::size_t>(i - first)] = row_of_layer(x, i);
+    const auto& sums = factors_.of_rows(x.layer, asked);
+    for (const auto& y : slabs_) {
+      const Rows in_slab = columns_in(y, columns);
+      if (in_slab.count() == 0) continue;
+      Out* const to = out + (y.offset + in_slab.begin - columns.begin);
+      for (auto i = some.begin; i < some.end; ++i) {
+        sums_.multiply(sums[y.layer], i - first, y, in_slab, to + (i - rows.begin) * columns.count());
+      }
+    }
+    advance(static_cast<double>(some.count()));
+    row = some.end;
   }
 }
 
@@ -151,7 +184,9 @@ void FactoredRows<Number>::compute(const Rows& rows, const Rows& columns, Precis
       others_.compute(some, columns, storage, to, advance);
     } else {
       some.end = std::min(rows.end, slab->offset + slab->rows());
-      for (const auto& of_output : outputs_in(*slab, some)) {
+      const bool by_row = factors_.by_row(slab->layer, slab->bias);
+      if (by_row) compute_by_row(*slab, some, columns, to, advance);
+      for (const auto& of_output : by_row ? std::vector<RowsOfOutput>() : outputs_in(*slab, some)) {
         compute_rows(*slab, of_output, columns, to + (slab->row(of_output.output, of_output.begin) - row) * n,
                      slab->step() * n);
         advance(static_cast<double>(of_output.count()));

@@ -63,33 +63,13 @@ bool same_in_all_batches(const network::Problem& problem, const CapturedForward&
   return true;
 }
 
-// Leaves layers out one by one as long as that makes the whole cheaper.
-Choice cheapest(const Network& network, Choice choice, std::vector<std::string>& why) {
-  double cost = cost_of(network, counts_of(network, choice));
-  while (!choice.empty()) {
-    std::size_t best = choice.front().call;
-    double least = cost;
-    for (const auto& [c, unit, bias] : choice) {
-      const double other = cost_of(network, counts_of(network, without(choice, c)));
-      if (other < least) {
-        least = other;
-        best = c;
-      }
-    }
-    if (least >= cost) break;
-    cost = least;
-    choice = without(choice, best);
-    why[best] = "double-backward takes fewer operations";
-  }
-  return choice;
-}
-
 // Numbers in memory, whatever memory there is: the choice must not depend on it, since the last digits of rows depend
 // on the choice.
 constexpr std::uint64_t most_bytes_of_inputs = 500'000'000;
 constexpr std::uint64_t most_bytes_of_outputs = 1'000'000'000;
 
-// Leaves out the layers whose factors are largest until all are small enough.
+// Has rows of the layers whose factors are largest made by passes of their own until all are small enough, and leaves
+// out what is too large even so.
 Choice fitting(const Network& network, Choice choice, std::vector<std::string>& why) {
   const auto excess = [&](const Choice& some) {
     const auto counts = counts_of(network, some);
@@ -99,10 +79,29 @@ Choice fitting(const Network& network, Choice choice, std::vector<std::string>& 
   };
   while (!choice.empty() && excess(choice) > 1) {
     const auto largest = std::min_element(choice.begin(), choice.end(), [&](const Chosen& a, const Chosen& b) {
-                           return excess(without(choice, a.call)) < excess(without(choice, b.call));
-                         })->call;
-    choice = without(choice, largest);
-    why[largest] = "its factors would take more than 1 GB";
+      return excess(without(choice, a.call)) < excess(without(choice, b.call));
+    });
+    if (!largest->by_row) {
+      largest->by_row = true;
+      continue;
+    }
+    why[largest->call] = "its factors would take more than 1 GB";
+    choice.erase(largest);
+  }
+  return choice;
+}
+
+// A pass for each row where those for outputs take more.
+Choice with_cheaper_passes(const Network& network, Choice choice) {
+  double cost = cost_of(network, counts_of(network, choice));
+  for (auto& chosen : choice) {
+    chosen.by_row = !chosen.by_row;
+    const double other = cost_of(network, counts_of(network, choice));
+    if (other < cost) {
+      cost = other;
+    } else {
+      chosen.by_row = !chosen.by_row;
+    }
   }
   return choice;
 }
@@ -113,9 +112,8 @@ struct Proposal {
   double cost = 0;
 };
 
-Proposal proposal(const Network& network, Choice choice, std::vector<std::string> why, Method method) {
-  choice = fitting(network, std::move(choice), why);
-  if (method == Method::automatic) choice = cheapest(network, std::move(choice), why);
+Proposal proposal(const Network& network, Choice choice, std::vector<std::string> why) {
+  choice = fitting(network, with_cheaper_passes(network, std::move(choice)), why);
   const double cost = cost_of(network, counts_of(network, choice));
   return {std::move(choice), std::move(why), cost};
 }
@@ -144,12 +142,10 @@ Proposal best_proposal(const Network& network, const std::vector<Unit>& units, c
       if (units[c] == Unit::batch && !batch_too) {
         why[c] = "its samples interact";
       } else {
-        Chosen chosen{c, std::min(units[c], last)};
-        chosen.bias = method == Method::layers || !is_cheaper_without_bias(network, chosen);
-        choice.push_back(chosen);
+        choice.push_back({c, std::min(units[c], last)});
       }
     }
-    return proposal(network, std::move(choice), std::move(why), method);
+    return proposal(network, std::move(choice), std::move(why));
   };
   std::vector<Proposal> proposals{with_units(Unit::sample, false), with_units(Unit::position, false)};
   if (network.problem.samples() % network.problem.batch_size() == 0) {  // batches are all alike
@@ -190,14 +186,9 @@ void note_parameters(const Network& network, std::size_t s, std::size_t l, Layer
   const auto& step = plan.steps[s];
   const auto& call = network.graph.call(step.layers[l].call);
   const auto together = rows_together(network, step, l);
-  const double cost = cost_of_row(network, step, l);
-  if (call.weight) plan.parameters[*call.weight] = {s, "", cost, together.of_weight};
-  if (!call.bias) return;
-  if (step.layers[l].has_bias) {
-    plan.parameters[*call.bias] = {s, "", cost, together.of_bias};
-  } else {
-    plan.parameters[*call.bias].reason = "its few rows take less than passes for each position";
-  }
+  const auto cost = cost_of_row(network, step, l);
+  if (call.weight) plan.parameters[*call.weight] = {s, "", cost.of_weight, together.of_weight};
+  if (call.bias) plan.parameters[*call.bias] = {s, "", cost.of_bias, together.of_bias};
 }
 
 void add_step(const Network& network, LayerStep step, LayerPlan& plan) {

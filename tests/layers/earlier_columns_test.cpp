@@ -68,6 +68,60 @@ TEST(EarlierColumns, ComeFromTheRankThatHasThem) {
   expect_columns<double>([](std::int64_t row, int rank, int ranks) { return (row / 3) % ranks == rank; });
 }
 
+// Some of them are read from a file, as far as it has been written, for half of each rank's rows at a time.
+TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
+  const auto world = ranks::Communicator::world();
+  const auto wanted = wanted_by(world.size());
+  EarlierColumns columns(plain, wanted, world.rank(), Precision::float64);
+  const std::vector<double> in_memory = [] {
+    std::vector<double> row;
+    for (std::int64_t j = 0; j < n; ++j) row.push_back(number(20, j));
+    return row;
+  }();
+  for (const auto& run : plain) {
+    for (auto i = run.begin; i < run.end; ++i) {
+      if (i % world.size() != world.rank()) continue;
+      if (i == 20) {
+        columns.note(i, in_memory.data());
+      } else {
+        columns.note_in_file(i);
+      }
+    }
+  }
+  std::int64_t read = 0;
+  const auto from_file = [&](const Rows& rows, const Rows& some, char* numbers) {
+    auto* to = reinterpret_cast<double*>(numbers);
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      for (auto j = some.begin; j < some.end; ++j) *to++ = number(i, j);
+    }
+    read += rows.count() * some.count();
+  };
+  std::int64_t brought = 0;
+  for (const int half : {0, 1}) {
+    std::vector<std::vector<Rows>> rows;
+    for (const auto& runs : wanted) {
+      std::vector<Rows> some;
+      for (const auto& run : runs) {
+        const auto middle = run.begin + run.count() / 2;
+        const Rows part = half == 0 ? Rows{run.begin, middle} : Rows{middle, run.end};
+        if (part.count() > 0) some.push_back(part);
+      }
+      rows.push_back(some);
+      brought += count_of(some);
+    }
+    columns.exchange(rows, from_file, world);
+    for (const auto& run : rows[static_cast<std::size_t>(world.rank())]) {
+      for (auto i = run.begin; i < run.end; ++i) {
+        std::vector<double> row(n, -1);
+        columns.fill(i, row.data());
+        for (const auto j : {3, 6, 20, 30, 33}) ASSERT_EQ(row[static_cast<std::size_t>(j)], number(i, j)) << i;
+        ASSERT_EQ(row[7], -1);
+      }
+    }
+  }
+  EXPECT_EQ(world.sum(read), brought * (count_of(plain) - 1));
+}
+
 TEST(EarlierColumns, MayBeNotedOnSeveralRanksOrAllOnOne) {
   expect_columns<float>([](std::int64_t, int, int) { return true; });
   expect_columns<float>([](std::int64_t, int rank, int ranks) { return rank == ranks - 1; });

@@ -120,20 +120,18 @@ TEST(LayerPlan, FindsWhatSecondDerivativesCross) {
   EXPECT_EQ(reasons_of(crossing)["w"], "");
 }
 
-TEST(LayerPlan, LeavesLayersToPlainRowsWhereThoseAreFewer) {
+// A convolution with more positions than weights, and a linear layer.
+TEST(LayerPlan, TakesAPassForEachRowWhereThoseAreFewer) {
   auto example = network::make_example(0);
   const network::Problem problem(std::move(example.model), example.data, {});
   const auto plan = plan_layers(problem, Method::automatic);
-  ASSERT_EQ(plan.steps.size(), 2U);
-  EXPECT_EQ(plan.steps[0].rows, 320);
-  EXPECT_EQ(plan.steps[1].rows, 23045);
-  EXPECT_EQ(plan.steps[1].passes, 5);
-  EXPECT_EQ(
-      lines_of(plan, problem.index()),
-      "c1.weight: rows, double-backward takes fewer operations\nc1.bias: rows, double-backward takes fewer operations\n"
-      "f2.weight: layers\nf2.bias: layers");
-  const auto all = plan_layers(problem, Method::layers);
-  EXPECT_EQ(all.steps.front().rows, 0);
+  ASSERT_EQ(plan.steps.size(), 3U);
+  EXPECT_EQ(plan.steps[0].rows, 0);
+  EXPECT_EQ(plan.steps[1].rows, 320);
+  EXPECT_EQ(plan.steps[1].passes, 320);
+  EXPECT_EQ(plan.steps[2].rows, 23045);
+  EXPECT_EQ(plan.steps[2].passes, 5);
+  EXPECT_EQ(lines_of(plan, problem.index()), "c1.weight: layers\nc1.bias: layers\nf2.weight: layers\nf2.bias: layers");
   EXPECT_EQ(plan_layers(problem, Method::rows).steps.front().rows, 23365);
 }
 

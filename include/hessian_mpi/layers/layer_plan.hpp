@@ -22,7 +22,7 @@ enum class Unit { batch, sample, position };
 struct FactoredLayer {
   std::size_t call = 0;               ///< in CapturedForward::calls
   bool samples_last = false;          ///< its tensors go position by position, in each all samples
-  bool has_bias = true;               ///< else that is made by double-backward
+  bool by_row = false;                ///< a pass for each row of its weight, else for each of its outputs
   std::vector<std::size_t> upstream;  ///< layers whose rows the step makes and that its input depends on
 };
 
@@ -34,7 +34,7 @@ struct LayerStep {
   std::size_t row_layers = 1;         ///< how many of them, if any
   std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;              ///< that it makes
-  std::int64_t passes = 0;            ///< backward, for its factors
+  std::int64_t passes = 0;            ///< backward, for its rows
 };
 
 /// How the rows of one parameter are made.
@@ -55,9 +55,9 @@ struct LayerPlan {
   bool is_factored(std::size_t parameter) const { return parameters[parameter].step > 0; }
 };
 
-/// Not collective; the same on all ranks. Method::rows: no layers. Method::layers: all layers that can be factored
-/// without factors larger than the matrix is worth. Method::automatic: those where it saves operations. Runs the model
-/// a few times, and tests with some backward passes what second derivatives cross. For diagonal blocks, or the diagonal
+/// Not collective; the same on all ranks. Method::rows: no layers. Method::layers: as many as can be factored.
+/// Method::automatic: those, or those that keep samples apart, whichever takes fewer operations. Runs the model a few
+/// times, and tests with some backward passes what second derivatives cross. For diagonal blocks, or the diagonal
 /// of them, each layer has a step of its own.
 LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries = Entries::all);
 

@@ -14,6 +14,8 @@ namespace {
 
 using torch::Tensor;
 
+constexpr std::int64_t bytes_of_rows = 64 << 20;
+
 // Behind numbers that are read as rows of a factor.
 template <class Number>
 constexpr std::int64_t padding = engines::Strips<Number>::width;
@@ -96,7 +98,7 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
     units = units_of(call, own);
     if (batch == 0) {
       layer = {call.weight,
-               step().layers[l].has_bias ? call.bias : std::nullopt,
+               call.bias,
                call.by_input,
                positions_of(call, own),
                outputs_of(call),
@@ -219,58 +221,126 @@ void Factors<Number>::make_second(const std::vector<OutputOfLayer>& outputs, std
   }
 }
 
-// One double-backward pass: for each copy of the batch an output of all its units at a position.
+// For each copy of the batch an output of all its units at a position.
 template <class Number>
 void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std::int64_t batch) {
   const auto l = places.front().output.first;
+  const auto& layer = layers_[l];
+  const auto units = units_before(batch + 1) - units_before(batch);
+  Tensor cotangent = at::zeros({step().copies, units, layer.positions, layer.outputs}, dtype_of_number<Number>);
+  for (std::size_t k = 0; k < places.size(); ++k) {
+    cotangent[static_cast<std::int64_t>(k)].select(2, places[k].output.second).select(1, places[k].position).fill_(1);
+  }
+  const auto place = [&](std::size_t copy, std::int64_t unit, std::int64_t of_unit) {
+    return ((units_before(batch) + unit) * layer.positions + places[copy].position) * of_unit;
+  };
+  differentiate(
+      l, cotangent, places.size(), batch,
+      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
+        return made_[places[copy].output].second[m].data() +
+               place(copy, unit, layers_[m].positions * layers_[m].outputs);
+      },
+      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
+        return made_[places[copy].output].derivatives[m].data() + place(copy, unit, layers_[m].elements);
+      });
+}
+
+template <class Number>
+std::int64_t Factors<Number>::rows_at_once(std::size_t l) const {
   const auto copies = step().copies;
-  const auto& batch_graph = forward_.graph(batch, copies);
-  const auto c = step().layers[l].call;
-  const auto& call = batch_graph.call(c);
-  const auto own = forward_.order(l, batch, copies);
+  if (forward_.batches() == 1) return copies;
+  // As many as fit, all of them for one forward of each batch.
+  std::int64_t numbers = 0;
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    numbers += layers_[m].positions * layers_[m].outputs + (depends(m, l) ? layers_[m].elements : 0);
+  }
+  const auto fitting = bytes_of_rows / (units_ * numbers * static_cast<std::int64_t>(sizeof(Number)));
+  return std::clamp<std::int64_t>(fitting / copies, 1, 64 / copies) * copies;
+}
+
+template <class Number>
+const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::size_t l,
+                                                          std::span<const std::optional<RowOfLayer>> rows) {
+  of_rows_.resize(layers_.size());
+  const auto count = static_cast<std::int64_t>(rows.size()) * units_;
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    of_rows_[m].second.assign(
+        static_cast<std::size_t>(count * layers_[m].positions * layers_[m].outputs + padding<Number>), 0);
+    const bool downstream = layers_[m].weight && depends(m, l);
+    of_rows_[m].derivatives.assign(downstream ? static_cast<std::size_t>(count * layers_[m].elements) : 0, 0);
+  }
+  for (std::int64_t b = 0; b < forward_.batches(); ++b) {
+    for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(step().copies)) {
+      differentiate_rows(l, rows, first, b);
+    }
+  }
+  return of_rows_;
+}
+
+// For each copy of the batch a row: the sum over units and positions of dL/dz times what the weight sees.
+template <class Number>
+void Factors<Number>::differentiate_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows,
+                                         std::size_t first, std::int64_t batch) {
+  const auto& layer = layers_[l];
+  const auto places = (units_before(batch + 1) - units_before(batch)) * layer.positions;
+  const auto copies = std::min(static_cast<std::size_t>(step().copies), rows.size() - first);
+  Tensor cotangent =
+      at::zeros({step().copies, places / layer.positions, layer.positions, layer.outputs}, dtype_of_number<Number>);
+  for (std::size_t k = 0; k < copies; ++k) {
+    if (!rows[first + k]) continue;
+    const auto& [output, group, column] = *rows[first + k];
+    auto* to = cotangent.template data_ptr<Number>() + static_cast<std::int64_t>(k) * places * layer.outputs + output;
+    const auto* seen =
+        column ? layer.inputs[group].data() + units_before(batch) * layer.positions * layer.columns + *column : nullptr;
+    for (std::int64_t place = 0; place < places; ++place, to += layer.outputs) {
+      *to = seen == nullptr ? Number{1} : seen[place * layer.columns];
+    }
+  }
+  const auto place = [&](std::size_t copy, std::int64_t unit, std::int64_t of_unit) {
+    return (static_cast<std::int64_t>(first + copy) * units_ + units_before(batch) + unit) * of_unit;
+  };
+  differentiate(
+      l, cotangent, copies, batch,
+      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
+        return of_rows_[m].second.data() + place(copy, unit, layers_[m].positions * layers_[m].outputs);
+      },
+      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
+        return of_rows_[m].derivatives.data() + place(copy, unit, layers_[m].elements);
+      });
+}
+
+// One double-backward pass. cotangent: of dL/dz of a layer, [copies][units][positions][outputs]; copies: of these.
+template <class Number>
+void Factors<Number>::differentiate(std::size_t l, const Tensor& cotangent, std::size_t copies, std::int64_t batch,
+                                    const Destination& second, const Destination& derivatives) {
+  const auto& graph = forward_.graph(batch, step().copies);
+  const auto& call = graph.call(step().layers[l].call);
   std::vector<std::size_t> outputs;
   std::vector<std::size_t> inputs;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     outputs.push_back(step().layers[m].call);
-    if (depends(m, l)) inputs.push_back(outputs.back());
+    if (layers_[m].weight && depends(m, l)) inputs.push_back(outputs.back());
   }
-  const auto positions = layers_[l].positions;
-  const auto units = units_of(call, own) / copies;
-  Tensor cotangent = at::zeros({copies, units, positions, layers_[l].outputs}, call.output.options());
-  for (std::size_t k = 0; k < places.size(); ++k) {
-    cotangent[static_cast<std::int64_t>(k)].select(2, places[k].output.second).select(1, places[k].position).fill_(1);
-  }
-  const auto found =
-      batch_graph.second_derivatives(c, output_from_units(cotangent.flatten(0, 1), call, own), outputs, inputs);
+  const Tensor of_delta = output_from_units(cotangent.flatten(0, 1), call, forward_.order(l, batch, step().copies))
+                              .to(call.output.options());
+  const auto found = graph.second_derivatives(step().layers[l].call, of_delta, outputs, inputs);
+  const auto store = [&](const Tensor& by_unit, std::size_t m, const Destination& destination) {
+    const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
+    const auto* from = ordered.template const_data_ptr<Number>();
+    const auto units = ordered.size(0) / step().copies;
+    const auto of_unit = ordered.numel() / ordered.size(0);
+    for (std::size_t k = 0; k < copies; ++k) {
+      for (std::int64_t u = 0; u < units; ++u, from += of_unit) std::copy_n(from, of_unit, destination(m, k, u));
+    }
+  };
   std::size_t next = 0;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
-    const auto& column = batch_graph.call(outputs[m]);
-    const auto order = forward_.order(m, batch, copies);
-    if (found.by_output[m].defined()) {
-      store(places, batch, output_by_unit(found.by_output[m], column, order), m, &OutputFactors<Number>::second);
-    }
-    if (!depends(m, l)) continue;
+    const auto& column = graph.call(outputs[m]);
+    const auto order = forward_.order(m, batch, step().copies);
+    if (found.by_output[m].defined()) store(output_by_unit(found.by_output[m], column, order), m, second);
+    if (!layers_[m].weight || !depends(m, l)) continue;
     const Tensor& of_input = found.of_input[next++];
-    if (of_input.defined()) {
-      store(places, batch, input_by_unit(of_input, column, order), m, &OutputFactors<Number>::derivatives);
-    }
-  }
-}
-
-// by_unit: for each copy, which is of a place, the batch's units.
-template <class Number>
-void Factors<Number>::store(std::span<const OutputAt> places, std::int64_t batch, const Tensor& by_unit, std::size_t m,
-                            std::vector<std::vector<Number>> OutputFactors<Number>::*of) {
-  const auto positions = layers_[places.front().output.first].positions;
-  const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
-  const auto* from = ordered.template const_data_ptr<Number>();
-  const auto units = ordered.size(0) / step().copies;
-  const auto of_unit = ordered.numel() / ordered.size(0);
-  for (const auto& [output, t] : places) {
-    Number* const to = (made_[output].*of)[m].data();
-    for (std::int64_t u = 0; u < units; ++u, from += of_unit) {
-      std::copy_n(from, of_unit, to + ((units_before(batch) + u) * positions + t) * of_unit);
-    }
+    if (of_input.defined()) store(input_by_unit(of_input, column, order), m, derivatives);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -49,6 +50,21 @@ struct OutputFactors {
       derivatives;  ///< J of m by this output: [u][t][elements of m]; none if not downstream
 };
 
+/// What rows of a layer have in the columns of a layer m, summed over their own positions; to be read as rows of a
+/// factor.
+template <class Number>
+struct Sums {
+  std::vector<Number> second;       ///< of S: [row][u][t of m][outputs of m]
+  std::vector<Number> derivatives;  ///< of J: [row][u][elements of m]; empty where it is zero
+};
+
+/// A row of a layer: of an output, by what the weight of a group sees in a column, or of the bias.
+struct RowOfLayer {
+  std::int64_t output = 0;
+  std::size_t group = 0;
+  std::optional<std::int64_t> column;  ///< none: of the bias
+};
+
 template <class Number>
 class Factors {
  public:
@@ -74,6 +90,13 @@ class Factors {
   /// For an output of a layer whose rows are made. Valid until the next call.
   const OutputFactors<Number>& of_output(const OutputOfLayer& output);
 
+  /// Whether rows of a layer are made by passes of their own, a copy of the batch for each of them.
+  bool by_row(std::size_t l, bool bias) const { return step().layers[l].by_row || (bias && layers_[l].positions > 1); }
+  /// How many neighbours to ask for at once, as many as these whatever is wanted, so that each has its place in a pass.
+  std::int64_t rows_at_once(std::size_t l) const;
+  /// For rows by passes of their own, zeros for none. For each layer of the step. Valid until the next call.
+  const std::vector<Sums<Number>>& of_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows);
+
  private:
   const LayerStep& step() const { return forward_.step(); }
   std::int64_t units_before(std::int64_t batch) const { return unit_begins_[static_cast<std::size_t>(batch)]; }
@@ -92,8 +115,12 @@ class Factors {
   };
   void make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch);
   void make_second_at_once(std::span<const OutputAt> places, std::int64_t batch);
-  void store(std::span<const OutputAt> places, std::int64_t batch, const torch::Tensor& by_unit, std::size_t m,
-             std::vector<std::vector<Number>> OutputFactors<Number>::*of);
+  void differentiate_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows, std::size_t first,
+                          std::int64_t batch);
+  /// Where a number of units begins in the columns of a layer m, for a copy of the batch and its unit.
+  using Destination = std::function<Number*(std::size_t m, std::size_t copy, std::int64_t unit)>;
+  void differentiate(std::size_t l, const torch::Tensor& cotangent, std::size_t copies, std::int64_t batch,
+                     const Destination& second, const Destination& derivatives);
 
   StepForward forward_;
   std::uint64_t memory_;
@@ -104,6 +131,7 @@ class Factors {
   std::map<std::pair<std::size_t, std::size_t>, std::vector<Number>> of_inputs_;
   std::vector<OutputOfLayer> expected_;
   std::map<OutputOfLayer, OutputFactors<Number>> made_;
+  std::vector<Sums<Number>> of_rows_;
 };
 
 }  // namespace hessian_mpi::layers

@@ -19,20 +19,22 @@ std::int64_t RowSums<Number>::rows_at_once(std::size_t m) const {
 }
 
 template <class Number>
-void RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
-                          std::size_t m) {
+const Sums<Number>& RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutput& rows,
+                                         const OutputFactors<Number>& of_output, std::size_t m) {
   const auto& layer = factors_.layer(m);
   const auto numbers = layer.positions * layer.outputs;
-  second_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
-  derivatives_.clear();
+  sums_.second.resize(
+      static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
+  sums_.derivatives.clear();
   if (factors_.depends(x.layer, m) && !x.bias) {
     sum_upstream(x, rows, of_output.second[m].data(), m);
-    return;
+    return sums_;
   }
-  sum_positions(x, rows, of_output.second[m].data(), numbers, second_);
-  if (!layer.weight || of_output.derivatives[m].empty()) return;
-  derivatives_.resize(static_cast<std::size_t>(rows.count() * factors_.units() * layer.elements));
-  sum_positions(x, rows, of_output.derivatives[m].data(), layer.elements, derivatives_);
+  sum_positions(x, rows, of_output.second[m].data(), numbers, sums_.second);
+  if (!layer.weight || of_output.derivatives[m].empty()) return sums_;
+  sums_.derivatives.resize(static_cast<std::size_t>(rows.count() * factors_.units() * layer.elements));
+  sum_positions(x, rows, of_output.derivatives[m].data(), layer.elements, sums_.derivatives);
+  return sums_;
 }
 
 // Both terms of E in one pass.
@@ -48,7 +50,7 @@ void RowSums<Number>::sum_upstream(const Slab<Number>& x, const RowsOfOutput& ro
                                          numbers};
     if (element >= 0) by_input.row = factors_.input_derivative(x.layer, element, m);
     engines::combine<Number>(units, numbers, {x.inputs + q, x.columns, second, numbers}, by_input,
-                             second_.data() + (q - rows.begin) * units * numbers, numbers);
+                             sums_.second.data() + (q - rows.begin) * units * numbers, numbers);
   }
 }
 
@@ -68,10 +70,10 @@ void RowSums<Number>::sum_positions(const Slab<Number>& x, const RowsOfOutput& r
 
 // D of a row in the order of y's inputs: [u][t][columns].
 template <class Number>
-const Number* RowSums<Number>::seen(std::int64_t i, const Slab<Number>& y) {
+const Number* RowSums<Number>::seen(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y) {
   const auto& layer = factors_.layer(y.layer);
   const auto units = factors_.units();
-  const Number* const elements = derivatives_.data() + i * units * layer.elements;
+  const Number* const elements = sums.derivatives.data() + i * units * layer.elements;
   if (layer.sees_input_as_it_is) return elements;
   const auto& places = layer.input_elements[y.group];
   seen_.resize(static_cast<std::size_t>(units) * places.size());
@@ -86,34 +88,36 @@ const Number* RowSums<Number>::seen(std::int64_t i, const Slab<Number>& y) {
 
 template <class Number>
 template <class Out>
-void RowSums<Number>::multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out) {
+void RowSums<Number>::multiply(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& some,
+                               Out* out) {
   // Columns that lie output by output are made for the outputs that some belong to, others for all.
   const Rows outputs =
       y.by_input ? Rows{0, y.outputs} : Rows{some.begin / y.columns, (some.end + y.columns - 1) / y.columns};
   const auto first = y.by_input ? 0 : outputs.begin * y.columns;
   if (some == Rows{first, first + outputs.count() * y.columns}) {
-    multiply_outputs(i, y, outputs, out);
+    multiply_outputs(sums, i, y, outputs, out);
     return;
   }
   std::vector<Out> numbers(static_cast<std::size_t>(outputs.count() * y.columns));
-  multiply_outputs(i, y, outputs, numbers.data());
+  multiply_outputs(sums, i, y, outputs, numbers.data());
   std::copy(numbers.begin() + (some.begin - first), numbers.begin() + (some.end - first), out);
 }
 
 // In all columns of some outputs, counted from the slab's first.
 template <class Number>
 template <class Out>
-void RowSums<Number>::multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out) {
+void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
+                                       const Rows& outputs, Out* out) {
   const auto& layer = factors_.layer(y.layer);
   const auto places = factors_.units() * layer.positions;
   const auto first = y.first_output + outputs.begin;
-  const Number* const second = second_.data() + i * places * layer.outputs + first;
+  const Number* const second = sums.second.data() + i * places * layer.outputs + first;
   if (y.bias) {
     engines::add_up(second, layer.outputs, outputs.count(), places, out);
     return;
   }
-  const std::size_t products = derivatives_.empty() ? 1 : 2;
-  const Number* const derivatives = derivatives_.empty() ? nullptr : seen(i, y);
+  const std::size_t products = sums.derivatives.empty() ? 1 : 2;
+  const Number* const derivatives = sums.derivatives.empty() ? nullptr : seen(sums, i, y);
   const Number* const delta = layer.delta.data() + first;
   if (y.by_input) {
     const std::array<engines::Product<Number>, 2> both{
@@ -132,7 +136,7 @@ void RowSums<Number>::multiply_outputs(std::int64_t i, const Slab<Number>& y, co
 }
 
 #define HESSIAN_MPI_INSTANTIATE(Number, Out) \
-  template void RowSums<Number>::multiply(std::int64_t, const Slab<Number>&, const Rows&, Out*)
+  template void RowSums<Number>::multiply(const Sums<Number>&, std::int64_t, const Slab<Number>&, const Rows&, Out*)
 template class RowSums<float>;
 template class RowSums<double>;
 HESSIAN_MPI_INSTANTIATE(float, float);

@@ -27,27 +27,27 @@ class RowSums {
   /// How many rows of an output are worth taking at once in the columns of layer m.
   std::int64_t rows_at_once(std::size_t m) const;
 
-  /// Makes E and D of some rows, in the columns of layer m.
-  void sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output, std::size_t m);
+  /// E and D of some rows, in the columns of layer m. Valid until the next call.
+  const Sums<Number>& sum(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
+                          std::size_t m);
 
-  /// Writes row i of those that were summed, in some of the columns of y, a slab of that layer, counted from its first;
+  /// Writes row i of E and D, in some of the columns of y, a slab of that layer, counted from its first;
   /// the first of them is at out.
   template <class Out>
-  void multiply(std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out);
+  void multiply(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out);
 
  private:
   void sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
   void sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places, std::int64_t numbers,
                      std::vector<Number>& sums) const;
-  const Number* seen(std::int64_t i, const Slab<Number>& y);
+  const Number* seen(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y);
   template <class Out>
-  void multiply_outputs(std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
+  void multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
 
   const Factors<Number>& factors_;
   const std::vector<Number>& ones_;
-  std::vector<Number> second_;       // E: [row][u][t of m][outputs of m]
-  std::vector<Number> derivatives_;  // D by elements: [row][u][elements of m]; empty where it is zero
-  std::vector<Number> seen_;         // D of a row as a slab sees it
+  Sums<Number> sums_;
+  std::vector<Number> seen_;  // D of a row as a slab sees it
   engines::Strips<Number> seen_strips_;
 };
 

@@ -45,6 +45,15 @@ struct RowsOfOutput {
   std::int64_t count() const { return end - begin; }
 };
 
+/// A row of H that is the slab's.
+template <class Number>
+RowOfLayer row_of_layer(const Slab<Number>& slab, std::int64_t row) {
+  const auto i = row - slab.offset;
+  const auto output = slab.first_output + (slab.by_input ? i % slab.outputs : i / slab.columns);
+  if (slab.bias) return {output, slab.group, std::nullopt};
+  return {output, slab.group, slab.by_input ? i / slab.outputs : i % slab.columns};
+}
+
 /// Some neighbouring rows of a slab, output by output.
 template <class Number>
 std::vector<RowsOfOutput> outputs_in(const Slab<Number>& slab, const Rows& rows);

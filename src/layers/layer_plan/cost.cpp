@@ -1,6 +1,7 @@
 #include "layer_plan/cost.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -13,11 +14,13 @@ bool contains(const std::vector<std::size_t>& list, std::size_t one) {
   return std::find(list.begin(), list.end(), one) != list.end();
 }
 
-std::int64_t parameters_in(const Network& network, std::size_t c, bool with_bias) {
+std::int64_t parameters_in(const Network& network, const std::optional<std::size_t>& parameter) {
+  return parameter ? network.problem.parameters()[*parameter].numel() : 0;
+}
+
+std::int64_t parameters_in(const Network& network, std::size_t c) {
   const auto& call = network.graph.call(c);
-  const auto& parameters = network.problem.parameters();
-  return (call.weight ? parameters[*call.weight].numel() : 0) +
-         (call.bias && with_bias ? parameters[*call.bias].numel() : 0);
+  return parameters_in(network, call.weight) + parameters_in(network, call.bias);
 }
 
 std::int64_t positions_of(const Network& network, const Chosen& chosen) {
@@ -37,7 +40,7 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
   std::vector<Sizes> sizes;
   for (const auto& layer : step.layers) {
     const auto& call = network.graph.call(layer.call);
-    sizes.push_back({static_cast<double>(parameters_in(network, layer.call, layer.has_bias)),
+    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)),
                      static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
                      static_cast<double>(call.input.numel() / units_of(call, order))});
   }
@@ -50,21 +53,48 @@ double units_of(const Network& network, const LayerStep& step) {
   return static_cast<double>(units_of(network.graph.call(step.layers.front().call), order) * network.problem.batches());
 }
 
-// Of rows at one position: one product with what is filled for all rows of an output. Of rows at several: what is
-// summed over those for each row, and then one product, or two where the column's input depends on the row's output.
-double multiplications(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double units) {
-  const auto& row = sizes[l];
+// A layer's rows in a step: by passes for its outputs, and by passes of their own.
+struct RowCounts {
+  double by_output = 0;
+  double by_row = 0;
+};
+
+RowCounts rows_of_layer(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
+  const auto& call = network.graph.call(step.layers[l].call);
+  const auto weights = static_cast<double>(parameters_in(network, call.weight));
+  const auto biases = static_cast<double>(parameters_in(network, call.bias));
+  const bool by_row = step.layers[l].by_row;
+  RowCounts rows;
+  (by_row ? rows.by_row : rows.by_output) += weights;
+  (by_row || sizes[l].positions > 1 ? rows.by_row : rows.by_output) += biases;
+  return rows;
+}
+
+// Of rows by outputs. At one position: one product with what is filled for all rows of an output. At several: what is
+// summed over those for each row, and then what a row by itself takes.
+double multiplications(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double rows,
+                       double units) {
   double total = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
     const auto& column = sizes[m];
     const double of_places = units * column.rows * column.positions;
-    if (row.positions == 1) {
-      total += row.rows * units * column.rows + row.outputs * of_places;
+    if (sizes[l].positions == 1) {
+      total += rows * units * column.rows + sizes[l].outputs * of_places;
       continue;
     }
     const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
     const double summed = column.positions * column.outputs + downstream * column.elements;
-    total += row.rows * (units * row.positions * summed + of_places * (1 + downstream));
+    total += rows * (units * sizes[l].positions * summed + of_places * (1 + downstream));
+  }
+  return total;
+}
+
+// Of a row by itself: a product, or two where the column's input depends on the row's output.
+double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double units) {
+  double total = 0;
+  for (std::size_t m = 0; m < sizes.size(); ++m) {
+    const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
+    total += units * sizes[m].rows * sizes[m].positions * (1 + downstream);
   }
   return total;
 }
@@ -88,11 +118,23 @@ double cost_of_double_backward_rows(const Network& network, double count) {
   return count * (double_backward_row_forwards * forward + pass_overhead);
 }
 
-// Each for so many copies of a batch. What comes before the layer has no part in them.
+// For so many outputs at a position, or rows; a pass serves one for each copy of a batch. What comes before the layer
+// has no part in it.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  const double forward = multiplications_of_forward(network, step.layers[l].call) *
-                         static_cast<double>(network.problem.batches() * step.copies);
-  return count * (delta_pass_forwards * forward + pass_overhead);
+  const double forward =
+      multiplications_of_forward(network, step.layers[l].call) * static_cast<double>(network.problem.batches());
+  return count * (delta_pass_forwards * forward + pass_overhead / static_cast<double>(step.copies));
+}
+
+double cost_by_outputs(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
+  const double rows = rows_of_layer(network, step, sizes, l).by_output;
+  return cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions) +
+         tile_multiplication * multiplications(step, sizes, l, rows, units_of(network, step));
+}
+
+double cost_by_row(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
+  return cost_of_passes(network, step, l, 1) +
+         tile_multiplication * multiplications_of_row(step, sizes, l, units_of(network, step));
 }
 
 double cost_of_writing_row(const Network& network) {
@@ -115,10 +157,10 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
   const auto& call = network.graph.call(layer.call);
   const LayerOrder order{layer.unit, network.problem.batch_size(), false};
   const auto units = units_of(call, order) * network.problem.batches();
-  if (units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
+  if (layer.by_row || units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
   std::int64_t numbers = 0;
   for (const auto& other : before) {
-    if (other.unit != layer.unit || positions_of(network, other) > 1) return false;
+    if (other.by_row || other.unit != layer.unit || positions_of(network, other) > 1) return false;
     numbers += units * call.input.numel() / units_of(call, order) * outputs_of(network.graph.call(other.call));
   }
   return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
@@ -133,13 +175,8 @@ Choice without(Choice choice, std::size_t call) {
 
 std::int64_t parameters_in(const Network& network, const Choice& choice) {
   std::int64_t count = 0;
-  for (const auto& chosen : choice) count += parameters_in(network, chosen.call, chosen.bias);
+  for (const auto& chosen : choice) count += parameters_in(network, chosen.call);
   return count;
-}
-
-bool is_cheaper_without_bias(const Network& network, const Chosen& chosen) {
-  const auto& call = network.graph.call(chosen.call);
-  return call.weight && call.bias && positions_of(network, chosen) > 1;
 }
 
 std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last) {
@@ -152,8 +189,8 @@ std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, co
       ++step.row_layers;
     }
     for (auto k = first; k < order.size(); ++k) {
-      const auto& [c, unit, bias] = order[k];
-      auto& layer = step.layers.emplace_back(FactoredLayer{c, step.unit != Unit::batch && samples_last[c], bias, {}});
+      const auto& [c, unit, by_row] = order[k];
+      auto& layer = step.layers.emplace_back(FactoredLayer{c, step.unit != Unit::batch && samples_last[c], by_row, {}});
       // A bias alone has no use for what the input depends on.
       for (std::size_t l = 0; l < step.row_layers && network.graph.call(c).weight; ++l) {
         if (contains(network.upstream[c], order[first + l].call)) layer.upstream.push_back(l);
@@ -176,19 +213,24 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     width += sizes[m].positions * sizes[m].outputs + (contains(step.layers[m].upstream, l) ? sizes[m].elements : 0);
   }
   const auto& row = sizes[l];
-  const double outputs_at_a_time = network.graph.call(step.layers[l].call).by_input
-                                       ? row.outputs  // neighbouring rows are of different ones
-                                       : std::max(1.0, static_cast<double>(step.copies) / row.positions);
+  const auto rows = rows_of_layer(network, step, sizes, l);
+  const auto copies = static_cast<double>(step.copies);
   counts.double_backward_rows = -static_cast<std::int64_t>(row.rows);
-  counts.passes = static_cast<std::int64_t>(row.outputs * row.positions);
-  counts.of_passes = cost_of_passes(network, step, l, row.outputs * row.positions / static_cast<double>(step.copies));
+  counts.inputs = static_cast<std::uint64_t>(inputs);
+  if (rows.by_output > 0) {
+    const double at_a_time = network.graph.call(step.layers[l].call).by_input
+                                 ? row.outputs  // neighbouring rows are of different ones
+                                 : std::max(1.0, copies / row.positions);
+    counts.passes += static_cast<std::int64_t>(row.outputs * row.positions);
+    counts.factored += cost_by_outputs(network, step, sizes, l);
+    counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * at_a_time);
+  }
+  counts.passes += static_cast<std::int64_t>(rows.by_row);
+  counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
   if (l < step.row_layers && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
-    counts.of_passes += cost_of_passes(network, step, 0, row.elements) / 2;
+    counts.factored += cost_of_passes(network, step, 0, row.elements) / 2;
   }
-  counts.assembly = multiplications(step, sizes, l, all_units);
-  counts.inputs = static_cast<std::uint64_t>(inputs);
-  counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * outputs_at_a_time);
   return counts;
 }
 
@@ -198,8 +240,7 @@ namespace {
 void add(const Counts& some, Counts& all) {
   all.double_backward_rows += some.double_backward_rows;
   all.passes += some.passes;
-  all.of_passes += some.of_passes;
-  all.assembly += some.assembly;
+  all.factored += some.factored;
   all.inputs = std::max(all.inputs, some.inputs);
   all.outputs = std::max(all.outputs, some.outputs);
 }
@@ -231,26 +272,30 @@ double multiplications_of_forward(const Network& network, std::size_t first) {
 }
 
 double cost_of(const Network& network, const Counts& counts) {
-  return cost_of_double_backward_rows(network, static_cast<double>(counts.double_backward_rows)) + counts.of_passes +
-         tile_multiplication * counts.assembly;
+  return cost_of_double_backward_rows(network, static_cast<double>(counts.double_backward_rows)) + counts.factored;
 }
 
 double cost_of_double_backward_row(const Network& network) {
   return cost_of_double_backward_rows(network, 1) + cost_of_writing_row(network);
 }
 
-double cost_of_row(const Network& network, const LayerStep& step, std::size_t l) {
-  const auto counts = counts_of(network, step, l);
-  return (counts.of_passes + tile_multiplication * counts.assembly) /
-             static_cast<double>(-counts.double_backward_rows) +
-         cost_of_writing_row(network);
+CostOfRow cost_of_row(const Network& network, const LayerStep& step, std::size_t l) {
+  const auto sizes = sizes_of(network, step);
+  const auto rows = rows_of_layer(network, step, sizes, l);
+  const double by_row = cost_by_row(network, step, sizes, l) + cost_of_writing_row(network);
+  if (rows.by_output == 0) return {by_row, by_row};
+  const double by_output = cost_by_outputs(network, step, sizes, l) / rows.by_output + cost_of_writing_row(network);
+  return {by_output, rows.by_row > 0 ? by_row : by_output};
 }
 
 RowsTogether rows_together(const Network& network, const LayerStep& step, std::size_t l) {
   const auto& call = network.graph.call(step.layers[l].call);
-  const auto outputs =
-      std::max<std::int64_t>(1, step.copies / positions_of(call, {step.unit, network.problem.batch_size(), false}));
-  return {call.by_input ? outputs_of(call) : outputs * weight_columns(call), outputs};
+  const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
+  const auto outputs = std::max<std::int64_t>(1, step.copies / positions);
+  const auto of_weight = step.layers[l].by_row ? step.copies
+                         : call.by_input       ? outputs_of(call)
+                                               : outputs * weight_columns(call);
+  return {of_weight, step.layers[l].by_row || positions > 1 ? step.copies : outputs};
 }
 
 }  // namespace hessian_mpi::layers

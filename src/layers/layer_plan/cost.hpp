@@ -23,7 +23,7 @@ struct Network {
 struct Chosen {
   std::size_t call = 0;
   Unit unit = Unit::sample;
-  bool bias = true;  ///< its bias too, where it has one
+  bool by_row = false;  ///< a pass for each row of its weight, else for each of its outputs
 };
 /// In order of execution.
 using Choice = std::vector<Chosen>;
@@ -37,8 +37,7 @@ std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, co
 struct Counts {
   std::int64_t double_backward_rows = 0;
   std::int64_t passes = 0;
-  double of_passes = 0;       ///< multiplications of these,
-  double assembly = 0;        ///< and to make the factored rows of what they find
+  double factored = 0;        ///< multiplications of these, and of the products of what they find
   std::uint64_t inputs = 0;   ///< numbers in memory: what the layers see,
   std::uint64_t outputs = 0;  ///< and what the outputs have whose rows are made at a time
 };
@@ -53,10 +52,14 @@ double multiplications_of_forward(const Network& network, std::size_t first = 0)
 /// In multiplications.
 double cost_of(const Network& network, const Counts& counts);
 
-/// What a single row takes, in multiplications, until it is written: one by double-backward, and one that a step makes,
-/// with its part of the passes.
+/// What a single row takes, in multiplications, until it is written: one by double-backward, and one of a layer's
+/// weight or bias that a step makes, with its part of the passes.
 double cost_of_double_backward_row(const Network& network);
-double cost_of_row(const Network& network, const LayerStep& step, std::size_t l);
+struct CostOfRow {
+  double of_weight;
+  double of_bias;
+};
+CostOfRow cost_of_row(const Network& network, const LayerStep& step, std::size_t l);
 
 /// How many neighbouring rows of a layer come of the same passes.
 struct RowsTogether {
@@ -66,9 +69,5 @@ struct RowsTogether {
 RowsTogether rows_together(const Network& network, const LayerStep& step, std::size_t l);
 
 std::int64_t parameters_in(const Network& network, const Choice& choice);
-
-/// Whether a bias takes less by double-backward: the passes for an output of several positions are worth it for a
-/// weight's rows, but not for a single one, where another rank has those.
-bool is_cheaper_without_bias(const Network& network, const Chosen& chosen);
 
 }  // namespace hessian_mpi::layers
