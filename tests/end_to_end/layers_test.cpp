@@ -237,6 +237,32 @@ TEST_P(InSteps, AreMadeInPartsToTheSameBytes) {
 
 INSTANTIATE_TEST_SUITE_P(Networks, InSteps, testing::ValuesIn(all_steps));
 
+// More than are taken at once, in sums of the same and of other numbers than the matrix has.
+TEST(LayersOfManySamples, AreThoseOfRows) {
+  const auto usage = models() / "usage";
+  const Words problem{"--model",  usage / "slow.pt", "--data",    usage / "brief_data.h5",
+                      "--output", "result.h5",       "--threads", "1"};
+  Batch batch;
+  const auto add = [&](const std::string& name, int ranks, const Words& options) {
+    batch.add(name, ranks, problem + options);
+  };
+  add("rows", 2, {"--method", "rows", "--dtype", "float64"});
+  add("wide", 1, {"--method", "layers", "--dtype", "float64"});
+  add("narrow", 1, {"--method", "layers"});
+  add("on_three", 3, {"--method", "layers"});
+  add("sums_of_float64", 2, {"--method", "layers", "--accumulate", "float64"});
+  batch.run();
+  const auto file = [&](const std::string& name) { return batch.folder(name) / "result.h5"; };
+  for (const auto* name : {"rows", "wide", "narrow", "on_three", "sums_of_float64"}) {
+    ASSERT_EQ(batch.finished(name).exit_code, 0) << batch.finished(name).errors;
+  }
+  EXPECT_NE(batch.finished("narrow").output.find("0 rows by double-backward"), std::string::npos);
+  EXPECT_LE(relative_difference(file("wide"), file("rows")), 1e-12);
+  EXPECT_LE(relative_difference(file("narrow"), file("rows")), 1e-5);
+  EXPECT_LE(relative_difference(file("sums_of_float64"), file("rows")), 1e-5);
+  EXPECT_TRUE(StoredFile(file("narrow")).bytes("/hessian") == StoredFile(file("on_three")).bytes("/hessian"));
+}
+
 TEST(LayersOfTokens, AreMadeInTwoStages) {
   const Folder folder;
   const auto finished = run_program(2, tokens("layers", "result.h5", {}), folder.path());

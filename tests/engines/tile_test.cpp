@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -82,6 +83,26 @@ TEST(Tile, DoesNotDependOnTheRowsAskedForAtOnce) {
       multiply(Product<float>{left.data() + begin, rows, right.factor()}, count, piece.data(), columns);
       ASSERT_EQ(std::memcmp(piece.data(), whole.data() + begin * columns, piece.size() * sizeof(float)), 0)
           << count << " rows from " << begin;
+    }
+  }
+}
+
+TEST(Tile, GoesOnWithTheSumsThatAreThereToTheSameBits) {
+  const std::int64_t inner = 70;
+  for (const std::int64_t rows : {1, 6, 15, 40}) {
+    for (const std::int64_t columns : {1, 16, 37}) {
+      const auto left = random_numbers<float>(inner * rows);
+      const auto right = random_numbers<float>(inner * columns);
+      std::vector<float> whole(static_cast<std::size_t>(rows * columns));
+      const auto all = strips_of(right, inner, columns);
+      multiply(Product<float>{left.data(), rows, all.factor()}, rows, whole.data(), columns);
+      std::vector<float> sums(whole.size(), 0);
+      for (std::int64_t k = 0; k < inner; k += 32) {
+        const auto count = std::min<std::int64_t>(32, inner - k);
+        const auto piece = strips_of(std::vector<float>(right.begin() + k * columns, right.end()), count, columns);
+        multiply_and_add(Product<float>{left.data() + k * rows, rows, piece.factor()}, rows, sums.data(), columns);
+      }
+      ASSERT_EQ(std::memcmp(sums.data(), whole.data(), whole.size() * sizeof(float)), 0) << rows << ' ' << columns;
     }
   }
 }

@@ -66,6 +66,10 @@ struct Product {
 template <class Number, class Out>
 void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride);
 
+/// The same, going on with the sums that are there: what a product of the k before has left.
+template <class Number>
+void multiply_and_add(const Product<Number>& product, std::int64_t rows, Number* out, std::int64_t out_stride);
+
 template <class Number, class Out>
 void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::int64_t out_stride) {
   multiply(std::span(&product, 1), rows, out, out_stride);

@@ -7,6 +7,15 @@ namespace {
 
 constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cache
 constexpr std::int64_t widest_panel = 8192;
+// With more, panels of some of them after the other: what they are filled from is in the cache then.
+constexpr std::int64_t most_units = 256;
+
+template <class Number>
+std::int64_t widest_panel_of(std::int64_t units) {
+  constexpr auto width = engines::Strips<Number>::width;
+  const auto fitting = panel_bytes / (units * static_cast<std::int64_t>(sizeof(Number))) / width * width;
+  return std::clamp<std::int64_t>(fitting, 4 * width, widest_panel);
+}
 
 }  // namespace
 
@@ -16,14 +25,38 @@ void ColumnPanels<Number>::multiply(const Slab<Number>& x, const RowsOfOutput& r
                                     const OutputFactors<Number>& of_output, const Slab<Number>& y, const Rows& some,
                                     Out* out, std::int64_t stride) {
   const auto units = factors_.units();
-  constexpr auto width = engines::Strips<Number>::width;
-  const auto fitting = panel_bytes / (units * static_cast<std::int64_t>(sizeof(Number))) / width * width;
-  const auto widest = std::clamp<std::int64_t>(fitting, 4 * width, widest_panel);
+  if (units > most_units) return multiply_in_pieces(x, rows, of_output, y, some, out, stride);
+  first_unit_ = 0;
+  const auto widest = widest_panel_of<Number>(units);
   for (auto column = some.begin; column < some.end; column += widest) {
     panel_.resize(units, std::min(widest, some.end - column));
     fill(of_output, y, column);
-    hessian_mpi::engines::multiply(engines::Product<Number>{x.inputs + rows.begin, x.columns, panel_.factor()},
-                                   rows.count(), out + column - some.begin, stride);
+    engines::multiply(engines::Product<Number>{x.inputs + rows.begin, x.columns, panel_.factor()}, rows.count(),
+                      out + column - some.begin, stride);
+  }
+}
+
+template <class Number>
+template <class Out>
+void ColumnPanels<Number>::multiply_in_pieces(const Slab<Number>& x, const RowsOfOutput& rows,
+                                              const OutputFactors<Number>& of_output, const Slab<Number>& y,
+                                              const Rows& some, Out* out, std::int64_t stride) {
+  const auto widest = widest_panel_of<Number>(most_units);
+  for (auto column = some.begin; column < some.end; column += widest) {
+    const auto count = std::min(widest, some.end - column);
+    sums_.assign(static_cast<std::size_t>(rows.count() * count), Number{0});
+    for (first_unit_ = 0; first_unit_ < factors_.units(); first_unit_ += most_units) {
+      panel_.resize(std::min(most_units, factors_.units() - first_unit_), count);
+      fill(of_output, y, column);
+      const auto* inputs = x.inputs + first_unit_ * x.columns + rows.begin;
+      engines::multiply_and_add(engines::Product<Number>{inputs, x.columns, panel_.factor()}, rows.count(),
+                                sums_.data(), count);
+    }
+    for (std::int64_t i = 0; i < rows.count(); ++i) {
+      const auto* const from = sums_.data() + i * count;
+      std::transform(from, from + count, out + i * stride + column - some.begin,
+                     [](Number sum) { return static_cast<Out>(sum); });
+    }
   }
 }
 
@@ -65,11 +98,13 @@ void ColumnPanels<Number>::fill_strips(const OutputFactors<Number>& of_output, c
     const auto s = (column + done) % y.columns;
     const auto place = done % width;
     const auto count = std::min({y.columns - s, panel_.columns() - done, width - place});
-    engines::ScaledRows<Number> by_delta{layer.delta.data() + r, layer.outputs, nullptr, layer.elements};
-    if (!derivatives.empty()) by_delta.row = derivatives.data() + s;
+    engines::ScaledRows<Number> by_delta{layer.delta.data() + first_unit_ * layer.outputs + r, layer.outputs, nullptr,
+                                         layer.elements};
+    if (!derivatives.empty()) by_delta.row = derivatives.data() + first_unit_ * layer.elements + s;
     engines::combine<Number>(panel_.inner(), count,
-                             {of_output.second[y.layer].data() + r, layer.outputs, y.inputs + s, y.columns}, by_delta,
-                             panel_.strip(done / width) + place, width);
+                             {of_output.second[y.layer].data() + first_unit_ * layer.outputs + r, layer.outputs,
+                              y.inputs + first_unit_ * y.columns + s, y.columns},
+                             by_delta, panel_.strip(done / width) + place, width);
     done += count;
   }
 }
@@ -79,17 +114,18 @@ template <class Number>
 void ColumnPanels<Number>::fill_outputs(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k,
                                         std::int64_t done, std::int64_t s, std::int64_t r, std::int64_t count) {
   const auto& layer = factors_.layer(y.layer);
-  const Number* second = of_output.second[y.layer].data() + k * layer.positions * layer.outputs + r;
+  const auto unit = first_unit_ + k;
+  const Number* second = of_output.second[y.layer].data() + unit * layer.positions * layer.outputs + r;
   const auto& derivatives = of_output.derivatives[y.layer];
   const bool with_derivatives = !y.bias && !derivatives.empty();
   const auto derivative = [&](std::int64_t t) {
     const auto element = layer.input_elements[y.group][static_cast<std::size_t>(t * y.columns + s)];
-    return element < 0 ? Number{0} : derivatives[static_cast<std::size_t>(k * layer.elements + element)];
+    return element < 0 ? Number{0} : derivatives[static_cast<std::size_t>(unit * layer.elements + element)];
   };
   const auto input = [&](std::int64_t t) {
-    return y.bias ? Number{1} : y.inputs[(k * layer.positions + t) * y.columns + s];
+    return y.bias ? Number{1} : y.inputs[(unit * layer.positions + t) * y.columns + s];
   };
-  const Number* delta = layer.delta.data() + k * layer.positions * layer.outputs + r;
+  const Number* delta = layer.delta.data() + unit * layer.positions * layer.outputs + r;
   if (layer.positions == 1) {
     engines::combine<Number>(count, input(0), second, with_derivatives ? derivative(0) : Number{0},
                              with_derivatives ? delta : nullptr, panel_, k, done);
@@ -108,13 +144,14 @@ template <class Number>
 void ColumnPanels<Number>::fill_columns(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k,
                                         std::int64_t done, std::int64_t s, std::int64_t r, std::int64_t count) {
   const auto& layer = factors_.layer(y.layer);
-  const Number* second = of_output.second[y.layer].data() + k * layer.positions * layer.outputs + r;
+  const auto unit = first_unit_ + k;
+  const Number* second = of_output.second[y.layer].data() + unit * layer.positions * layer.outputs + r;
   const auto& derivatives = of_output.derivatives[y.layer];
-  const Number* of_unit = derivatives.empty() ? nullptr : derivatives.data() + k * layer.elements;
-  const Number* delta = layer.delta.data() + k * layer.positions * layer.outputs + r;
+  const Number* of_unit = derivatives.empty() ? nullptr : derivatives.data() + unit * layer.elements;
+  const Number* delta = layer.delta.data() + unit * layer.positions * layer.outputs + r;
   line_.assign(static_cast<std::size_t>(count), Number{0});
   for (std::int64_t t = 0; t < layer.positions; ++t) {
-    const auto place = k * layer.positions + t;
+    const auto place = unit * layer.positions + t;
     engines::accumulate<Number>(count, second[t * layer.outputs], y.inputs + place * y.columns + s, line_.data());
     if (of_unit == nullptr) continue;
     if (layer.sees_input_as_it_is) {

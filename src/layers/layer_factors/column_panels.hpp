@@ -29,6 +29,9 @@ class ColumnPanels {
                 const Slab<Number>& y, const Rows& some, Out* out, std::int64_t stride);
 
  private:
+  template <class Out>
+  void multiply_in_pieces(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output,
+                          const Slab<Number>& y, const Rows& some, Out* out, std::int64_t stride);
   void fill(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column);
   void fill_strips(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column);
   void fill_outputs(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k, std::int64_t done,
@@ -37,7 +40,9 @@ class ColumnPanels {
                     std::int64_t s, std::int64_t r, std::int64_t count);
 
   const Factors<Number>& factors_;
-  engines::Strips<Number> panel_;
+  engines::Strips<Number> panel_;  // of some neighbouring units,
+  std::int64_t first_unit_ = 0;    // from this one on
+  std::vector<Number> sums_;       // over the units so far, where the matrix has other numbers
   std::vector<Number> line_;
 };
 
