@@ -26,8 +26,11 @@ class LayerGraph {
   /// The gradient of the loss by a parameter; may be undefined.
   const torch::Tensor& gradient(std::size_t parameter) const { return gradient_[parameter]; }
 
-  /// Whether derivatives of a call's input by what comes before it can be found by second_derivatives().
-  bool has_input_gradient(std::size_t c) const;
+  /// Whether second_derivatives() can find derivatives of a call's input, where the loss depends on that and it depends
+  /// on anything.
+  bool knows_input(std::size_t c) const {
+    return !call(c).input_edge.is_valid() || !input_gradient_[c].defined() || has_input_gradient(c);
+  }
 
   /// Of s = cotangent . dL/dz_c, in one pass; undefined where there is no dependence. cotangent: z_c's shape.
   struct SecondDerivatives {
@@ -49,6 +52,7 @@ class LayerGraph {
                                             const std::vector<std::size_t>& targets) const;
 
  private:
+  bool has_input_gradient(std::size_t c) const;
   bool delta_depends(std::size_t c) const;
   std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
                                          const std::vector<torch::Tensor>& cotangents,

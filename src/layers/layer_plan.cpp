@@ -68,25 +68,27 @@ bool same_in_all_batches(const network::Problem& problem, const CapturedForward&
 constexpr std::uint64_t most_bytes_of_inputs = 500'000'000;
 constexpr std::uint64_t most_bytes_of_outputs = 1'000'000'000;
 
-// Has rows of the layers whose factors are largest made by passes of their own until all are small enough, and leaves
-// out what is too large even so.
+// Has rows made by passes of their own where those for outputs find too much, and leaves out what is too large even so.
 Choice fitting(const Network& network, Choice choice, std::vector<std::string>& why) {
-  const auto excess = [&](const Choice& some) {
-    const auto counts = counts_of(network, some);
-    const auto bytes = static_cast<double>(bytes_of(network.problem.precision()));
-    return std::max(static_cast<double>(counts.inputs) * bytes / static_cast<double>(most_bytes_of_inputs),
-                    static_cast<double>(counts.outputs) * bytes / static_cast<double>(most_bytes_of_outputs));
+  const auto bytes = bytes_of(network.problem.precision());
+  const auto leave_out = [&](std::size_t c) {
+    choice = without(choice, c);
+    why[c] = "its factors would take more than 1 GB";
   };
-  while (!choice.empty() && excess(choice) > 1) {
-    const auto largest = std::min_element(choice.begin(), choice.end(), [&](const Chosen& a, const Chosen& b) {
-      return excess(without(choice, a.call)) < excess(without(choice, b.call));
-    });
-    if (!largest->by_row) {
-      largest->by_row = true;
-      continue;
+  for (const bool by_row_already : {false, true}) {
+    for (const auto c : calls_with_outputs_above(most_bytes_of_outputs / bytes, network, choice)) {
+      if (by_row_already) {
+        leave_out(c);
+      } else {
+        std::find_if(choice.begin(), choice.end(), [=](const Chosen& chosen) { return chosen.call == c; })->by_row =
+            true;
+      }
     }
-    why[largest->call] = "its factors would take more than 1 GB";
-    choice.erase(largest);
+  }
+  while (!choice.empty() && counts_of(network, choice).inputs * bytes > most_bytes_of_inputs) {
+    leave_out(std::max_element(choice.begin(), choice.end(), [&](const Chosen& a, const Chosen& b) {
+                return network.graph.call(a.call).input.numel() < network.graph.call(b.call).input.numel();
+              })->call);
   }
   return choice;
 }
@@ -238,10 +240,12 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
   const double tolerance = problem.precision() == Precision::float32 ? 1e-3 : 1e-9;
   for (std::size_t c = 0; c < crossing.count(); ++c) {
     network.upstream.push_back(crossing.upstream(c));
-    if (explains_gradient(graph, c, problem.batch_size(), tolerance)) {
-      sound.push_back(c);
-    } else {
+    if (!explains_gradient(graph, c, problem.batch_size(), tolerance)) {
       unsound[c] = "its gradient is not that of the layer alone";
+    } else if (!graph.knows_input(c)) {
+      unsound[c] = "the gradient of its input has no derivative";
+    } else {
+      sound.push_back(c);
     }
   }
   const auto separable = separable_calls(crossing, graph);

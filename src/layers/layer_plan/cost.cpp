@@ -226,6 +226,8 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * at_a_time);
   }
   counts.passes += static_cast<std::int64_t>(rows.by_row);
+  counts.outputs =
+      std::max(counts.outputs, static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * copies : 0));
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
   if (l < step.row_layers && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
@@ -259,6 +261,17 @@ Counts counts_of(const Network& network, const Choice& choice) {
   const std::vector<bool> any_order(network.graph.forward().calls.size(), false);
   for (const auto& step : steps_of(network, choice, any_order)) add(counts_of(network, step), all);
   return all;
+}
+
+std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Network& network, const Choice& choice) {
+  std::vector<std::size_t> calls;
+  const std::vector<bool> any_order(network.graph.forward().calls.size(), false);
+  for (const auto& step : steps_of(network, choice, any_order)) {
+    for (std::size_t l = 0; l < step.row_layers; ++l) {
+      if (counts_of(network, step, l).outputs > most) calls.push_back(step.layers[l].call);
+    }
+  }
+  return calls;
 }
 
 double multiplications_of_forward(const Network& network, std::size_t first) {

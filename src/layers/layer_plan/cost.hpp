@@ -45,6 +45,8 @@ Counts counts_of(const Network& network, const LayerStep& step);
 /// Of one of the layers whose rows a step makes; inputs are the step's.
 Counts counts_of(const Network& network, const LayerStep& step, std::size_t l);
 Counts counts_of(const Network& network, const Choice& choice);
+/// The calls that have more numbers of outputs in memory at a time.
+std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Network& network, const Choice& choice);
 
 /// Of a batch, in the layers that the graph knows, from one of them on.
 double multiplications_of_forward(const Network& network, std::size_t first = 0);
