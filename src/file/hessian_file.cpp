@@ -15,6 +15,7 @@
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/raw_file.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
 #include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/node.hpp"
@@ -145,6 +146,10 @@ std::uint64_t bytes_of(const MatrixDataset& dataset, const matrix::MatrixShape& 
   return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
 }
 
+std::uint64_t bytes_of_packed(const matrix::MatrixShape& matrix) {
+  return static_cast<std::uint64_t>(packed_begin(matrix.columns, matrix.columns)) * bytes_of(matrix.storage);
+}
+
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
              const RowLayout& rows) {
@@ -161,8 +166,8 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
       }
       const auto packed = static_cast<std::uint64_t>(packed_begin(matrix.columns, matrix.columns));
       file.create_dataset(dataset.name, type, rows.packed ? std::vector<std::uint64_t>{packed} : dataset.shape);
-      extents.push_back({file.offset_in_file(dataset.name),
-                         rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
+      extents.push_back(
+          {file.offset_in_file(dataset.name), rows.packed ? bytes_of_packed(matrix) : bytes_of(dataset, matrix)});
     }
     describe(file, layout, rows.blocks, rows.packed);
     if (!rows.packed) create_views(file, layout);
@@ -449,6 +454,12 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
   expect_allowed(path, bytes);
 }
 
+void check_room_for(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const RowLayout& rows,
+                    bool replace) {
+  const auto bytes = rows.packed ? bytes_of_packed(matrix) : static_cast<std::uint64_t>(matrix.bytes());
+  check_room_for(path, rows.chunks ? 0 : bytes, replace);
+}
+
 std::string file_id(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) return "";
   return hdf5::File::open_untrusted(path).text_attribute("/", "file_id").value_or("");
@@ -459,8 +470,7 @@ void create_hessian_file(const std::filesystem::path& path, const HessianLayout&
 }
 
 void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace) {
-  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
-  check_room_for(path, rows.chunks ? 0 : rows.packed ? bytes / 2 : bytes, replace);
+  check_room_for(path, layout.matrix, rows, replace);
   const system::UnfinishedFile file(path);
   lay_out(file.path(), path, layout, rows);
   publish(file, path, replace);
@@ -533,6 +543,19 @@ StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed
   auto stored = read_any_layout(path);
   expect(needed, stored, path);
   return stored;
+}
+
+void expect_one_file(const std::filesystem::path& path, const StoredLayout& stored,
+                     const ranks::Communicator& communicator) {
+  const auto sum_of = [](const std::vector<double>& numbers) {
+    return xxh3(numbers.data(), numbers.size() * sizeof(double));
+  };
+  auto content = text(stored.file_id, ' ', sum_of(stored.value), ' ', sum_of(stored.gradient));
+  for (const auto& entry : stored.index.entries()) content += text(' ', entry.name, matrix::text_of_shape(entry.shape));
+  // One that is being written has other marks a moment later.
+  const bool complete = communicator.min(std::int64_t{stored.complete}) != 0;
+  if (complete) content += file::sum_of(stored.blocks);
+  ranks::expect_same_files({{path, content}}, communicator);
 }
 
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {

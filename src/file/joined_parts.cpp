@@ -1,21 +1,14 @@
 #include "hessian_mpi/file/joined_parts.hpp"
 
 #include <algorithm>
-#include <sstream>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::file {
 namespace {
-
-std::vector<std::string> lines_of(const std::string& all) {
-  std::vector<std::string> lines;
-  std::istringstream in(all);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
 
 bool same_rows(const StoredBlock& a, const StoredBlock& b) {
   return a.rows == b.rows && a.record.checksum == b.record.checksum && a.record.on_disk == b.record.on_disk;
@@ -54,7 +47,7 @@ std::vector<WrongPart> wrong_parts_of(const hdf5::File& joined) {
   if (entries_in(joined) != Entries::all) return wrong;
   const auto parts = joined.rows_elsewhere(matrix_object(Entries::all));
   if (parts.empty()) return wrong;
-  const auto ids = lines_of(joined.text_attribute("/", "part_file_ids").value_or(""));
+  const auto ids = split_lines(joined.text_attribute("/", "part_file_ids").value_or(""));
   const auto blocks = read_blocks(joined);
   for (std::size_t k = 0; k < parts.size(); ++k) {
     const auto place = place_of_part(joined.path(), parts[k].file);

@@ -9,6 +9,7 @@
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "sum_lines.hpp"
@@ -74,15 +75,15 @@ std::uint64_t sum_of(const hdf5::RawFile& file, const std::string& name) {
 std::vector<SumLine> stored_sums(const std::filesystem::path& path) {
   const auto stored = hdf5::File::open_to_read(path).text_attribute("/", sums_attribute).value_or("");
   std::vector<SumLine> sums;
-  std::istringstream lines(stored);
   std::string before;
   bool whole = stored.empty();
-  for (std::string line; std::getline(lines, line); before += line + '\n') {
+  for (const auto& line : split_lines(stored)) {
     SumLine sum;
     std::istringstream words(line);
     if (!(words >> std::hex >> sum.sum) || !std::getline(words >> std::ws, sum.name)) break;
     whole = sum.name == sums_attribute && sum.sum == sum_of_text(before);
     if (!whole) sums.push_back(sum);
+    before += line + '\n';
   }
   if (whole) return sums;
   throw RunError(text("the attribute '", sums_attribute, "' of '", path.string(), "' is damaged"));

@@ -6,10 +6,11 @@
 #include <cmath>
 #include <iostream>
 #include <numeric>
-#include <sstream>
 #include <utility>
 
+#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
@@ -123,16 +124,19 @@ run::Resumed find_in_file(const run::Job& job, const file::HessianLayout& layout
   return found;
 }
 
-// Collective. Each rank reads back which file it sees behind the output's name.
-void expect_one_file(const std::filesystem::path& output, const ranks::Communicator& world) {
-  std::string id;
-  world.on_root([&] { id = file::file_id(output); });
-  id = world.from_root(id);
-  world.together([&] {
-    if (std::filesystem::exists(output) && file::file_id(output) == id) return;
-    throw InputError(
-        text("'", output.string(), "' is not the file here that it is on rank 0: name one that all hosts ", "share"));
-  });
+// Collective. Ranks that were started in other folders may read other files under the same names.
+void expect_same_inputs(const run::Options& options, const ranks::Communicator& world) {
+  if (world.size() == 1) return;
+  const auto sum_if_readable = [](const std::filesystem::path& path) -> std::string {
+    try {
+      return sha256_of_file(path);
+    } catch (const InputError&) {
+      return "";  // what is wrong with it is told where it is read
+    }
+  };
+  std::vector<ranks::SeenFile> seen;
+  for (const auto& input : options.files().inputs) seen.push_back({input, sum_if_readable(input)});
+  ranks::expect_same_files(seen, world);
 }
 
 // Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
@@ -154,7 +158,8 @@ run::Resumed open_file(const run::Job& job, bool resuming, const Examined& exami
     }
   });
   for (const auto& warning : found.warnings) warn(world, warning);
-  expect_one_file(job.options.output, world);
+  const auto id = world.together([&] { return file::file_id(job.options.output); });
+  ranks::expect_same_files({{job.options.output, id}}, world);
   return found;
 }
 
@@ -235,8 +240,7 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
   // Checks derive the gradient again, in float64 too, and some rows.
   const double serial = seconds.load + 3 * seconds.gradient + job.options.check_rows * figures.double_backward_row;
   std::vector<std::string> ways;
-  std::istringstream lines(run::lines_of_methods(job));
-  for (std::string line; std::getline(lines, line);) ways.push_back(printable(line));
+  for (const auto& line : split_lines(run::lines_of_methods(job))) ways.push_back(printable(line));
   print(std::cout, run::Forecast{figures, serial, memory_of_rank, world.size(), threads,
                                  cli::options_of_job(job.options.command_line), ways});
 }
@@ -398,6 +402,7 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
 
 // Collective. A job that is asked to stop says how to go on.
 ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ranks::Communicator& world) {
+  expect_same_inputs(options, world);
   try {
     return make_file(options, stop, world);
   } catch (const ranks::AgreedError& error) {

@@ -250,6 +250,49 @@ def test_more_ranks_than_rows(folder: pathlib.Path) -> list[str]:
     return failures_of(wrong)
 
 
+def change(path: pathlib.Path) -> None:
+    """Another file of the same kind."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            name = next(name for name in ("gradient", "inputs", "v") if name in file)
+            file[name][...] = file[name][...] + 1
+    elif path.suffix == ".npy":
+        np.save(path, np.arange(N) + 1.0)
+    else:
+        path.write_bytes(path.read_bytes() + b"\n")
+
+
+def test_ranks_in_different_folders(folder: pathlib.Path) -> list[str]:
+    """Other files under one name are refused; copies in another folder are not, where the output is one."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as other_folder:
+        there = pathlib.Path(other_folder).resolve()
+
+        def on_two_ranks(words: list[str]) -> subprocess.CompletedProcess:
+            return run([*LAUNCH, "-n", "1", "-wdir", str(folder), *words, ":", "-n", "1", "-wdir", str(there), *words], folder)
+
+        parallel = {use.program: use for use in reversed(USES) if use.program not in ("hessian_join", "hessian_plot")}
+        for use in [*parallel.values(), Use("hessian_info", ["h.h5"], ["{0}", "--verify"], output=[])]:
+            output = "" if use.program == "hessian_info" else "new.h5"
+            for changed in [*use.inputs, output]:
+                copy(folder, there)
+                if changed not in ("new.h5", ""):
+                    change(there / changed)
+                before = state(folder), state(there)
+                finished = on_two_ranks(use.command(output))
+                host = os.uname().nodename
+                told = [f"rank 1 on {host}", f"rank 0 on {host}", f"'{folder}'", f"'{there}'", f"'{changed}"]
+                good = finished.returncode == 2 and all(words in finished.stderr for words in told)
+                if not changed:
+                    good = finished.returncode == 0
+                unchanged = (state(folder), state(there)) == before
+                wrong.append((f"{use.program}: {changed}", "" if good and unchanged else f"{unchanged}, {finished}"))
+        with tempfile.TemporaryDirectory() as third:
+            finished = on_two_ranks(parallel["hessian_convert"].command(f"{third}/new.h5"))
+            wrong.append(("onto one output", "" if finished.returncode == 0 else finished.stderr))
+    return failures_of(wrong)
+
+
 def main() -> int:
     failures = []
     for name, test in list(globals().items()):

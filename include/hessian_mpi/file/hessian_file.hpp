@@ -15,6 +15,7 @@
 #include "hessian_mpi/file/block_table.hpp"
 #include "hessian_mpi/matrix/parameter_index.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::file {
 
@@ -86,6 +87,10 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
 /// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
 
+/// Not collective. The same for a copy.
+void check_room_for(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const RowLayout& rows,
+                    bool replace);
+
 /// Not collective. Takes the space of the rows from the disk again, for a file that was copied with holes. Throws
 /// InputError where there is no room.
 void retake_space(const std::filesystem::path& path);
@@ -120,6 +125,11 @@ std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& 
 /// Not collective. Throws InputError where there is no such file, where it is damaged, none of hessian_mpi's, or not
 /// what is needed: then the message says what it is, and what to do.
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});
+
+/// Collective. Throws InputError, as ranks::expect_same_files() does, where ranks have read other files under that
+/// name: of another id, other parameters, another gradient or, where the file is complete, other rows.
+void expect_one_file(const std::filesystem::path& path, const StoredLayout& stored,
+                     const ranks::Communicator& communicator);
 
 /// Not collective. Sets the attributes of a finished run and, if it is, that it is complete, with the sums (sums.hpp)
 /// of what is in it: wholly or, where the process is killed, not at all once recover_edit (edit_at_once.hpp) has seen
