@@ -376,18 +376,25 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
 
 // Whether what a job makes under that name has the sum that was written.
 bool is_again(const hdf5::RawFile& made, const std::string& name, const std::vector<SumLine>& sums) {
-  try {
-    const auto now = sum_of(made, name);
-    return std::any_of(sums.begin(), sums.end(),
-                       [&](const SumLine& line) { return line.name == name && line.sum == now; });
-  } catch (const RunError&) {
-    return false;  // not of what a job makes
-  }
+  const auto now = sum_of(made, name);
+  return std::any_of(sums.begin(), sums.end(),
+                     [&](const SumLine& line) { return line.name == name && line.sum == now; });
+}
+
+// What the attributes of the matrix are of, and what views are of, in a file that takes no space for it.
+void create_without_rows(hdf5::File& file, const HessianLayout& layout) {
+  const auto* name = matrix_object(layout.matrix.entries);
+  if (layout.matrix.entries != Entries::all) return file.create_group(name);
+  const auto n = static_cast<std::uint64_t>(layout.matrix.columns);
+  const auto rows = static_cast<std::uint64_t>(layout.matrix.grid.part().count());
+  file.create_chunked_dataset(name, hdf5::type_of(layout.matrix.storage), {rows, n}, {1, n});
 }
 
 void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile& to) {
   const auto at = name.find('@');
-  if (at == std::string::npos) {
+  if (name == group_of_named_blocks) {
+    to.copy_group(from, name);
+  } else if (at == std::string::npos) {
     to.copy_dataset(from, name);
   } else {
     to.copy_attribute(from, name.substr(0, at), name.substr(at + 1));
@@ -580,17 +587,22 @@ Restored restore_damaged(const std::filesystem::path& path, const HessianLayout&
     again += ".again";  // in memory, as the copy is
     {
       auto file = hdf5::File::create(again);
-      file.create_group(matrix_object(layout.matrix.entries));
+      create_without_rows(file, layout);
       describe(file, layout, blocks_of(layout.matrix.grid));
+      create_views(file, layout);
       file.close();
     }
     const hdf5::RawFile from(again);
     hdf5::RawFile to(copy, hdf5::RawFile::Access::write);
     std::erase_if(result.left, [&](const std::string& name) {
-      if (!is_again(from, name, sums)) return false;
-      put_back(from, name, to);
-      result.back.push_back(name);
-      return true;
+      try {
+        if (!is_again(from, name, sums)) return false;
+        put_back(from, name, to);
+        result.back.push_back(name);
+        return true;
+      } catch (const RunError&) {
+        return false;  // not of what a job makes, or the damage is in the way
+      }
     });
   });
   return result;

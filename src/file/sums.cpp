@@ -12,6 +12,7 @@
 #include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
+#include "named_blocks.hpp"
 #include "sum_lines.hpp"
 
 namespace hessian_mpi::file {
@@ -42,6 +43,7 @@ std::uint64_t sum_of_text(const std::string& characters) {
 std::vector<std::string> names_in(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
   std::vector<std::string> names(datasets.begin(), datasets.end());
+  if (file.has(group_of_named_blocks)) names.emplace_back(group_of_named_blocks);
   for (const std::string object : {"/", matrix_object(entries_in(file))}) {
     for (const auto& attribute : file.attributes(object)) {
       if (attribute != sums_attribute) names.push_back(text(object, '@', attribute));
@@ -55,7 +57,8 @@ std::optional<std::uint64_t> sum_if_readable(const hdf5::RawFile& file, const st
   // Of no other objects, which might lead into other files.
   constexpr std::array objects{"/", "/hessian", "/diagonal"};
   const auto at = name.find('@');
-  if (at == std::string::npos ? !has(datasets, name) : !has(objects, name.substr(0, at))) return std::nullopt;
+  const bool known = has(datasets, name) || name == group_of_named_blocks;
+  if (at == std::string::npos ? !known : !has(objects, name.substr(0, at))) return std::nullopt;
   try {
     return sum_of(file, name);
   } catch (const RunError&) {
@@ -67,8 +70,9 @@ std::optional<std::uint64_t> sum_if_readable(const hdf5::RawFile& file, const st
 
 std::uint64_t sum_of(const hdf5::RawFile& file, const std::string& name) {
   const auto at = name.find('@');
-  const auto bytes =
-      at == std::string::npos ? file.dataset(name) : file.attribute(name.substr(0, at), name.substr(at + 1));
+  const auto bytes = at != std::string::npos         ? file.attribute(name.substr(0, at), name.substr(at + 1))
+                     : name == group_of_named_blocks ? file.views(name)
+                                                     : file.dataset(name);
   return xxh3(bytes.data(), bytes.size());
 }
 
