@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <set>
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -401,6 +402,16 @@ void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile&
   }
 }
 
+// What is wrong with the file is told where it is read.
+std::vector<hdf5::RowsElsewhere> parts_of(const std::filesystem::path& path) {
+  try {
+    const auto file = hdf5::File::open_to_read(path);
+    return file.rows_elsewhere(MatrixDatasets(file).names().front());
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 // What a file says of itself must hold in those that are read as results.
 void expect_consistent(const StoredLayout& stored, const std::filesystem::path& path) {
   for (const auto& [rows, record] : stored.blocks) {
@@ -530,16 +541,16 @@ void retake_space(const std::filesystem::path& path) {
 std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& path) {
   system::expect_regular(path);
   std::vector<std::filesystem::path> files{path};
-  std::vector<hdf5::RowsElsewhere> parts;
-  try {
-    const auto file = hdf5::File::open_to_read(path);
-    parts = file.rows_elsewhere(MatrixDatasets(file).names().front());
-  } catch (const Error&) {
-    return files;  // what is wrong with it is told where it is read
-  }
-  // HDF5 looks for them beside the name that the file is opened by, then beside what a symlink leads to.
-  for (const auto& folder : {system::folder_of(path), system::folder_of(system::target_of(path))}) {
-    for (const auto& part : parts) files.push_back(folder / part.file);
+  std::set<std::filesystem::path> looked_at;
+  for (std::size_t k = 0; k < files.size(); ++k) {  // parts may be joined themselves
+    const auto file = files[k];
+    std::error_code none;
+    const auto full_name = std::filesystem::canonical(file, none);
+    if (!std::filesystem::is_regular_file(full_name, none) || !looked_at.insert(full_name).second) continue;
+    // HDF5 looks for them beside the name that the file is opened by, then beside what a symlink leads to.
+    for (const auto& part : parts_of(file)) {
+      for (const auto& folder : {system::folder_of(file), full_name.parent_path()}) files.push_back(folder / part.file);
+    }
   }
   return files;
 }

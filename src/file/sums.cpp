@@ -66,13 +66,25 @@ std::optional<std::uint64_t> sum_if_readable(const hdf5::RawFile& file, const st
   }
 }
 
+// h5repack may have made datasets of views, each with the numbers of its block, which are checked in /hessian alone.
+bool are_no_views(const hdf5::RawFile& file, const std::string& name) {
+  try {
+    return name == group_of_named_blocks && !file.views(name);
+  } catch (const RunError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 std::uint64_t sum_of(const hdf5::RawFile& file, const std::string& name) {
   const auto at = name.find('@');
-  const auto bytes = at != std::string::npos         ? file.attribute(name.substr(0, at), name.substr(at + 1))
-                     : name == group_of_named_blocks ? file.views(name)
-                                                     : file.dataset(name);
+  const auto bytes = [&] {
+    if (at != std::string::npos) return file.attribute(name.substr(0, at), name.substr(at + 1));
+    if (name != group_of_named_blocks) return file.dataset(name);
+    if (const auto views = file.views(name)) return *views;
+    throw RunError(text("'", name, "' has datasets that are no views"));
+  }();
   return xxh3(bytes.data(), bytes.size());
 }
 
@@ -113,7 +125,7 @@ SumCheck check_sums(const std::filesystem::path& path) {
     const auto sums = stored_sums(path);
     const hdf5::RawFile file(path);
     for (const auto& [name, sum] : sums) {
-      if (!complete && has(changing, name)) continue;
+      if ((!complete && has(changing, name)) || are_no_views(file, name)) continue;
       ++check.checked;
       if (sum_if_readable(file, name) != sum) check.damaged.push_back(name);
     }

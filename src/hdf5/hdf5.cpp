@@ -344,12 +344,13 @@ std::string source_text(hid_t layout, const Get& get, const std::string& view) {
   return name;
 }
 
-// "FILE DATASET row column rows columns"
-std::string text_of_view(hid_t file, const std::string& name, const std::filesystem::path& path) {
+// "FILE DATASET row column rows columns"; nothing of a dataset with numbers of its own.
+std::optional<std::string> text_of_view(hid_t file, const std::string& name, const std::filesystem::path& path) {
   const Handle dataset = open_dataset(file, name, path);
   const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
   std::size_t sources = 0;
-  if (H5Pget_layout(layout.id()) == H5D_VIRTUAL) check(H5Pget_virtual_count(layout.id(), &sources), "count sources");
+  if (H5Pget_layout(layout.id()) != H5D_VIRTUAL) return std::nullopt;
+  check(H5Pget_virtual_count(layout.id(), &sources), "count the sources of '", name, "'");
   if (sources != 1) throw RunError(text("'", name, "' of '", path.string(), "' is no view"));
   const Handle tile(check(H5Pget_virtual_srcspace(layout.id(), 0), "get the source of '", name, "'"), closer<H5Sclose>);
   if (H5Sget_simple_extent_ndims(tile.id()) != 2) throw RunError(text("'", name, "' is a view of no matrix"));
@@ -791,7 +792,7 @@ std::vector<char> RawFile::attribute(const std::string& object, const std::strin
   return bytes;
 }
 
-std::vector<char> RawFile::views(const std::string& group) const {
+std::optional<std::vector<char>> RawFile::views(const std::string& group) const {
   std::string lines;
   const auto members = [&](const std::string& of) {
     auto names = members_of(file_.id(), of, path_);
@@ -805,10 +806,12 @@ std::vector<char> RawFile::views(const std::string& group) const {
   for (const auto& row : members(group)) {
     for (const auto& column : members(text(group, '/', row))) {
       const auto view = text(row, '/', column);
-      lines += text(view, ' ', text_of_view(file_.id(), text(group, '/', view), path_), '\n');
+      const auto source = text_of_view(file_.id(), text(group, '/', view), path_);
+      if (!source) return std::nullopt;
+      lines += text(view, ' ', *source, '\n');
     }
   }
-  return {lines.begin(), lines.end()};
+  return std::vector<char>(lines.begin(), lines.end());
 }
 
 void RawFile::copy_group(const RawFile& from, const std::string& name) {

@@ -52,7 +52,7 @@ USES = [
     Use("hessian_convert", ["h.h5"], ["{0}"], output=[]),
     Use("hessian_convert", ["joined.h5"], ["{0}"], output=[], also_read=["part-0.h5", "part-1.h5"]),
     Use("hessian_multiply", ["h.h5", "v.npy"], ["{0}", "--vectors", "{1}"]),
-    Use("hessian_multiply", ["joined.h5", "v.h5"], ["{0}", "--vectors", "{1}:v"], also_read=["part-1.h5"]),
+    Use("hessian_multiply", ["joined again.h5", "v.h5"], ["{0}", "--vectors", "{1}:v"], also_read=["joined.h5", "part-1.h5"]),
     Use("hessian_spectrum", ["h.h5"], ["{0}"]),
     Use("hessian_spectrum", ["joined.h5"], ["{0}", "--largest", "1"], also_read=["part-0.h5"]),
     Use("hessian_solve", ["h.h5", "v.npy"], ["{0}", "--rhs", "{1}"]),
@@ -78,8 +78,9 @@ def write_inputs(folder: pathlib.Path) -> None:
             file["hessian"].attrs.update({f"parameter_{key}": value for key, value in names.items()})
     for k, rows in enumerate((slice(0, 3), slice(3, N))):
         fabricated_file.write(folder / f"part-{k}.h5", matrix[rows], np.ones(N), first_row=rows.start)
-    finished = run([str(PROGRAMS / "hessian_join"), "part-0.h5", "part-1.h5", "-o", "joined.h5"], folder)
-    assert finished.returncode == 0, finished
+    for names in (["part-0.h5", "part-1.h5", "-o", "joined.h5"], ["joined.h5", "-o", "joined again.h5"]):
+        finished = run([str(PROGRAMS / "hessian_join"), *names], folder)
+        assert finished.returncode == 0, finished
     np.save(folder / "v.npy", np.ones(N))
     with h5py.File(folder / "v.h5", "w") as file:
         file["v"] = np.ones(N)

@@ -9,6 +9,7 @@ LAUNCH is mpirun with its options but for the number of ranks.
 import json
 import pathlib
 import shutil
+import subprocess
 
 import h5py
 import numpy as np
@@ -135,6 +136,10 @@ def test_info_names_what_is_damaged(mpi: Tool) -> None:
         finished = info.run(1, "h.h5", "--verify", "--json")
         assert finished.returncode == 1, (some, finished)
         assert json.loads(finished.stdout)["verified"]["sums"]["damaged"] == some, (some, finished.stdout)
+    if shutil.which("h5repack"):  # it makes datasets of the views
+        path.unlink()
+        subprocess.run(["h5repack", "-f", "GZIP=1", str(whole), str(path)], check=True)
+        info.good(1, "h.h5", "--verify")
     for name in STRUCTURE:
         shutil.copy(whole, path)
         damage(path, name)
