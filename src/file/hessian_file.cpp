@@ -484,7 +484,18 @@ std::string file_id(const std::filesystem::path& path) {
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
-  create_copy(path, layout, {blocks_of(layout.matrix.grid), std::nullopt}, replace);
+  NewHessianFile(path, layout, replace).publish();
+}
+
+NewHessianFile::NewHessianFile(std::filesystem::path path, const HessianLayout& layout, bool replace)
+    : name_(std::move(path)), replace_(replace), file_(name_) {
+  const RowLayout rows{blocks_of(layout.matrix.grid), std::nullopt};
+  check_room_for(name_, layout.matrix, rows, replace);
+  lay_out(file_.path(), name_, layout, rows);
+}
+
+void NewHessianFile::publish() {
+  file::publish(file_, name_, replace_);
 }
 
 void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace) {

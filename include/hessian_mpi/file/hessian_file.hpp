@@ -16,6 +16,7 @@
 #include "hessian_mpi/matrix/parameter_index.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::file {
 
@@ -49,6 +50,21 @@ struct HessianLayout {
 /// failure nor a race touches an existing file; with replace, one that exists is replaced at that moment. Throws
 /// InputError: the file exists, the folder doesn't or can't be written to, no room on the disk.
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace);
+
+/// The same for a file that is to take the place of another one later: until publish() it lies beside it. Without that
+/// it is removed.
+class NewHessianFile {
+ public:
+  NewHessianFile(std::filesystem::path path, const HessianLayout& layout, bool replace);
+  /// For the time being.
+  const std::filesystem::path& path() const { return file_.path(); }
+  void publish();
+
+ private:
+  std::filesystem::path name_;
+  bool replace_;
+  system::UnfinishedFile file_;
+};
 
 /// How the rows of a copy lie in its file, and the blocks that they are checked by, which need not be those of a grid.
 struct RowLayout {
