@@ -22,6 +22,7 @@
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/writeback.hpp"
@@ -406,29 +407,25 @@ Converted convert(const ConvertOptions& options, const ranks::Communicator& comm
   const auto source = communicator.together([&] {
     return file::read_layout(options.source, {.all_rows = options.symmetrise || options.triangle, .unpacked = false});
   });
+  file::expect_one_file(options.source, source, communicator);
   auto copy = communicator.together([&] { return copy_of(options, source, communicator); });
+  const file::RowLayout rows{copy.blocks, copy.chunks, options.triangle};
+  communicator.on_root([&] { file::check_room_for(options.output, copy.matrix, rows, options.overwrite); });
+  ranks::expect_one_folder(options.output, communicator);
   // What fails or is stopped leaves nothing, and what was there before as it was.
   std::optional<system::UnfinishedFile> unfinished;
   communicator.on_root([&] {
-    const auto bytes = static_cast<std::uint64_t>(copy.matrix.bytes());
-    file::check_room_for(options.output, copy.chunks ? 0 : options.triangle ? bytes / 2 : bytes, options.overwrite);
     unfinished.emplace(options.output);
     file::create_copy(unfinished->path(),
                       {source.index, copy.matrix, source.dtype, source.value, source.gradient, attributes_of(copy)},
-                      {copy.blocks, copy.chunks, options.triangle}, false);
+                      rows, false);
   });
   copy.file = communicator.from_root(unfinished ? unfinished->path().string() : std::string());
-  try {
-    const auto result = fill(copy, communicator);
-    communicator.on_root([&] { unfinished->publish(options.output, options.overwrite); });
-    return result;
-  } catch (const ranks::AgreedError&) {
-    throw;
-  } catch (...) {  // on this rank alone, which is going to end the others
-    std::error_code ignored;
-    std::filesystem::remove(copy.file, ignored);
-    throw;
-  }
+  // Also by a rank that fails alone, which ends the others.
+  if (!unfinished) unfinished.emplace(copy.file, system::UnfinishedFile::UnderItsName{});
+  const auto result = fill(copy, communicator);
+  communicator.on_root([&] { unfinished->publish(options.output, options.overwrite); });
+  return result;
 }
 
 }  // namespace hessian_mpi::after

@@ -8,6 +8,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/version.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 
 namespace hessian_mpi::after {
 std::filesystem::path name_of_result(const std::filesystem::path& source, const std::string& kind) {
@@ -20,8 +21,9 @@ std::filesystem::path name_of_result(const std::filesystem::path& source, const 
 ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const ResultOrigin& origin,
                        const file::StoredLayout& hessian, std::uint64_t bytes, const ranks::Communicator& communicator)
     : communicator_(communicator), path_(path), replace_(replace) {
+  communicator.on_root([&] { file::check_room_for(path, bytes, replace); });
+  ranks::expect_one_folder(path, communicator);
   communicator.on_root([&] {
-    file::check_room_for(path, bytes, replace);
     file_ = std::make_unique<system::UnfinishedFile>(path);
     system::make_at_once(file_->path(), [&](const std::filesystem::path& in_memory) {
       auto file = hdf5::File::create(in_memory);

@@ -10,9 +10,11 @@
 #include <regex>
 #include <sstream>
 
+#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 
 namespace hessian_mpi::after {
 namespace {
@@ -136,6 +138,12 @@ Vectors read_any(const std::string& name, std::int64_t n) {
 }
 
 }  // namespace
+
+void expect_same_vectors(const std::string& name, const std::vector<double>& numbers,
+                         const ranks::Communicator& communicator) {
+  const auto sum = text(xxh3(numbers.data(), numbers.size() * sizeof(double)));
+  ranks::expect_same_files({{name, sum}}, communicator);
+}
 
 // Names of files may have colons, too.
 std::string file_of_vectors(const std::string& name) {

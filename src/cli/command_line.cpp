@@ -1,6 +1,9 @@
 #include "hessian_mpi/cli/command_line.hpp"
 
+#include <algorithm>
 #include <vector>
+
+#include "hessian_mpi/base/error.hpp"
 
 namespace hessian_mpi::cli {
 namespace {
@@ -35,6 +38,21 @@ std::vector<std::string> words_of(const std::string& command_line) {
   return words;
 }
 
+// Leaves out options that have a value, with it. options: with two hyphens, or one letter with one.
+std::vector<std::string> words_without(const std::vector<std::string>& options, const std::vector<std::string>& words) {
+  std::vector<std::string> kept;
+  bool is_value = false;  // of an option that is left out
+  for (const auto& word : words) {
+    const bool left_out = std::find(options.begin(), options.end(), word) != options.end();
+    const bool with_value = std::any_of(options.begin(), options.end(), [&](const std::string& option) {
+      return option.starts_with("--") ? word.starts_with(option + "=") : word.size() > 2 && word.starts_with(option);
+    });
+    if (!is_value && !left_out && !with_value) kept.push_back(word);
+    is_value = left_out && !is_value;
+  }
+  return kept;
+}
+
 }  // namespace
 
 std::string command_line_of(int argc, const char* const* argv) {
@@ -55,25 +73,17 @@ std::string command_line_to_resume(const std::string& command_line) {
 }
 
 std::string command_line_for_whole(const std::string& command_line_of_part, const std::string& file) {
-  std::string kept;
-  bool is_value = false;  // of an option that is left out
-  for (const auto& word : words_of(command_line_of_part)) {
-    const bool left_out = word == "--rows" || word == "--output" || word == "-o";
-    const bool with_value =
-        word.starts_with("--rows=") || word.starts_with("--output=") || (word.starts_with("-o") && word.size() > 2);
-    if (!is_value && !left_out && !with_value) kept += (kept.empty() ? "" : " ") + word;
-    is_value = left_out && !is_value;
-  }
+  const auto kept = joined(words_without({"--rows", "--output", "-o"}, words_of(command_line_of_part)), " ");
   return command_line_to_resume(kept + " --output " + quoted(file));
 }
 
-std::string options_of_job(const std::string& command_line) {
-  std::string result;
-  const auto words = words_of(command_line);
-  for (auto word = words.begin() + 1; word != words.end(); ++word) {
-    if (*word != "--plan") result += " " + *word;
-  }
-  return result;
+std::string options_of_job(const std::string& command_line, const std::optional<std::string>& of_config) {
+  auto words = words_of(command_line);
+  words.erase(words.begin());
+  std::erase(words, "--plan");
+  if (of_config) words = words_without({"--config"}, words);
+  if (of_config && !of_config->empty()) words.push_back(*of_config);
+  return (words.empty() ? "" : " ") + joined(words, " ");
 }
 
 }  // namespace hessian_mpi::cli

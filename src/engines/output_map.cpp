@@ -48,6 +48,7 @@ std::vector<Tensor> outputs_in(const c10::IValue& value) {
 
 Tensor flat(const std::vector<Tensor>& tensors) {
   std::vector<Tensor> parts;
+  parts.reserve(tensors.size());
   for (const auto& tensor : tensors) parts.push_back(tensor.reshape(-1));
   return torch::cat(parts);
 }

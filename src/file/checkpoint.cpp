@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
-#include "hessian_mpi/file/hessian_file.hpp"
 
 namespace hessian_mpi::file {
 namespace {
@@ -26,11 +25,17 @@ void append_numbers(std::int64_t block, const BlockRecord& record, std::vector<s
 }  // namespace
 
 Checkpoint::Checkpoint(const std::filesystem::path& path, const matrix::BlockGrid& grid,
-                       const std::vector<BlockRecord>& records, const ranks::Communicator& communicator)
-    : path_(path), records_(static_cast<std::size_t>(grid.count())), communicator_(communicator), cost_(expected_cost) {
+                       const std::vector<BlockRecord>& records, const ranks::Communicator& communicator,
+                       std::unique_ptr<NewHessianFile> unfinished)
+    : path_(path),
+      unfinished_(std::move(unfinished)),
+      unfinished_path_(communicator.from_root(unfinished_ ? unfinished_->path().string() : std::string())),
+      records_(static_cast<std::size_t>(grid.count())),
+      communicator_(communicator),
+      cost_(expected_cost) {
   communicator.on_root([&] {
-    marks_.emplace(path, grid);
-    id_ = file_id(path);
+    marks_.emplace(file(), grid);
+    id_ = file_id(file());
   });
   std::vector<std::uint64_t> numbers;
   for (std::size_t b = 0; b < records.size() && communicator.is_root(); ++b) {
@@ -80,8 +85,15 @@ void Checkpoint::take(HessianWriter& writer) {
   communicator_.together([&] {
     if (communicator_.is_root() && !blocks.empty()) mark(blocks);
   });
+  if (!blocks.empty()) publish();
   last_ = Clock::now();
   cost_ = last_ - start;
+}
+
+void Checkpoint::publish() {
+  if (is_published()) return;
+  communicator_.on_root([&] { unfinished_->publish(); });
+  unfinished_path_.clear();
 }
 
 void Checkpoint::forget(const matrix::BlockList& blocks) {

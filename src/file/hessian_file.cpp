@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <set>
 
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -15,6 +16,7 @@
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/raw_file.hpp"
+#include "hessian_mpi/ranks/one_folder.hpp"
 #include "hessian_mpi/system/edit_at_once.hpp"
 #include "hessian_mpi/system/file_size_limit.hpp"
 #include "hessian_mpi/system/node.hpp"
@@ -145,6 +147,10 @@ std::uint64_t bytes_of(const MatrixDataset& dataset, const matrix::MatrixShape& 
   return static_cast<std::uint64_t>(matrix.bytes_of_rows(dataset.rows));
 }
 
+std::uint64_t bytes_of_packed(const matrix::MatrixShape& matrix) {
+  return static_cast<std::uint64_t>(packed_begin(matrix.columns, matrix.columns)) * bytes_of(matrix.storage);
+}
+
 // Writes everything but the rows and takes their space, on the disk.
 void lay_out(const std::filesystem::path& path, const std::filesystem::path& named, const HessianLayout& layout,
              const RowLayout& rows) {
@@ -161,8 +167,8 @@ void lay_out(const std::filesystem::path& path, const std::filesystem::path& nam
       }
       const auto packed = static_cast<std::uint64_t>(packed_begin(matrix.columns, matrix.columns));
       file.create_dataset(dataset.name, type, rows.packed ? std::vector<std::uint64_t>{packed} : dataset.shape);
-      extents.push_back({file.offset_in_file(dataset.name),
-                         rows.packed ? packed * bytes_of(matrix.storage) : bytes_of(dataset, matrix)});
+      extents.push_back(
+          {file.offset_in_file(dataset.name), rows.packed ? bytes_of_packed(matrix) : bytes_of(dataset, matrix)});
     }
     describe(file, layout, rows.blocks, rows.packed);
     if (!rows.packed) create_views(file, layout);
@@ -371,21 +377,38 @@ StoredLayout read_any_layout(const std::filesystem::path& path) {
 
 // Whether what a job makes under that name has the sum that was written.
 bool is_again(const hdf5::RawFile& made, const std::string& name, const std::vector<SumLine>& sums) {
-  try {
-    const auto now = sum_of(made, name);
-    return std::any_of(sums.begin(), sums.end(),
-                       [&](const SumLine& line) { return line.name == name && line.sum == now; });
-  } catch (const RunError&) {
-    return false;  // not of what a job makes
-  }
+  const auto now = sum_of(made, name);
+  return std::any_of(sums.begin(), sums.end(),
+                     [&](const SumLine& line) { return line.name == name && line.sum == now; });
+}
+
+// What the attributes of the matrix are of, and what views are of, in a file that takes no space for it.
+void create_without_rows(hdf5::File& file, const HessianLayout& layout) {
+  const auto* name = matrix_object(layout.matrix.entries);
+  if (layout.matrix.entries != Entries::all) return file.create_group(name);
+  const auto n = static_cast<std::uint64_t>(layout.matrix.columns);
+  const auto rows = static_cast<std::uint64_t>(layout.matrix.grid.part().count());
+  file.create_chunked_dataset(name, hdf5::type_of(layout.matrix.storage), {rows, n}, {1, n});
 }
 
 void put_back(const hdf5::RawFile& from, const std::string& name, hdf5::RawFile& to) {
   const auto at = name.find('@');
-  if (at == std::string::npos) {
+  if (name == group_of_named_blocks) {
+    to.copy_group(from, name);
+  } else if (at == std::string::npos) {
     to.copy_dataset(from, name);
   } else {
     to.copy_attribute(from, name.substr(0, at), name.substr(at + 1));
+  }
+}
+
+// What is wrong with the file is told where it is read.
+std::vector<hdf5::RowsElsewhere> parts_of(const std::filesystem::path& path) {
+  try {
+    const auto file = hdf5::File::open_to_read(path);
+    return file.rows_elsewhere(MatrixDatasets(file).names().front());
+  } catch (const Error&) {
+    return {};
   }
 }
 
@@ -449,18 +472,34 @@ void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool
   expect_allowed(path, bytes);
 }
 
+void check_room_for(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const RowLayout& rows,
+                    bool replace) {
+  const auto bytes = rows.packed ? bytes_of_packed(matrix) : static_cast<std::uint64_t>(matrix.bytes());
+  check_room_for(path, rows.chunks ? 0 : bytes, replace);
+}
+
 std::string file_id(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) return "";
   return hdf5::File::open_untrusted(path).text_attribute("/", "file_id").value_or("");
 }
 
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace) {
-  create_copy(path, layout, {blocks_of(layout.matrix.grid), std::nullopt}, replace);
+  NewHessianFile(path, layout, replace).publish();
+}
+
+NewHessianFile::NewHessianFile(std::filesystem::path path, const HessianLayout& layout, bool replace)
+    : name_(std::move(path)), replace_(replace), file_(name_) {
+  const RowLayout rows{blocks_of(layout.matrix.grid), std::nullopt};
+  check_room_for(name_, layout.matrix, rows, replace);
+  lay_out(file_.path(), name_, layout, rows);
+}
+
+void NewHessianFile::publish() {
+  file::publish(file_, name_, replace_);
 }
 
 void create_copy(const std::filesystem::path& path, const HessianLayout& layout, const RowLayout& rows, bool replace) {
-  const auto bytes = static_cast<std::uint64_t>(layout.matrix.bytes());
-  check_room_for(path, rows.chunks ? 0 : rows.packed ? bytes / 2 : bytes, replace);
+  check_room_for(path, layout.matrix, rows, replace);
   const system::UnfinishedFile file(path);
   lay_out(file.path(), path, layout, rows);
   publish(file, path, replace);
@@ -513,16 +552,16 @@ void retake_space(const std::filesystem::path& path) {
 std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& path) {
   system::expect_regular(path);
   std::vector<std::filesystem::path> files{path};
-  std::vector<hdf5::RowsElsewhere> parts;
-  try {
-    const auto file = hdf5::File::open_to_read(path);
-    parts = file.rows_elsewhere(MatrixDatasets(file).names().front());
-  } catch (const Error&) {
-    return files;  // what is wrong with it is told where it is read
-  }
-  // HDF5 looks for them beside the name that the file is opened by, then beside what a symlink leads to.
-  for (const auto& folder : {system::folder_of(path), system::folder_of(system::target_of(path))}) {
-    for (const auto& part : parts) files.push_back(folder / part.file);
+  std::set<std::filesystem::path> looked_at;
+  for (std::size_t k = 0; k < files.size(); ++k) {  // parts may be joined themselves
+    const auto file = files[k];
+    std::error_code none;
+    const auto full_name = std::filesystem::canonical(file, none);
+    if (!std::filesystem::is_regular_file(full_name, none) || !looked_at.insert(full_name).second) continue;
+    // HDF5 looks for them beside the name that the file is opened by, then beside what a symlink leads to.
+    for (const auto& part : parts_of(file)) {
+      for (const auto& folder : {system::folder_of(file), full_name.parent_path()}) files.push_back(folder / part.file);
+    }
   }
   return files;
 }
@@ -533,6 +572,19 @@ StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed
   auto stored = read_any_layout(path);
   expect(needed, stored, path);
   return stored;
+}
+
+void expect_one_file(const std::filesystem::path& path, const StoredLayout& stored,
+                     const ranks::Communicator& communicator) {
+  const auto sum_of = [](const std::vector<double>& numbers) {
+    return xxh3(numbers.data(), numbers.size() * sizeof(double));
+  };
+  auto content = text(stored.file_id, ' ', sum_of(stored.value), ' ', sum_of(stored.gradient));
+  for (const auto& entry : stored.index.entries()) content += text(' ', entry.name, matrix::text_of_shape(entry.shape));
+  // One that is being written has other marks a moment later.
+  const bool complete = communicator.min(std::int64_t{stored.complete}) != 0;
+  if (complete) content += file::sum_of(stored.blocks);
+  ranks::expect_same_files({{path, content}}, communicator);
 }
 
 void finish_hessian_file(const std::filesystem::path& path, const Attributes& attributes, bool complete) {
@@ -557,17 +609,22 @@ Restored restore_damaged(const std::filesystem::path& path, const HessianLayout&
     again += ".again";  // in memory, as the copy is
     {
       auto file = hdf5::File::create(again);
-      file.create_group(matrix_object(layout.matrix.entries));
+      create_without_rows(file, layout);
       describe(file, layout, blocks_of(layout.matrix.grid));
+      create_views(file, layout);
       file.close();
     }
     const hdf5::RawFile from(again);
     hdf5::RawFile to(copy, hdf5::RawFile::Access::write);
     std::erase_if(result.left, [&](const std::string& name) {
-      if (!is_again(from, name, sums)) return false;
-      put_back(from, name, to);
-      result.back.push_back(name);
-      return true;
+      try {
+        if (!is_again(from, name, sums)) return false;
+        put_back(from, name, to);
+        result.back.push_back(name);
+        return true;
+      } catch (const RunError&) {
+        return false;  // not of what a job makes, or the damage is in the way
+      }
     });
   });
   return result;

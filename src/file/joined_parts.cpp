@@ -1,42 +1,63 @@
 #include "hessian_mpi/file/joined_parts.hpp"
 
 #include <algorithm>
-#include <sstream>
+#include <set>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::file {
 namespace {
 
-std::vector<std::string> lines_of(const std::string& all) {
-  std::vector<std::string> lines;
-  std::istringstream in(all);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
 bool same_rows(const StoredBlock& a, const StoredBlock& b) {
   return a.rows == b.rows && a.record.checksum == b.record.checksum && a.record.on_disk == b.record.on_disk;
 }
 
 // What is wrong with it; nothing where it is the part that was joined. id: of that, empty where it had none.
-std::string fault_of(const std::filesystem::path& part, const std::string& id, const std::vector<StoredBlock>& joined) {
-  try {
-    const auto file = hdf5::File::open_untrusted(part);
-    const auto found = file.text_attribute("/", "file_id").value_or("");
-    if (!id.empty() && found != id) {
-      return text("is another file than the one that was joined: its id is ", found.empty() ? "none" : found, ", not ",
-                  id);
+std::string fault_of(const hdf5::File& part, const std::string& id, const std::vector<StoredBlock>& joined) {
+  const auto found = part.text_attribute("/", "file_id").value_or("");
+  if (!id.empty() && found != id) {
+    return text("is another file than the one that was joined: its id is ", found.empty() ? "none" : found, ", not ",
+                id);
+  }
+  const auto blocks = read_blocks(part);
+  if (std::equal(blocks.begin(), blocks.end(), joined.begin(), joined.end(), same_rows)) return "";
+  return "has other rows than those that were joined";
+}
+
+// Adds the wrong parts of a file, and of its parts that are joined themselves. folder: of that file, as seen from the
+// first one. looked_at: files whose parts were, by their full names, so that those which refer to each other end.
+void add_wrong_parts(const hdf5::File& joined, const std::filesystem::path& folder,
+                     std::set<std::filesystem::path>& looked_at, std::vector<WrongPart>& wrong) {
+  std::error_code none;
+  if (!looked_at.insert(std::filesystem::canonical(joined.path(), none)).second) return;
+  if (entries_in(joined) != Entries::all) return;
+  const auto parts = joined.rows_elsewhere(matrix_object(Entries::all));
+  if (parts.empty()) return;
+  const auto ids = split_lines(joined.text_attribute("/", "part_file_ids").value_or(""));
+  const auto blocks = read_blocks(joined);
+  for (std::size_t k = 0; k < parts.size(); ++k) {
+    const auto& name = parts[k].file;
+    const auto place = place_of_part(joined.path(), name);
+    if (!std::filesystem::exists(place)) {
+      wrong.push_back({folder / name, "is not there", true});
+      continue;
     }
-    const auto blocks = read_blocks(file);
-    if (!std::equal(blocks.begin(), blocks.end(), joined.begin(), joined.end(), same_rows)) {
-      return "has other rows than those that were joined";
+    std::vector<StoredBlock> of_part;
+    std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(of_part), [&](const StoredBlock& block) {
+      const auto begin = static_cast<std::uint64_t>(block.rows.begin);
+      return parts[k].begin <= begin && begin < parts[k].end;
+    });
+    try {
+      const auto part = hdf5::File::open_untrusted(place);
+      const auto fault = fault_of(part, k < ids.size() ? ids[k] : "", of_part);
+      if (!fault.empty()) wrong.push_back({folder / name, fault});
+      add_wrong_parts(part, folder / name.parent_path(), looked_at, wrong);
+    } catch (const Error& error) {
+      wrong.push_back({folder / name, text("is damaged, or no part: ", error.what())});
     }
-    return "";
-  } catch (const Error& error) {
-    return text("is damaged, or no part: ", error.what());
   }
 }
 
@@ -51,25 +72,8 @@ std::filesystem::path place_of_part(const std::filesystem::path& joined, const s
 
 std::vector<WrongPart> wrong_parts_of(const hdf5::File& joined) {
   std::vector<WrongPart> wrong;
-  if (entries_in(joined) != Entries::all) return wrong;
-  const auto parts = joined.rows_elsewhere(matrix_object(Entries::all));
-  if (parts.empty()) return wrong;
-  const auto ids = lines_of(joined.text_attribute("/", "part_file_ids").value_or(""));
-  const auto blocks = read_blocks(joined);
-  for (std::size_t k = 0; k < parts.size(); ++k) {
-    const auto place = place_of_part(joined.path(), parts[k].file);
-    if (!std::filesystem::exists(place)) {
-      wrong.push_back({parts[k].file, "is not there", true});
-      continue;
-    }
-    std::vector<StoredBlock> of_part;
-    std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(of_part), [&](const StoredBlock& block) {
-      const auto begin = static_cast<std::uint64_t>(block.rows.begin);
-      return parts[k].begin <= begin && begin < parts[k].end;
-    });
-    const auto fault = fault_of(place, k < ids.size() ? ids[k] : "", of_part);
-    if (!fault.empty()) wrong.push_back({parts[k].file, fault});
-  }
+  std::set<std::filesystem::path> looked_at;
+  add_wrong_parts(joined, "", looked_at, wrong);
   return wrong;
 }
 

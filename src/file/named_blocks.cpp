@@ -7,10 +7,6 @@
 namespace hessian_mpi::file {
 namespace {
 
-// A name behind /hessian's: h5repack copies in the order of names, and that of HDF5 1.10 crashes where a view comes
-// before what it is a view of.
-constexpr const char* group_of_all = "/named_blocks";
-
 hdf5::View view_of_block(const std::string& group, const matrix::ParameterEntry& row,
                          const matrix::ParameterEntry& column) {
   return {text(group, '/', link_name(column.name)),
@@ -38,11 +34,11 @@ std::string link_name(const std::string& parameter) {
 
 void create_named_blocks(hdf5::File& file, const matrix::ParameterIndex& index) {
   const bool all = index.entries().size() <= most_parameters_with_all_blocks;
-  file.create_group(group_of_all);
+  file.create_group(group_of_named_blocks);
   std::vector<hdf5::View> views;
   for (const auto& row : index.entries()) {
     if (row.size == 0) continue;
-    const auto group = text(group_of_all, '/', link_name(row.name));
+    const auto group = text(group_of_named_blocks, '/', link_name(row.name));
     file.create_group(group);
     for (const auto& column : index.entries()) {
       if (column.size > 0 && (all || &column == &row)) views.push_back(view_of_block(group, row, column));

@@ -13,6 +13,10 @@ namespace hessian_mpi::file {
 /// tenth of a millisecond and 500 bytes when the file is made.
 constexpr std::size_t most_parameters_with_all_blocks = 32;
 
+/// A name behind /hessian's: h5repack copies in the order of names, and that of HDF5 1.10 crashes where a view comes
+/// before what it is a view of.
+inline constexpr const char* group_of_named_blocks = "/named_blocks";
+
 /// Makes the group /named_blocks in a new file with the dataset /hessian of all rows: /named_blocks/ROW/COLUMN is the
 /// block of two parameters, two-dimensional, both flattened. It is a view: its numbers are those of /hessian, read
 /// where they lie, also while they are being written. Parameters without elements have no blocks. Throws RunError.

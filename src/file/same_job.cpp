@@ -5,10 +5,10 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
-#include <sstream>
 #include <string_view>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 
 namespace hessian_mpi::file {
 namespace {
@@ -87,9 +87,8 @@ double relative_difference(const std::vector<double>& a, const std::vector<doubl
 std::string ways_of(const Attributes& attributes) {
   const auto* lines = find_attribute<std::string>(attributes, "parameter_methods");
   if (lines == nullptr) return "not";
-  std::istringstream in(*lines);
   std::string ways;
-  for (std::string line; std::getline(in, line);) {
+  for (auto line : split_lines(*lines)) {
     constexpr std::string_view by_rows = ": rows, ";
     const auto reason = line.find(by_rows);
     if (reason != std::string::npos) line.resize(reason + by_rows.size() - 2);

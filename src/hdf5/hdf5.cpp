@@ -326,6 +326,42 @@ Handle open_any_attribute(hid_t file, const std::string& object, const std::stri
           closer<H5Aclose>};
 }
 
+// The members of a group, in the order of their names.
+std::vector<std::string> members_of(hid_t file, const std::string& group, const std::filesystem::path& path) {
+  const SilentErrors silent;
+  std::vector<std::string> names;
+  check(H5Literate_by_name(file, group.c_str(), H5_INDEX_NAME, H5_ITER_INC, nullptr, append_name, &names, H5P_DEFAULT),
+        "list '", group, "' of '", path.string(), "'");
+  return names;
+}
+
+// The text of a view's source, which get() gives.
+template <class Get>
+std::string source_text(hid_t layout, const Get& get, const std::string& view) {
+  const auto length = check(get(layout, 0, nullptr, 0), "get the source of '", view, "'");
+  std::string name(static_cast<std::size_t>(length), '\0');
+  check(get(layout, 0, name.data(), name.size() + 1), "get the source of '", view, "'");
+  return name;
+}
+
+// "FILE DATASET row column rows columns"; nothing of a dataset with numbers of its own.
+std::optional<std::string> text_of_view(hid_t file, const std::string& name, const std::filesystem::path& path) {
+  const Handle dataset = open_dataset(file, name, path);
+  const Handle layout(check(H5Dget_create_plist(dataset.id()), "get the layout of '", name, "'"), closer<H5Pclose>);
+  std::size_t sources = 0;
+  if (H5Pget_layout(layout.id()) != H5D_VIRTUAL) return std::nullopt;
+  check(H5Pget_virtual_count(layout.id(), &sources), "count the sources of '", name, "'");
+  if (sources != 1) throw RunError(text("'", name, "' of '", path.string(), "' is no view"));
+  const Handle tile(check(H5Pget_virtual_srcspace(layout.id(), 0), "get the source of '", name, "'"), closer<H5Sclose>);
+  if (H5Sget_simple_extent_ndims(tile.id()) != 2) throw RunError(text("'", name, "' is a view of no matrix"));
+  std::array<hsize_t, 2> first{};
+  std::array<hsize_t, 2> last{};
+  check(H5Sget_select_bounds(tile.id(), first.data(), last.data()), "get the tile of '", name, "'");
+  return text(source_text(layout.id(), H5Pget_virtual_filename, name), ' ',
+              source_text(layout.id(), H5Pget_virtual_dsetname, name), ' ', first[0], ' ', first[1], ' ',
+              last[0] - first[0] + 1, ' ', last[1] - first[1] + 1);
+}
+
 }  // namespace
 
 Handle::Handle(Handle&& other) noexcept
@@ -370,6 +406,10 @@ File File::open_untrusted(const std::filesystem::path& path) {
   const SilentErrors silent;
   const Handle access = file_access();
   const unsigned flags = H5F_ACC_RDONLY | H5F_ACC_SWMR_READ;
+  // Of metadata whose checksum is wrong, with pauses from a nanosecond on, each twice the last: 2 ms in all, where the
+  // library's 100 have no end.
+  constexpr unsigned attempts = 20;
+  check(H5Pset_metadata_read_attempts(access.id(), attempts), "choose how often metadata is read");
   return {path,
           Handle(check(H5Fopen(path.c_str(), flags, access.id()), "open '", path.string(), "'"), closer<H5Fclose>)};
 }
@@ -407,12 +447,7 @@ bool File::is_group(const std::string& object) const {
 }
 
 std::vector<std::string> File::members(const std::string& group) const {
-  const SilentErrors silent;
-  std::vector<std::string> names;
-  check(H5Literate_by_name(file_.id(), group.c_str(), H5_INDEX_NAME, H5_ITER_INC, nullptr, append_name, &names,
-                           H5P_DEFAULT),
-        "list '", group, "' of '", path_.string(), "'");
-  return names;
+  return members_of(file_.id(), group, path_);
 }
 
 Type File::type(const std::string& name) const {
@@ -755,6 +790,40 @@ std::vector<char> RawFile::attribute(const std::string& object, const std::strin
     bytes.push_back('\0');
   }
   return bytes;
+}
+
+std::optional<std::vector<char>> RawFile::views(const std::string& group) const {
+  std::string lines;
+  const auto members = [&](const std::string& of) {
+    auto names = members_of(file_.id(), of, path_);
+    for (const auto& name : names) {
+      H5L_info_t link{};
+      check(H5Lget_info(file_.id(), text(of, '/', name).c_str(), &link, H5P_DEFAULT), "look at '", name, "'");
+      if (link.type != H5L_TYPE_HARD) throw RunError(text("'", of, '/', name, "' is a link"));
+    }
+    return names;
+  };
+  for (const auto& row : members(group)) {
+    for (const auto& column : members(text(group, '/', row))) {
+      const auto view = text(row, '/', column);
+      const auto source = text_of_view(file_.id(), text(group, '/', view), path_);
+      if (!source) return std::nullopt;
+      lines += text(view, ' ', *source, '\n');
+    }
+  }
+  return std::vector<char>(lines.begin(), lines.end());
+}
+
+void RawFile::copy_group(const RawFile& from, const std::string& name) {
+  const SilentErrors silent;
+  if (H5Lexists(file_.id(), name.c_str(), H5P_DEFAULT) > 0) {
+    // As if it had another link, so that the library does not look into what may be damaged: its space stays taken.
+    const Handle old(check(H5Oopen(file_.id(), name.c_str(), H5P_DEFAULT), "open '", name, "'"), closer<H5Oclose>);
+    check(H5Oincr_refcount(old.id()), "keep the space of '", name, "'");
+    check(H5Ldelete(file_.id(), name.c_str(), H5P_DEFAULT), "remove '", name, "' of '", path_.string(), "'");
+  }
+  check(H5Ocopy(from.file_.id(), name.c_str(), file_.id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), "copy '", name,
+        "' to '", path_.string(), "'");
 }
 
 void RawFile::copy_dataset(const RawFile& from, const std::string& name) {

@@ -132,6 +132,7 @@ c10::IValue value_of(const std::vector<torch::Tensor>& targets) {
   if (targets.empty()) return {};
   if (targets.size() == 1) return targets.front();
   std::vector<c10::IValue> copies;  // a scripted loss may write into them
+  copies.reserve(targets.size());
   for (const auto& tensor : targets) copies.emplace_back(tensor.clone());
   return c10::ivalue::Tuple::create(std::move(copies));
 }
@@ -306,10 +307,10 @@ std::vector<double> Problem::flat_parameters() const {
 
 void Problem::set_parameters(const std::vector<double>& theta) {
   const torch::NoGradGuard values_only;
+  const auto flat = torch::tensor(theta, torch::kFloat64);
   for (std::size_t p = 0; p < parameters_.size(); ++p) {
     const auto& entry = index_.entries()[p];
-    const auto slice = torch::from_blob(const_cast<double*>(theta.data()) + entry.offset, entry.shape, torch::kFloat64);
-    parameters_[p].copy_(slice);
+    parameters_[p].copy_(flat.narrow(0, entry.offset, entry.size).reshape(entry.shape));
   }
 }
 

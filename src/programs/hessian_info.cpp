@@ -152,6 +152,7 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
     }
     return found;
   });
+  file::expect_one_file(options.file, report.stored, world);
   const bool lost = report.storage.lacks_parts();
   if (options.norms && !lost) report.figures = read_figures(report, world);
   if (options.verify && !lost) report.check = verify(report, world);

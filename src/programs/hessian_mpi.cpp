@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <memory>
 #include <numeric>
-#include <sstream>
 #include <utility>
 
+#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
@@ -123,22 +125,31 @@ run::Resumed find_in_file(const run::Job& job, const file::HessianLayout& layout
   return found;
 }
 
-// Collective. Each rank reads back which file it sees behind the output's name.
-void expect_one_file(const std::filesystem::path& output, const ranks::Communicator& world) {
-  std::string id;
-  world.on_root([&] { id = file::file_id(output); });
-  id = world.from_root(id);
-  world.together([&] {
-    if (std::filesystem::exists(output) && file::file_id(output) == id) return;
-    throw InputError(
-        text("'", output.string(), "' is not the file here that it is on rank 0: name one that all hosts ", "share"));
-  });
+// Collective. Ranks that were started in other folders may read other files under the same names.
+void expect_same_inputs(const run::Options& options, const ranks::Communicator& world) {
+  if (world.size() == 1) return;
+  const auto sum_if_readable = [](const std::filesystem::path& path) -> std::string {
+    try {
+      return sha256_of_file(path);
+    } catch (const InputError&) {
+      return "";  // what is wrong with it is told where it is read
+    }
+  };
+  std::vector<ranks::SeenFile> seen;
+  for (const auto& input : options.files().inputs) seen.push_back({input, sum_if_readable(input)});
+  ranks::expect_same_files(seen, world);
 }
 
-// Collective. Makes the file with all but its rows, or finds what an earlier run has left in it; on root.
-run::Resumed open_file(const run::Job& job, bool resuming, const Examined& examined, int threads,
-                       const ranks::Communicator& world) {
+// On root.
+struct OpenedFile {
   run::Resumed found;
+  std::unique_ptr<file::NewHessianFile> unfinished;  // where it is to take the place of another one later
+};
+
+// Collective. Makes the file with all but its rows, or finds what an earlier run has left in it.
+OpenedFile open_file(const run::Job& job, bool resuming, const Examined& examined, int threads,
+                     const ranks::Communicator& world) {
+  OpenedFile opened;
   world.on_root([&] {
     const run::MethodOfRows method{run::name_of_method(job), run::lines_of_methods(job), run::accumulation(job),
                                    joined(examined.cures, "\n")};
@@ -148,14 +159,15 @@ run::Resumed open_file(const run::Job& job, bool resuming, const Examined& exami
     const file::HessianLayout layout{job.problem.index(),     job.matrix, job.problem.precision(), theta,
                                      examined.point.gradient, attributes};
     if (resuming) {
-      found = find_in_file(job, layout);
+      opened.found = find_in_file(job, layout);
+    } else if (job.options.overwrite && std::filesystem::exists(job.options.output)) {
+      opened.unfinished = std::make_unique<file::NewHessianFile>(job.options.output, layout, true);
     } else {
       file::create_hessian_file(job.options.output, layout, job.options.overwrite);
     }
   });
-  for (const auto& warning : found.warnings) warn(world, warning);
-  expect_one_file(job.options.output, world);
-  return found;
+  for (const auto& warning : opened.found.warnings) warn(world, warning);
+  return opened;
 }
 
 // Collective. Reads the blocks of earlier runs and takes back the marks of those that are not what was written.
@@ -186,6 +198,10 @@ void resumably(const run::Job& job, const file::Checkpoint& checkpoint, Action&&
   try {
     std::forward<Action>(action)();
   } catch (const ranks::AgreedError& error) {
+    if (!checkpoint.is_published() && !ranks::is_stop(error)) {
+      throw ranks::AgreedError(error.code(),
+                               text(error.what(), "\n  '", job.options.output.string(), "' is left as it was"));
+    }
     const auto state = text_of_state(checkpoint);
     throw ranks::AgreedError(error.code(), ranks::is_stop(error)
                                                ? text(error.what(), ": ", state)
@@ -235,10 +251,9 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
   // Checks derive the gradient again, in float64 too, and some rows.
   const double serial = seconds.load + 3 * seconds.gradient + job.options.check_rows * figures.double_backward_row;
   std::vector<std::string> ways;
-  std::istringstream lines(run::lines_of_methods(job));
-  for (std::string line; std::getline(lines, line);) ways.push_back(printable(line));
+  for (const auto& line : split_lines(run::lines_of_methods(job))) ways.push_back(printable(line));
   print(std::cout, run::Forecast{figures, serial, memory_of_rank, world.size(), threads,
-                                 cli::options_of_job(job.options.command_line), ways});
+                                 cli::options_of_job(job.options.command_line, job.options.options_beside_plan), ways});
 }
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
@@ -248,9 +263,9 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
   run::Assembled own;
   resumably(job, checkpoint, [&] {
     Stopwatch preparing;
-    assembly.prepare(job.options.output, checkpoint.records(), memory.columns, stop);
+    assembly.prepare([&] { return checkpoint.file(); }, checkpoint.records(), memory.columns, stop);
     const double prepared = preparing.lap();
-    file::HessianWriter writer(job.options.output, job.matrix, world);
+    file::HessianWriter writer(checkpoint.file(), job.matrix, world);
     if (assembly.reads_back()) writer.keep_pages();
     auto progress = progress_of(job, assembly.shares(), world);
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
@@ -280,6 +295,25 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
   refuse_nonfinite_rows(own, job.problem.index(), world);
 }
 
+// Collective. All of that. Returns which blocks each rank has computed, in turn.
+std::vector<matrix::SharedBlocks> compute_rows(const run::Job& job, std::uint64_t memory_of_rank,
+                                               file::Checkpoint& checkpoint, const ranks::StopPoint& stop,
+                                               const ranks::Communicator& world, run::StageSeconds& seconds) {
+  try {
+    Stopwatch watch;
+    const auto engine = run::unfactored_rows_engine(job, world, stop);
+    auto assembly = run::assembly_of(job, checkpoint.missing(), *engine, world);
+    const auto memory = world.together([&] { return run::memory_for(job, assembly, memory_of_rank); });
+    const double making_factors = watch.lap();
+    fill_file(job, assembly, memory, checkpoint, stop, world, seconds);
+    seconds.rows += making_factors;
+    return assembly.shares();
+  } catch (const ranks::AgreedError& error) {
+    if (ranks::is_stop(error)) checkpoint.publish();  // it is gone on with under its name
+    throw;
+  }
+}
+
 double largest_of(const std::vector<file::BlockRecord>& records) {
   double largest = 0;
   for (const auto& record : records) largest = std::max(largest, record.largest);
@@ -290,9 +324,11 @@ double largest_of(const std::vector<file::BlockRecord>& records) {
 // have marked, read back first where the user asks for it. Nothing to compute in a file that is complete: no value.
 std::optional<file::Checkpoint> begin_or_resume(const run::Job& job, bool resuming, const Examined& examined,
                                                 int threads, const ranks::Communicator& world) {
-  const auto found = open_file(job, resuming, examined, threads, world);
+  auto [found, unfinished] = open_file(job, resuming, examined, threads, world);
   std::optional<file::Checkpoint> checkpoint;
-  checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world);
+  checkpoint.emplace(job.options.output, job.matrix.grid, found.records, world, std::move(unfinished));
+  const auto id = world.together([&] { return file::file_id(checkpoint->file()); });
+  ranks::expect_same_files({{checkpoint->file(), id}}, world);
   if (!resuming) return checkpoint;
   const bool complete = world.max(std::int64_t{found.complete}) != 0;
   if (job.options.verify == Verify::all) distrust_earlier_blocks(job, complete, *checkpoint, world);
@@ -344,8 +380,9 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
                                                   options.output.string(), "' is kept for a look, with complete = 0"));
 }
 
-// Collective. The table of contents of a run.
-ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, const ranks::Communicator& world) {
+// Collective. The table of contents of a run. begun: whether it has come so far that there is something to go on with.
+ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, const ranks::Communicator& world,
+                   bool& begun) {
   Stopwatch total;
   Stopwatch stage;
   run::StageSeconds seconds;
@@ -384,26 +421,25 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
     return ExitCode::complete;
   }
 
+  begun = true;
   auto checkpoint = begin_or_resume(job, resuming, examined, resources.threads, world);
   if (!checkpoint) return ExitCode::complete;
   seconds.create = stage.lap();
-
-  const auto engine = run::unfactored_rows_engine(job, world, stop);
-  auto assembly = run::assembly_of(job, checkpoint->missing(), *engine, world);
-  const auto memory = world.together([&] { return run::memory_for(job, assembly, resources.memory); });
-  const double making_factors = stage.lap();
-  fill_file(job, assembly, memory, *checkpoint, stop, world, seconds);
-  seconds.rows += making_factors;
-  return finish_file(job, *checkpoint, assembly.shares(), examined.point, stop, world, seconds, total);
+  const auto written = compute_rows(job, resources.memory, *checkpoint, stop, world, seconds);
+  return finish_file(job, *checkpoint, written, examined.point, stop, world, seconds, total);
 }
 
 // Collective. A job that is asked to stop says how to go on.
 ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ranks::Communicator& world) {
+  expect_same_inputs(options, world);
+  bool begun = false;
   try {
-    return make_file(options, stop, world);
+    return make_file(options, stop, world, begun);
   } catch (const ranks::AgreedError& error) {
     if (!ranks::is_stop(error)) throw;
-    throw ranks::AgreedError(error.code(), text(error.what(), "; ", text_of_resume(options)));
+    const bool old_file = options.overwrite && !begun;
+    throw ranks::AgreedError(error.code(),
+                             text(error.what(), "; ", old_file ? "begin again" : text_of_resume(options)));
   }
 }
 

@@ -166,7 +166,9 @@ std::string text_of_overflows(const MultiplyOptions& options, const file::Stored
 
 ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
   const auto hessian = world.together([&] { return file::read_layout(options.file); });
+  file::expect_one_file(options.file, hessian, world);
   const auto vectors = world.together([&] { return vectors_of(options, hessian); });
+  if (!options.vectors.empty()) after::expect_same_vectors(options.vectors, vectors.numbers, world);
   const auto n = hessian.matrix.columns;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi product", options.file, options.command_line}, hessian,

@@ -17,6 +17,7 @@ import platform
 import re
 import stat
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 
@@ -909,12 +910,31 @@ def draw(panels: list, output: pathlib.Path, options: argparse.Namespace, comman
         left += panel.width + gap
     suffix = output.suffix[1:].lower()
     key = {"png": "Comment", "pdf": "Subject", "svg": "Description"}[suffix]
+    picture = io.BytesIO()
     if suffix == "png" and options.palette:
         with io.BytesIO() as png:
             figure.savefig(png, dpi=options.dpi)
-            Image.open(png).convert("RGB").quantize(min(options.palette, 256), kmeans=1, dither=Image.Dither.NONE).save(output, optimize=True)
+            few = Image.open(png).convert("RGB").quantize(min(options.palette, 256), kmeans=1, dither=Image.Dither.NONE)
+            few.save(picture, "png", optimize=True)
     else:
-        figure.savefig(output, dpi=options.dpi, metadata={key: command_line})
+        figure.savefig(picture, format=suffix, dpi=options.dpi, metadata={key: command_line})
+    publish(picture.getvalue(), output)
+
+
+def publish(content: bytes, output: pathlib.Path) -> None:
+    """What fails or is stopped leaves the file that was there, and nothing else."""
+    target = pathlib.Path(os.path.realpath(output))
+    unfinished = target.with_name(f".{target.name}.new-{os.getpid()}")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        raise OSError(f"'{output}' could not be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def progress_line(fraction: float) -> None:
@@ -943,8 +963,12 @@ def check_output(output: pathlib.Path, inputs: list[pathlib.Path]) -> None:
     folder = pathlib.Path(os.path.realpath(output)).parent
     if not folder.is_dir():
         raise InputError(f"--output '{output}': the folder '{folder}' does not exist")
-    if not os.access(output if output.exists() else folder, os.W_OK):
+    if output.exists() and not os.access(output, os.W_OK):
         raise InputError(f"--output '{output}' cannot be written")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"no file can be made in the folder '{folder}' of --output: {error.strerror}") from None
 
 
 def plot(options: argparse.Namespace, command_line: str) -> str:

@@ -250,6 +250,7 @@ ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
   const auto opened = open_matrix(options, world);
   const auto& hessian = opened.hessian;
   const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
+  if (options.right_sides) after::expect_same_vectors(*options.right_sides, work.right_sides, world);
   const auto solver = world.together([&] { return plan(work, opened.memory); });
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(options.output, options.overwrite,

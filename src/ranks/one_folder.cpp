@@ -21,12 +21,16 @@ std::string first_line_of(const std::filesystem::path& path) {
   return line;
 }
 
+std::filesystem::path folder_in_full(const std::filesystem::path& path) {
+  return std::filesystem::absolute(path).lexically_normal().parent_path();
+}
+
 }  // namespace
 
 void expect_one_folder(const std::filesystem::path& path, const Communicator& communicator) {
   const auto target = communicator.together([&] { return system::target_of(path); });
   const auto folder = system::folder_of(target);
-  const auto here = std::filesystem::absolute(target).lexically_normal().parent_path().string();
+  const auto here = folder_in_full(target).string();
   std::optional<system::UnfinishedFile> probe;
   std::string id;
   communicator.on_root([&] {
@@ -44,6 +48,25 @@ void expect_one_folder(const std::filesystem::path& path, const Communicator& co
     throw InputError(text("'", path.string(), "' lies in the folder '", here, "' here, which is not the folder '",
                           at_root, "' that rank 0 on ", host, " writes to: start all ranks in one folder, or name the ",
                           "output by an absolute path, on a file system that all hosts share"));
+  });
+}
+
+void expect_same_files(const std::vector<SeenFile>& files, const Communicator& communicator) {
+  const auto host = communicator.from_root(communicator.host());
+  const auto count = static_cast<std::size_t>(communicator.max(static_cast<std::int64_t>(files.size())));
+  std::string wrong;
+  for (std::size_t k = 0; k < count; ++k) {
+    const auto& [path, content] = k < files.size() ? files[k] : SeenFile{".", ""};
+    const auto folder = folder_in_full(path).string();
+    const auto content_at_root = communicator.from_root(content);
+    const auto folder_at_root = communicator.from_root(folder);
+    if (content == content_at_root || !wrong.empty()) continue;
+    wrong = text("'", path.string(), "', in the folder '", folder, "' here, is not the file that rank 0 on ", host,
+                 " reads, in the folder '", folder_at_root, "': start all ranks in one folder, or name files by ",
+                 "absolute paths, on a file system that all hosts share");
+  }
+  communicator.together([&] {
+    if (!wrong.empty()) throw InputError(wrong);
   });
 }
 

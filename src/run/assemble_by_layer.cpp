@@ -307,7 +307,7 @@ void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
   }
   std::optional<file::HessianReader> reader;
   const auto read = [&](const Rows& some, const Rows& columns, char* numbers) {
-    if (!reader) reader.emplace(file_);
+    if (!reader) reader.emplace(file_());
     reader->read(some, columns, matrix_.storage, numbers);
   };
   step.columns->exchange(rows, read, communicator_);
@@ -348,7 +348,7 @@ void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, s
     if (columns_in_file_) {
       note_in_file(some, columns_after(s));
     } else {
-      if (!reader) reader.emplace(file_);
+      if (!reader) reader.emplace(file_());
       numbers.resize(static_cast<std::size_t>(matrix_.bytes_of_rows(some)));
       reader->read(some, {0, matrix_.columns}, matrix_.storage, numbers.data());
       note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
@@ -358,8 +358,8 @@ void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, s
   ranks::together_until_done(mine.size(), take, stop, communicator_);
 }
 
-void LayeredAssembly::prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records,
-                              std::uint64_t memory, const ranks::StopPoint& stop) {
+void LayeredAssembly::prepare(const FilePath& file, const std::vector<file::BlockRecord>& records, std::uint64_t memory,
+                              const ranks::StopPoint& stop) {
   file_ = file;
   choose_rounds(memory);
   for (std::size_t s = 0; s < steps_.size(); ++s) {

@@ -93,7 +93,9 @@ po::parsed_options parse_command_line(int argc, const char* const* argv, const p
 }
 
 // What the command line has wins, over its alternative in the file too: so --resume goes on with what overwrites.
-void store_config_file(const std::string& name, const po::options_description& all, po::variables_map& given) {
+// Returns the options that the file adds, as words of a command line.
+std::vector<std::string> store_config_file(const std::string& name, const po::options_description& all,
+                                           po::variables_map& given) {
   try {
     system::expect_regular(name);
   } catch (const InputError& error) {
@@ -107,7 +109,16 @@ void store_config_file(const std::string& name, const po::options_description& a
       const std::string beaten = words_of(given, first) ? second : words_of(given, second) ? first : "";
       std::erase_if(parsed.options, [&](const auto& option) { return option.string_key == beaten; });
     }
+    std::erase_if(parsed.options, [&](const auto& option) { return words_of(given, option.string_key).has_value(); });
     po::store(parsed, given);
+    std::vector<std::string> added;
+    for (const auto& option : parsed.options) {
+      const auto words = words_of(given, option.string_key);
+      if (!words) continue;  // a flag that is false
+      added.push_back("--" + option.string_key);
+      added.insert(added.end(), words->begin(), words->end());
+    }
+    return added;
   } catch (const po::error& error) {
     throw InputError(text("--config '", name, "': ", error.what()));
   }
@@ -123,7 +134,8 @@ Options parsed(int argc, const char* const* argv) {
   } catch (const po::error& error) {
     throw InputError(text(error.what(), ": see hessian_mpi --help"));
   }
-  if (given.count("config") != 0) store_config_file(given["config"].as<std::string>(), all, given);
+  std::vector<std::string> of_config;
+  if (given.count("config") != 0) of_config = store_config_file(given["config"].as<std::string>(), all, given);
   Options options;
   options.help = words_of(given, "help").has_value();
   options.version = words_of(given, "version").has_value();
@@ -131,6 +143,12 @@ Options parsed(int argc, const char* const* argv) {
   options = options_from(given);
   check_consistency(options);
   options.command_line = cli::command_line_of(argc, argv);
+  if (std::erase(of_config, "--plan") > 0) {
+    std::vector<const char*> words;
+    words.reserve(of_config.size());
+    for (const auto& word : of_config) words.push_back(word.c_str());
+    options.options_beside_plan = cli::command_line_of(static_cast<int>(words.size()), words.data());
+  }
   return options;
 }
 
@@ -139,7 +157,7 @@ Options parsed(int argc, const char* const* argv) {
 // A loss is the name of one or a file; options of a loss may be files: weight=@FILE.
 system::UsedFiles Options::files() const {
   system::UsedFiles used{{}, plan ? std::nullopt : std::optional(output)};
-  for (const auto& file : {model, data, config}) {
+  for (const auto& file : {config, model, data}) {
     if (file) used.inputs.push_back(*file);
   }
   std::error_code ignored;

@@ -125,6 +125,23 @@ TEST_F(Join, CopiesTheRowsWhereAsked) {
   EXPECT_EQ(files(), 1U);
 }
 
+TEST_F(Join, OfAJoinIsRefusedWhereAPartOfItsPartIsAnother) {
+  write_part("a.h5", {0, 13});
+  write_part("b.h5", {13, 60});
+  join({"a.h5", "b.h5"});
+  std::filesystem::rename(path("whole.h5"), path("joined.h5"));
+  join({"joined.h5"});
+  expect_whole();
+  std::filesystem::rename(path("b.h5"), path("kept.h5"));
+  expect_input_error([&] { file::read_layout(path("whole.h5")); }, {"the part 'b.h5'", "is not there"});
+  PartJob other;
+  other.scale = 2;
+  write_part("b.h5", {13, 60}, other);
+  expect_input_error([&] { file::read_layout(path("whole.h5")); }, {"the part 'b.h5'", "another file"});
+  std::filesystem::rename(path("kept.h5"), path("b.h5"));
+  expect_whole();
+}
+
 TEST_F(Join, CarriesTheWorstFiguresOfTheParts) {
   write_part("a.h5", {0, 30});
   write_part("b.h5", {30, 60});

@@ -60,7 +60,7 @@ nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   Stopwatch watch;
   const auto unfactored = run::single_rows_engine(job);
   auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
-  assembly.prepare("", std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), memory_of_columns,
+  assembly.prepare({}, std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), memory_of_columns,
                    never);
   const auto compute_share = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
     world.together([&] { compute(engine, blocks.of_rank(world.rank()), matrix); });

@@ -8,6 +8,11 @@ namespace {
 TEST(OptionsOfJob, AreThoseOfItsCommandLineWithoutThePlan) {
   EXPECT_EQ(options_of_job("hessian_mpi --model net.pt --plan --dtype float64"), " --model net.pt --dtype float64");
   EXPECT_EQ(options_of_job("hessian_mpi --plan"), "");
+  EXPECT_EQ(options_of_job("hessian_mpi --config a.conf --plan"), " --config a.conf");
+  for (const auto* line : {"hessian_mpi --config a.conf --seed 1", "hessian_mpi --config=a.conf --seed 1"}) {
+    EXPECT_EQ(options_of_job(line, "--l2 2"), " --seed 1 --l2 2");
+    EXPECT_EQ(options_of_job(line, ""), " --seed 1");
+  }
 }
 
 TEST(CommandLineToResume, ResumesOnceAndOverwritesNothing) {

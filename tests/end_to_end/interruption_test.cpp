@@ -466,6 +466,8 @@ TEST(Fault, OfOneRankIsToldWithItsRankAndHost) {
 const Fault before_the_log_counts{"fsync", 1, -SIGKILL, 0};
 const Fault before_the_log_goes{"unlink", 2, -SIGKILL, 0};  // a new file removes the log of an earlier one
 const Fault before_the_first_mark{"sync_file_range", 1, -SIGKILL, 0};
+const Fault after_the_first_mark{"fdatasync", 4, -SIGKILL,
+                                 0};  // those of the new file, of rows and of marks are before
 
 void kill_by(const Fault& fault, const Folder& folder, const std::string& file, const Words& options = {}) {
   const auto command = launch(2, job(Length::brief, options), preloaded(fault, folder, file));
@@ -482,12 +484,33 @@ TEST(Fault, BetweenWritingTheRedoLogAndRemovingItTouchesNoLaterFileOfThatName) {
       kill_by(fault, folder, ".redo");
       ASSERT_TRUE(std::filesystem::exists(folder / ".result.h5.redo")) << fault;
       if (options.empty()) std::filesystem::remove(folder / "result.h5");
-      kill_by(before_the_first_mark, folder, "result.h5", options);
-      EXPECT_EQ(marked_blocks(folder), 0U);
+      kill_by(options.empty() ? before_the_first_mark : after_the_first_mark, folder, "result.h5", options);
+      EXPECT_EQ(marked_blocks(folder) == 0, options.empty());
       const bool other_seed = options.size() > 1;
       expect_resumed_to_the_same_bytes(folder, 2, other_seed ? Words{"--seed", "5"} : Words{}, Length::brief);
     }
   }
+}
+
+TEST(Fault, BeforeTheFirstMarkLeavesTheFileThatWasToBeReplaced) {
+  const Folder folder;
+  ASSERT_EQ(run_program(1, job(Length::brief, {}), folder.path()).exit_code, 0);
+  const auto before = content_of(folder / "result.h5");
+  const Words other_job{"--overwrite", "--seed", "5"};
+  kill_by(before_the_first_mark, folder, "result.h5", other_job);
+  EXPECT_TRUE(content_of(folder / "result.h5") == before);
+  const auto command =
+      launch(2, job(Length::brief, other_job), preloaded({before_the_first_mark.call, 1, EIO, 0}, folder, "result.h5"));
+  const auto failed = run_command(command, folder.path(), seconds(120));
+  EXPECT_EQ(failed.exit_code, 1);
+  EXPECT_NE(failed.errors.find("'result.h5' is left as it was"), std::string::npos) << failed.errors;
+  EXPECT_EQ(failed.errors.find("--resume"), std::string::npos) << failed.errors;
+  const auto stopped = run_program(1, job(Length::brief, other_job + Words{"--time-limit", "0"}), folder.path());
+  EXPECT_EQ(stopped.exit_code, 75);
+  EXPECT_NE(stopped.errors.find("begin again"), std::string::npos) << stopped.errors;
+  std::filesystem::remove(folder / "happened");
+  EXPECT_TRUE(content_of(folder / "result.h5") == before);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1) << "something was left";
 }
 
 TEST(Fault, LeavesARedoLogThatGoesWithItsFileAlone) {

@@ -52,7 +52,7 @@ USES = [
     Use("hessian_convert", ["h.h5"], ["{0}"], output=[]),
     Use("hessian_convert", ["joined.h5"], ["{0}"], output=[], also_read=["part-0.h5", "part-1.h5"]),
     Use("hessian_multiply", ["h.h5", "v.npy"], ["{0}", "--vectors", "{1}"]),
-    Use("hessian_multiply", ["joined.h5", "v.h5"], ["{0}", "--vectors", "{1}:v"], also_read=["part-1.h5"]),
+    Use("hessian_multiply", ["joined again.h5", "v.h5"], ["{0}", "--vectors", "{1}:v"], also_read=["joined.h5", "part-1.h5"]),
     Use("hessian_spectrum", ["h.h5"], ["{0}"]),
     Use("hessian_spectrum", ["joined.h5"], ["{0}", "--largest", "1"], also_read=["part-0.h5"]),
     Use("hessian_solve", ["h.h5", "v.npy"], ["{0}", "--rhs", "{1}"]),
@@ -78,8 +78,9 @@ def write_inputs(folder: pathlib.Path) -> None:
             file["hessian"].attrs.update({f"parameter_{key}": value for key, value in names.items()})
     for k, rows in enumerate((slice(0, 3), slice(3, N))):
         fabricated_file.write(folder / f"part-{k}.h5", matrix[rows], np.ones(N), first_row=rows.start)
-    finished = run([str(PROGRAMS / "hessian_join"), "part-0.h5", "part-1.h5", "-o", "joined.h5"], folder)
-    assert finished.returncode == 0, finished
+    for names in (["part-0.h5", "part-1.h5", "-o", "joined.h5"], ["joined.h5", "-o", "joined again.h5"]):
+        finished = run([str(PROGRAMS / "hessian_join"), *names], folder)
+        assert finished.returncode == 0, finished
     np.save(folder / "v.npy", np.ones(N))
     with h5py.File(folder / "v.h5", "w") as file:
         file["v"] = np.ones(N)
@@ -96,9 +97,7 @@ def write_traps(folder: pathlib.Path, suffix: str) -> list[str]:
     links = {"to_fifo": "fifo", "to_folder": "folder", "to_itself": "to_itself", "to_no_folder": "none/x"}
     for name, target in links.items():
         (folder / (name + suffix)).symlink_to(target + suffix)
-    traps = ["fifo", "folder", *links, "none/x", 300 * "n"]
-    if suffix == ".h5":
-        traps.append("/proc/x")  # where nobody can make a file
+    traps = ["fifo", "folder", *links, "none/x", 300 * "n", "/proc/x"]  # nobody can make a file in /proc
     if os.geteuid() == 0:
         os.mknod(folder / f"device{suffix}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         traps.append("device")
@@ -247,6 +246,49 @@ def test_more_ranks_than_rows(folder: pathlib.Path) -> list[str]:
             refused = finished.returncode == 2 and finished.stderr.count("error: ") == 1 and "too small" in finished.stderr
             good = (finished.returncode == 0 or refused) and "MPI_ABORT" not in finished.stderr
             wrong.append((f"{name} {arguments}", "" if good else f"exit code {finished.returncode}: {finished.stderr!r}"))
+    return failures_of(wrong)
+
+
+def change(path: pathlib.Path) -> None:
+    """Another file of the same kind."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            name = next(name for name in ("gradient", "inputs", "v") if name in file)
+            file[name][...] = file[name][...] + 1
+    elif path.suffix == ".npy":
+        np.save(path, np.arange(N) + 1.0)
+    else:
+        path.write_bytes(path.read_bytes() + b"\n")
+
+
+def test_ranks_in_different_folders(folder: pathlib.Path) -> list[str]:
+    """Other files under one name are refused; copies in another folder are not, where the output is one."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as other_folder:
+        there = pathlib.Path(other_folder).resolve()
+
+        def on_two_ranks(words: list[str]) -> subprocess.CompletedProcess:
+            return run([*LAUNCH, "-n", "1", "-wdir", str(folder), *words, ":", "-n", "1", "-wdir", str(there), *words], folder)
+
+        parallel = {use.program: use for use in reversed(USES) if use.program not in ("hessian_join", "hessian_plot")}
+        for use in [*parallel.values(), Use("hessian_info", ["h.h5"], ["{0}", "--verify"], output=[])]:
+            output = "" if use.program == "hessian_info" else "new.h5"
+            for changed in [*use.inputs, output]:
+                copy(folder, there)
+                if changed not in ("new.h5", ""):
+                    change(there / changed)
+                before = state(folder), state(there)
+                finished = on_two_ranks(use.command(output))
+                host = os.uname().nodename
+                told = [f"rank 1 on {host}", f"rank 0 on {host}", f"'{folder}'", f"'{there}'", f"'{changed}"]
+                good = finished.returncode == 2 and all(words in finished.stderr for words in told)
+                if not changed:
+                    good = finished.returncode == 0
+                unchanged = (state(folder), state(there)) == before
+                wrong.append((f"{use.program}: {changed}", "" if good and unchanged else f"{unchanged}, {finished}"))
+        with tempfile.TemporaryDirectory() as third:
+            finished = on_two_ranks(parallel["hessian_convert"].command(f"{third}/new.h5"))
+            wrong.append(("onto one output", "" if finished.returncode == 0 else finished.stderr))
     return failures_of(wrong)
 
 

@@ -6,6 +6,7 @@ usage: plot_test.py HESSIAN_PLOT
 """
 
 import contextlib
+import errno
 import importlib.machinery
 import importlib.util
 import io
@@ -198,6 +199,17 @@ class Pixels(Case):
 
 
 class Rows(Case):
+    def test_that_cannot_be_written_leaves_the_old_picture(self):
+        write(self.file, random_matrix(197, np.float64), LAYERS)
+        picture = self.folder / "H.png"
+        picture.write_bytes(b"old")
+        before = sorted(self.folder.iterdir())
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with unittest.mock.patch.object(hessian_plot.os, "fsync", side_effect=full):
+            _, errors = self.run_program(self.file, "-o", picture, code=1)
+        self.assertIn(f"'{picture}' could not be written: No space left", errors)
+        self.assertEqual((picture.read_bytes(), sorted(self.folder.iterdir())), (b"old", before))
+
     def test_that_are_not_marked_are_missing_whatever_the_file_holds_there(self):
         hessian = random_matrix(197, np.float64)
         hessian[60:120] = 1e30

@@ -9,6 +9,7 @@ LAUNCH is mpirun with its options but for the number of ranks.
 import json
 import pathlib
 import shutil
+import subprocess
 
 import h5py
 import numpy as np
@@ -29,6 +30,17 @@ def bytes_of(value) -> bytes:
     return b"".join(bytes_of(string) for string in array) if array.dtype == object else array.tobytes()
 
 
+def lines_of_views(blocks: h5py.Group) -> list[str]:
+    lines = []
+    for row in blocks:
+        for column, view in blocks[row].items():
+            [source] = view.virtual_sources()
+            (first, last) = source.src_space.get_select_bounds()
+            numbers = (*first, *(end - begin + 1 for begin, end in zip(first, last)))
+            lines.append(" ".join([f"{row}/{column}", source.file_name, source.dset_name, *map(str, numbers)]) + "\n")
+    return lines
+
+
 def expected_sums(path: pathlib.Path) -> dict[str, int]:
     found = {}
     with h5py.File(path) as file:
@@ -40,6 +52,8 @@ def expected_sums(path: pathlib.Path) -> dict[str, int]:
             for name, value in item.attrs.items():
                 if name != "sums":
                     found[prefix + name] = xxh3(bytes_of(value))
+        if "named_blocks" in file:
+            found["/named_blocks"] = xxh3("".join(lines_of_views(file["named_blocks"])).encode())
     return found
 
 
@@ -54,6 +68,14 @@ def damage(path: pathlib.Path, name: str, which: int = 0) -> None:
     """Flips a bit of a number or character."""
     item, at, attribute = name.partition("@")
     with h5py.File(path, "r+") as file:
+        if name == "/named_blocks":  # a view of the same shape, from another place
+            view = file["named_blocks/c1.bias/c1.bias"]
+            layout = h5py.VirtualLayout(view.shape, view.dtype)
+            rows, columns = view.shape
+            layout[...] = h5py.VirtualSource(".", "/hessian", file["hessian"].shape)[:rows, :columns]
+            del file["named_blocks/c1.bias/c1.bias"]
+            file.create_virtual_dataset("named_blocks/c1.bias/c1.bias", layout)
+            return
         if not at:
             place = file[item].id.get_offset() + which * file[item].dtype.itemsize
         elif isinstance(value := file[item].attrs[attribute], str):
@@ -114,6 +136,10 @@ def test_info_names_what_is_damaged(mpi: Tool) -> None:
         finished = info.run(1, "h.h5", "--verify", "--json")
         assert finished.returncode == 1, (some, finished)
         assert json.loads(finished.stdout)["verified"]["sums"]["damaged"] == some, (some, finished.stdout)
+    if shutil.which("h5repack"):  # it makes datasets of the views
+        path.unlink()
+        subprocess.run(["h5repack", "-f", "GZIP=1", str(whole), str(path)], check=True)
+        info.good(1, "h.h5", "--verify")
     for name in STRUCTURE:
         shutil.copy(whole, path)
         damage(path, name)
@@ -127,17 +153,37 @@ def test_info_names_what_is_damaged(mpi: Tool) -> None:
     assert "DAMAGED: /@sums" in info.run(1, "h.h5", "--verify").stdout
 
 
+def test_damage_where_hdf5_has_checksums_is_told_at_once(mpi: Tool) -> None:
+    mpi.good(1, *JOB)
+    path = mpi.folder / "h.h5"
+    whole = path.read_bytes()
+    info = Tool(str(pathlib.Path(mpi.program).parent / "hessian_info"), mpi.launch, mpi.folder)
+    for kind in (b"BTHD", b"BTLF", b"FRHP", b"FHDB", b"OHDR", b"GCOL"):  # B-trees, heaps, headers of objects
+        at = whole.index(kind) + 10
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        finished = info.run(1, "h.h5", "--verify")
+        assert finished.returncode in (1, 2) and (finished.stderr or "DAMAGED" in finished.stdout), (kind, finished)
+
+
 def test_resume_puts_back_what_it_makes_again(mpi: Tool) -> None:
     mpi.good(1, *JOB)
     path = mpi.folder / "h.h5"
     before, sums = contents(path), stored_sums(path)
-    made_again = ["/gradient", "/parameters/name", "/parameters/offset", "/parameters/size", "/parameters/value",
+    made_again = ["/named_blocks", "/gradient", "/parameters/name", "/parameters/offset", "/parameters/size", "/parameters/value",
                   "/blocks/begin", "/blocks/end", "/@loss", "/@loss_value", "/hessian@parameter_sizes"]
     for name in made_again:
         damage(path, name)
     finished = mpi.run(2, *JOB, "--resume", "--verify", "all")
     assert finished.returncode == 0 and "complete already" in finished.stdout, finished
     assert "put back as it was: " + ", ".join(name for name in sums if name in made_again) in finished.stderr, finished
+    assert contents(path) == before and stored_sums(path) == sums == expected_sums(path)
+    # The header of a view, on which HDF5 has a checksum.
+    with h5py.File(path) as file:
+        at = h5py.h5o.get_info(file["named_blocks/c1.bias/c1.weight"].id).addr + 20
+    damaged = path.read_bytes()
+    path.write_bytes(damaged[:at] + bytes([damaged[at] ^ 1]) + damaged[at + 1 :])
+    finished = mpi.run(1, *JOB, "--resume", "--verify", "all")
+    assert finished.returncode == 0 and "put back as it was: /named_blocks" in finished.stderr, finished
     assert contents(path) == before and stored_sums(path) == sums == expected_sums(path)
     # Blocks whose record is damaged are computed again; the end of the run writes its figures again.
     for name in ("/blocks/mark", "/@finished", "/@row_error"):

@@ -42,7 +42,7 @@ TEST(LayeredAssembly, LooksForAStopBeforeThePassesOfLayers) {
   std::vector<file::BlockRecord> nothing(static_cast<std::size_t>(job.matrix.grid.count()));
 
   constexpr std::uint64_t memory = std::uint64_t{1} << 30;
-  assembly.prepare("", nothing, memory, stop);
+  assembly.prepare({}, nothing, memory, stop);
 
   int steps = 0;
   const auto stopped_on_one_rank_after_the_first = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {

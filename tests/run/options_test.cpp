@@ -427,6 +427,20 @@ TEST(OptionTable, HasTheAttributesThatDecideTheJob) {
   EXPECT_EQ(std::set<std::string>(file::deciding_attributes.begin(), file::deciding_attributes.end()), attributes);
 }
 
+TEST(Options, OfAConfigurationFileThatPlansAreThoseOfThePrintedLine) {
+  const ConfigFile file("plan = true\nresume = false\nl2 = 0.5\nseed = 3\nparameters = c1.weight\ncheck = 0\n");
+  const auto planning = parsed({"--seed", "4", "--config", file.path()});
+  EXPECT_TRUE(planning.plan);
+  const auto line = "hessian_mpi" + cli::options_of_job(planning.command_line, planning.options_beside_plan);
+  const auto job = parsed(words_after_program(line));
+  EXPECT_FALSE(job.plan) << line;
+  EXPECT_FALSE(job.config) << line;
+  EXPECT_EQ(job.seed, 4U) << line;
+  EXPECT_EQ(job.l2, 0.5) << line;
+  EXPECT_EQ(job.check_rows, 0) << line;
+  EXPECT_EQ(job.parameters, planning.parameters) << line;
+}
+
 TEST(OptionTable, HasNoFlagThatKeepsAPrintedLineFromWorking) {
   for (const auto& option : option_table()) {
     if (!option.value().empty() || option.name() == "help" || option.name() == "version") continue;

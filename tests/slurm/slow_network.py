@@ -7,6 +7,7 @@ LAUNCH is the command that starts hessian_mpi. FOLDER will hold model.pt2, data.
 nothing done, where `cluster.sh start CLUSTER` has started no cluster: scripts_test.py will have no use for it.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from torch import nn
 warnings.filterwarnings("ignore")
 
 SKIPPED = 77
-SAMPLES = 2000  # what makes a row slow
+SECONDS = 8  # of processors that the job takes at least, on a machine of any speed, however busy it is
+SAMPLES = 2000  # what makes a row slow: as many, or more
 WIDTHS = (20, 48, 48, 6)  # N = 3654: a file of 53 MB
 
 
@@ -30,13 +32,13 @@ class Layer(nn.Linear):
         return nn.functional.linear(x, self.weight * 1, self.bias * 1)
 
 
-def write_model_and_data(folder: pathlib.Path) -> None:
+def write_model_and_data(folder: pathlib.Path, samples: int) -> None:
     torch.manual_seed(0)
     layers = []
     for inputs, outputs in zip(WIDTHS, WIDTHS[1:]):
         layers += [Layer(inputs, outputs), nn.Tanh()]
     network = nn.Sequential(*layers[:-1])
-    x, y = torch.randn(SAMPLES, WIDTHS[0]), torch.randint(0, WIDTHS[-1], (SAMPLES,))
+    x, y = torch.randn(samples, WIDTHS[0]), torch.randint(0, WIDTHS[-1], (samples,))
     torch.export.save(torch.export.export(network.eval(), (x,)), folder / "model.pt2")
     with h5py.File(folder / "data.h5", "w") as file:
         file["inputs"], file["targets"] = x.numpy(), y.numpy()
@@ -47,9 +49,16 @@ def main(arguments: list[str]) -> None:
     if not (cluster / "slurm.conf").exists():
         sys.exit(SKIPPED)
     folder.mkdir(parents=True, exist_ok=True)
-    write_model_and_data(folder)
     inputs = ["--model", folder / "model.pt2", "--data", folder / "data.h5", "--threads", "1"]
-    subprocess.run([*launch, *inputs, "--output", folder / "reference.h5", "--overwrite"], check=True)
+    samples, seconds = SAMPLES, 0.0
+    while seconds < SECONDS:
+        write_model_and_data(folder, samples)
+        before = os.times()
+        subprocess.run([*launch, *inputs, "--output", folder / "reference.h5", "--overwrite"], check=True)
+        after = os.times()
+        seconds = after.children_user + after.children_system - before.children_user - before.children_system
+        print(f"{samples} samples take {seconds:.1f} s of processors", flush=True)
+        samples = int(1.2 * samples * max(1, SECONDS / seconds))
 
 
 if __name__ == "__main__":

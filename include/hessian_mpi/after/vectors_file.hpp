@@ -1,11 +1,13 @@
 #pragma once
-/// Vectors that a user gives in a file: a dataset of an HDF5 file, a .npy file of numpy, or text. Not collective.
+/// Vectors that a user gives in a file: a dataset of an HDF5 file, a .npy file of numpy, or text. Not collective,
+/// but where it says so.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::after {
 
@@ -19,6 +21,11 @@ struct Vectors {
 /// "v.h5:path/of/dataset", of the same shapes and any number type; or text with a vector on each line. Throws
 /// InputError: no such file, another length, not finite, of another kind.
 Vectors read_vectors(const std::string& name, std::int64_t n);
+
+/// Collective. Throws InputError, as ranks::expect_same_files() does, where ranks have read other numbers under that
+/// name.
+void expect_same_vectors(const std::string& name, const std::vector<double>& numbers,
+                         const ranks::Communicator& communicator);
 
 /// The file that such a name is of.
 std::string file_of_vectors(const std::string& name);

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "hessian_mpi/file/block_table.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
@@ -20,9 +22,10 @@ namespace hessian_mpi::file {
 class Checkpoint {
  public:
   /// Collective over the communicator, which must outlive this object. records: on root, one per block of the grid, or
-  /// none for a new file.
+  /// none for a new file. unfinished: on root, where it is to take the place of a file that is there, as the first
+  /// block is marked.
   Checkpoint(const std::filesystem::path& path, const matrix::BlockGrid& grid, const std::vector<BlockRecord>& records,
-             const ranks::Communicator& communicator);
+             const ranks::Communicator& communicator, std::unique_ptr<NewHessianFile> unfinished = nullptr);
 
   /// Not collective. Notes a block of this rank that was written, to be marked by the next take().
   void add(std::int64_t block, const BlockRecord& record);
@@ -41,6 +44,12 @@ class Checkpoint {
   /// with: to be asked before anything else is written by name.
   void expect_same_file() const;
 
+  /// The same on all ranks. Where the file lies now.
+  const std::filesystem::path& file() const { return is_published() ? path_ : unfinished_path_; }
+  bool is_published() const { return unfinished_path_.empty(); }
+  /// Collective. Has it take the place of the file that is there, though no block may be marked yet.
+  void publish();
+
   /// What the last take() took, in seconds.
   double seconds() const { return cost_.count(); }
   /// The same on all ranks, as of the last take().
@@ -55,7 +64,9 @@ class Checkpoint {
   void mark(const matrix::BlockList& blocks);
 
   std::filesystem::path path_;
-  std::string id_;  // of the file, on root
+  std::unique_ptr<NewHessianFile> unfinished_;  // on root
+  std::filesystem::path unfinished_path_;       // empty once it is published
+  std::string id_;                              // of the file, on root
   std::vector<BlockRecord> records_;
   matrix::BlockList added_;
   std::vector<BlockRecord> records_of_added_;

@@ -15,6 +15,8 @@
 #include "hessian_mpi/file/block_table.hpp"
 #include "hessian_mpi/matrix/parameter_index.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/unfinished_file.hpp"
 
 namespace hessian_mpi::file {
 
@@ -48,6 +50,21 @@ struct HessianLayout {
 /// failure nor a race touches an existing file; with replace, one that exists is replaced at that moment. Throws
 /// InputError: the file exists, the folder doesn't or can't be written to, no room on the disk.
 void create_hessian_file(const std::filesystem::path& path, const HessianLayout& layout, bool replace);
+
+/// The same for a file that is to take the place of another one later: until publish() it lies beside it. Without that
+/// it is removed.
+class NewHessianFile {
+ public:
+  NewHessianFile(std::filesystem::path path, const HessianLayout& layout, bool replace);
+  /// For the time being.
+  const std::filesystem::path& path() const { return file_.path(); }
+  void publish();
+
+ private:
+  std::filesystem::path name_;
+  bool replace_;
+  system::UnfinishedFile file_;
+};
 
 /// How the rows of a copy lie in its file, and the blocks that they are checked by, which need not be those of a grid.
 struct RowLayout {
@@ -86,6 +103,10 @@ void create_joined_file(const std::filesystem::path& path, const HessianLayout& 
 /// Not collective. Checks what create_hessian_file would need, before anything is computed; throws as it does.
 void check_room_for(const std::filesystem::path& path, std::uint64_t bytes, bool replace);
 
+/// Not collective. The same for a copy.
+void check_room_for(const std::filesystem::path& path, const matrix::MatrixShape& matrix, const RowLayout& rows,
+                    bool replace);
+
 /// Not collective. Takes the space of the rows from the disk again, for a file that was copied with holes. Throws
 /// InputError where there is no room.
 void retake_space(const std::filesystem::path& path);
@@ -120,6 +141,11 @@ std::vector<std::filesystem::path> files_of_matrix(const std::filesystem::path& 
 /// Not collective. Throws InputError where there is no such file, where it is damaged, none of hessian_mpi's, or not
 /// what is needed: then the message says what it is, and what to do.
 StoredLayout read_layout(const std::filesystem::path& path, const Needed& needed = {});
+
+/// Collective. Throws InputError, as ranks::expect_same_files() does, where ranks have read other files under that
+/// name: of another id, other parameters, another gradient or, where the file is complete, other rows.
+void expect_one_file(const std::filesystem::path& path, const StoredLayout& stored,
+                     const ranks::Communicator& communicator);
 
 /// Not collective. Sets the attributes of a finished run and, if it is, that it is complete, with the sums (sums.hpp)
 /// of what is in it: wholly or, where the process is killed, not at all once recover_edit (edit_at_once.hpp) has seen

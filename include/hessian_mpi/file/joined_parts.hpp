@@ -11,7 +11,7 @@ namespace hessian_mpi::file {
 
 /// A part that is not what was joined.
 struct WrongPart {
-  std::filesystem::path file;  ///< as the joined file names it
+  std::filesystem::path file;  ///< as seen from the joined file
   std::string what;            ///< "is not there", ...
   bool lost = false;           ///< there is no such file
 };
@@ -19,8 +19,8 @@ struct WrongPart {
 /// Where a part lies, as HDF5 looks for it: relative to the file that refers to it, or to what that is a link to.
 std::filesystem::path place_of_part(const std::filesystem::path& joined, const std::filesystem::path& part);
 
-/// Compares the ids of the parts, and their tables of row blocks, with what the joined file says. Nothing of a file
-/// whose rows are its own.
+/// Compares the ids of the parts, and their tables of row blocks, with what the joined file says, and so on with those
+/// of parts that are joined themselves. Nothing of a file whose rows are its own.
 std::vector<WrongPart> wrong_parts_of(const hdf5::File& joined);
 
 }  // namespace hessian_mpi::file

@@ -40,10 +40,12 @@ class LayeredAssembly {
   std::uint64_t bytes_of_columns() const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
-  /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. memory:
+  /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. file:
+  /// where it lies now. memory:
   /// bytes for columns: where it is too little for all of them on any rank, they are read back from the file, for some
   /// rows at a time. Throws where it is asked to stop.
-  void prepare(const std::filesystem::path& file, const std::vector<file::BlockRecord>& records, std::uint64_t memory,
+  using FilePath = std::function<std::filesystem::path()>;
+  void prepare(const FilePath& file, const std::vector<file::BlockRecord>& records, std::uint64_t memory,
                const ranks::StopPoint& stop);
 
   /// After prepare(): whether columns are read back from the file.
@@ -88,7 +90,7 @@ class LayeredAssembly {
   std::vector<Step> steps_;
   engines::Engine& unfactored_;
   std::unique_ptr<KeptRows> kept_;  // rows of earlier steps in this rank's blocks of later steps
-  std::filesystem::path file_;
+  FilePath file_;
   bool columns_in_file_ = false;
 };
 
