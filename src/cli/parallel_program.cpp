@@ -67,6 +67,10 @@ std::string text_of_unconnected(const Launch& launch) {
               ranks::mpi_library_version(), "; where each is to run alone, unset ", launch.variable);
 }
 
+const std::optional<std::filesystem::path>& written_of(const system::UsedFiles& files) {
+  return files.output ? files.output : files.edited;
+}
+
 }  // namespace
 
 int run_parallel_program(const char* name, int argc, char** argv,
@@ -99,6 +103,28 @@ int run_parallel_program(const char* name, int argc, char** argv,
 void expect_files(const system::UsedFiles& files, const ranks::Communicator& world) {
   world.together([&] { system::expect_inputs(files); });
   world.on_root([&] { system::expect_output(files); });
+}
+
+std::unique_ptr<system::OutputLock> lock_output(const std::string& name, const system::UsedFiles& files) {
+  const auto& written = written_of(files);
+  if (!written) return nullptr;
+  const auto say = [&](const std::string& words) { std::cerr << name << ": " << words << std::endl; };
+  return std::make_unique<system::OutputLock>(*written, name, say);
+}
+
+ExitCode run_as_owner(const std::string& name, const system::UsedFiles& files, const ranks::Communicator& world,
+                      const std::function<ExitCode()>& run) {
+  std::unique_ptr<system::OutputLock> lock;
+  world.on_root([&] { lock = lock_output(name, files); });
+  const auto words = world.from_root(lock ? lock->words() : "");
+  try {
+    return run();
+  } catch (const ranks::AgreedError&) {
+    throw;
+  } catch (...) {  // on this rank alone, which is going to end the others
+    if (!lock && !words.empty()) system::OutputLock::remove(*written_of(files), words);
+    throw;
+  }
 }
 
 void expect_printed() {

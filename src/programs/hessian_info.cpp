@@ -27,7 +27,9 @@ struct InfoOptions {
   bool mark = false;
   bool help = false;
   bool version = false;
-  system::UsedFiles files() const { return {file::files_of_matrix(file), std::nullopt}; }
+  system::UsedFiles files() const {
+    return {file::files_of_matrix(file), std::nullopt, mark ? std::optional(file) : std::nullopt};
+  }
 };
 
 po::options_description described_options() {

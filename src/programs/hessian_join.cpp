@@ -50,6 +50,7 @@ int run(int argc, const char* const* argv) {
   options.command_line = cli::command_line_of(argc, argv);
   system::expect_inputs(options.files());
   system::expect_output(options.files());
+  const auto lock = cli::lock_output("hessian_join", options.files());
   const auto joined = after::join_parts(options);
   for (const auto& warning : joined.warnings) std::cerr << "hessian_join: warning: " << warning << '\n';
   std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.rows << ", "

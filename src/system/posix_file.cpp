@@ -47,6 +47,12 @@ PosixFile::PosixFile(std::filesystem::path path, int flags, unsigned mode)
 PosixFile::PosixFile(std::filesystem::path path, std::nullptr_t, int descriptor) noexcept
     : path_(std::move(path)), descriptor_(descriptor) {}
 
+std::optional<PosixFile> PosixFile::open_if_possible(const std::filesystem::path& path, int flags, unsigned mode) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, mode);
+  if (descriptor < 0) return std::nullopt;
+  return PosixFile(path, nullptr, descriptor);
+}
+
 PosixFile PosixFile::nameless(const std::filesystem::path& folder) {
   int descriptor = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (descriptor < 0) {  // file systems without such files: its name is gone before anything is in it
@@ -74,7 +80,10 @@ std::uint64_t PosixFile::size() const {
 bool PosixFile::is_at(const std::filesystem::path& path) const {
   struct stat own {};
   struct stat there {};
-  if (::fstat(descriptor_, &own) != 0) fail(path_, "could not be looked at", reason(errno));
+  if (::fstat(descriptor_, &own) != 0) {
+    if (errno == ESTALE) return false;
+    fail(path_, "could not be looked at", reason(errno));
+  }
   return ::stat(path.c_str(), &there) == 0 && own.st_dev == there.st_dev && own.st_ino == there.st_ino;
 }
 

@@ -1,7 +1,7 @@
 // A library to preload: one system call of one rank fails, as on a full or failing disk, or for want of memory.
 //   FAULT_RANK=1 FAULT_CALL=pwrite FAULT_AT=3 FAULT_FILE=result FAULT_ERROR=28   the third pwrite to a file whose name
 //   holds `result` fails on rank 1 with errno 28, and so do all later ones; FAULT_MARK names a file to be made when it
-//   happens. FAULT_ERROR=-9: the rank is killed there.
+//   happens. FAULT_ERROR=-9: the rank is killed there; -19: it stops until it is told to go on, with the call.
 //   FAULT_ERROR=0: the calls succeed after a pause, so that there is time to interrupt a job on a machine of any speed.
 
 #include <dlfcn.h>
@@ -52,16 +52,19 @@ bool fails(const char* call) {
   static std::atomic<long> calls{0};
   static const bool here = is_on_this_rank();
   static const long first = std::atol(variable("FAULT_AT"));
-  if (!here || std::strcmp(variable("FAULT_CALL"), call) != 0 || ++calls < first) return false;
+  if (!here || std::strcmp(variable("FAULT_CALL"), call) != 0) return false;
+  const long number = ++calls;
+  if (number < first) return false;
   const int error = std::atoi(variable("FAULT_ERROR"));
   if (error == 0) {
     usleep(pause_in_microseconds);
     return false;
   }
+  if (error < 0 && number > first) return false;
   leave_mark();
   if (error < 0) raise(-error);
   errno = error;
-  return true;
+  return error > 0;
 }
 
 template <class Function>
@@ -131,6 +134,25 @@ FAULT_EXPORT int unlink(const char* file) {
   static auto* const real = original<int(const char*)>("unlink");
   if (names(file) && fails("unlink")) return -1;
   return real(file);
+}
+
+// Of locks alone.
+FAULT_EXPORT int fcntl64(int file, int command, ...) {
+  static auto* const real = original<int(int, int, ...)>("fcntl64");
+  std::va_list rest;
+  va_start(rest, command);
+  void* argument = va_arg(rest, void*);
+  va_end(rest);
+  if ((command == F_OFD_SETLK || command == F_SETLK) && names(file) && fails("lock")) return -1;
+  return real(file, command, argument);
+}
+
+FAULT_EXPORT int fcntl(int file, int command, ...) {
+  std::va_list rest;
+  va_start(rest, command);
+  void* argument = va_arg(rest, void*);
+  va_end(rest);
+  return fcntl64(file, command, argument);
 }
 
 FAULT_EXPORT std::FILE* fopen64(const char* file, const char* mode) {

@@ -424,7 +424,7 @@ std::vector<Fault> faults_of_any_rank() {
     faults.push_back({"open", 1, EIO, rank});                       // loading
     faults.push_back({"posix_memalign", 60, ENOMEM, rank});         // loading, deriving
     faults.push_back({"posix_memalign", 3000, ENOMEM, rank});       // computing
-    faults.push_back({"pwrite", rank == 0 ? 4 : 1, ENOSPC, rank});  // writing rows: root has made the file before
+    faults.push_back({"pwrite", rank == 0 ? 5 : 1, ENOSPC, rank});  // writing rows: root has made the file before
     faults.push_back({"sync_file_range", 3, EIO, rank});
     faults.push_back({"pread", 20, EIO, rank});  // checks
   }
@@ -434,10 +434,10 @@ std::vector<Fault> faults_of_any_rank() {
 // What only root does: making the file, marking, finishing.
 std::vector<Fault> faults_of_root() {
   return {{"pwrite", 1, ENOSPC, 0},
-          {"pwrite", 2, ENOSPC, 0},
+          {"pwrite", 3, ENOSPC, 0},
           {"fallocate", 1, ENOSPC, 0},
           {"rename", 1, EACCES, 0},
-          {"pwrite", 9, EDQUOT, 0},
+          {"pwrite", 10, EDQUOT, 0},
           {"fdatasync", 1, EIO, 0},
           {"fdatasync", 3, EIO, 0, Length::slow},
           {"fsync", 1, EIO, 0},

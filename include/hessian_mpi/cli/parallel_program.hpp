@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <iostream>
+#include <memory>
 #include <string>
 
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/output_lock.hpp"
 #include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::cli {
@@ -27,6 +29,14 @@ void print_versions(std::ostream& out, const ProgramText& program);
 /// Collective. Refuses inputs and an output that the program must not touch (used_files.hpp), before anything else.
 void expect_files(const system::UsedFiles& files, const ranks::Communicator& world);
 
+/// Holds what a program writes or changes (output_lock.hpp), if it does; name: the program's. Not collective: for the
+/// one process that writes.
+std::unique_ptr<system::OutputLock> lock_output(const std::string& name, const system::UsedFiles& files);
+
+/// Collective. Runs what writes or changes files while root holds them.
+ExitCode run_as_owner(const std::string& name, const system::UsedFiles& files, const ranks::Communicator& world,
+                      const std::function<ExitCode()>& run);
+
 /// Throws RunError where what was printed has not reached standard output.
 void expect_printed();
 
@@ -38,8 +48,9 @@ int run_program(const ProgramText& program, int argc, char** argv, const Parse& 
   return run_parallel_program(program.name, argc, argv, [&](const ranks::Communicator& world) {
     const auto options = world.together([&] { return parse(argc, argv); });
     if (!options.help && !options.version) {
-      expect_files(world.together([&] { return options.files(); }), world);
-      return run(options, world);
+      const auto files = world.together([&] { return options.files(); });
+      expect_files(files, world);
+      return run_as_owner(program.name, files, world, [&] { return run(options, world); });
     }
     if (world.is_root() && options.help) program.print_help(std::cout);
     if (world.is_root() && options.version) print_versions(std::cout, program);

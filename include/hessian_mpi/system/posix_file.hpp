@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace hessian_mpi::system {
@@ -16,6 +17,8 @@ class PosixFile {
  public:
   /// flags and mode: of open(2); not inherited by other programs.
   PosixFile(std::filesystem::path path, int flags, unsigned mode = 0666);
+  /// Nothing where it cannot be opened; errno says why.
+  static std::optional<PosixFile> open_if_possible(const std::filesystem::path& path, int flags, unsigned mode = 0666);
   /// Open to be read and written, and gone with its descriptor; the name is that of its folder.
   static PosixFile nameless(const std::filesystem::path& folder);
   ~PosixFile();
@@ -27,7 +30,7 @@ class PosixFile {
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_; }
 
-  /// Whether it is what lies under that name now.
+  /// Whether it is what lies under that name now. One that another machine has removed is not.
   bool is_at(const std::filesystem::path& path) const;
   std::uint64_t size() const;
   void resize(std::uint64_t bytes) const;

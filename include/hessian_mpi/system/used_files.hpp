@@ -19,7 +19,8 @@ void expect_regular(const std::filesystem::path& path);
 /// The files of a program that are known before it begins.
 struct UsedFiles {
   std::vector<std::filesystem::path> inputs;
-  std::optional<std::filesystem::path> output;
+  std::optional<std::filesystem::path> output = {};
+  std::optional<std::filesystem::path> edited = {};  ///< an input that is changed where it lies
 };
 
 /// Throws InputError where an input is no regular file. One that is missing is told of where it is read.
