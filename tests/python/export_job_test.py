@@ -75,6 +75,13 @@ class Written(Tests):
                 self.assertTrue(torch.equal(program.state_dict[name], state[name]), name)
             self.assertTrue(all(p.grad is None for p in network.parameters()))
 
+    def test_names_the_mode_that_the_graph_has(self) -> None:
+        for mode in (True, False):
+            network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train(not mode)
+            network[1].train(mode)
+            self.assertIn("in mixed mode", self.export(network, (self.x, self.y)))
+            self.assertEqual(self.options().get("mode"), "train" if mode else None)
+
     def test_has_the_options_of_its_loss(self) -> None:
         weight = torch.tensor([0.3, 1.7])
         self.export(self.network, (self.x, self.y), loss_options={"weight": weight, "label_smoothing": 0.1, "ignore_index": 1})
@@ -85,7 +92,7 @@ class Written(Tests):
         self.assertEqual(self.options()["loss"], "cross_entropy")
         self.export(self.network, (self.x, self.y), nn.CrossEntropyLoss(label_smoothing=0.2))
         self.assertEqual(self.options()["loss"], "cross_entropy")
-        self.assertIn("label_smoothing=0.2", self.options()["loss-option"])
+        self.assertEqual(self.options()["loss-option"], "label_smoothing=0.2")
         self.export(self.network, (self.x, torch.randn(8, 2)), nn.HuberLoss(delta=0.5, reduction="sum"), reduction="sum")
         self.assertEqual((self.options()["loss"], self.options()["reduction"]), ("huber", "sum"))
 
@@ -166,6 +173,7 @@ class Refused(Tests):
         self.refused(ValueError, "no loss 'crossentropy'; known are bce", self.network, pair, "crossentropy")
         self.refused(ValueError, "has to be a scalar", self.network, pair, lambda output, target: output)
         self.refused(ValueError, "parameters of its own", self.network, pair, nn.Sequential(nn.Linear(1, 1)))
+        self.refused(ValueError, "weight has the shape .2, 1.", self.network, pair, loss_options={"weight": torch.ones(2, 1)})
         self.refused(ValueError, "weight are of losses with a name", self.network, pair, lambda output, target: output.sum(),
                      loss_options={"weight": 1})
 
@@ -175,6 +183,7 @@ class Refused(Tests):
 
         self.refused(hessian_mpi.ExportError, "neither averages nor sums over samples", self.network, (self.x, self.y), loss,
                      batch_size=4)
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["data.h5"])
         self.export(self.network, (self.x, self.y), loss)
 
     def test_a_reduction_that_the_loss_is_not(self) -> None:

@@ -111,7 +111,8 @@ class Errors(Tests):
     def test_say_what_is_not_there(self) -> None:
         with self.assertRaisesRegex(FileNotFoundError, "hessian_mpi.export"):
             hessian_mpi.run(self.folder)
-        with self.assertRaisesRegex(hessian_mpi.JobError, "no program here"):
+        with self.assertRaisesRegex(hessian_mpi.JobError, "no program here"), contextlib.redirect_stdout(io.StringIO()), \
+                contextlib.redirect_stderr(io.StringIO()):
             hessian_mpi.export(self.folder, self.network, (self.x, self.y))
             hessian_mpi.run(self.folder, program="/usr/bin/false", launcher="sh -c 'echo no program here >&2; exit 3' --")
 

@@ -35,9 +35,18 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
     program are compared with Python's. Raises DataError, ExportError or ValueError, which say what to change.
     """
     folder = pathlib.Path(folder)
+    write_job(folder, network, data, loss, loss_options or {}, whole, options)
+    print(f"cd {shlex.quote(str(folder))} && mpirun -n {ranks} hessian_mpi --config {CONFIG}")
+    return folder
+
+
+def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | Callable, loss_options: dict[str, Any],
+              whole: Collection[str] | bool, options: dict[str, Any]) -> None:
+    """What `export` does, but for the line to run."""
     require_network(network)
     folder.mkdir(parents=True, exist_ok=True)
-    job = _Job(network, make_loss(loss, loss_options or {}, options.get("reduction", "mean")), options)
+    (folder / CONFIG).unlink(missing_ok=True)  # without it there is no job until this one is whole
+    job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
     words = job.write_data(folder / DATA, data, whole)
     words += job.write_model(folder / MODEL)
     job.write_config(folder / CONFIG)
@@ -47,12 +56,6 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
           f"{f', {frozen} frozen' if frozen else ''}; in {_mode(network)} mode, as the network is")
     for line in words:
         print(f"  {line}")
-    print(command_line(folder, ranks))
-    return folder
-
-
-def command_line(folder: pathlib.Path, ranks: int) -> str:
-    return f"cd {shlex.quote(str(folder))} && mpirun -n {ranks} hessian_mpi --config {CONFIG}"
 
 
 def require_network(network: Any) -> None:
@@ -103,25 +106,32 @@ class _Job:
     def write_model(self, path: pathlib.Path) -> list[str]:
         """By the first way whose program computes what Python does."""
         faults: dict[bool, str] = {}
-        for traced, tensors, dynamic in self._ways():
-            users, where = self._points(tensors, dynamic)
-            try:
-                taken = self._taken()
-                program = trace.export_program(self.network, self._compute, self.layout.names[:taken], tensors[:taken],
-                                               dynamic[:taken], traced)
-                trace.save(program, path)
-                difference = check.require_equal(users, self._exported_points(path, tensors, dynamic), where)
-            except Exception as error:  # of many kinds
-                faults.setdefault(traced, str(error) if isinstance(error, ExportError) else _words_of(error))
-                continue
-            self._find_reduction(tensors, dynamic)
-            return self._words(traced, any(dynamic), len(tensors[self.is_cut.index(True)]) if any(self.is_cut) else None,
-                               difference, where)
-        path.unlink(missing_ok=True)
+        unchecked = path.with_name("unchecked.pt2")
+        try:
+            for traced, tensors, dynamic in self._ways():
+                users, where = self._points(tensors, dynamic)
+                try:
+                    self._export(unchecked, traced, tensors, dynamic)
+                    difference = check.require_equal(users, self._exported_points(unchecked, tensors, dynamic), where)
+                except Exception as error:  # of many kinds
+                    faults.setdefault(traced, str(error) if isinstance(error, ExportError) else _words_of(error))
+                    continue
+                self._find_reduction(tensors)
+                unchecked.replace(path)
+                return self._words(traced, tensors, dynamic, difference, where)
+        finally:
+            unchecked.unlink(missing_ok=True)
         if not faults:
             raise ExportError(f"batches of {self.batch_size} samples do not fit: the loss takes {self._size(self.first)} of the "
                               f"{self.samples} samples at once in Python, and no other number")
         raise ExportError("\nWritten out in plain operators (make_fx): ".join(dict.fromkeys(faults.values())))
+
+    def _export(self, path: pathlib.Path, traced: bool, tensors: list[Tensor], dynamic: list[bool]) -> None:
+        taken = self._taken()
+        program = trace.export_program(self.network, self._compute, self.layout.names[:taken], tensors[:taken], dynamic[:taken],
+                                       traced)
+        trace.save(program, path)
+        self.is_training = trace.is_training(program)
 
     def _ways(self) -> Iterator[tuple[bool, list[Tensor], list[bool]]]:
         """Sizes that are open first, then those of the data; torch.export before make_fx, which takes layers apart."""
@@ -191,7 +201,7 @@ class _Job:
         return [check.loss_and_gradient(module, lambda data=data: loss(data), point)
                 for data, point, _ in self._cases(tensors, dynamic)]
 
-    def _find_reduction(self, tensors: list[Tensor], dynamic: list[bool]) -> None:
+    def _find_reduction(self, tensors: list[Tensor]) -> None:
         """A loss in the model is a mean or a sum; in batches it matters which."""
         if not self.loss.in_model or self.batch_size is None or self._size(tensors) < 2:
             return
@@ -210,17 +220,18 @@ class _Job:
                               "leave it out")
         self.options = {**self.options, "reduction": found}
 
-    def _words(self, traced: bool, dynamic: bool, samples: int | None, difference: float, where: list[str]) -> list[str]:
-        size = "for any number of samples" if dynamic else f"for {samples} samples" if samples else "for these sizes"
+    def _words(self, traced: bool, tensors: list[Tensor], dynamic: list[bool], difference: float, where: list[str]) -> list[str]:
+        samples = self._size(tensors)
+        size = "for any number of samples" if any(dynamic) else f"for {samples} samples" if samples else "for these sizes"
         how = "written out in plain operators (make_fx)" if traced else "by torch.export"
-        return [f"exported {how}, {size}",
-                f"loss and gradient are Python's to {difference:.0e}: {', '.join(where)}"]
+        equal = f"differ by {difference:.0e}" if difference else "are equal"
+        return [f"exported {how}, {size}", f"loss and gradient, here and in Python, {equal}: {', '.join(where)}"]
 
     # --- configuration
 
     def write_config(self, path: pathlib.Path) -> None:
         options = {"model": MODEL, "data": DATA, "loss": self.loss.name, "loss-option": text_of_options(self.loss.options),
-                   "whole": self.whole, "mode": "train" if self.network.training else "", "output": HESSIAN,
+                   "whole": self.whole, "mode": "train" if self.is_training else "", "output": HESSIAN,
                    **{name.replace("_", "-"): value for name, value in self.options.items()}}
         path.write_text("".join(f"{line}\n" for line in config_lines(options)))
 

@@ -65,6 +65,10 @@ def _loss_by_name(name: str, options: dict[str, Any], reduction: str) -> Loss:
     if function is None:
         raise ValueError(f"there is no loss '{name}'; known are {', '.join(_IN_TORCH)} and {OUTPUT}, or give a function of "
                          "(output, target), or of (model, batch)")
+    for key, option in options.items():
+        if isinstance(option, Tensor) and option.dim() > 1:
+            raise ValueError(f"loss option {key} has the shape {list(option.shape)}; expected is one number for each class, or for "
+                             "each element of the output's last dimension: give a function of (output, target) instead")
     arguments = {"reduction": reduction, **options}
 
     def compute(model: Any, layout: Layout, tensors: list[Tensor]) -> Tensor:
@@ -91,7 +95,8 @@ def _named(loss: Any, options: dict[str, Any], reduction: str) -> tuple[Any, dic
         if loss is function:
             return name, options
         if type(loss) is _CLASSES[name] and loss.reduction == reduction:
-            found = {key: getattr(loss, key) for key in _OPTIONS if getattr(loss, key, None) is not None}
+            usual = _CLASSES[name]()
+            found = {key: getattr(loss, key) for key in _OPTIONS if getattr(loss, key, None) is not getattr(usual, key, None)}
             return name, {**found, **options}
     return loss, options
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from hessian_file import HessianFile
 
-from .export_job import CONFIG, HESSIAN, export
+from .export_job import CONFIG, HESSIAN, write_job
 
 PROGRAM = "hessian_mpi"
 _WIDTH_OF_BAR = 100
@@ -52,7 +52,7 @@ def hessian(network: nn.Module, data: Any, loss: str | Callable = "cross_entropy
             raise JobError(f"'{folder / HESSIAN}' exists already; name another folder, replace it with overwrite=True, or go on "
                            "with it with resume=True", 2)
         of_job = {name: value for name, value in options.items() if name not in _OF_ONE_RUN}
-        export(folder, network, data, loss, loss_options=loss_options, whole=whole, ranks=ranks, **of_job)
+        write_job(folder, network, data, loss, loss_options or {}, whole, of_job)
     of_run = {name: options[name] for name in _OF_ONE_RUN if name in options}
     return run(folder, ranks=ranks, overwrite=overwrite and not resume, resume=resume, launcher=launcher, program=program,
                **of_run)

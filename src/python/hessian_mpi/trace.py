@@ -211,6 +211,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+def is_training(exported: ExportedProgram) -> bool:
+    """Whether an operator in it is in training mode, which the program asks --mode for."""
+    for node in exported.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        given = dict(zip((argument.name for argument in schema.arguments), node.args)) if schema else {}
+        given.update(node.kwargs)
+        if given.get("dropout_p") or any(given.get(flag) is True for flag in ("training", "train", "use_input_stats")):
+            return True
+    return False
+
+
 def save(exported: ExportedProgram, path: Any) -> None:
     with _quiet():
         torch.export.save(exported, path)
