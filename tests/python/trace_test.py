@@ -136,6 +136,21 @@ class DerivativesInside(Tests):
         self.assertLess(difference(hessian(module, lambda model: model(self.x)), expected), 1e-12)
 
 
+class DecisionsByValues(Tests):
+    """Python's are kept, for the data as they are."""
+
+    def test_in_a_loss_of_pytorch(self) -> None:
+        self.holds(perceptron(), lambda model, batch: F.gaussian_nll_loss(model(batch), batch[:, :1], batch[:, 1:2].abs() + 0.1),
+                   by="with the decisions that Python takes on these data, for 8 samples")
+
+    def test_beside_derivatives_inside(self) -> None:
+        def loss(model: nn.Module, batch: Tensor) -> Tensor:
+            u, du = slope(model, batch)
+            return (du * u.detach()).square().mean() * (2 if du.norm() > 0 else 1)
+
+        self.holds(perceptron(), loss, by="with the decisions")
+
+
 class Cut(Tests):
     """The user's own detach stays; those of autograd's saved values cut nothing."""
 
@@ -271,9 +286,13 @@ class Refused(Tests):
         self.assertIn("for 8 samples", printed)
         self.refused(perceptron(), loss, "there with 4 samples", batch_size=5)
 
-    def test_decisions_by_values(self) -> None:
+    def test_numbers_taken_out_of_tensors(self) -> None:
         self.refused(perceptron(), lambda model, batch: model(batch).square().mean() * float(model(batch).sum().detach()),
-                     "item()", "torch.where")
+                     "item()", "torch.where", "at parameters moved")
+
+    def test_decisions_by_values_in_batches(self) -> None:
+        self.refused(perceptron(), lambda model, batch: F.gaussian_nll_loss(model(batch), batch[:, :1], batch[:, 1:2].abs() + 0.1),
+                     "a decision in Python", batch_size=4)
 
 
 if __name__ == "__main__":

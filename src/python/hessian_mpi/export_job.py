@@ -105,44 +105,48 @@ class _Job:
 
     def write_model(self, path: pathlib.Path) -> list[str]:
         """By the first way whose program computes what Python does."""
-        faults: dict[bool, str] = {}
+        faults: dict[str, trace.Way] = {}
         unchecked = path.with_name("unchecked.pt2")
         try:
-            for traced, tensors, dynamic in self._ways():
+            for way, tensors, dynamic in self._ways():
                 users, where = self._points(tensors, dynamic)
                 try:
-                    self._export(unchecked, traced, tensors, dynamic)
+                    self._export(unchecked, way, tensors, dynamic)
                     difference = check.require_equal(users, self._exported_points(unchecked, tensors, dynamic), where)
                 except Exception as error:  # of many kinds
-                    faults.setdefault(traced, str(error) if isinstance(error, ExportError) else _words_of(error))
+                    faults.setdefault(str(error) if isinstance(error, ExportError) else _words_of(error), way)
                     continue
                 self._find_reduction(tensors)
                 unchecked.replace(path)
-                return self._words(traced, tensors, dynamic, difference, where)
+                return self._words(way, tensors, dynamic, difference, where)
         finally:
             unchecked.unlink(missing_ok=True)
         if not faults:
             raise ExportError(f"batches of {self.batch_size} samples do not fit: the loss takes {self._size(self.first)} of the "
                               f"{self.samples} samples at once in Python, and no other number")
-        raise ExportError("\nWritten out in plain operators (make_fx): ".join(dict.fromkeys(faults.values())))
+        raise ExportError("\n".join(f"{way.value}: {fault}" for fault, way in faults.items()))
 
-    def _export(self, path: pathlib.Path, traced: bool, tensors: list[Tensor], dynamic: list[bool]) -> None:
+    def _export(self, path: pathlib.Path, way: trace.Way, tensors: list[Tensor], dynamic: list[bool]) -> None:
         taken = self._taken()
         program = trace.export_program(self.network, self._compute, self.layout.names[:taken], tensors[:taken], dynamic[:taken],
-                                       traced)
+                                       way)
         trace.save(program, path)
         self.is_training = trace.is_training(program)
 
-    def _ways(self) -> Iterator[tuple[bool, list[Tensor], list[bool]]]:
+    def _ways(self) -> Iterator[tuple[trace.Way, list[Tensor], list[bool]]]:
         """Sizes that are open first, then those of the data; torch.export before make_fx, which takes layers apart."""
         fixed = [False] * len(self.first)
-        for traced in (False, True):
-            few = self._some(_SAMPLES_TO_CHECK)
-            if self._size(few) > 1 and self._works_in_python(few):
-                yield traced, few, self.is_cut
-            exact = self.batch_size or self.samples
-            if exact is None or (self._size(self.first) >= exact and self.samples % exact == 0):
-                yield traced, self._some(exact), fixed
+        exact = self.batch_size or self.samples
+        fits = exact is None or (self._size(self.first) >= exact and self.samples % exact == 0)
+        few = self._some(_SAMPLES_TO_CHECK)
+        is_open = self._size(few) > 1 and self._works_in_python(self._other_size(few))
+        for way in (trace.Way.EXPORT, trace.Way.PLAIN):
+            if is_open:
+                yield way, few, self.is_cut
+            if fits:
+                yield way, self._some(exact), fixed
+        if fits and exact == self.samples:
+            yield trace.Way.PLAIN_WITH_VALUES, self._some(exact), fixed
 
     def _some(self, samples: int | None) -> list[Tensor]:
         return [tensor[:samples].clone() if cut and samples else tensor.clone() for tensor, cut in zip(self.first, self.is_cut)]
@@ -158,9 +162,9 @@ class _Job:
         return [torch.cat([tensor, tensor]) if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
 
     def _works_in_python(self, tensors: list[Tensor]) -> bool:
-        """Whether another number of samples is one for the user's functions."""
+        """Whether these are a number of samples that the user's functions take."""
         try:
-            check.loss_and_gradient(self.network, lambda: self._loss_in_python(self._other_size(tensors)), {})
+            check.loss_and_gradient(self.network, lambda: self._loss_in_python(tensors), {})
         except Exception:
             return False
         return True
@@ -220,12 +224,11 @@ class _Job:
                               "leave it out")
         self.options = {**self.options, "reduction": found}
 
-    def _words(self, traced: bool, tensors: list[Tensor], dynamic: list[bool], difference: float, where: list[str]) -> list[str]:
+    def _words(self, way: trace.Way, tensors: list[Tensor], dynamic: list[bool], difference: float, where: list[str]) -> list[str]:
         samples = self._size(tensors)
         size = "for any number of samples" if any(dynamic) else f"for {samples} samples" if samples else "for these sizes"
-        how = "written out in plain operators (make_fx)" if traced else "by torch.export"
         equal = f"differ by {difference:.0e}" if difference else "are equal"
-        return [f"exported {how}, {size}", f"loss and gradient, here and in Python, {equal}: {', '.join(where)}"]
+        return [f"exported {way.value}, {size}", f"loss and gradient, here and in Python, {equal}: {', '.join(where)}"]
 
     # --- configuration
 

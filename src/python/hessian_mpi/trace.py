@@ -1,12 +1,14 @@
 """A network, with its loss or without, as an exported program that hessian_mpi reads.
 
 torch.export takes most networks as they are. Where it does not, because forward() or the loss call torch.autograd.grad,
-torch.func or vmap, what these do is written out in plain operators (make_fx), and that is exported.
+torch.func or vmap, what these do is written out in plain operators (make_fx), and that is exported. Where Python decides by
+values, such as in a check that all variances are positive, it is run on the data themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import inspect
 import io
 import logging
@@ -26,6 +28,15 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+
+class Way(enum.Enum):
+    """How a program is made; the values are for messages."""
+
+    EXPORT = "by torch.export"
+    PLAIN = "written out in plain operators (make_fx)"
+    PLAIN_WITH_VALUES = "written out in plain operators (make_fx), with the decisions that Python takes on these data"
+
 
 Compute = Callable[[Any, list[Tensor]], Any]
 _OF_NETWORK = "network."
@@ -54,16 +65,18 @@ class _Program(nn.Module):
 
 
 def export_program(network: nn.Module, compute: Compute, names: list[str], tensors: list[Tensor], dynamic: list[bool],
-                   traced: bool) -> ExportedProgram:
+                   way: Way) -> ExportedProgram:
     """compute(network, tensors) as a program whose parameters have the network's names, whose inputs are called `names`,
-    and may have any size in the first dimension of those that are `dynamic`. traced: by make_fx first.
+    and may have any size in the first dimension of those that are `dynamic`, none of them with values.
 
     Raises whatever torch.export or make_fx raises for what they cannot take."""
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} if is_dynamic else None for is_dynamic in dynamic)
     program = _Program(network, compute, names)
-    if traced:
+    if way is Way.PLAIN:
         program = _Traced(network, _graph_of(program, tensors, dynamic), names)
+    elif way is Way.PLAIN_WITH_VALUES:
+        program = _Traced(network, _graph_with_values(program, tensors), names)
     with _quiet():
         exported = torch.export.export(program, tuple(tensors), dynamic_shapes=shapes if any(dynamic) else None)
     return _with_names_of_network(exported)
@@ -127,16 +140,28 @@ def _state_of(module: nn.Module) -> dict[str, Tensor]:
 
 def _graph_of(program: _Program, tensors: list[Tensor], dynamic: list[bool]) -> GraphModule:
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    values = _state_of(program)
-    state = [mode.from_tensor(value, static_shapes=True) for value in values.values()]
+    state = [mode.from_tensor(value, static_shapes=True) for value in _state_of(program).values()]
     inputs = [_fake_input(mode, tensor, is_dynamic) for tensor, is_dynamic in zip(tensors, dynamic)]
+    with mode:
+        return _graph(program, state, inputs)
+
+
+def _graph_with_values(program: _Program, tensors: list[Tensor]) -> GraphModule:
+    """Numbers taken out of tensors are constants in it, which is for a comparison at another point to find."""
+    state = [value.detach().clone().requires_grad_(value.requires_grad) for value in _state_of(program).values()]
+    with torch.random.fork_rng(devices=[]):
+        return _graph(program, state, [tensor.clone() for tensor in tensors], _error_on_data_dependent_ops=False)
+
+
+def _graph(program: _Program, state: list[Tensor], inputs: list[Tensor], **options: Any) -> GraphModule:
+    names = list(_state_of(program))
 
     def computed(state: list[Tensor], inputs: list[Tensor]) -> Any:
         with _UsersDetach():
-            return functional_call(program, dict(zip(values, state)), tuple(inputs))
+            return functional_call(program, dict(zip(names, state)), tuple(inputs))
 
-    with mode, sdpa_kernel(SDPBackend.MATH), _quiet(), _grad_that_may_cut():
-        graph = make_fx(computed, decomposition_table=_plain_operators())(state, inputs)
+    with sdpa_kernel(SDPBackend.MATH), _quiet(), _grad_that_may_cut():
+        graph = make_fx(computed, decomposition_table=_plain_operators(), **options)(state, inputs)
     return _with_users_detach_alone(graph)
 
 
