@@ -96,15 +96,33 @@ class Written(Tests):
         self.export(self.network, (self.x, torch.randn(8, 2)), nn.HuberLoss(delta=0.5, reduction="sum"), reduction="sum")
         self.assertEqual((self.options()["loss"], self.options()["reduction"]), ("huber", "sum"))
 
-    def test_says_whether_a_function_averages_or_sums_where_batches_matter(self) -> None:
+    def test_says_whether_a_function_averages_or_sums(self) -> None:
         for reduction in ("mean", "sum"):
             def loss(output: Tensor, target: Tensor, reduction: str = reduction) -> Tensor:
                 return F.cross_entropy(output, target, reduction=reduction)
 
-            self.export(self.network, (self.x, self.y), loss, batch_size=4)
-            self.assertEqual((self.options()["loss"], self.options()["reduction"]), ("output", reduction))
-        self.export(self.network, (self.x, self.y), loss)
+            for options in ({"batch_size": 4}, {}):
+                self.export(self.network, (self.x, self.y), loss, **options)
+                self.assertEqual((self.options()["loss"], self.options()["reduction"]), ("output", reduction))
+        self.export(self.network, (self.x, self.y), lambda output, target: output.sum(0).square().sum())
         self.assertNotIn("reduction", self.options())
+        self.export(self.network, self.x, lambda model, batch: (model(batch) - model(batch).detach()).square().sum())  # it is 0
+        self.assertEqual(self.options()["reduction"], "mean")
+
+    def test_has_losses_of_several_outputs(self) -> None:
+        class Gaussian(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 2)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                mean, spread = self.linear(x).unbind(1)
+                return mean, spread.exp()
+
+        for loss in ("gaussian_nll", nn.GaussianNLLLoss(full=True)):
+            self.export(Gaussian(), (self.x, self.x[:, 0]), loss)
+            self.assertEqual(self.options()["loss"], "gaussian_nll")
+        self.assertEqual(self.options()["loss-option"], "full=true")
 
 
 class Data(Tests):
@@ -170,7 +188,7 @@ class Refused(Tests):
 
     def test_what_is_no_loss(self) -> None:
         pair = (self.x, self.y)
-        self.refused(ValueError, "no loss 'crossentropy'; known are bce", self.network, pair, "crossentropy")
+        self.refused(ValueError, "no loss 'crossentropy'; known are cross_entropy", self.network, pair, "crossentropy")
         self.refused(ValueError, "has to be a scalar", self.network, pair, lambda output, target: output)
         self.refused(ValueError, "parameters of its own", self.network, pair, nn.Sequential(nn.Linear(1, 1)))
         self.refused(ValueError, "weight has the shape .2, 1.", self.network, pair, loss_options={"weight": torch.ones(2, 1)})

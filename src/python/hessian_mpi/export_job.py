@@ -149,7 +149,8 @@ class _Job:
             yield trace.Way.PLAIN_WITH_VALUES, self._some(exact), fixed
 
     def _some(self, samples: int | None) -> list[Tensor]:
-        return [tensor[:samples].clone() if cut and samples else tensor.clone() for tensor, cut in zip(self.first, self.is_cut)]
+        """The first ones; all for None."""
+        return [tensor.clone() for tensor in self._slice(self.first, 0, samples or self._size(self.first))]
 
     def _size(self, tensors: list[Tensor]) -> int:
         """Samples; 0 where all is whole."""
@@ -158,7 +159,7 @@ class _Job:
     def _other_size(self, tensors: list[Tensor]) -> list[Tensor]:
         half = self._size(tensors) // 2
         if half > 1:
-            return [tensor[:half].clone() if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
+            return self._slice(tensors, 0, half)
         return [torch.cat([tensor, tensor]) if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
 
     def _works_in_python(self, tensors: list[Tensor]) -> bool:
@@ -206,23 +207,28 @@ class _Job:
                 for data, point, _ in self._cases(tensors, dynamic)]
 
     def _find_reduction(self, tensors: list[Tensor]) -> None:
-        """A loss in the model is a mean or a sum; in batches it matters which."""
-        if not self.loss.in_model or self.batch_size is None or self._size(tensors) < 2:
+        """Whether a loss in the model is a mean or a sum over samples, which the program asks --reduction for."""
+        samples = self._size(tensors)
+        if not self.loss.in_model or samples < 2:
             return
-        half = self._size(tensors) // 2
-        parts = [tensors, [t[:half] if cut else t for t, cut in zip(tensors, self.is_cut)],
-                 [t[half:] if cut else t for t, cut in zip(tensors, self.is_cut)]]
-        values = [float(check.loss_and_gradient(self.network, lambda part=part: self._loss_in_python(part), {})[0])
+        parts = [tensors, self._slice(tensors, 0, samples // 2), self._slice(tensors, samples // 2, samples)]
+        if not all(self._works_in_python(part) for part in parts):
+            return
+        moved = check.perturbed(self.network)  # at a minimum all may be rounding
+        values = [float(check.loss_and_gradient(self.network, lambda part=part: self._loss_in_python(part), moved)[0])
                   for part in parts]
-        found = reduction_of(values, [half, self._size(tensors) - half])
-        if found is None:
-            raise ExportError(f"the loss neither averages nor sums over samples: it is {values[0]:.7g} of {self._size(tensors)}, and "
+        found = reduction_of(values, [samples // 2, samples - samples // 2])
+        if found is None and self.batch_size is not None:
+            raise ExportError(f"the loss neither averages nor sums over samples: it is {values[0]:.7g} of {samples}, and "
                               f"{values[1]:.7g} and {values[2]:.7g} of their halves. Without batch_size it is that of all samples")
         wanted = self.options.get("reduction", found)
-        if wanted != found:
+        if found is not None and wanted != found:
             raise ExportError(f"the loss is a {found} over samples, and reduction is '{wanted}': write reduction='{found}', or "
                               "leave it out")
-        self.options = {**self.options, "reduction": found}
+        self.options = {**self.options, "reduction": wanted}
+
+    def _slice(self, tensors: list[Tensor], begin: int, end: int) -> list[Tensor]:
+        return [tensor[begin:end] if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
 
     def _words(self, way: trace.Way, tensors: list[Tensor], dynamic: list[bool], difference: float, where: list[str]) -> list[str]:
         samples = self._size(tensors)

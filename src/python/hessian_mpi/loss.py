@@ -14,13 +14,40 @@ from torch.nn import functional as F
 from .batch import Layout, call
 
 OUTPUT = "output"
-_IN_TORCH = {"bce": F.binary_cross_entropy, "bce_with_logits": F.binary_cross_entropy_with_logits, "kl_div": F.kl_div,
-             "cross_entropy": F.cross_entropy, "huber": F.huber_loss, "l1": F.l1_loss, "mse": F.mse_loss, "nll": F.nll_loss,
-             "poisson_nll": F.poisson_nll_loss, "smooth_l1": F.smooth_l1_loss}
-_CLASSES = {"bce": nn.BCELoss, "bce_with_logits": nn.BCEWithLogitsLoss, "kl_div": nn.KLDivLoss,
-            "cross_entropy": nn.CrossEntropyLoss, "huber": nn.HuberLoss, "l1": nn.L1Loss, "mse": nn.MSELoss, "nll": nn.NLLLoss,
-            "poisson_nll": nn.PoissonNLLLoss, "smooth_l1": nn.SmoothL1Loss}
-_OPTIONS = ("weight", "pos_weight", "ignore_index", "label_smoothing", "beta", "delta", "eps", "log_target", "log_input", "full")
+# The program's name: PyTorch's function, and its module.
+_OF_ONE_OUTPUT: dict[str, tuple[Callable, type]] = {
+    "cross_entropy": (F.cross_entropy, nn.CrossEntropyLoss),
+    "nll": (F.nll_loss, nn.NLLLoss),
+    "mse": (F.mse_loss, nn.MSELoss),
+    "l1": (F.l1_loss, nn.L1Loss),
+    "smooth_l1": (F.smooth_l1_loss, nn.SmoothL1Loss),
+    "huber": (F.huber_loss, nn.HuberLoss),
+    "bce": (F.binary_cross_entropy, nn.BCELoss),
+    "bce_with_logits": (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss),
+    "kl_div": (F.kl_div, nn.KLDivLoss),
+    "poisson_nll": (F.poisson_nll_loss, nn.PoissonNLLLoss),
+    "soft_margin": (F.soft_margin_loss, nn.SoftMarginLoss),
+    "hinge_embedding": (F.hinge_embedding_loss, nn.HingeEmbeddingLoss),
+    "multi_margin": (F.multi_margin_loss, nn.MultiMarginLoss),
+    "multilabel_margin": (F.multilabel_margin_loss, nn.MultiLabelMarginLoss),
+    "multilabel_soft_margin": (F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss),
+}
+
+
+def _gaussian_nll(mean: Tensor, variance: Tensor, target: Tensor, **options: Any) -> Tensor:
+    return F.gaussian_nll_loss(mean, target, variance, **options)
+
+
+# Called with what the network returns, several tensors, then the target.
+_OF_SEVERAL_OUTPUTS: dict[str, tuple[Callable, type]] = {
+    "gaussian_nll": (_gaussian_nll, nn.GaussianNLLLoss),
+    "margin_ranking": (F.margin_ranking_loss, nn.MarginRankingLoss),
+    "cosine_embedding": (F.cosine_embedding_loss, nn.CosineEmbeddingLoss),
+    "triplet": (F.triplet_margin_loss, nn.TripletMarginLoss),
+}
+_LOSSES = {**_OF_ONE_OUTPUT, **_OF_SEVERAL_OUTPUTS}
+_OPTIONS = ("weight", "pos_weight", "ignore_index", "label_smoothing", "beta", "delta", "eps", "log_target", "log_input", "full",
+            "margin", "p", "swap")
 _NAMES_OF_MODELS = ("model", "net", "network", "module")
 
 
@@ -61,41 +88,42 @@ def make_loss(loss: str | Callable, options: dict[str, Any], reduction: str) -> 
 
 
 def _loss_by_name(name: str, options: dict[str, Any], reduction: str) -> Loss:
-    function = _IN_TORCH.get(name) or getattr(F, name, None) or getattr(F, name + "_loss", None)
-    if function is None:
-        raise ValueError(f"there is no loss '{name}'; known are {', '.join(_IN_TORCH)} and {OUTPUT}, or give a function of "
+    if name not in _LOSSES:
+        raise ValueError(f"there is no loss '{name}'; known are {', '.join(_LOSSES)} and {OUTPUT}, or give a function of "
                          "(output, target), or of (model, batch)")
     for key, option in options.items():
         if isinstance(option, Tensor) and option.dim() > 1:
-            raise ValueError(f"loss option {key} has the shape {list(option.shape)}; expected is one number for each class, or for "
-                             "each element of the output's last dimension: give a function of (output, target) instead")
-    arguments = {"reduction": reduction, **options}
+            raise ValueError(f"loss option {key} has the shape {list(option.shape)}; expected is one number for each class, or "
+                             "for each element of the output's last dimension: give a function of (output, target) instead")
 
-    def compute(model: Any, layout: Layout, tensors: list[Tensor]) -> Tensor:
+    def compute(model: Any, layout: Layout, tensors: list[Tensor]) -> Any:
         output = call(model, layout.parts(tensors)[0])
-        if not isinstance(output, Tensor):
-            raise ValueError(f"the model returns a {type(output).__name__}, and the loss '{name}' wants one tensor: give "
+        if isinstance(output, Tensor) == (name in _OF_SEVERAL_OUTPUTS) or not isinstance(output, (Tensor, tuple, list)):
+            wanted = "several tensors" if name in _OF_SEVERAL_OUTPUTS else "one tensor"
+            raise ValueError(f"the model returns a {type(output).__name__}, and the loss '{name}' wants {wanted}: give "
                              "loss=lambda output, target: ..., which gets all of it")
         return output
 
-    def value(output: Tensor, layout: Layout, tensors: list[Tensor]) -> Tensor:
+    def value(output: Any, layout: Layout, tensors: list[Tensor]) -> Tensor:
+        outputs = [output] if isinstance(output, Tensor) else list(output)
         target = layout.parts(tensors)[1]
-        if not isinstance(target, Tensor):
+        if not isinstance(target, Tensor) and not (target is None and name == "triplet"):
             raise ValueError(f"the loss '{name}' wants one tensor of targets: data=(inputs, targets)")
-        given = {key: option.to(output) if isinstance(option, Tensor) else option for key, option in arguments.items()}
-        target = target.to(output.dtype) if target.is_floating_point() else target
-        return function(output, target, **given)
+        if target is not None:
+            outputs.append(target.to(outputs[0].dtype) if target.is_floating_point() else target)
+        given = {key: option.to(outputs[0]) if isinstance(option, Tensor) else option for key, option in options.items()}
+        return _LOSSES[name][0](*outputs, **{"reduction": reduction, **given})
 
     return Loss(name, compute, value, options)
 
 
 def _named(loss: Any, options: dict[str, Any], reduction: str) -> tuple[Any, dict[str, Any]]:
     """PyTorch's own functions and modules by the program's names, which it factors and weighs in batches."""
-    for name, function in _IN_TORCH.items():
+    for name, (function, module) in _LOSSES.items():
         if loss is function:
             return name, options
-        if type(loss) is _CLASSES[name] and loss.reduction == reduction:
-            usual = _CLASSES[name]()
+        if type(loss) is module and loss.reduction == reduction:
+            usual = module()
             found = {key: getattr(loss, key) for key in _OPTIONS if getattr(loss, key, None) is not getattr(usual, key, None)}
             return name, {**found, **options}
     return loss, options
@@ -141,7 +169,7 @@ def text_of_options(options: dict[str, Any]) -> str:
 
 
 def reduction_of(values: list[float], samples: list[int]) -> str | None:
-    """What a loss does over samples, by its value on two parts and on both together: "mean", "sum", or neither."""
+    """What a loss does over samples, by its value of all of them and of two parts: "mean", "sum", or neither."""
     whole, first, second = values
     mean = (first * samples[0] + second * samples[1]) / sum(samples)
     scale = max(abs(first), abs(second), abs(whole)) * 1e-4

@@ -63,8 +63,8 @@ def run(folder: str | os.PathLike, *, ranks: int = 2, overwrite: bool = False, r
     """Runs the job in a folder that `export` made and opens its file.
 
     launcher: mpirun with its options, or srun; `-n RANKS` follows. program: hessian_mpi where it is not on the PATH. options:
-    of hessian_mpi, before those of the job. None where no file is written (plan=True). Raises JobError with the program's message, and on ctrl-C, once the job has
-    stopped, JobInterrupted, which says how to go on.
+    of hessian_mpi, before those of the job. Returns None where no file is written (plan=True). Raises JobError with the
+    program's message, and on ctrl-C, once the job has stopped, JobInterrupted, which says how to go on.
     """
     folder = pathlib.Path(folder)
     if not (folder / CONFIG).exists():
