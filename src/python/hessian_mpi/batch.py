@@ -111,7 +111,8 @@ class Layout:
 
 def call(model: Any, inputs: Any, targets: Any = None) -> Any:
     """model(*inputs) of a tuple or list, model(**inputs) of a dict, model(inputs) of a tensor; targets come last."""
-    positional, named = [], {}
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
     for part in (inputs, targets):
         if isinstance(part, dict):
             named.update(part)

@@ -58,7 +58,6 @@ class Written:
     def __init__(self, layout: Layout, first: list[Tensor]):
         self.layout, self.first = layout, first
         self.samples: int | None = None
-        self.batches = 0
 
 
 def write(path: str | os.PathLike, data: Any, whole: Collection[str] | bool = False) -> Written:
@@ -80,14 +79,12 @@ def _write_batches(writer: "_Writer", stream: Iterator[Any]) -> Written:
         raise DataError(f"'{writer.path}' would hold no sample: the data yield no batch")
     layout = Layout(batch)
     written = Written(layout, layout.tensors(batch))
-    tensors = written.first
-    while tensors is not None:
+    following = next(stream, None)
+    writer.begin(layout, written.first, grows=following is not None)
+    writer.append(written.first)
+    while following is not None:
+        writer.append(layout.tensors(following))
         following = next(stream, None)
-        if written.batches == 0:
-            writer.begin(layout, tensors, grows=following is not None)
-        writer.append(tensors)
-        written.batches += 1
-        tensors = None if following is None else layout.tensors(following)
     written.samples = writer.samples
     return written
 

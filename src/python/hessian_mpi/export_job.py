@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import check, data_file, trace
-from .batch import DataError, Layout
+from .batch import Layout
 from .check import ExportError
 from .loss import Loss, make_loss, reduction_of, text_of_options
 
@@ -137,7 +137,7 @@ class _Job:
         """Sizes that are open first, then those of the data; torch.export before make_fx, which takes layers apart."""
         fixed = [False] * len(self.first)
         exact = self.batch_size or self.samples
-        fits = exact is None or (self._size(self.first) >= exact and self.samples % exact == 0)
+        fits = exact is None or (self._size(self.first) >= exact and (self.samples or exact) % exact == 0)
         few = self._some(_SAMPLES_TO_CHECK)
         is_open = self._size(few) > 1 and self._works_in_python(self._other_size(few))
         for way in (trace.Way.EXPORT, trace.Way.PLAIN):

@@ -40,7 +40,7 @@ class JobInterrupted(KeyboardInterrupt):
 def hessian(network: nn.Module, data: Any, loss: str | Callable = "cross_entropy", *, ranks: int = 2,
             folder: str | os.PathLike = "hessian_job", loss_options: dict[str, Any] | None = None,
             whole: Collection[str] | bool = False, overwrite: bool = False, resume: bool = False, launcher: str | None = None,
-            program: str | os.PathLike | None = None, **options: Any) -> HessianFile:
+            program: str | os.PathLike | None = None, **options: Any) -> HessianFile | None:
     """The Hessian of a network's loss: exports the job into `folder`, runs it on `ranks` ranks, opens FOLDER/hessian.h5.
 
     data, loss, loss_options, whole and options: those of `export`; overwrite, resume, launcher and program: of `run`. With

@@ -49,6 +49,13 @@ _library.impl("detach", lambda x: torch.empty_like(x), "Meta")
 _library.impl("detach", torch.library.fallthrough_kernel, "Autograd")
 
 
+def _with_names(forward: Callable, names: list[str]) -> Callable:
+    """With a signature of these arguments, by which torch.export names inputs."""
+    arguments = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    setattr(forward, "__signature__", inspect.Signature(arguments))
+    return forward
+
+
 class _Program(nn.Module):
     """forward(NAME, ...) = compute(network, [tensors])."""
 
@@ -59,9 +66,7 @@ class _Program(nn.Module):
         def forward(*tensors: Tensor) -> Any:
             return compute(network, list(tensors))
 
-        forward.__signature__ = inspect.Signature(  # torch.export names inputs by it
-            [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
-        self.forward = forward
+        self.forward = _with_names(forward, names)
 
 
 def export_program(network: nn.Module, compute: Compute, names: list[str], tensors: list[Tensor], dynamic: list[bool],
@@ -72,7 +77,7 @@ def export_program(network: nn.Module, compute: Compute, names: list[str], tenso
     Raises whatever torch.export or make_fx raises for what they cannot take."""
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} if is_dynamic else None for is_dynamic in dynamic)
-    program = _Program(network, compute, names)
+    program: nn.Module = _Program(network, compute, names)
     if way is Way.PLAIN:
         program = _Traced(network, _graph_of(program, tensors, dynamic), names)
     elif way is Way.PLAIN_WITH_VALUES:
@@ -83,13 +88,10 @@ def export_program(network: nn.Module, compute: Compute, names: list[str], tenso
 
 
 def _with_names_of_network(exported: ExportedProgram) -> ExportedProgram:
-    def name_in_network(name: str | None) -> str | None:
-        return name and name.removeprefix(_OF_NETWORK)
-
     for spec in [*exported.graph_signature.input_specs, *exported.graph_signature.output_specs]:
-        spec.target = name_in_network(spec.target)
-    exported._state_dict = {name_in_network(name): value for name, value in exported.state_dict.items()}
-    exported._constants = {name_in_network(name): value for name, value in exported.constants.items()}
+        spec.target = spec.target and spec.target.removeprefix(_OF_NETWORK)
+    exported._state_dict = {name.removeprefix(_OF_NETWORK): value for name, value in exported.state_dict.items()}
+    exported._constants = {name.removeprefix(_OF_NETWORK): value for name, value in exported.constants.items()}
     return exported
 
 
@@ -113,7 +115,7 @@ class _Tree(nn.Module):
         for word in path.split(".") if path else []:
             if word not in place._modules:
                 place.add_module(word, nn.Module())
-            place = place._modules[word]
+            place = place.get_submodule(word)
         return place
 
 
@@ -128,9 +130,7 @@ class _Traced(nn.Module):
         def forward(*tensors: Tensor) -> Any:
             return self.graph(list(_state_of(self.network).values()), list(tensors))
 
-        forward.__signature__ = inspect.Signature(
-            [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
-        self.forward = forward
+        self.forward = _with_names(forward, names)
 
 
 def _state_of(module: nn.Module) -> dict[str, Tensor]:
@@ -138,22 +138,22 @@ def _state_of(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _graph_of(program: _Program, tensors: list[Tensor], dynamic: list[bool]) -> GraphModule:
+def _graph_of(program: nn.Module, tensors: list[Tensor], dynamic: list[bool]) -> GraphModule:
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    state = [mode.from_tensor(value, static_shapes=True) for value in _state_of(program).values()]
+    state: list[Tensor] = [mode.from_tensor(value, static_shapes=True) for value in _state_of(program).values()]
     inputs = [_fake_input(mode, tensor, is_dynamic) for tensor, is_dynamic in zip(tensors, dynamic)]
     with mode:
         return _graph(program, state, inputs)
 
 
-def _graph_with_values(program: _Program, tensors: list[Tensor]) -> GraphModule:
+def _graph_with_values(program: nn.Module, tensors: list[Tensor]) -> GraphModule:
     """Numbers taken out of tensors are constants in it, which is for a comparison at another point to find."""
     state = [value.detach().clone().requires_grad_(value.requires_grad) for value in _state_of(program).values()]
     with torch.random.fork_rng(devices=[]):
         return _graph(program, state, [tensor.clone() for tensor in tensors], _error_on_data_dependent_ops=False)
 
 
-def _graph(program: _Program, state: list[Tensor], inputs: list[Tensor], **options: Any) -> GraphModule:
+def _graph(program: nn.Module, state: list[Tensor], inputs: list[Tensor], **options: Any) -> GraphModule:
     names = list(_state_of(program))
 
     def computed(state: list[Tensor], inputs: list[Tensor]) -> Any:
