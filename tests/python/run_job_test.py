@@ -92,6 +92,39 @@ class Matrix(Tests):
         self.assert_is(H, hessian(self.network, lambda model: loss(model(self.x), self.y)))
 
 
+    def test_in_batches_beside_inputs_that_are_whole(self) -> None:
+        self.needs("--whole")
+
+        def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            x = batch["x"].requires_grad_()
+            slope, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            return slope.square().mean() + model(batch["anchor"]).square().mean()
+
+        batch = {"x": self.x, "anchor": torch.randn(3, 3)}
+        H = self.hessian(self.network, batch, loss, whole=["anchor"], batch_size=4)
+        self.assert_is(H, hessian(self.network, lambda model: loss(model, {key: x.clone() for key, x in batch.items()})))
+
+    def test_of_losses_of_several_outputs(self) -> None:
+        self.needs("gaussian_nll")
+
+        class Gaussian(nn.Module):
+            def __init__(self, linear: nn.Module):
+                super().__init__()
+                self.linear = linear
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                mean, spread = self.linear(x).unbind(1)
+                return mean, spread.exp()
+
+        network, target = Gaussian(self.network), torch.randn(10)
+        H = self.hessian(network, (self.x, target), "gaussian_nll", loss_options={"full": True}, batch_size=4)
+        self.assert_is(H, hessian(network, lambda model: F.gaussian_nll_loss(model(self.x)[0], target, model(self.x)[1], full=True)))
+
+    def needs(self, word: str) -> None:
+        if word not in subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout:
+            self.skipTest(f"this hessian_mpi has no {word}")
+
+
 class Errors(Tests):
     def test_are_the_words_of_the_program_alone(self) -> None:
         with self.assertRaises(hessian_mpi.JobError) as caught:
@@ -176,6 +209,11 @@ class Progress(unittest.TestCase):
         relay.feed(b"noticed\n-----\n")
         relay.close()
         self.assertEqual((shown.getvalue(), relay.message()), ("hessian_mpi: warning: so\n", "no 'x';\nsay y"))
+
+    def test_an_error_of_the_launcher_is_the_message_where_the_program_has_none(self) -> None:
+        relay = run_job._Relay(io.StringIO())
+        relay.feed(b"--------\nmpirun found no slots\nfor 9 ranks\n--------\n")
+        self.assertEqual(relay.message(), "mpirun found no slots\nfor 9 ranks")
 
     def test_notebooks_get_a_bar(self) -> None:
         notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()

@@ -161,7 +161,7 @@ class _Relay:
     def message(self) -> str:
         """The program's alone where there is one."""
         own = re.search(rf"^{PROGRAM}: (?:error: )?(.*?)(?:\n-----|\Z)", self.error, re.S | re.M)
-        return (own.group(1) if own else self.error).strip()
+        return (own.group(1) if own else re.sub("^-+$", "", self.error, flags=re.M)).strip()
 
 
 def _run(command: list[str], folder: pathlib.Path, to_go_on: str) -> tuple[int, str]:
