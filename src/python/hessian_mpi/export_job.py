@@ -1,0 +1,294 @@
+"""A job for hessian_mpi from a network, data and a loss in Python: model.pt2, data.h5 and job.cfg in one folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import check, data_file, trace
+from .batch import Layout
+from .check import ExportError
+from .loss import Loss, make_loss, reduction_of, text_of_options
+
+MODEL, DATA, CONFIG, HESSIAN = "model.pt2", "data.h5", "job.cfg", "hessian.h5"
+_SAMPLES_TO_CHECK = 32
+
+
+def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str | Callable = "cross_entropy", *,
+           loss_options: dict[str, Any] | None = None, whole: Collection[str] | bool = False, ranks: int = 2,
+           **options: Any) -> pathlib.Path:
+    """Writes FOLDER/model.pt2, data.h5 and job.cfg, and prints the line that computes FOLDER/hessian.h5.
+
+    data: (inputs, targets), or inputs alone: tensors, tuples of them, dicts by the names of forward's arguments; a Dataset,
+    a DataLoader or an iterable of such batches, written one by one. The first dimension is the sample, but of tensors named
+    in `whole` (True: of all). loss: a name with loss_options, a function of (output, target), or of (model, batch), with
+    the first argument called so. options: those of hessian_mpi, batch_size=64, dtype="float64", l2=1e-3.
+
+    The network's mode, frozen parameters and ties stay as they are. Before it returns, loss and gradient of the exported
+    program are compared with Python's. Raises DataError, ExportError or ValueError, which say what to change.
+    """
+    folder = pathlib.Path(folder)
+    write_job(folder, network, data, loss, loss_options or {}, whole, options)
+    print(f"cd {shlex.quote(str(folder))} && mpirun -n {ranks} hessian_mpi --config {CONFIG}")
+    return folder
+
+
+def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | Callable, loss_options: dict[str, Any],
+              whole: Collection[str] | bool, options: dict[str, Any]) -> None:
+    """What `export` does, but for the line to run."""
+    require_network(network)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # without it there is no job until this one is whole
+    job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
+    words = job.write_data(folder / DATA, data, whole)
+    words += job.write_model(folder / MODEL)
+    job.write_config(folder / CONFIG)
+    frozen = sum(not p.requires_grad for p in network.parameters())
+    numbers = sum(p.numel() for p in check.trainable(network).values())
+    print(f"{folder / MODEL}: N = {numbers} in {len(check.trainable(network))} tensors"
+          f"{f', {frozen} frozen' if frozen else ''}; in {_mode(network)} mode, as the network is")
+    for line in words:
+        print(f"  {line}")
+
+
+def require_network(network: Any) -> None:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"the network is a {type(network).__name__}; expected is a torch.nn.Module")
+    parameters = check.trainable(network)
+    if not parameters:
+        raise ValueError("no parameter of the network requires a gradient: there is nothing to derive by")
+    for name, p in parameters.items():
+        if p.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"parameter '{name}' is {p.dtype}; derivatives are in float32 or float64: network.float()")
+        if p.device.type != "cpu":
+            raise ValueError(f"parameter '{name}' is on {p.device}; files are written from the CPU: network.cpu(), and "
+                             "device='cuda' computes on GPUs")
+
+
+def _mode(network: nn.Module) -> str:
+    modes = {module.training for module in network.modules()}
+    return "mixed" if len(modes) > 1 else "train" if True in modes else "eval"
+
+
+class _Job:
+    """What the exported program is made of and compared with."""
+
+    def __init__(self, network: nn.Module, loss: Loss, options: dict[str, Any]):
+        self.network, self.loss, self.options = network, loss, options
+        self.batch_size: int | None = options.get("batch_size")
+
+    # --- data
+
+    def write_data(self, path: pathlib.Path, data: Any, whole: Collection[str] | bool) -> list[str]:
+        if whole is False and self.batch_size is None and _differ_in_first_dimension(data):
+            whole = True
+        if whole is True and self.batch_size is not None:
+            raise ValueError("whole=True leaves nothing that batch_size cuts into batches: name the tensors that are not cut")
+        written = data_file.write(path, data, whole)
+        self.layout: Layout = written.layout
+        self.first = written.first
+        self.samples = written.samples
+        self.is_cut = [whole is False or (whole is not True and name not in whole) for name in self.layout.names]
+        self.whole = [] if isinstance(whole, bool) else sorted(whole)
+        if not all(self.is_cut):  # a loss of the program's own is a mean over samples
+            self.loss = _inside(self.loss)
+        return [f"{path}: {self.samples} samples" if self.samples else f"{path}: whole, not cut into samples"]
+
+    # --- model
+
+    def write_model(self, path: pathlib.Path) -> list[str]:
+        """By the first way whose program computes what Python does."""
+        faults: dict[str, trace.Way] = {}
+        unchecked = path.with_name("unchecked.pt2")
+        try:
+            for way, tensors, dynamic in self._ways():
+                users, where = self._points(tensors, dynamic)
+                try:
+                    self._export(unchecked, way, tensors, dynamic)
+                    difference = check.require_equal(users, self._exported_points(unchecked, tensors, dynamic), where)
+                except Exception as error:  # of many kinds
+                    faults.setdefault(str(error) if isinstance(error, ExportError) else _words_of(error), way)
+                    continue
+                self._find_reduction(tensors)
+                unchecked.replace(path)
+                return self._words(way, tensors, dynamic, difference, where)
+        finally:
+            unchecked.unlink(missing_ok=True)
+        if not faults:
+            raise ExportError(f"batches of {self.batch_size} samples do not fit: the loss takes {self._size(self.first)} of the "
+                              f"{self.samples} samples at once in Python, and no other number")
+        raise ExportError("\n".join(f"{way.value}: {fault}" for fault, way in faults.items()))
+
+    def _export(self, path: pathlib.Path, way: trace.Way, tensors: list[Tensor], dynamic: list[bool]) -> None:
+        taken = self._taken()
+        program = trace.export_program(self.network, self._compute, self.layout.names[:taken], tensors[:taken], dynamic[:taken],
+                                       way)
+        trace.save(program, path)
+        self.is_training = trace.is_training(program)
+
+    def _ways(self) -> Iterator[tuple[trace.Way, list[Tensor], list[bool]]]:
+        """Sizes that are open first, then those of the data; torch.export before make_fx, which takes layers apart."""
+        fixed = [False] * len(self.first)
+        exact = self.batch_size or self.samples
+        fits = exact is None or (self._size(self.first) >= exact and (self.samples or exact) % exact == 0)
+        few = self._some(_SAMPLES_TO_CHECK)
+        is_open = self._size(few) > 1 and self._works_in_python(self._other_size(few))
+        for way in (trace.Way.EXPORT, trace.Way.PLAIN):
+            if is_open:
+                yield way, few, self.is_cut
+            if fits:
+                yield way, self._some(exact), fixed
+        if fits and exact == self.samples:
+            yield trace.Way.PLAIN_WITH_VALUES, self._some(exact), fixed
+
+    def _some(self, samples: int | None) -> list[Tensor]:
+        """The first ones; all for None."""
+        return [tensor.clone() for tensor in self._slice(self.first, 0, samples or self._size(self.first))]
+
+    def _size(self, tensors: list[Tensor]) -> int:
+        """Samples; 0 where all is whole."""
+        return next((len(tensor) for tensor, cut in zip(tensors, self.is_cut) if cut), 0)
+
+    def _other_size(self, tensors: list[Tensor]) -> list[Tensor]:
+        half = self._size(tensors) // 2
+        if half > 1:
+            return self._slice(tensors, 0, half)
+        return [torch.cat([tensor, tensor]) if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
+
+    def _works_in_python(self, tensors: list[Tensor]) -> bool:
+        """Whether these are a number of samples that the user's functions take."""
+        try:
+            check.loss_and_gradient(self.network, lambda: self._loss_in_python(tensors), {})
+        except Exception:
+            return False
+        return True
+
+    def _taken(self) -> int:
+        """How many of the tensors the program takes: targets only where it computes the loss."""
+        return len(self.first) if self.loss.in_model else self.layout.inputs
+
+    def _compute(self, network: Any, tensors: list[Tensor]) -> Any:
+        return self.loss.compute(network, self.layout, tensors)
+
+    def _loss_in_python(self, tensors: list[Tensor]) -> Tensor:
+        tensors = [tensor.clone() for tensor in tensors]
+        return self.loss.value(self._compute(self.network, tensors), self.layout, tensors)
+
+    def _cases(self, tensors: list[Tensor], dynamic: list[bool]) -> Iterator[tuple[list[Tensor], dict[str, Tensor], str]]:
+        moved = check.perturbed(self.network)
+        yield tensors, {}, "at the parameters"
+        yield tensors, moved, "at parameters moved by some hundredths"
+        if any(dynamic):
+            other = self._other_size(tensors)
+            yield other, moved, f"there with {self._size(other)} samples"
+
+    def _points(self, tensors: list[Tensor], dynamic: list[bool]) -> tuple[list[check.Point], list[str]]:
+        cases = list(self._cases(tensors, dynamic))
+        return ([check.loss_and_gradient(self.network, lambda data=data: self._loss_in_python(data), point)
+                 for data, point, _ in cases], [words for _, _, words in cases])
+
+    def _exported_points(self, path: pathlib.Path, tensors: list[Tensor], dynamic: list[bool]) -> list[check.Point]:
+        """Of the program that is in the file."""
+        module = torch.export.load(path).module()
+        _tie(module, self.network)
+
+        def loss(data: list[Tensor]) -> Tensor:
+            data = [tensor.clone() for tensor in data]
+            return self.loss.value(module(*data[:self._taken()]), self.layout, data)
+
+        return [check.loss_and_gradient(module, lambda data=data: loss(data), point)
+                for data, point, _ in self._cases(tensors, dynamic)]
+
+    def _find_reduction(self, tensors: list[Tensor]) -> None:
+        """Whether a loss in the model is a mean or a sum over samples, which the program asks --reduction for."""
+        samples = self._size(tensors)
+        if not self.loss.in_model or samples < 2:
+            return
+        parts = [tensors, self._slice(tensors, 0, samples // 2), self._slice(tensors, samples // 2, samples)]
+        if not all(self._works_in_python(part) for part in parts):
+            return
+        moved = check.perturbed(self.network)  # at a minimum all may be rounding
+        values = [float(check.loss_and_gradient(self.network, lambda part=part: self._loss_in_python(part), moved)[0])
+                  for part in parts]
+        found = reduction_of(values, [samples // 2, samples - samples // 2])
+        if found is None and self.batch_size is not None:
+            raise ExportError(f"the loss neither averages nor sums over samples: it is {values[0]:.7g} of {samples}, and "
+                              f"{values[1]:.7g} and {values[2]:.7g} of their halves. Without batch_size it is that of all samples")
+        wanted = self.options.get("reduction", found)
+        if found is not None and wanted != found:
+            raise ExportError(f"the loss is a {found} over samples, and reduction is '{wanted}': write reduction='{found}', or "
+                              "leave it out")
+        self.options = {**self.options, "reduction": wanted}
+
+    def _slice(self, tensors: list[Tensor], begin: int, end: int) -> list[Tensor]:
+        return [tensor[begin:end] if cut else tensor for tensor, cut in zip(tensors, self.is_cut)]
+
+    def _words(self, way: trace.Way, tensors: list[Tensor], dynamic: list[bool], difference: float, where: list[str]) -> list[str]:
+        samples = self._size(tensors)
+        size = "for any number of samples" if any(dynamic) else f"for {samples} samples" if samples else "for these sizes"
+        equal = f"differ by {difference:.0e}" if difference else "are equal"
+        return [f"exported {way.value}, {size}", f"loss and gradient, here and in Python, {equal}: {', '.join(where)}"]
+
+    # --- configuration
+
+    def write_config(self, path: pathlib.Path) -> None:
+        options = {"model": MODEL, "data": DATA, "loss": self.loss.name, "loss-option": text_of_options(self.loss.options),
+                   "whole": self.whole, "mode": "train" if self.is_training else "", "output": HESSIAN,
+                   **{name.replace("_", "-"): value for name, value in self.options.items()}}
+        path.write_text("".join(f"{line}\n" for line in config_lines(options)))
+
+
+def config_lines(options: dict[str, Any]) -> Iterator[str]:
+    """name = value, as --config and, with other punctuation, the command line take them."""
+    for name, value in options.items():
+        if isinstance(value, (list, tuple)):
+            value = " ".join(str(word) for word in value)
+        if isinstance(value, os.PathLike):
+            value = os.path.abspath(value)  # the program runs in the job's folder
+        if value is True:
+            value = "true"
+        if value is not None and value is not False and value != "":
+            yield f"{name} = {value}"
+
+
+def _differ_in_first_dimension(data: Any) -> bool:
+    if not isinstance(data, (tuple, list, dict, Tensor, np.ndarray)):
+        return False
+    tensors = Layout(data).tensors(data)
+    return all(tensor.dim() for tensor in tensors) and len({len(tensor) for tensor in tensors}) > 1
+
+
+def _inside(loss: Loss) -> Loss:
+    """The same, computed by the model."""
+    if loss.in_model:
+        return loss
+    return Loss("output", lambda model, layout, tensors: loss.value(loss.compute(model, layout, tensors), layout, tensors),
+                lambda result, layout, tensors: result)
+
+
+def _tie(module: nn.Module, network: nn.Module) -> None:
+    """Parameters that are one in the network are one in a module with the same names, as they are in the program."""
+    first: dict[int, str] = {}
+    for name, p in network.named_parameters(remove_duplicate=False):
+        one = first.setdefault(id(p), name)
+        folder, _, last = name.rpartition(".")
+        if one != name:
+            module.get_submodule(folder).register_parameter(last, module.get_parameter(one))
+
+
+def _words_of(error: Exception) -> str:
+    """The first lines of PyTorch's, which are the cause, and what to do about the most frequent one."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    cause = " ".join(line for line in lines[:2] if line)
+    advice = ""
+    if "DataDependent" in type(error).__name__:
+        advice = (": a decision in Python, or a number taken out by float() or item(), depends on values; keep it in tensors "
+                  "(torch.where), or take detach() for a constant")
+    return f"{type(error).__name__}: {cause}{advice}"

@@ -1,0 +1,83 @@
+"""Runs the examples as they are, one after the other, and reads what they print and leave.
+
+usage: examples_test.py EXAMPLES PROGRAM
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import numpy as np
+import torch
+
+import hessian_mpi
+
+EXAMPLES, PROGRAM = map(pathlib.Path, sys.argv[1:])
+
+
+class Examples(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name, "job")
+        self.addCleanup(torch.set_default_dtype, torch.float32)
+
+    def run_example(self, name: str, *needed: str) -> str:
+        """What it prints."""
+        for package in needed:
+            if importlib.util.find_spec(package) is None:
+                self.skipTest(f"{package} is not installed")
+        with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module(name).main(str(self.folder))
+        return printed.getvalue()
+
+    def needs_whole(self) -> None:
+        """Inputs without a first dimension in common."""
+        if "--whole" not in subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout:
+            self.skipTest("this hessian_mpi has no --whole")
+
+    def matrix(self) -> hessian_mpi.HessianFile:
+        H = hessian_mpi.HessianFile(self.folder / "hessian.h5")
+        self.addCleanup(H.close)
+        checks = {name: outcome for name, outcome in H.attributes.items() if name.endswith("_check")}
+        self.assertEqual(set(checks.values()), {"passed"}, checks)
+        return H
+
+    def test_mlp(self) -> None:
+        self.assertIn("largest eigenvalues", self.run_example("mlp"))
+        self.assertEqual(self.matrix().shapes["0.weight"], (8, 2))
+
+    def test_digits(self) -> None:
+        printed = self.run_example("digits", "sklearn")
+        self.assertEqual(re.findall(r"^(\S+): trace", printed, re.M), self.matrix().names)
+
+    def test_language_model(self) -> None:
+        self.run_example("language_model", "transformers")
+        self.assertIn("transformer.wte.weight", self.matrix().names)
+
+    def test_pinn(self) -> None:
+        self.needs_whole()
+        printed = self.run_example("pinn")
+        smallest = float(re.search(r"smallest eigenvalues \[\s*(\S+)", printed)[1])
+        self.assertAlmostEqual(smallest, np.linalg.eigvalsh(np.asarray(self.matrix()))[0], places=6)
+
+    def test_graph(self) -> None:
+        self.needs_whole()
+        self.assertIn("(24, 12)", self.run_example("graph"))
+        self.assertEqual(self.matrix().N, 44)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(EXAMPLES))
+    os.environ["PATH"] = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
+    # The examples start mpirun as it is; these are for tests that run beside others.
+    os.environ.update(OMPI_MCA_hwloc_base_binding_policy="none", OMPI_MCA_rmaps_base_oversubscribe="1")
+    unittest.main(argv=sys.argv[:1])

@@ -1,0 +1,227 @@
+"""hessian_mpi.hessian and run under mpirun: matrices against PyTorch's, the program's errors, ctrl-C.
+
+usage: run_job_test.py PROGRAM FAULT_LIBRARY MPIRUN...
+"""
+
+import contextlib
+import io
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from typing import Any
+
+import numpy as np
+import torch
+from oracle import difference, hessian
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import hessian_mpi
+from hessian_mpi import run_job
+
+PROGRAM, FAULT_LIBRARY, LAUNCHER = sys.argv[1], sys.argv[2], shlex.join(sys.argv[3:])
+
+
+class Tests(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name, "job")
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.float64)
+        self.x, self.y = torch.randn(10, 3), torch.randint(2, (10,))
+        self.network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def hessian(self, *arguments: Any, **options: Any) -> hessian_mpi.HessianFile:
+        with contextlib.redirect_stdout(io.StringIO()) as self.printed, contextlib.redirect_stderr(io.StringIO()) as self.errors:
+            return hessian_mpi.hessian(*arguments, folder=self.folder, program=PROGRAM, launcher=LAUNCHER, **options)
+
+    def assert_is(self, H: hessian_mpi.HessianFile, expected: Tensor) -> None:
+        with H:
+            self.assertLess(difference(np.asarray(H), expected), 1e-10)
+
+
+class Matrix(Tests):
+    def test_of_a_loss_by_name(self) -> None:
+        H = self.hessian(self.network, (self.x, self.y), loss_options={"weight": torch.tensor([1.0, 3.0])}, ranks=2)
+        expected = hessian(self.network, lambda model: F.cross_entropy(model(self.x), self.y, weight=torch.tensor([1.0, 3.0])))
+        np.testing.assert_allclose(H["0.weight", "2.bias"][:], expected[:12, 24:], atol=1e-12)
+        self.assert_is(H, expected)
+        self.assertIn("hessian.h5: complete", self.printed.getvalue())
+        self.assertIn("26 / 26 rows", self.errors.getvalue())
+
+    def test_of_a_function_in_batches_of_a_loader(self) -> None:
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output, target, reduction="sum") + output.pow(4).sum()
+
+        H = self.hessian(self.network, DataLoader(TensorDataset(self.x, self.y), batch_size=4), loss, batch_size=3)
+        self.assert_is(H, hessian(self.network, lambda model: loss(model(self.x), self.y)))
+
+    def test_of_tied_and_frozen_parameters(self) -> None:
+        network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+        network[2].weight = network[0].weight
+        network[0].bias.requires_grad_(False)
+        H = self.hessian(network, (self.x, self.x), "mse")
+        self.assertEqual(H.names, ["0.weight", "2.bias"])
+        self.assert_is(H, hessian(network, lambda model: F.mse_loss(model(self.x), self.x)))
+
+    def test_of_derivatives_by_inputs(self) -> None:
+        def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            x = batch["inner"].requires_grad_()
+            first, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            second, = torch.autograd.grad(first.sum(), x, create_graph=True)
+            return (first - second.square()).square().mean() + model(batch["edge"]).square().mean()
+
+        batch = {"inner": self.x, "edge": torch.randn(10, 3)}
+        H = self.hessian(self.network, batch, loss)
+        self.assert_is(H, hessian(self.network, lambda model: loss(model, {key: x.clone() for key, x in batch.items()})))
+
+    def test_with_a_detach_that_the_checks_of_the_program_see(self) -> None:
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            return (output.detach() * output).mean()
+
+        with self.assertRaisesRegex(hessian_mpi.JobError, "the gradient is not the slope of the loss"):
+            self.hessian(self.network, (self.x, self.y), loss)
+        H = self.hessian(self.network, (self.x, self.y), loss, check=0, overwrite=True)
+        self.assert_is(H, hessian(self.network, lambda model: loss(model(self.x), self.y)))
+
+
+    def test_in_batches_beside_inputs_that_are_whole(self) -> None:
+        self.needs("--whole")
+
+        def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            x = batch["x"].requires_grad_()
+            slope, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            return slope.square().mean() + model(batch["anchor"]).square().mean()
+
+        batch = {"x": self.x, "anchor": torch.randn(3, 3)}
+        H = self.hessian(self.network, batch, loss, whole=["anchor"], batch_size=4)
+        self.assert_is(H, hessian(self.network, lambda model: loss(model, {key: x.clone() for key, x in batch.items()})))
+
+    def test_of_losses_of_several_outputs(self) -> None:
+        self.needs("gaussian_nll")
+
+        class Gaussian(nn.Module):
+            def __init__(self, linear: nn.Module):
+                super().__init__()
+                self.linear = linear
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                mean, spread = self.linear(x).unbind(1)
+                return mean, spread.exp()
+
+        network, target = Gaussian(self.network), torch.randn(10)
+        H = self.hessian(network, (self.x, target), "gaussian_nll", loss_options={"full": True}, batch_size=4)
+        self.assert_is(H, hessian(network, lambda model: F.gaussian_nll_loss(model(self.x)[0], target, model(self.x)[1], full=True)))
+
+    def needs(self, word: str) -> None:
+        if word not in subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout:
+            self.skipTest(f"this hessian_mpi has no {word}")
+
+
+class Errors(Tests):
+    def test_are_the_words_of_the_program_alone(self) -> None:
+        with self.assertRaises(hessian_mpi.JobError) as caught:
+            self.hessian(self.network, (self.x, self.y), dtype="float16")
+        self.assertEqual(str(caught.exception), "--dtype 'float16' is none of: float32, float64")
+        self.assertEqual(caught.exception.exit_code, 2)
+        self.assertEqual(self.errors.getvalue(), "")
+
+    def test_leave_a_file_that_is_there(self) -> None:
+        self.hessian(self.network, (self.x, self.y)).close()
+        before = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        with self.assertRaisesRegex(hessian_mpi.JobError, "exists already.*overwrite=True"):
+            self.hessian(self.network, (self.x + 1, self.y))
+        self.assertEqual({path.name: path.read_bytes() for path in self.folder.iterdir()}, before)
+        self.hessian(self.network, (self.x + 1, self.y), overwrite=True).close()
+
+    def test_say_what_is_not_there(self) -> None:
+        with self.assertRaisesRegex(FileNotFoundError, "hessian_mpi.export"):
+            hessian_mpi.run(self.folder)
+        with self.assertRaisesRegex(hessian_mpi.JobError, "no program here"), contextlib.redirect_stdout(io.StringIO()), \
+                contextlib.redirect_stderr(io.StringIO()):
+            hessian_mpi.export(self.folder, self.network, (self.x, self.y))
+            hessian_mpi.run(self.folder, program="/usr/bin/false", launcher="sh -c 'echo no program here >&2; exit 3' --")
+
+    def test_are_none_of_a_plan(self) -> None:
+        self.assertIsNone(self.hessian(self.network, (self.x, self.y), plan=True))
+        self.assertNotIn("plan", (self.folder / "job.cfg").read_text())
+
+
+class Interrupted(Tests):
+    def test_stops_the_job_and_says_how_to_go_on(self) -> None:
+        network = nn.Sequential(nn.Linear(3, 200), nn.Tanh(), nn.Linear(200, 2))
+        with contextlib.redirect_stdout(io.StringIO()):
+            hessian_mpi.export(self.folder, network, (self.x, self.y), method="rows")
+        pauses = {"RANK": 0, "CALL": "posix_memalign", "AT": 3000, "ERROR": 0, "FILE": "hessian"}
+        launcher = " ".join([LAUNCHER, "-x", f"LD_PRELOAD={FAULT_LIBRARY}", *(f"-x FAULT_{k}={v}" for k, v in pauses.items())])
+        script = f"import hessian_mpi; hessian_mpi.run({str(self.folder)!r}, program={PROGRAM!r}, launcher={launcher!r})"
+        with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as job:
+            while not (self.folder / "hessian.h5").exists() and job.poll() is None:
+                time.sleep(0.05)
+            job.send_signal(signal.SIGINT)
+            _, errors = job.communicate(timeout=120)
+        self.assertIn("JobInterrupted: ", errors)
+        self.assertIn("--resume", errors)
+        self.assertIn(f"In Python: hessian_mpi.run('{self.folder}', ranks=2, resume=True)", errors)
+        with self.assertRaisesRegex(hessian_mpi.HessianFileError, "not complete"):
+            hessian_mpi.HessianFile(self.folder / "hessian.h5")
+        H = self.hessian(network, (self.x, self.y), resume=True)
+        self.assert_is(H, hessian(network, lambda model: F.cross_entropy(model(self.x), self.y)))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Progress(unittest.TestCase):
+    """What the program writes is shown as it comes, in a terminal, a notebook or a file."""
+
+    BAR = b"\r[=>  ] 10 %\033[K\r[==> ] 60 %\033[K\rdone\033[K\n"
+
+    def test_states_of_a_bar_come_one_by_one(self) -> None:
+        shown = io.StringIO()
+        relay = run_job._Relay(shown)
+        relay.feed(self.BAR[:25])
+        self.assertEqual(shown.getvalue(), "\r[=>  ] 10 %\r")
+        relay.feed(self.BAR[25:])
+        relay.close()
+        self.assertEqual(shown.getvalue(), self.BAR.decode().replace("\033[K", ""))
+
+    def test_terminals_get_their_codes(self) -> None:
+        shown = Terminal()
+        relay = run_job._Relay(shown)
+        relay.feed(self.BAR)
+        relay.close()
+        self.assertEqual(shown.getvalue(), self.BAR.decode())
+
+    def test_an_error_and_what_the_launcher_adds_are_kept_for_the_exception(self) -> None:
+        shown = io.StringIO()
+        relay = run_job._Relay(shown)
+        relay.feed(b"hessian_mpi: warning: so\nhessian_mpi: error: no 'x';\nsay y\n-----\nmpirun ")
+        relay.feed(b"noticed\n-----\n")
+        relay.close()
+        self.assertEqual((shown.getvalue(), relay.message()), ("hessian_mpi: warning: so\n", "no 'x';\nsay y"))
+
+    def test_an_error_of_the_launcher_is_the_message_where_the_program_has_none(self) -> None:
+        relay = run_job._Relay(io.StringIO())
+        relay.feed(b"--------\nmpirun found no slots\nfor 9 ranks\n--------\n")
+        self.assertEqual(relay.message(), "mpirun found no slots\nfor 9 ranks")
+
+    def test_notebooks_get_a_bar(self) -> None:
+        notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+        with contextlib.redirect_stderr(notebook):
+            self.assertEqual(run_job._progress(), "bar")
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertEqual(run_job._progress(), "plain")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
