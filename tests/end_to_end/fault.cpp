@@ -2,6 +2,7 @@
 //   FAULT_RANK=1 FAULT_CALL=pwrite FAULT_AT=3 FAULT_FILE=result FAULT_ERROR=28   the third pwrite to a file whose name
 //   holds `result` fails on rank 1 with errno 28, and so do all later ones; FAULT_MARK names a file to be made when it
 //   happens. FAULT_ERROR=-9: the rank is killed there; -19: it stops until it is told to go on, with the call.
+//   FAULT_WITHOUT_FALLOCATE=1: no space can be taken in advance for that file, as on NFS before 4.2.
 //   FAULT_ERROR=0: the calls succeed after a pause, so that there is time to interrupt a job on a machine of any speed.
 
 #include <dlfcn.h>
@@ -120,6 +121,10 @@ FAULT_EXPORT int sync_file_range(int file, off_t offset, off_t count, unsigned f
 
 FAULT_EXPORT int fallocate(int file, int mode, off_t offset, off_t count) {
   static auto* const real = original<int(int, int, off_t, off_t)>("fallocate");
+  if (names(file) && *variable("FAULT_WITHOUT_FALLOCATE") != 0) {
+    errno = EOPNOTSUPP;
+    return -1;
+  }
   if (names(file) && fails("fallocate")) return -1;
   return real(file, mode, offset, count);
 }

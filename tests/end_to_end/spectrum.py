@@ -9,6 +9,7 @@ LAUNCH is mpirun with its options but for the number of ranks. FAULT_LIBRARY in 
 import errno
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -196,13 +197,22 @@ def fill(folder: pathlib.Path) -> None:
         os.close(filler)
 
 
-def wait_for_bytes(spectrum: Spectrum, started: subprocess.Popen, count: int) -> None:
-    """Until the unfinished result has so many bytes of the disk."""
-    while started.poll() is None:
-        for path in spectrum.folder.glob(".h.spectrum.h5.new-*"):
-            if path.stat().st_blocks * 512 >= count:
-                return
-        time.sleep(0.001)
+def children(process: int) -> list[int]:
+    return [int(child) for child in pathlib.Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def run_on_a_disk_that_fills_up(spectrum: Spectrum, write: int, variables: dict[str, str]) -> subprocess.CompletedProcess:
+    """The first rank stands still at this write to the result until the disk is full."""
+    stop = fault("pwrite", 0, write, -signal.SIGSTOP, RESULT + ".new")
+    started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS, variables={**stop, **variables})
+    stopped: list[int] = []
+    while not stopped:
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.01)
+        stopped = [p for p in children(started.pid) if "\nState:\tT" in pathlib.Path(f"/proc/{p}/status").read_text()]
+    fill(spectrum.folder)
+    os.kill(stopped[0], signal.SIGCONT)
+    return spectrum.end(started)
 
 
 def test_a_disk_that_fills_up_meanwhile(spectrum: Spectrum) -> None:
@@ -215,16 +225,11 @@ def test_a_disk_that_fills_up_meanwhile(spectrum: Spectrum) -> None:
         fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(n))
         (spectrum.folder / "h.spectrum.h5").write_text("old")
         # Where space cannot be taken in advance, as on NFS before 4.2.
-        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS, variables=fault("fallocate", 0, 1, errno.EOPNOTSUPP, RESULT))
-        wait_for_bytes(spectrum, started, 1)
-        fill(spectrum.folder)
-        expect_failure_that_leaves_the_old_result(spectrum, spectrum.end(started), "No space left on device")
+        finished = run_on_a_disk_that_fills_up(spectrum, 1, {"FAULT_WITHOUT_FALLOCATE": "1"})
+        expect_failure_that_leaves_the_old_result(spectrum, finished, "No space left on device")
         (spectrum.folder / "filler").unlink()
         # Where it can, a full disk costs nothing.
-        started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS)
-        wait_for_bytes(spectrum, started, 8 * n * n)
-        fill(spectrum.folder)
-        finished = spectrum.end(started)
+        finished = run_on_a_disk_that_fills_up(spectrum, 12, {})
         assert finished.returncode == 0, finished
         with h5py.File(spectrum.folder / "h.spectrum.h5") as file:
             vectors = file["eigenvectors"][:]
