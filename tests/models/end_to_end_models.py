@@ -797,6 +797,19 @@ class AtKink(nn.Module):
         return self.second(torch.relu(self.first(x - x[:1])))
 
 
+class CastsInside(nn.Module):
+    """A norm and outputs in float32, whatever the parameters are, as transformers' language models have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x)).to(torch.float32)
+        normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
+        return self.second(normed.to(x.dtype)).to(torch.float32)
+
+
 def write_both(model: nn.Module, example: tuple[Tensor, ...], path: pathlib.Path) -> None:
     script(model, example).save(path.with_suffix(".pt"))
     torch.export.save(export(model, example), path.with_suffix(".pt2"))
@@ -815,6 +828,7 @@ def write_usage_files(folder: pathlib.Path) -> None:
     write_both(Huge(), (x,), folder / "huge")
     write_both(CutOff(), (x,), folder / "cut_off")
     write_both(AtKink(), (x,), folder / "at_kink")
+    write_both(CastsInside().double(), (x.double(),), folder / "casts_inside")
     write_both(AllFrozen(), (x,), folder / "all_frozen")
     write_both(nn.Linear(1, 1, bias=False), (torch.randn(2, 1),), folder / "one_parameter")
     write_data(folder, [torch.randn(4, 1)], torch.randn(4, 1), "one_parameter_data")
