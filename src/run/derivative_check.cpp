@@ -148,7 +148,8 @@ Estimates Comparison::estimates() const {
       double change = 0;
       for (std::size_t i = 0; i < size(); ++i) {
         const double of_number = std::abs(values[i] - table[j - 1][k][i]);
-        change = std::isnan(of_number) ? infinity : std::max(change, of_number);
+        if (std::isnan(of_number)) change = infinity;
+        change = std::max(change, of_number);
       }
       const double truncation = std::max(change, changes_before[k] / (power * ratio * ratio));
       changes_before[k] = std::isfinite(change) ? change : 0;
