@@ -367,7 +367,7 @@ double largest_entry(const file::StoredLayout& stored) {
 file::CheckFigure stored_check(const file::Attributes& attributes, const std::string& name) {
   file::CheckFigure check{number(attributes, name + "_error"), number(attributes, name + "_tolerance")};
   const auto found = word(attributes, name + "_check");
-  for (const auto outcome : {file::CheckOutcome::passed, file::CheckOutcome::kinks, file::CheckOutcome::failed}) {
+  for (const auto outcome : file::outcomes) {
     if (found == name_of(outcome)) check.outcome = outcome;
   }
   return check;

@@ -82,7 +82,7 @@ std::string worst_outcome(const std::vector<Part>& parts, const std::string& nam
   auto worst = file::CheckOutcome::not_made;
   for (const auto& part : parts) {
     const auto* found = file::find_attribute<std::string>(part.stored.attributes, name);
-    for (const auto outcome : {file::CheckOutcome::passed, file::CheckOutcome::kinks, file::CheckOutcome::failed}) {
+    for (const auto outcome : file::outcomes) {
       if (found != nullptr && *found == name_of(outcome)) worst = std::max(worst, outcome);
     }
   }

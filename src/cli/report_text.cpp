@@ -22,9 +22,12 @@ std::string text_of_number(double value, int digits) {
 
 std::string text_of_check(const file::CheckFigure& check) {
   if (check.outcome == file::CheckOutcome::not_made) return "not checked";
-  const auto* what = check.outcome == file::CheckOutcome::kinks
-                         ? "kinks: the loss has no derivative at this point, nothing to compare with"
-                         : name_of(check.outcome);
+  std::string what = name_of(check.outcome);
+  if (check.outcome == file::CheckOutcome::kinks) {
+    what += ": the loss has no derivative at this point, nothing to compare with";
+  } else if (check.outcome == file::CheckOutcome::rounding) {
+    what += ": too near to rounding to tell";
+  }
   return text(text_of_number(check.error, 2), "  ", what, " (at most ", text_of_number(check.tolerance, 2), ')');
 }
 

@@ -307,26 +307,6 @@ Data read_torch_save(const std::filesystem::path& path) {
 
 // ---- both
 
-void require_samples(const Data& data, const std::filesystem::path& path) {
-  if (data.inputs.empty()) throw InputError(text("`inputs` in '", path.string(), "' is empty; ", layout_wanted));
-  const std::int64_t samples = data.samples();
-  bool equal = true;
-  std::string counts;
-  const auto count = [&](const char* what, const std::vector<Tensor>& tensors) {
-    for (const auto& tensor : tensors) {
-      equal = equal && tensor.size(0) == samples;
-      counts += text(counts.empty() ? "" : ", ", &tensor == tensors.data() ? what : "", tensor.size(0));
-    }
-  };
-  count("inputs ", data.inputs);
-  count("targets ", data.targets);
-  if (!equal) {
-    throw InputError(text("the numbers of samples in '", path.string(), "' differ: ", counts,
-                          "; the first dimension of every tensor is the sample"));
-  }
-  if (samples == 0) throw InputError(text("'", path.string(), "' holds no sample: ", counts));
-}
-
 void require_readable(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) throw InputError(text("--data '", path.string(), "': no such file"));
@@ -352,7 +332,59 @@ Data mapped(const Data& data, const Change& change) {
   return result;
 }
 
+const Tensor& tensor_of(const Data& data, std::size_t k) {
+  return k < data.inputs.size() ? data.inputs[k] : data.targets[k - data.inputs.size()];
+}
+
+bool is_whole(const Whole& whole, std::size_t k) {
+  return k < whole.size() && whole[k];
+}
+
 }  // namespace
+
+std::int64_t Data::samples(const Whole& whole) const {
+  for (std::size_t k = 0; k < inputs.size() + targets.size(); ++k) {
+    if (!is_whole(whole, k)) return tensor_of(*this, k).size(0);
+  }
+  return 1;
+}
+
+bool Data::has_samples(const Whole& whole) const {
+  for (std::size_t k = 0; k < inputs.size() + targets.size(); ++k) {
+    if (!is_whole(whole, k) && tensor_of(*this, k).size(0) != samples(whole)) return false;
+  }
+  return true;
+}
+
+void Data::require_samples(const std::string& file, const Whole& whole) const {
+  std::string counts;
+  for (std::size_t k = 0; k < inputs.size() + targets.size(); ++k) {
+    const auto* what = k == 0 ? "inputs " : k == inputs.size() ? "targets " : "";
+    counts += text(k == 0 ? "" : ", ", what, tensor_of(*this, k).size(0), is_whole(whole, k) ? " (whole)" : "");
+  }
+  if (!has_samples(whole)) {
+    throw InputError(text("the numbers of samples in ", file, " differ: ", counts,
+                          "; the first dimension of every tensor is the sample, but of inputs that --whole names (or "
+                          "of all, where the model computes the loss, --loss output, and there is no --batch-size)"));
+  }
+  if (samples(whole) == 0) throw InputError(text(file, " holds no sample: ", counts));
+}
+
+Whole Data::whole(const std::vector<std::string>& names, const std::vector<std::string>& arguments) const {
+  Whole result(inputs.size() + targets.size(), false);
+  for (const auto& name : names) {
+    const auto found = std::find_if(arguments.begin(), arguments.end(), [&](const std::string& argument) {
+      return exported_name(argument) == exported_name(name);
+    });
+    const auto place = static_cast<std::size_t>(found - arguments.begin());
+    if (found == arguments.end() || place >= result.size()) {
+      throw InputError(
+          text("--whole '", printable(name), "' is no input of the model, which takes ", listed(arguments)));
+    }
+    result[place] = true;
+  }
+  return result;
+}
 
 Data Data::in_order_of(const std::vector<std::string>& names) const {
   if (input_names.empty()) return *this;
@@ -379,8 +411,14 @@ Data Data::in_order_of(const std::vector<std::string>& names) const {
   return ordered;
 }
 
-Data Data::batch(std::int64_t begin, std::int64_t end) const {
-  return mapped(*this, [=](const Tensor& tensor) { return tensor.slice(0, begin, end); });
+Data Data::batch(std::int64_t begin, std::int64_t end, const Whole& whole) const {
+  Data result = *this;
+  for (std::size_t k = 0; k < inputs.size() + targets.size(); ++k) {
+    if (is_whole(whole, k)) continue;
+    auto& tensor = k < inputs.size() ? result.inputs[k] : result.targets[k - inputs.size()];
+    tensor = tensor.slice(0, begin, end);
+  }
+  return result;
 }
 
 Data Data::repeated(std::int64_t copies) const {
@@ -396,7 +434,7 @@ Data Data::converted(torch::Dtype dtype, torch::Device device) const {
   });
 }
 
-Data load_data(const std::filesystem::path& file) {
+Data load_data(const std::filesystem::path& file, bool some_may_be_whole) {
   require_readable(file);
   Data data;
   try {
@@ -406,7 +444,8 @@ Data load_data(const std::filesystem::path& file) {
   } catch (const std::exception& error) {  // of the HDF5 library, or memory that ran out
     throw InputError(text("the data file '", file.string(), "' cannot be read: ", message_of(error)));
   }
-  require_samples(data, file);
+  if (data.inputs.empty()) throw InputError(text("`inputs` in '", file.string(), "' is empty; ", layout_wanted));
+  if (!some_may_be_whole) data.require_samples(text("'", file.string(), "'"));
   return data;
 }
 

@@ -37,22 +37,20 @@ Kind kind_of(const std::filesystem::path& file) {
   return Kind::unknown;
 }
 
-void require_readable(const std::filesystem::path& file) {
+void require_readable(const std::filesystem::path& file, const char* what) {
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored)) {
-    throw InputError(text("--model '", file.string(), "': no such file"));
+    throw InputError(text("--", what, " '", file.string(), "': no such file"));
   }
   if (!std::filesystem::is_regular_file(file, ignored)) {
-    throw InputError(text("the model file '", file.string(), "' is not a file"));
+    throw InputError(text("the ", what, " file '", file.string(), "' is not a file"));
   }
   if (!std::ifstream(file))
-    throw InputError(text("the model file '", file.string(), "' cannot be read (permissions?)"));
+    throw InputError(text("the ", what, " file '", file.string(), "' cannot be read (permissions?)"));
 }
 
-}  // namespace
-
-std::unique_ptr<Model> load_model(const std::filesystem::path& file) {
-  require_readable(file);
+std::unique_ptr<Model> load(const std::filesystem::path& file, const char* what, const std::string& how_to_export) {
+  require_readable(file, what);
   if (is_exported_program(file)) return load_exported_program(file);
   switch (kind_of(file)) {
     case Kind::torchscript:
@@ -60,14 +58,28 @@ std::unique_ptr<Model> load_model(const std::filesystem::path& file) {
     case Kind::pickle:
       throw InputError(text("'", file.string(),
                             "' was written by torch.save and holds a pickled module or its parameters, which need your "
-                            "Python code to run. Export the network with torch.export.save(torch.export.export(model, "
-                            "(x,)), 'net.pt2'), or with torch.jit.script(model).save('net.pt')"));
+                            "Python code to run. ",
+                            how_to_export));
     case Kind::unknown:
       break;
   }
   throw InputError(text("'", file.string(),
                         "' is neither an exported program (torch.export.save) nor a TorchScript module "
                         "(torch.jit.save), or it is damaged"));
+}
+
+}  // namespace
+
+std::unique_ptr<Model> load_model(const std::filesystem::path& file) {
+  return load(file, "model",
+              "Export the network with torch.export.save(torch.export.export(model, (x,)), 'net.pt2'), or with "
+              "torch.jit.script(model).save('net.pt')");
+}
+
+std::unique_ptr<Model> load_loss(const std::filesystem::path& file) {
+  return load(file, "loss",
+              "Export the loss with torch.jit.script(loss).save('loss.pt'), or with torch.export.save("
+              "torch.export.export(loss, (output, targets)), 'loss.pt2')");
 }
 
 }  // namespace hessian_mpi::network

@@ -8,13 +8,14 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <numbers>
 #include <optional>
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/exception_words.hpp"
+#include "hessian_mpi/network/load_model.hpp"
 #include "hessian_mpi/network/torch_error.hpp"
 #include "tensor_text.hpp"
-#include "torchscript_model.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -122,7 +123,8 @@ std::string way_to_classes(const std::string& loss, const Tensor& output, const 
 }
 
 // Targets as int64 indices of shape [B, d1, ...], checked against an output of shape [B, C, d1, ...].
-Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor& targets, std::int64_t ignored) {
+Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor& targets,
+                     std::optional<std::int64_t> ignored) {
   auto index_shape = output.sizes().vec();
   index_shape.erase(index_shape.begin() + 1);
   if (!c10::isIntegralType(targets.scalar_type(), /*includeBool=*/true) || targets.sizes() != index_shape) {
@@ -130,12 +132,13 @@ Tensor class_indices(const std::string& loss, const Tensor& output, const Tensor
   }
   const Tensor indices = targets.to(torch::kLong);
   const std::int64_t classes = output.size(1);
-  const Tensor outside = indices.lt(0).logical_or(indices.ge(classes)).logical_and(indices.ne(ignored));
+  Tensor outside = indices.lt(0).logical_or(indices.ge(classes));
+  if (ignored) outside = outside.logical_and(indices.ne(*ignored));
   if (const auto fault = first_fault(outside, indices)) {
     throw InputError(text("sample ", fault->sample, " of the batch has the class index ",
                           static_cast<std::int64_t>(fault->value), "; the model's output of shape ", output.sizes(),
-                          " has ", classes, " classes, so that indices go from 0 to ", classes - 1, " (", ignored,
-                          " is ignored)"));
+                          " has ", classes, " classes, so that indices go from 0 to ", classes - 1,
+                          ignored ? text(" (", *ignored, " is ignored)") : ""));
   }
   return indices;
 }
@@ -273,8 +276,58 @@ LossTerm kl_div(const Tensor& output, const Tensor& targets, const LossArguments
 }
 
 LossTerm poisson_nll(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
-  return {at::poisson_nll_loss(output, targets, arguments.log_input, arguments.full, arguments.eps, at::Reduction::Sum),
+  return {at::poisson_nll_loss(output, targets, arguments.log_input, arguments.full, arguments.eps.value_or(1e-8),
+                               at::Reduction::Sum),
           1, number_of(output)};
+}
+
+// Mean of positions, each a mean over its classes.
+LossTerm multilabel_soft_margin(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  const Tensor terms = targets * at::log_sigmoid(output) + (1 - targets) * at::log_sigmoid(-output);
+  const auto weight = weights_by_place("weight", arguments.weight, output);
+  const auto classes = static_cast<double>(output.size(-1));
+  return {(weight ? terms * *weight : terms).sum() / -classes, 1, number_of(output) / classes};
+}
+
+LossTerm soft_margin(const Tensor& output, const Tensor& targets, const LossArguments&) {
+  return {at::soft_margin_loss(output, targets, at::Reduction::Sum), 1, number_of(output)};
+}
+
+LossTerm hinge_embedding(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  return {at::hinge_embedding_loss(output, targets, arguments.margin.value_or(1), at::Reduction::Sum), 1,
+          number_of(output)};
+}
+
+void require_scores(const std::string& loss, const Tensor& output) {
+  if (output.dim() == 2 && output.size(1) > 0) return;
+  throw InputError(
+      text("the model returns ", description(output), "; ", loss, " wants scores of shape [samples, classes]"));
+}
+
+LossTerm multi_margin(const Tensor& output, const Tensor& targets, const LossArguments& arguments) {
+  require_scores("multi_margin", output);
+  const Tensor indices = class_indices("multi_margin", output, targets, std::nullopt);
+  return {at::multi_margin_loss(output, indices, arguments.p.value_or(1), arguments.margin.value_or(1),
+                                class_weights(arguments, output), at::Reduction::Sum),
+          1, static_cast<double>(output.size(0))};
+}
+
+// Targets are the classes of a sample, then -1.
+LossTerm multilabel_margin(const Tensor& output, const Tensor& targets, const LossArguments&) {
+  require_scores("multilabel_margin", output);
+  require_same_shape("multilabel_margin", output, targets);
+  if (!c10::isIntegralType(targets.scalar_type(), /*includeBool=*/false)) {
+    throw InputError(text("targets are ", description(targets),
+                          "; multilabel_margin wants the integer indices of a sample's classes, then -1"));
+  }
+  const Tensor indices = targets.to(torch::kLong);
+  const Tensor outside = indices.lt(-1).logical_or(indices.ge(output.size(1)));
+  if (const auto fault = first_fault(outside, indices)) {
+    throw InputError(text("sample ", fault->sample, " of the batch has the class index ",
+                          static_cast<std::int64_t>(fault->value), "; indices go from 0 to ", output.size(1) - 1,
+                          ", and -1 ends those of a sample"));
+  }
+  return {at::multilabel_margin_loss(output, indices, at::Reduction::Sum), 1, static_cast<double>(output.size(0))};
 }
 
 struct NamedLoss {
@@ -282,7 +335,7 @@ struct NamedLoss {
   // Either of classes, or of targets that are equal to the output in shape and dtype.
   bool of_classes;
   LossTerm (*term)(const Tensor& output, const Tensor& targets, const LossArguments& arguments);
-  std::array<const char*, 3> options;
+  std::array<const char*, 4> options;
 };
 
 constexpr NamedLoss named_losses[] = {
@@ -296,7 +349,121 @@ constexpr NamedLoss named_losses[] = {
     {"bce_with_logits", false, bce_with_logits, {"weight", "pos_weight"}},
     {"kl_div", false, kl_div, {"log_target", "reduction"}},
     {"poisson_nll", false, poisson_nll, {"log_input", "full", "eps"}},
+    {"soft_margin", false, soft_margin, {}},
+    {"hinge_embedding", false, hinge_embedding, {"margin"}},
+    {"multi_margin", true, multi_margin, {"p", "margin", "weight"}},
+    {"multilabel_margin", true, multilabel_margin, {}},
+    {"multilabel_soft_margin", false, multilabel_soft_margin, {"weight"}},
 };
+
+// --- losses of several outputs
+
+using Outputs = std::vector<Tensor>;
+
+// As PyTorch has it: a variance below eps counts as eps, and its derivative is that of the formula there.
+LossTerm gaussian_nll(const Outputs& outputs, const Tensor& targets, const LossArguments& arguments) {
+  const Tensor& mean = outputs[0];
+  Tensor variance = outputs[1];
+  if (variance.dim() + 1 == mean.dim()) variance = variance.unsqueeze(-1);
+  if (variance.dim() != mean.dim() || !at::is_expandable_to(variance.sizes(), mean.sizes())) {
+    throw InputError(text("the model returns a mean that is ", description(mean), " and a variance that is ",
+                          description(outputs[1]), "; gaussian_nll wants one for each, or one for the last dimension"));
+  }
+  if (const auto fault = first_fault(variance.detach().lt(0), variance.detach())) {
+    throw InputError(text("sample ", fault->sample, " of the batch has the variance ", fault->value,
+                          "; gaussian_nll wants none below 0: have the model return softplus or exp of it"));
+  }
+  variance = variance.clone();
+  {
+    const torch::NoGradGuard value_alone;
+    variance.clamp_min_(arguments.eps.value_or(1e-6));
+  }
+  const Tensor terms = 0.5 * (variance.log() + (mean - targets).square() / variance);
+  const double constant = arguments.full ? 0.5 * std::log(2 * std::numbers::pi) : 0;
+  return {terms.sum() + constant * number_of(mean), 1, number_of(mean)};
+}
+
+LossTerm margin_ranking(const Outputs& outputs, const Tensor& targets, const LossArguments& arguments) {
+  return {at::margin_ranking_loss(outputs[0], outputs[1], targets, arguments.margin.value_or(0), at::Reduction::Sum), 1,
+          number_of(targets)};
+}
+
+LossTerm cosine_embedding(const Outputs& outputs, const Tensor& targets, const LossArguments& arguments) {
+  return {at::cosine_embedding_loss(outputs[0], outputs[1], targets, arguments.margin.value_or(0), at::Reduction::Sum),
+          1, number_of(targets)};
+}
+
+LossTerm triplet(const Outputs& outputs, const Tensor&, const LossArguments& arguments) {
+  const auto& shape = outputs[0].sizes();
+  return {
+      at::triplet_margin_loss(outputs[0], outputs[1], outputs[2], arguments.margin.value_or(1), arguments.p.value_or(2),
+                              arguments.eps.value_or(1e-6), arguments.swap, at::Reduction::Sum),
+      1, static_cast<double>(outputs[0].numel() / shape.back())};
+}
+
+enum class Targets { none, like_output, one_per_sample };
+
+struct LossOfSeveral {
+  const char* name;
+  std::size_t count;
+  const char* outputs;  // for messages
+  bool alike;           // all outputs have one shape
+  Targets targets;
+  LossTerm (*term)(const Outputs& outputs, const Tensor& targets, const LossArguments& arguments);
+  std::array<const char*, 4> options;
+};
+
+constexpr LossOfSeveral losses_of_several[] = {
+    {"gaussian_nll", 2, "mean and variance", false, Targets::like_output, gaussian_nll, {"full", "eps"}},
+    {"margin_ranking", 2, "two tensors of scores", true, Targets::like_output, margin_ranking, {"margin"}},
+    {"cosine_embedding", 2, "two tensors of vectors", true, Targets::one_per_sample, cosine_embedding, {"margin"}},
+    {"triplet",
+     3,
+     "anchor, positive and negative vectors",
+     true,
+     Targets::none,
+     triplet,
+     {"margin", "p", "eps", "swap"}},
+};
+
+Outputs output_tensors(const LossOfSeveral& loss, const c10::IValue& output) {
+  std::vector<c10::IValue> parts;
+  if (output.isTuple()) parts = output.toTupleRef().elements().vec();
+  if (output.isTensorList() || output.isList()) parts = output.toList().vec();
+  Outputs tensors;
+  for (const auto& part : parts) {
+    if (part.isTensor() && part.toTensor().is_floating_point() && part.toTensor().dim() > 0) {
+      tensors.push_back(part.toTensor());
+    }
+  }
+  if (parts.size() != loss.count || tensors.size() != loss.count) {
+    throw InputError(text("the model returns ", kind_of(output), ", and the loss '", loss.name, "' wants a tuple of ",
+                          loss.count, " floating-point tensors: ", loss.outputs));
+  }
+  const auto wanted = loss.targets == Targets::like_output ? 1 : 2;
+  for (const auto& tensor : tensors) {
+    if (loss.alike && (tensor.sizes() != tensors[0].sizes() || tensor.dim() < wanted)) {
+      throw InputError(text("the model returns a tensor that is ", description(tensors[0]), " and one that is ",
+                            description(tensor), "; ", loss.name, " wants ", loss.outputs, " of one shape",
+                            wanted > 1 ? ", [samples, numbers]" : ""));
+    }
+  }
+  return tensors;
+}
+
+Tensor targets_of(const LossOfSeveral& loss, const Tensor& output, const c10::IValue& targets) {
+  if (loss.targets == Targets::none) {
+    if (targets.isNone()) return {};
+    throw InputError(text("the data has targets, and the loss '", loss.name, "' takes none: leave them out"));
+  }
+  const Tensor given = target_tensor(loss.name, targets);
+  const auto shape = loss.targets == Targets::like_output ? output.sizes() : output.sizes().slice(0, output.dim() - 1);
+  if (given.sizes() != shape) {
+    throw InputError(text("targets are ", description(given), "; ", loss.name, " wants them of shape ", shape,
+                          way_to_shape(given, shape)));
+  }
+  return given.to(output.scalar_type());
+}
 
 constexpr const char* models_own_loss = "output";
 
@@ -335,6 +502,15 @@ Loss named_loss(const NamedLoss& loss, const LossArguments& arguments) {
   };
 }
 
+Loss loss_of_several(const LossOfSeveral& loss, const LossArguments& arguments) {
+  return [loss, arguments](const c10::IValue& output, const c10::IValue& targets, std::int64_t) {
+    const auto outputs = output_tensors(loss, output);
+    LossTerm term = loss.term(outputs, targets_of(loss, outputs[0], targets), arguments);
+    for (const auto& values : outputs) require_finite(loss.name, term.value, values);
+    return term;
+  };
+}
+
 // A term of a loss whose formula is not known: what it returns is taken as the reduction that is wanted.
 LossTerm opaque_term(const std::string& loss, const c10::IValue& result, Reduction reduction, std::int64_t samples) {
   if (!result.isTensor() || !result.toTensor().is_floating_point() || result.toTensor().numel() != 1) {
@@ -356,16 +532,48 @@ std::optional<Tensor> floating_tensor_in(const c10::IValue& value) {
   return found;
 }
 
-Loss scripted_loss(const std::string& file, Reduction reduction) {
-  const std::shared_ptr<TorchScriptModel> module = load_torchscript(file);
-  return [module, file, reduction](const c10::IValue& output, const c10::IValue& targets, std::int64_t samples) {
-    // Weights of classes and the like.
-    if (const auto like = floating_tensor_in(output)) module->convert(like->scalar_type(), like->device());
-    std::vector<c10::IValue> arguments{output};
-    if (!targets.isNone()) arguments.push_back(targets);
+void append_tensors(const c10::IValue& value, std::vector<c10::IValue>& to) {
+  if (value.isTensor()) {
+    to.push_back(value);
+  } else if (value.isTuple()) {
+    for (const auto& part : value.toTupleRef().elements()) append_tensors(part, to);
+  } else if (value.isList()) {
+    for (const auto& part : value.toListRef()) append_tensors(part, to);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) append_tensors(entry.value(), to);
+  }
+}
+
+// An exported program takes what is in tuples and dicts one by one.
+std::vector<c10::IValue> arguments_for(const Model& module, const c10::IValue& output, const c10::IValue& targets) {
+  std::vector<c10::IValue> arguments;
+  if (module.format() == "exported program") {
+    append_tensors(output, arguments);
+    append_tensors(targets, arguments);
+    return arguments;
+  }
+  arguments.push_back(output);
+  if (!targets.isNone()) arguments.push_back(targets);
+  return arguments;
+}
+
+Loss loss_from_file(const std::string& file, Reduction reduction) {
+  const std::shared_ptr<Model> module = load_loss(file);
+  const auto converted_to = std::make_shared<std::optional<torch::TensorOptions>>();
+  return [module, converted_to, file, reduction](const c10::IValue& output, const c10::IValue& targets,
+                                                 std::int64_t samples) {
     c10::IValue result;
     try {
-      result = module->forward(arguments);
+      // Weights of classes and the like.
+      if (const auto like = floating_tensor_in(output)) {
+        const auto wanted = torch::dtype(like->scalar_type()).device(like->device());
+        const auto& now = *converted_to;
+        if (!now || now->dtype() != wanted.dtype() || now->device() != wanted.device()) {
+          module->convert(like->scalar_type(), like->device());
+        }
+        *converted_to = wanted;
+      }
+      result = module->forward(arguments_for(*module, output, targets));
     } catch (const std::exception& error) {
       if (is_out_of_gpu_memory(error.what())) throw;
       throw InputError(text("the loss '", file, "' failed: ", message_of(error)));
@@ -374,7 +582,8 @@ Loss scripted_loss(const std::string& file, Reduction reduction) {
   };
 }
 
-LossArguments arguments_of(const NamedLoss& loss, Reduction reduction, const std::vector<std::string>& options) {
+template <class Named>
+LossArguments arguments_of(const Named& loss, Reduction reduction, const std::vector<std::string>& options) {
   std::vector<std::string> known;
   for (const auto* option : loss.options) {
     if (option != nullptr) known.emplace_back(option);
@@ -392,6 +601,7 @@ const std::vector<std::string>& loss_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> result;
     for (const auto& loss : named_losses) result.emplace_back(loss.name);
+    for (const auto& loss : losses_of_several) result.emplace_back(loss.name);
     result.emplace_back(models_own_loss);
     return result;
   }();
@@ -402,17 +612,20 @@ Loss make_loss(const std::string& name, Reduction reduction, const std::vector<s
   for (const auto& loss : named_losses) {
     if (name == loss.name) return named_loss(loss, arguments_of(loss, reduction, options));
   }
+  for (const auto& loss : losses_of_several) {
+    if (name == loss.name) return loss_of_several(loss, arguments_of(loss, reduction, options));
+  }
   std::error_code ignored;
   const bool is_file = !model_computes(name) && std::filesystem::is_regular_file(name, ignored);
   if (!model_computes(name) && !is_file) {
     throw InputError(text("there is no loss '", name, "', neither by this name nor as a file; known are ",
-                          joined(loss_names(), ", "), ", or a file with a scripted module"));
+                          joined(loss_names(), ", "), ", or a file with a scripted or exported module"));
   }
   if (!options.empty()) {
     throw InputError(text("--loss-option '", options.front(), "': the loss '", name, "' takes none, since ",
-                          is_file ? "the scripted module" : "the model", " computes it: write the value there"));
+                          is_file ? "the module in it" : "the model", " computes it: write the value there"));
   }
-  if (is_file) return scripted_loss(name, reduction);
+  if (is_file) return loss_from_file(name, reduction);
   return [name, reduction](const c10::IValue& output, const c10::IValue&, std::int64_t samples) {
     return opaque_term(name, output, reduction, samples);
   };
@@ -420,6 +633,11 @@ Loss make_loss(const std::string& name, Reduction reduction, const std::vector<s
 
 bool model_computes(const std::string& loss_name) {
   return loss_name == models_own_loss;
+}
+
+bool has_known_formula(const std::string& loss_name) {
+  const auto& names = loss_names();
+  return !model_computes(loss_name) && std::find(names.begin(), names.end(), loss_name) != names.end();
 }
 
 }  // namespace hessian_mpi::network

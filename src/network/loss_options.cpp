@@ -31,8 +31,8 @@ struct BatchMean {};
 struct Argument {
   const char* name;
   const char* wanted;  // for messages
-  std::variant<Tensor LossArguments::*, std::int64_t LossArguments::*, double LossArguments::*, bool LossArguments::*,
-               BatchMean>
+  std::variant<Tensor LossArguments::*, std::int64_t LossArguments::*, double LossArguments::*,
+               std::optional<double> LossArguments::*, bool LossArguments::*, BatchMean>
       place;
   double least = -infinity;  // of a number
   double most = infinity;
@@ -50,6 +50,9 @@ constexpr Argument arguments[] = {
     {"beta", "a number of at least 0", &LossArguments::beta, 0},
     {"delta", "a number above 0", &LossArguments::delta, smallest},
     {"eps", "a number of at least 0", &LossArguments::eps, 0},
+    {"margin", "a number", &LossArguments::margin},
+    {"p", "a number above 0", &LossArguments::p, smallest},
+    {"swap", wanted_of_flag, &LossArguments::swap},
     {"log_target", wanted_of_flag, &LossArguments::log_target},
     {"log_input", wanted_of_flag, &LossArguments::log_input},
     {"full", wanted_of_flag, &LossArguments::full},
@@ -148,6 +151,9 @@ class Reader {
   void set(const Argument& argument, double LossArguments::*place, LossArguments& all) const {
     all.*place = number(argument, value_);
   }
+  void set(const Argument& argument, std::optional<double> LossArguments::*place, LossArguments& all) const {
+    all.*place = number(argument, value_);
+  }
   void set(const Argument& argument, bool LossArguments::*place, LossArguments& all) const {
     const bool yes = value_ == "true" || value_ == "True" || value_ == "1";
     const bool no = value_ == "false" || value_ == "False" || value_ == "0";
@@ -190,6 +196,9 @@ std::string text_of_value(std::int64_t number) {
 }
 std::string text_of_value(double number) {
   return text_of_number(number);
+}
+std::string text_of_value(const std::optional<double>& number) {
+  return text_of_number(number.value());
 }
 std::string text_of_value(bool flag) {
   return flag ? "true" : "false";

@@ -5,6 +5,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/network/device.hpp"
+#include "hessian_mpi/network/torch_error.hpp"
 #include "tensor_text.hpp"
 
 namespace hessian_mpi::network {
@@ -168,7 +170,36 @@ auto on_batch(const Problem& problem, const Rows& samples, const std::string& no
       });
 }
 
+Whole whole_of(const Data& data, const std::vector<std::string>& arguments, const ProblemSettings& settings) {
+  auto whole = data.whole(settings.whole, arguments);
+  const bool all_may_be_whole = model_computes(settings.loss) && !settings.batch_size;
+  if (all_may_be_whole && !data.has_samples(whole)) whole.assign(whole.size(), true);
+  data.require_samples("the data", whole);
+  return whole;
+}
+
 }  // namespace
+
+// The loss of some samples and of their halves, as it comes.
+struct Problem::Halves {
+  Rows samples;
+  double whole;
+  std::array<double, 2> parts;
+  std::array<double, 2> shares;  // of the samples
+
+  bool average() const { return alike(shares[0] * parts[0] + shares[1] * parts[1], shares[0], shares[1]); }
+  bool add_up() const { return alike(parts[0] + parts[1], 1, 1); }
+  std::string in_words() const {
+    return text("of samples ", samples.begin, " to ", samples.end - 1, " it is ", whole, ", of their halves ", parts[0],
+                " and ", parts[1]);
+  }
+
+ private:
+  bool alike(double joined, double first, double second) const {
+    constexpr double rounding = 1e-3;
+    return std::abs(joined - whole) <= rounding * (first * std::abs(parts[0]) + second * std::abs(parts[1]));
+  }
+};
 
 Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
     : model_(std::move(model)),
@@ -178,17 +209,18 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       model_computes_loss_(model_computes(settings.loss)),
       reduction_(settings.reduction),
       seed_(settings.seed),
-      batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
       device_(settings.device) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
   data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
+  whole_ = whole_of(data_, model_->input_names(), settings);
+  batch_size_ = std::min(settings.batch_size.value_or(samples()), samples());
   infinities_ = infinities_in(data_);
   model_->convert(dtype_of(precision_), device_);
   model_->set_mode(settings.mode);
   select_parameters(settings);
+  if (!has_known_formula(settings.loss)) expect_reduction(settings);
   if (reduction_ == Reduction::mean && batches() > 1) {
-    const torch::NoGradGuard values_only;
-    double count = 0;
+    double count = 0;  // with gradients on, which a network may take itself
     for (std::int64_t b = 0; b < batches(); ++b) count += term(b).count;
     count_ = count;
   }
@@ -226,8 +258,59 @@ bool Problem::convolves_single_channels() const {
   return found;
 }
 
+// Nothing where the network or the loss takes no other number of samples.
+std::optional<Problem::Halves> Problem::halves() const {
+  const Rows all{0, std::min(samples(), std::max<std::int64_t>(batch_size_, 2))};
+  const auto middle = all.end / 2;
+  if (middle == 0) return std::nullopt;
+  const auto value_of = [&](std::int64_t begin, std::int64_t end) {
+    const auto output = run(data_.batch(begin, end, whole_), 0);
+    return loss_(output.value, output.targets, output.samples).value.item<double>();
+  };
+  try {
+    const auto share = static_cast<double>(middle) / static_cast<double>(all.end);
+    return Halves{all, value_of(0, all.end), {value_of(0, middle), value_of(middle, all.end)}, {share, 1 - share}};
+  } catch (const std::exception& error) {
+    if (is_out_of_gpu_memory(error.what())) throw;
+    return std::nullopt;
+  }
+}
+
+// Whether a loss of unknown formula averages or adds up is told by its values; where they are all rounding, as at a
+// minimum, by those at another point.
+void Problem::expect_reduction(const ProblemSettings& settings) {
+  auto found = halves();
+  if (!found) return;
+  if (found->average() == found->add_up()) {
+    const auto theta = flat_parameters();
+    auto moved = theta;
+    for (std::size_t k = 0; k < theta.size(); ++k) moved[k] += 0.1 * theta[k] + 0.01 * std::sin(static_cast<double>(k));
+    set_parameters(moved);
+    found = halves();
+    set_parameters(theta);
+    if (!found) return;
+  }
+  const auto loss =
+      model_computes_loss_ ? std::string("the loss that the model returns") : text("the loss '", settings.loss, "'");
+  if (found->average() == found->add_up()) {
+    // Layers that know the batch, or draw random numbers for it, are what the mode has them for.
+    if (found->average() || batches() == 1 || settings.mode == Mode::train) return;
+    throw InputError(text(loss, " is neither the mean nor the sum of that of its parts: ", found->in_words(),
+                          "; in batches it would be another one: leave out --batch-size"));
+  }
+  if (found->add_up() && reduction_ == Reduction::mean) {
+    throw InputError(
+        text(loss, " adds up its samples: ", found->in_words(),
+             "; --reduction mean takes it for their mean: write --reduction sum, or have it take the mean"));
+  }
+  if (found->average() && reduction_ == Reduction::sum) {
+    throw InputError(text(loss, " is the mean of its samples: ", found->in_words(),
+                          "; --reduction sum takes it for their sum: write --reduction mean, or have it take the sum"));
+  }
+}
+
 Rows Problem::samples_in(std::int64_t b) const {
-  return {b * batch_size_, std::min((b + 1) * batch_size_, data_.samples())};
+  return {b * batch_size_, std::min((b + 1) * batch_size_, samples())};
 }
 
 BatchOutput Problem::run(const Data& on_host, std::int64_t b) const {
@@ -236,13 +319,15 @@ BatchOutput Problem::run(const Data& on_host, std::int64_t b) const {
   if (model_computes_loss_) arguments.insert(arguments.end(), batch.targets.begin(), batch.targets.end());
   // The same masks in every forward of a batch, on every rank and in every check.
   torch::manual_seed(seed_ + static_cast<std::uint64_t>(b));
-  return {model_->forward(arguments), value_of(batch.targets), batch.samples()};
+  return {model_->forward(arguments), value_of(batch.targets), batch.samples(whole_)};
 }
 
 LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   const Rows samples = samples_in(b);
   return on_batch(*this, samples, infinities_, [&] {
-    const auto output = run(data_.batch(samples.begin, samples.end).repeated(copies), b);
+    if (copies > 1 && std::count(whole_.begin(), whole_.end(), true) > 0)
+      throw InputError("inputs that are whole have no copies");
+    const auto output = run(data_.batch(samples.begin, samples.end, whole_).repeated(copies), b);
     return loss_(output.value, output.targets, output.samples);
   });
 }
@@ -252,7 +337,7 @@ BatchOutput Problem::output(std::int64_t b) const {
     throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
   }
   const Rows samples = samples_in(b);
-  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end), b); });
+  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end, whole_), b); });
 }
 
 double Problem::terms(const BatchOutput& output) const {

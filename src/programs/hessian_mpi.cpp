@@ -353,7 +353,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   const double largest = largest_of(checkpoint.records());
   const auto verdict = run::check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
-      [&] { return run::load_problem(options, Precision::float64, job.problem.device()); }, options.verify,
+      [&](Precision precision) { return run::load_problem(options, precision, job.problem.device()); }, options.verify,
       options.check_rows, stop, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = stage.lap();

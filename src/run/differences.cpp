@@ -1,13 +1,18 @@
 #include "differences.hpp"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <random>
 #include <utility>
 
+#include "derivative_check.hpp"
+#include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
@@ -15,25 +20,12 @@
 namespace hessian_mpi::run {
 namespace {
 
-constexpr double precision = std::numeric_limits<double>::epsilon();
 constexpr int lines_through_all = 2;
 constexpr std::size_t most_single_lines = 8;  // of diagonal blocks and diagonals
-constexpr int most_steps = 4;
-constexpr double next_step = 0.1;
-// Forward and backward differences of a smooth function differ by what is far below this share of an error.
-constexpr double contradiction = 0.1;
-// Rounding errors in a function's value.
-constexpr double rounding = 16 * precision;
 constexpr std::uint64_t line_seed = 20260611;
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
-
-double largest_of(const std::vector<double>& numbers) {
-  double largest = 0;
-  for (const double x : numbers) largest = std::max(largest, std::abs(x));
-  return largest;
 }
 
 // A place on a line that moves the parameters of some columns.
@@ -62,39 +54,10 @@ std::vector<double> without_constants(std::vector<double> v, const std::vector<d
   return v;
 }
 
-// The loss at a place of a line, and N numbers whose change along it is the matrix times v.
-struct Place {
-  double loss;
-  std::vector<double> numbers;
-};
-
-struct Line {
-  Place behind;
-  Place ahead;
-  double step;
-};
-
-file::CheckFigure compare_slope(const Line& line, const Place& here, double slope, double typical, double tolerance) {
-  const double noise = rounding * std::abs(here.loss) / line.step;
-  return compare({{slope, line.behind.loss, here.loss, line.ahead.loss}}, line.step,
-                 std::max(typical, noise / tolerance), tolerance);
-}
-
-file::CheckFigure compare_rows(const Line& line, const Place& here, const std::vector<std::int64_t>& rows,
-                               const std::vector<double>& products, double scale, double tolerance) {
-  std::vector<Difference> differences;
-  for (std::size_t k = 0; k < rows.size(); ++k) {
-    const auto i = static_cast<std::size_t>(rows[k]);
-    differences.push_back({products[k], line.behind.numbers[i], here.numbers[i], line.ahead.numbers[i]});
-  }
-  const double noise = rounding * largest_of(here.numbers) / line.step;
-  return compare(differences, line.step, std::max(scale, noise / tolerance), tolerance);
-}
-
 // The worse of two outcomes, the larger of two errors.
 file::CheckFigure worse(const file::CheckFigure& a, const file::CheckFigure& b) {
   if (a.outcome == file::CheckOutcome::not_made) return b;
-  return {std::max(a.error, b.error), a.tolerance, std::max(a.outcome, b.outcome)};
+  return {std::max(a.error, b.error), std::max(a.tolerance, b.tolerance), std::max(a.outcome, b.outcome)};
 }
 
 bool passes(const DifferenceFigures& figures) {
@@ -102,100 +65,173 @@ bool passes(const DifferenceFigures& figures) {
          figures.hessian.outcome != file::CheckOutcome::failed;
 }
 
+// The Hessian times v, by a derivative of the gradient's product with v.
+std::vector<double> hessian_times(const network::Problem& problem, const std::vector<double>& v) {
+  const auto& entries = problem.index().entries();
+  std::vector<double> result(v);
+  for (auto& x : result) x *= problem.l2();
+  const auto sum = torch::from_blob(result.data(), {problem.index().size()}, torch::kFloat64);
+  const auto direction = torch::from_blob(const_cast<double*>(v.data()), {problem.index().size()}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto gradient = problem.gradient(b, /*create_graph=*/true);
+    torch::Tensor slope;
+    for (std::size_t p = 0; p < gradient.size(); ++p) {
+      if (!gradient[p].defined() || !gradient[p].requires_grad()) continue;
+      const auto part = direction.narrow(0, entries[p].offset, entries[p].size).to(gradient[p].options());
+      const auto product = gradient[p].reshape(-1).dot(part);
+      slope = slope.defined() ? slope + product : product;
+    }
+    if (!slope.defined()) continue;
+    const auto parts = torch::autograd::grad({slope}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      if (parts[p].defined())
+        sum.narrow(0, entries[p].offset, entries[p].size).add_(parts[p].to_dense().reshape(-1).cpu());
+    }
+  }
+  return result;
+}
+
+// A line through the point along a direction.
+struct Direction {
+  const Lines& lines;
+  const std::vector<double>& v;
+  const std::vector<double>& product;  // the matrix's, in the rows
+
+  // Numbers of a problem at a place of the line; so many times NaN where it cannot be evaluated there.
+  template <class Evaluate>
+  std::vector<double> at(network::Problem& problem, const std::vector<double>& theta, double distance,
+                         std::size_t count, const Evaluate& evaluate) const {
+    std::vector<double> result(count, std::numeric_limits<double>::quiet_NaN());
+    problem.set_parameters(moved(theta, lines.columns, v, distance));
+    try {
+      result = evaluate();
+    } catch (const InputError&) {
+      if (distance == 0) throw;
+    }
+    problem.set_parameters(theta);
+    return result;
+  }
+  std::vector<double> in_rows(const std::vector<double>& numbers) const {
+    std::vector<double> result;
+    for (const auto i : lines.rows) result.push_back(numbers[static_cast<std::size_t>(i)]);
+    return result;
+  }
+  // v among all columns.
+  std::vector<double> widened(std::size_t n) const {
+    std::vector<double> result(n, 0.0);
+    std::copy(v.begin(), v.end(), result.begin() + lines.columns.begin);
+    return result;
+  }
+};
+
 // What is compared, and where.
 class Check {
  public:
-  Check(network::Problem& problem, Matrix matrix, const network::LossAndGradient& point, double scale,
+  Check(const Twins& twins, Matrix matrix, const network::LossAndGradient& point, double scale,
         const file::DifferenceTolerances& tolerances)
-      : problem_(problem),
+      : twins_(twins),
         matrix_(matrix),
         point_(point),
         scale_(scale),
         tolerances_(tolerances),
-        theta_(problem.flat_parameters()),
-        here_(at(theta_)) {}
+        theta_(twins.float64.flat_parameters()),
+        length_(std::sqrt(dot(theta_, theta_))),
+        here_(network::evaluate(twins.float64)) {}
 
-  // A twin in another precision whose loss is another one is another function.
-  bool is_of_the_same_function() const {
-    constexpr double rounding_of_float32 = 1e-3;
-    const double largest = std::max(std::abs(point_.loss), std::abs(here_.loss));
-    return std::abs(here_.loss - point_.loss) <= rounding_of_float32 * largest;
-  }
-  /// Along direction d of some lines.
-  DifferenceFigures along(const Lines& lines, std::size_t d) const;
+  // A twin in another precision whose loss is another one, by more than rounding, is another function.
+  bool is_of_the_same_function(const Direction& some) const;
+  DifferenceFigures along(const Direction& line) const;
 
  private:
-  Place at(const std::vector<double>& place) const;
+  // The loss, then numbers whose change along the line is the matrix times v, in its rows.
+  std::vector<double> numbers_at(const Direction& line, double distance) const;
+  using Evaluate = std::function<std::vector<double>(const network::Problem&)>;
+  // Rounding of what was derived, in the precision in which it was.
+  std::vector<double> noise_of_own(const Direction& line, std::size_t count, const Evaluate& evaluate) const;
 
-  network::Problem& problem_;
+  const Twins& twins_;
   Matrix matrix_;
   const network::LossAndGradient& point_;
   double scale_;
   const file::DifferenceTolerances& tolerances_;
   std::vector<double> theta_;
-  Place here_;
+  double length_;
+  network::LossAndGradient here_;  // in float64
 };
 
-// Of a Hessian the gradient there; else outputs there, pulled back as they are here.
-Place Check::at(const std::vector<double>& place) const {
-  problem_.set_parameters(place);
-  auto [loss, numbers] = network::evaluate(problem_);
-  if (matrix_ == Matrix::hessian) {
-    problem_.set_parameters(theta_);
-    return {loss, std::move(numbers)};
-  }
-  const auto outputs = engines::outputs_of(problem_, matrix_);
-  problem_.set_parameters(theta_);
-  numbers = engines::pulled_back(problem_, matrix_, outputs);
-  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += problem_.l2() * place[k];
-  return {loss, std::move(numbers)};
+std::vector<double> Check::noise_of_own(const Direction& line, std::size_t count, const Evaluate& evaluate) const {
+  auto& own = twins_.own();
+  return noise([&](double distance) { return line.at(own, theta_, distance, count, [&] { return evaluate(own); }); },
+               noise_spacing(length_));
 }
 
-DifferenceFigures Check::along(const Lines& lines, std::size_t d) const {
-  const auto& v = lines.directions[d];
-  if (dot(v, v) == 0)
+bool Check::is_of_the_same_function(const Direction& some) const {
+  constexpr double rounding_of_float32 = 1e-3;
+  constexpr double deviations = 10;
+  const double difference = std::abs(here_.loss - point_.loss);
+  const double allowed = rounding_of_float32 * std::max(std::abs(point_.loss), std::abs(here_.loss));
+  if (difference <= allowed) return true;
+  const auto noise_of_loss = noise_of_own(
+      some, 1, [](const network::Problem& own) { return std::vector<double>{network::evaluate(own).loss}; });
+  return difference <= allowed + deviations * noise_of_loss.front();
+}
+
+// Of a Hessian the gradient; else outputs there, pulled back as they are at the point.
+std::vector<double> Check::numbers_at(const Direction& line, double distance) const {
+  const auto in_rows = [&](double loss, const std::vector<double>& numbers) {
+    auto result = line.in_rows(numbers);
+    result.insert(result.begin(), loss);
+    return result;
+  };
+  auto& twin = twins_.float64;
+  if (matrix_ == Matrix::hessian) {
+    if (distance == 0) return in_rows(here_.loss, here_.gradient);
+    return line.at(twin, theta_, distance, line.lines.rows.size() + 1, [&] {
+      const auto there = network::evaluate(twin);
+      return in_rows(there.loss, there.gradient);
+    });
+  }
+  std::vector<torch::Tensor> outputs;
+  const auto loss = line.at(twin, theta_, distance, 1, [&] {
+    outputs = engines::outputs_of(twin, matrix_);
+    return std::vector<double>{network::evaluate(twin).loss};
+  });
+  auto numbers = engines::pulled_back(twin, matrix_, outputs);
+  const auto place = moved(theta_, line.lines.columns, line.v, distance);
+  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += twin.l2() * place[k];
+  return in_rows(loss.front(), numbers);
+}
+
+DifferenceFigures Check::along(const Direction& line) const {
+  if (dot(line.v, line.v) == 0)
     return {{0, tolerances_.gradient, file::CheckOutcome::passed},
             {0, tolerances_.hessian, file::CheckOutcome::passed}};
+  std::map<double, std::vector<double>> places;
+  const auto at = [&](double distance) -> const std::vector<double>& {
+    const auto found = places.find(distance);
+    return found != places.end() ? found->second : places.emplace(distance, numbers_at(line, distance)).first->second;
+  };
+  const auto loss = [&](double distance) { return std::vector<double>{at(distance).front()}; };
+  const auto rows = [&](double distance) { return std::vector<double>(at(distance).begin() + 1, at(distance).end()); };
+  const auto noise_of_slope = [&] {
+    return noise_of_own(line, 1, [&](const network::Problem& own) {
+      return std::vector<double>{dot(part_of(network::evaluate(own).gradient, line.lines.columns), line.v)};
+    });
+  };
+  const auto noise_of_rows = [&] {
+    if (matrix_ != Matrix::hessian) return std::vector<double>(line.lines.rows.size(), 0.0);
+    return noise_of_own(line, line.lines.rows.size(), [&](const network::Problem& own) {
+      return line.in_rows(hessian_times(own, line.widened(theta_.size())));
+    });
+  };
+  const double slope = dot(part_of(point_.gradient, line.lines.columns), line.v);
   // A slope along a random line is about so much.
-  const double slope = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(theta_.size()));
-  const auto unsettled = [](const file::CheckFigure& figure) { return figure.outcome == file::CheckOutcome::kinks; };
-  file::CheckFigure gradient{0, tolerances_.gradient, file::CheckOutcome::kinks};
-  file::CheckFigure hessian{0, tolerances_.hessian, file::CheckOutcome::kinks};
-  double step = std::cbrt(precision) * std::max(1.0, std::sqrt(dot(theta_, theta_)));
-  for (int k = 0; k < most_steps && (unsettled(gradient) || unsettled(hessian)); ++k, step *= next_step) {
-    const Line line{at(moved(theta_, lines.columns, v, -step)), at(moved(theta_, lines.columns, v, step)), step};
-    if (unsettled(gradient)) {
-      gradient =
-          compare_slope(line, here_, dot(part_of(point_.gradient, lines.columns), v), slope, tolerances_.gradient);
-    }
-    if (unsettled(hessian)) {
-      hessian = compare_rows(line, here_, lines.rows, lines.products[d], scale_, tolerances_.hessian);
-    }
-  }
-  return {gradient, hessian};
+  const double typical = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(theta_.size()));
+  return {compare({{slope}, noise_of_slope}, loss, length_, typical, tolerances_.gradient),
+          compare({line.product, noise_of_rows}, rows, length_, scale_, tolerances_.hessian)};
 }
 
 }  // namespace
-
-file::CheckFigure compare(const std::vector<Difference>& differences, double step, double scale, double tolerance) {
-  double worst = 0;
-  double contradicted = 0;  // where it is worst
-  for (const auto& [derived, behind, here, ahead] : differences) {
-    const double central = (ahead - behind) / (2 * step);
-    const double difference = std::abs(derived - central);
-    if (!std::isfinite(difference)) {
-      return {std::numeric_limits<double>::infinity(), tolerance, file::CheckOutcome::failed};
-    }
-    scale = std::max({scale, std::abs(derived), std::abs(central)});
-    if (difference <= worst) continue;
-    worst = difference;
-    contradicted = std::abs((ahead - here) - (here - behind)) / step;
-  }
-  const double error = worst > 0 ? worst / scale : 0;
-  if (error <= tolerance) return {error, tolerance, file::CheckOutcome::passed};
-  return {error, tolerance,
-          contradicted >= contradiction * worst ? file::CheckOutcome::kinks : file::CheckOutcome::failed};
-}
 
 std::vector<std::vector<double>> products(const std::filesystem::path& file, const Lines& lines,
                                           const ranks::Communicator& communicator) {
@@ -241,26 +277,31 @@ std::vector<Lines> random_lines(const std::vector<double>& gradient, const matri
   return all;
 }
 
-DifferenceFigures check_differences(network::Problem& problem, Matrix matrix, const network::LossAndGradient& point,
+DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const network::LossAndGradient& point,
                                     const std::vector<Lines>& lines, double scale,
                                     const file::DifferenceTolerances& tolerances) {
-  const Check check(problem, matrix, point, scale, tolerances);
-  if (!check.is_of_the_same_function()) return {};
+  const Check check(twins, matrix, point, scale, tolerances);
+  const auto direction = [](const Lines& some, std::size_t d) {
+    return Direction{some, some.directions[d], some.products[d]};
+  };
+  if (!check.is_of_the_same_function(direction(lines.front(), 0))) return {};
   bool any_constants = false;
+  bool all_constants = true;  // where the loss is exactly at its minimum, too
   const auto along = [&](bool with_constants) {
     DifferenceFigures all;
     for (const auto& some : lines) {
       const auto count = some.directions.size() / 2;
       for (std::size_t d = 0; d < count; ++d) {
         any_constants = any_constants || some.directions[d] != some.directions[d + count];
-        const auto [gradient, hessian, constants] = check.along(some, with_constants ? d : d + count);
+        all_constants = all_constants && dot(some.directions[d + count], some.directions[d + count]) == 0;
+        const auto [gradient, hessian, constants] = check.along(direction(some, with_constants ? d : d + count));
         all = {worse(all.gradient, gradient), worse(all.hessian, hessian), constants};
       }
     }
     return all;
   };
   const auto all = along(true);
-  if (passes(all) || !any_constants) return all;
+  if (passes(all) || !any_constants || all_constants) return all;
   auto without = along(false);
   without.constants = true;
   return passes(without) ? without : all;

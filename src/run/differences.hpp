@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <vector>
 
 #include "hessian_mpi/file/check_figures.hpp"
@@ -12,19 +13,6 @@
 #include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::run {
-
-/// A derivative along a line, and its function at three places of the line, step apart.
-struct Difference {
-  double derived;
-  double behind;
-  double here;
-  double ahead;
-};
-
-/// Compares derivatives with central differences. The error is the largest difference divided by the largest of either,
-/// or by scale if that is more. Above the tolerance the outcome is kinks where forward and backward differences
-/// contradict each other as well, at least by a tenth as much; else failed. Numbers that are not finite fail.
-file::CheckFigure compare(const std::vector<Difference>& differences, double step, double scale, double tolerance);
 
 struct DifferenceFigures {
   file::CheckFigure gradient;  ///< the slope of the loss
@@ -55,14 +43,19 @@ std::vector<Lines> random_lines(const std::vector<double>& gradient, const matri
 std::vector<std::vector<double>> products(const std::filesystem::path& file, const Lines& lines,
                                           const ranks::Communicator& communicator);
 
-/// Not collective. point: loss and gradient as they stand in the file. problem: of float64 precision; its parameters
-/// are moved and put back. The step is the cube root of the precision, times the length of theta where that is more
-/// than 1: there truncation and rounding of a central difference balance. Of a Gauss-Newton or Fisher matrix it is the
-/// outputs that differences are taken of, pulled back by J^T A. Where it meets kinks, steps of a tenth, a hundredth and
-/// a thousandth are tried. The lines without some parameters are gone along where the others fail. scale: errors are
-/// relative to this at least. Nothing is made where the problem's loss is not that of the point: it is another function
-/// then.
-DifferenceFigures check_differences(network::Problem& problem, Matrix matrix, const network::LossAndGradient& point,
+/// The problem whose derivatives are checked, twice.
+struct Twins {
+  network::Problem& float64;  ///< what differences are taken of
+  /// In the precision in which the derivatives were taken; its rounding is measured, where it is called.
+  std::function<network::Problem&()> own;
+};
+
+/// Not collective. point: loss and gradient as they stand in the file. The twins' parameters are moved and put back. Of
+/// a Gauss-Newton or Fisher matrix it is the outputs that differences are taken of, pulled back by J^T A. Steps and
+/// noise: derivative_check.hpp. The lines without some parameters are gone along where the others fail. scale: errors
+/// are relative to this at least. Nothing is made where the float64 twin's loss is not that of the point, by more than
+/// rounding: it is another function then.
+DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const network::LossAndGradient& point,
                                     const std::vector<Lines>& lines, double scale,
                                     const file::DifferenceTolerances& tolerances);
 

@@ -11,8 +11,13 @@ namespace hessian_mpi::run {
 network::Problem load_problem(const Options& options, std::optional<Precision> precision, torch::Device device) {
   const network::ProblemSettings settings{
       options.loss,       options.reduction, options.mode,         options.batch_size, precision,
-      options.parameters, options.seed,      options.loss_options, options.l2,         device};
-  if (options.model) return {network::load_model(*options.model), network::load_data(*options.data), settings};
+      options.parameters, options.seed,      options.loss_options, options.l2,         device,
+      options.whole};
+  if (options.model) {
+    const bool some_may_be_whole =
+        !options.whole.empty() || (network::model_computes(options.loss) && !options.batch_size);
+    return {network::load_model(*options.model), network::load_data(*options.data, some_may_be_whole), settings};
+  }
   auto example = network::make_example(options.seed);
   return {std::move(example.model), example.data, settings};
 }

@@ -181,8 +181,10 @@ std::vector<Option> options_of_problem() {
        "targets); first dimension = sample",
        "embedded example", word(&Options::data), attribute_with_digest("data", &Options::data)},
       {"-l, --loss NAME|FILE",
-       "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll; output: the model "
-       "returns the loss; FILE: a scripted module called as loss(output, targets), tuples where there are several",
+       "cross_entropy, nll, mse, l1, smooth_l1, huber, bce, bce_with_logits, kl_div, poisson_nll, gaussian_nll, "
+       "soft_margin, hinge_embedding, multi_margin, multilabel_margin, multilabel_soft_margin, margin_ranking, "
+       "cosine_embedding, triplet; output: the model returns the loss; FILE: a module (TorchScript or .pt2) called as "
+       "loss(output, targets), tuples where there are several",
        "cross_entropy", word(&Options::loss), attribute_with_digest("loss", &Options::loss)},
       {"--loss-option NAME=VALUE...",
        "arguments of a named loss, by PyTorch's names, such as weight=1,2,0.5 (or weight=@FILE) ignore_index=255 "
@@ -198,6 +200,11 @@ std::vector<Option> options_of_problem() {
        one_of<Mode>(&Options::mode, {{"eval", Mode::eval}, {"train", Mode::train}}), attribute("mode", &Options::mode)},
       {"--batch-size B", "samples per forward; the last batch may be smaller", "all",
        whole_number<std::int64_t>(&Options::batch_size, 1), attribute("batch_size", &Options::batch_size)},
+      {"--whole NAME...",
+       "inputs, by the names of forward()'s arguments, that are not cut into samples and may have any first dimension: "
+       "each batch gets all of them",
+       "all, where the model returns the loss, no --batch-size is given, and first dimensions differ",
+       words_between_spaces(&Options::whole), attribute("whole", &Options::whole)},
       {"--dtype float32|float64", "dtype of parameters, data and derivatives", "the model's",
        one_of(&Options::dtype, precisions), attribute("dtype", &Options::dtype)},
       {"--parameters PATTERN...", "shell patterns of parameter names; rows and columns of the others are left out", "*",

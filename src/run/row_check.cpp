@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "derivative_check.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
@@ -73,6 +74,10 @@ std::vector<double> row_of_file(const file::HessianReader& reader, std::int64_t 
                       static_cast<std::uint64_t>(columns.count())});
 }
 
+std::vector<double> in_columns(const std::vector<double>& row, const Rows& columns) {
+  return {row.begin() + columns.begin, row.begin() + columns.end};
+}
+
 }  // namespace
 
 double row_error(const std::filesystem::path& file, const matrix::MatrixShape& shape, const network::Problem& problem,
@@ -85,8 +90,7 @@ double row_error(const std::filesystem::path& file, const matrix::MatrixShape& s
     for (std::size_t k = 0; k < rows.size(); ++k) {
       if (static_cast<int>(k % static_cast<std::size_t>(communicator.size())) != communicator.rank()) continue;
       const Rows columns = shape.columns_of(rows[k]);
-      const auto whole = row_again(rows[k]);
-      const std::vector<double> again(whole.begin() + columns.begin, whole.begin() + columns.end);
+      const auto again = in_columns(row_again(rows[k]), columns);
       const auto stored = row_of_file(reader, rows[k], columns);
       const double scale = std::max({largest_of(again), file::floor_of_scale * largest});
       const double difference = largest_difference(again, stored);
@@ -95,6 +99,31 @@ double row_error(const std::filesystem::path& file, const matrix::MatrixShape& s
     return found;
   });
   return communicator.max(worst);
+}
+
+double noise_of_rows(network::Problem& problem, Matrix matrix, const matrix::MatrixShape& shape,
+                     const std::vector<std::int64_t>& rows, double least) {
+  const auto theta = problem.flat_parameters();
+  double squares = 0;
+  for (const double x : theta) squares += x * x;
+  // Every parameter is moved, and so rounded anew.
+  const double length = std::sqrt(static_cast<double>(theta.size()) / 2);
+  const auto direction = [&](std::size_t k) { return std::sin(static_cast<double>(k + 1)) / length; };
+  double largest = 0;
+  for (const auto i : rows) {
+    const auto row_at = [&](double distance) {
+      auto place = theta;
+      for (std::size_t k = 0; k < place.size(); ++k) place[k] += distance * direction(k);
+      problem.set_parameters(place);
+      auto row = in_columns(rows_again(problem, matrix)(i), shape.columns_of(i));
+      problem.set_parameters(theta);
+      return row;
+    };
+    const double scale = std::max(largest_of(row_at(0)), least);
+    const double left = largest_of(noise(row_at, noise_spacing(std::sqrt(squares))));
+    if (left > 0) largest = std::max(largest, left / scale);
+  }
+  return largest;
 }
 
 }  // namespace hessian_mpi::run

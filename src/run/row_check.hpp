@@ -19,4 +19,9 @@ double row_error(const std::filesystem::path& file, const matrix::MatrixShape& s
                  Matrix matrix, const std::vector<std::int64_t>& rows, double largest,
                  const ranks::Communicator& communicator);
 
+/// Not collective. What rounding leaves of some rows (derivative_check.hpp), along a line through the parameters, which
+/// are moved and put back: the largest of a row divided by the row's largest number, or `least` if that is more.
+double noise_of_rows(network::Problem& problem, Matrix matrix, const matrix::MatrixShape& shape,
+                     const std::vector<std::int64_t>& rows, double least);
+
 }  // namespace hessian_mpi::run

@@ -1,6 +1,7 @@
 #include "hessian_mpi/run/verdict.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "differences.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -30,17 +31,35 @@ void read_back(const WrittenFile& file, Verify which, const ranks::Communicator&
                                   "that end here again, try mpirun --mca io romio321)"));
 }
 
-file::CheckFigure judged(double error, double tolerance) {
-  return {error, tolerance, error <= tolerance ? file::CheckOutcome::passed : file::CheckOutcome::failed};
+using MakeTwin = std::function<network::Problem(Precision)>;
+
+// Collective. Where an error is above the tolerance it is compared with what rounding leaves of rows, relative to the
+// same number as the error is.
+file::CheckFigure judged(double error, double tolerance, const std::function<double()>& rounding,
+                         const ranks::Communicator& communicator) {
+  constexpr double deviations = 10;
+  if (error <= tolerance) return {error, tolerance, file::CheckOutcome::passed};
+  double noise = 0;
+  communicator.on_root([&] { noise = rounding(); });
+  const double allowed = deviations * communicator.max(noise);
+  if (!(error <= allowed)) return {error, tolerance, file::CheckOutcome::failed};
+  return {error, allowed,
+          allowed <= file::largest_tolerance ? file::CheckOutcome::passed : file::CheckOutcome::rounding};
 }
 
 // On root.
-DifferenceFigures differences(const std::function<network::Problem()>& float64_twin, Matrix matrix,
+DifferenceFigures differences(const MakeTwin& make, Precision precision, Matrix matrix,
                               const network::LossAndGradient& point, const std::vector<Lines>& lines, double scale,
                               const file::DifferenceTolerances& tolerances, Verdict& verdict) {
   try {
-    auto twin = float64_twin();
-    const auto found = check_differences(twin, matrix, point, lines, scale, tolerances);
+    auto twin = make(Precision::float64);
+    std::optional<network::Problem> coarse;
+    const Twins twins{twin, [&]() -> network::Problem& {
+                        if (precision == Precision::float64) return twin;
+                        if (!coarse) coarse.emplace(make(precision));
+                        return *coarse;
+                      }};
+    const auto found = check_differences(twins, matrix, point, lines, scale, tolerances);
     if (found.gradient.outcome != file::CheckOutcome::not_made) return found;
     verdict.warnings.emplace_back(
         "no difference check: the loss in float64 is another one, as where a network draws random numbers of its own; "
@@ -106,7 +125,7 @@ void judge(Verdict& verdict) {
 }  // namespace
 
 Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
-                   const network::LossAndGradient& point, const std::function<network::Problem()>& float64_twin,
+                   const network::LossAndGradient& point, const std::function<network::Problem(Precision)>& twin,
                    Verify which, int rows, const std::function<void()>& between_checks,
                    const ranks::Communicator& communicator) {
   Verdict verdict;
@@ -116,24 +135,31 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
   if (rows == 0) return verdict;
   const auto tolerances = tolerances_for(problem, file.matrix.storage);
   const auto samples = file::samples_of(problem.index(), file.matrix);
+  const auto again = file::sample_rows(file.matrix.grid.part(), rows);
+  const auto rounding_relative_to = [&](double least) {
+    auto own = twin(problem.precision());
+    return noise_of_rows(own, matrix, file.matrix, again, least);
+  };
   if (file.matrix.entries != Entries::diagonal) {
     double worst = 0;
     for (const auto& group : samples) {
       worst = std::max(worst, file::symmetry_error(file.path, group, file.largest, communicator));
     }
-    figures.symmetry = judged(worst, tolerances.symmetry);
+    figures.symmetry = judged(
+        worst, tolerances.symmetry, [&] { return rounding_relative_to(file.largest); }, communicator);
   }
   between_checks();
-  const auto again = file::sample_rows(file.matrix.grid.part(), rows);
-  figures.row =
-      judged(row_error(file.path, file.matrix, problem, matrix, again, file.largest, communicator), tolerances.row);
+  figures.row = judged(
+      row_error(file.path, file.matrix, problem, matrix, again, file.largest, communicator), tolerances.row,
+      [&] { return rounding_relative_to(file::floor_of_scale * file.largest); }, communicator);
   between_checks();
   const auto lines = lines_with_products(file, samples, point, communicator);
   // Of single blocks or entries, which may be small by chance.
   const double scale = file.matrix.entries == Entries::all ? 0 : file::floor_of_scale * file.largest;
   DifferenceFigures found;
-  communicator.on_root(
-      [&] { found = differences(float64_twin, matrix, point, lines, scale, tolerances.difference, verdict); });
+  communicator.on_root([&] {
+    found = differences(twin, problem.precision(), matrix, point, lines, scale, tolerances.difference, verdict);
+  });
   if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);

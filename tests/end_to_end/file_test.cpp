@@ -158,6 +158,15 @@ TEST(File, AKinkIsNoFailure) {
   }
 }
 
+TEST(File, RoundingInsideANetworkIsNoFailure) {
+  for (const auto* model : {"casts_inside.pt", "casts_inside.pt2"}) {
+    const Result result(2, job_on_usage_files(model));
+    EXPECT_EQ(result.file().attribute_integer("/", "complete"), 1);
+    EXPECT_EQ(result.file().attribute_text("/", "difference_check"), "passed");
+    EXPECT_EQ(result.finished.errors.find("kink"), std::string::npos) << result.finished.errors;
+  }
+}
+
 TEST(File, MatrixIsOnePlainContiguousPiece) {
   const Result result(2, "question");
   const auto file = result.file();

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from tool import Tool, fault, run_tests
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "src" / "file"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "src" / "python"))
 from hessian_file import HessianFile  # noqa: E402
 
 JOB = ["--parameters", "c1.*", "--threads", "1", "--output", "h.h5"]

@@ -44,7 +44,11 @@ const std::vector<std::string> networks{"question",
 const std::vector<std::string> losses{"soft_targets",         "loss_nll",        "loss_l1",
                                       "loss_smooth_l1",       "loss_huber",      "loss_bce",
                                       "loss_bce_with_logits", "loss_kl_div",     "loss_poisson_nll",
-                                      "label_smoothing",      "loss_pos_weight", "l2_of_a_convolution"};
+                                      "label_smoothing",      "loss_pos_weight", "l2_of_a_convolution",
+                                      "loss_gaussian_nll",    "loss_triplet",    "loss_multi_margin",
+                                      "loss_soft_margin",     "loss_exported",   "two_sets",
+                                      "whole_boundary"};
+const std::vector<std::string> only_scripted{"derivative_by_input"};
 
 struct Run {
   std::string name;
@@ -81,14 +85,19 @@ std::vector<Run> all_runs() {
     add(name, false, true, std::nullopt);
     add(name, true, false, std::nullopt);
   }
+  for (const auto& name : only_scripted) {
+    add(name, false, true, std::nullopt);
+    add(name, false, true, 2);
+  }
   // Seven samples: the last batch of three is a batch of one.
   for (const auto* name : {"minibatches_mean", "minibatches_sum", "minibatches_weighted"}) {
     for (const bool exported : {false, true}) {
       for (const int batch_size : {1, 3}) add(name, exported, exported == (batch_size == 3), batch_size);
     }
   }
-  for (const auto* name : {"mlp_mse", "transformer", "two_inputs", "scripted_loss", "model_computes_loss",
-                           "loss_from_inputs_alone", "label_smoothing", "several_heads", "l2_of_a_part"}) {
+  for (const auto* name :
+       {"mlp_mse", "transformer", "two_inputs", "scripted_loss", "model_computes_loss", "loss_from_inputs_alone",
+        "label_smoothing", "several_heads", "l2_of_a_part", "loss_exported", "loss_gaussian_nll", "whole_boundary"}) {
     const bool exported = name[0] == 't' || name[0] == 'l';
     add(name, exported, true, 2);
   }
@@ -165,6 +174,7 @@ INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorchAlone,
 TEST(Reference, EveryCaseThatWasMadeIsRun) {
   auto run = networks;
   run.insert(run.end(), losses.begin(), losses.end());
+  run.insert(run.end(), only_scripted.begin(), only_scripted.end());
   auto made = lines_of(content_of(models() / "cases"));
   std::sort(run.begin(), run.end());
   std::sort(made.begin(), made.end());

@@ -170,6 +170,13 @@ std::vector<Mistake> mistakes_in_data_and_losses() {
       {"LossValue_NotFinite", job("good.pt", "nan.h5"), {"nan"}},
       {"LossValue_NotFiniteOverOldFile", job("good.pt", "nan.h5"), {"nan"}, true},
       {"LossName_Unknown", good_job() + Words{"--loss", "crossentropy"}, {"crossentropy", "cross_entropy"}},
+      {"LossFile_Pickle",
+       good_job() + Words{"--loss", usage_file("pickled_loss.pt")},
+       {"pickled_loss.pt", "torch.save", "torch.jit.script(loss)"}},
+      {"LossFile_Sum",
+       good_job() + Words{"--loss", usage_file("sum_of_squares.pt"), "--batch-size", "2"},
+       {"adds up its samples", "--reduction sum"}},
+      {"Whole_NoInput", good_job() + Words{"--whole", "edges"}, {"--whole 'edges'"}},
       {"LossFile_NotScripted", good_job() + Words{"--loss", usage_file("data.h5")}, {"data.h5"}},
   };
 }
@@ -373,10 +380,10 @@ TEST_F(Configuration, CommandLineWins) {
 // -------------------------------------------------------------------------------------------------------------
 
 const Words options_of_the_contract{
-    "accumulate", "model",  "data",       "loss",   "loss-option", "l2",      "reduction", "mode",
-    "batch-size", "dtype",  "parameters", "seed",   "matrix",      "method",  "device",    "rows",
-    "threads",    "memory", "time-limit", "plan",   "output",      "storage", "resume",    "overwrite",
-    "check",      "verify", "progress",   "config", "version",     "help",    "blocks",    "diagonal"};
+    "accumulate", "model",      "data",       "loss",   "loss-option", "l2",      "whole",     "reduction", "mode",
+    "batch-size", "dtype",      "parameters", "seed",   "matrix",      "method",  "device",    "rows",      "threads",
+    "memory",     "time-limit", "plan",       "output", "storage",     "resume",  "overwrite", "check",     "verify",
+    "progress",   "config",     "version",    "help",   "blocks",      "diagonal"};
 
 TEST(Help, ListsEveryOptionOfTheContractOnce) {
   const Folder folder;

@@ -237,6 +237,53 @@ class Normalised(nn.Module):
         return torch.sigmoid(x)
 
 
+class SlopeMinusValue(nn.Module):
+    """The residual of u' = u + cos x: the network's derivative by its input is part of what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(1, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = x.detach().requires_grad_(True)
+        u = self.net(place)
+        slope = torch.autograd.grad([u.sum()], [place], create_graph=True)[0]
+        assert slope is not None
+        return slope - u
+
+
+class TwoSets(nn.Module):
+    """A loss over points inside a region and others on its boundary, of which there are fewer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(2, 4, 1)
+
+    def forward(self, interior: Tensor, boundary: Tensor) -> Tensor:
+        return self.net(interior).square().mean() + 10 * (self.net(boundary) - 1).square().mean()
+
+
+class Branches(nn.Module):
+    def __init__(self, count: int):
+        super().__init__()
+        self.trunk = mlp(3, 4, 4)
+        self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        x = torch.tanh(self.trunk(x))
+        parts = [head(x) for head in self.heads]
+        return parts[0], parts[1], parts[2]
+
+
+class MeanAndVariance(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean, self.variance = mlp(3, 4, 2), mlp(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        return self.mean(x), F.softplus(self.variance(x))
+
+
 class ScriptedLoss(nn.Module):
     """Weighted squares, with a parameter and a buffer of its own that aren't the network's."""
 
@@ -304,6 +351,8 @@ class Case:
     options: list[str] = field(default_factory=list)
     mode: str = "eval"
     dynamic: bool = True  # the exported program takes any number of samples
+    whole: tuple[int, ...] = ()  # inputs that are not cut into samples
+    exported: bool = True  # torch.export can take the model
     traced: bool = False  # torch.jit.trace instead of torch.jit.script
     selected: Callable[[str], bool] = lambda name: True
     scripted_loss: Optional[nn.Module] = None
@@ -544,6 +593,52 @@ def loss_poisson_nll() -> Case:
     return regression("poisson_nll", F.poisson_nll_loss, targets=torch.randint(0, 5, (6, 2)).float())
 
 
+def loss_gaussian_nll() -> Case:
+    return Case(MeanAndVariance(), [torch.randn(6, 3)], torch.randn(6, 2),
+                lambda output, target: F.gaussian_nll_loss(output[0], target, output[1]), ["--loss", "gaussian_nll"])
+
+
+def loss_triplet() -> Case:
+    return Case(Branches(3), [torch.randn(6, 3)], None, lambda output, _: F.triplet_margin_loss(*output),
+                ["--loss", "triplet"])
+
+
+def loss_multi_margin() -> Case:
+    """Squares: what is not squared has second derivatives at kinks alone. PyTorch's has none at all."""
+
+    def formula(output: Tensor, target: Tensor) -> Tensor:
+        own = target.view(-1, 1)
+        return (1 - output.gather(1, own) + output).relu().square().scatter(1, own, 0).mean()
+
+    return Case(mlp(3, 4, 3), [torch.randn(6, 3)], classes(6, 3), formula,
+                ["--loss", "multi_margin", "--loss-option", "p=2"])
+
+
+def loss_soft_margin() -> Case:
+    return regression("soft_margin", F.soft_margin_loss, targets=2.0 * torch.randint(0, 2, (6, 2)) - 1)
+
+
+def loss_exported() -> Case:
+    case = several_heads()
+    case.options = ["--loss", "@CASE@/loss.pt2"]
+    return case
+
+
+def derivative_by_input() -> Case:
+    x = torch.linspace(-1, 1, 6).reshape(6, 1)
+    return Case(SlopeMinusValue(), [x], torch.cos(x), F.mse_loss, ["--loss", "mse"], exported=False)
+
+
+def two_sets() -> Case:
+    """Inputs that share no first dimension, all of them whole."""
+    return Case(TwoSets(), [torch.rand(7, 2), torch.rand(3, 2)], None, first, ["--loss", "output"], dynamic=False)
+
+
+def whole_boundary() -> Case:
+    return Case(TwoSets(), [torch.rand(7, 2), torch.rand(3, 2)], None, first,
+                ["--loss", "output", "--whole", "boundary"], whole=(1,))
+
+
 CASES = [
     question,
     mlp_mse,
@@ -583,6 +678,14 @@ CASES = [
     loss_bce_with_logits,
     loss_kl_div,
     loss_poisson_nll,
+    loss_gaussian_nll,
+    loss_triplet,
+    loss_multi_margin,
+    loss_soft_margin,
+    loss_exported,
+    derivative_by_input,
+    two_sets,
+    whole_boundary,
 ]
 
 
@@ -698,13 +801,20 @@ def write_data(folder: pathlib.Path, inputs: list[Tensor], targets: Optional[Ten
     torch.save(content, folder / f"{stem}.pt")
 
 
+def export_loss(loss: nn.Module, output, targets) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    shapes = torch.utils._pytree.tree_map(lambda _: {0: batch}, (output, targets))
+    return torch.export.export(loss, (output, targets), dynamic_shapes=shapes)
+
+
 def script(model: nn.Module, example: tuple[Tensor, ...], traced: bool = False) -> torch.jit.ScriptModule:
     return torch.jit.trace(model, example) if traced else torch.jit.script(model)
 
 
-def export(model: nn.Module, example: tuple[Tensor, ...], dynamic: bool = True) -> torch.export.ExportedProgram:
+def export(model: nn.Module, example: tuple[Tensor, ...], dynamic: bool = True,
+           whole: tuple[int, ...] = ()) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
-    shapes = tuple({0: batch} for _ in example) if dynamic else None
+    shapes = tuple({} if k in whole else {0: batch} for k in range(len(example))) if dynamic else None
     return torch.export.export(model, example, dynamic_shapes=shapes)
 
 
@@ -721,9 +831,13 @@ def write_case(make: Callable[[], Case], out: pathlib.Path) -> None:
     if case.loss is first and case.targets is not None:
         example += (case.targets,)
     script(case.model, example, case.traced).save(folder / "model.pt")
-    torch.export.save(export(case.model, example, case.dynamic), folder / "model.pt2")
+    if case.exported:
+        torch.export.save(export(case.model, example, case.dynamic, case.whole), folder / "model.pt2")
     if case.scripted_loss is not None:
         torch.jit.script(case.scripted_loss).save(folder / "loss.pt")
+        output = case.model(*example)
+        detached = tuple(part.detach() for part in output) if isinstance(output, tuple) else output.detach()
+        torch.export.save(export_loss(case.scripted_loss, detached, case.targets), folder / "loss.pt2")
     # Last: functional_call leaves its tensors in the list of weights that recurrent layers keep.
     write_reference(case, folder / "reference.h5")
 
@@ -764,6 +878,11 @@ class Huge(nn.Module):
         return x @ self.big[:3, :3]
 
 
+class SumOfSquares(nn.Module):
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.sum(1) - target).square().sum()
+
+
 class AllFrozen(nn.Module):
     def __init__(self):
         super().__init__()
@@ -797,6 +916,19 @@ class AtKink(nn.Module):
         return self.second(torch.relu(self.first(x - x[:1])))
 
 
+class CastsInside(nn.Module):
+    """A norm and outputs in float32, whatever the parameters are, as transformers' language models have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x)).to(torch.float32)
+        normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
+        return self.second(normed.to(x.dtype)).to(torch.float32)
+
+
 def write_both(model: nn.Module, example: tuple[Tensor, ...], path: pathlib.Path) -> None:
     script(model, example).save(path.with_suffix(".pt"))
     torch.export.save(export(model, example), path.with_suffix(".pt2"))
@@ -815,6 +947,7 @@ def write_usage_files(folder: pathlib.Path) -> None:
     write_both(Huge(), (x,), folder / "huge")
     write_both(CutOff(), (x,), folder / "cut_off")
     write_both(AtKink(), (x,), folder / "at_kink")
+    write_both(CastsInside().double(), (x.double(),), folder / "casts_inside")
     write_both(AllFrozen(), (x,), folder / "all_frozen")
     write_both(nn.Linear(1, 1, bias=False), (torch.randn(2, 1),), folder / "one_parameter")
     write_data(folder, [torch.randn(4, 1)], torch.randn(4, 1), "one_parameter_data")
@@ -836,6 +969,8 @@ def write_usage_files(folder: pathlib.Path) -> None:
         file["targets"] = y.numpy()
     torch.save({"x": x, "targets": y}, folder / "no_inputs.pt")
     torch.save((x, y), folder / "tuple.pt")
+    torch.save(nn.CrossEntropyLoss(), folder / "pickled_loss.pt")
+    torch.jit.script(SumOfSquares()).save(folder / "sum_of_squares.pt")
 
 
 def main(arguments: list[str]) -> None:

@@ -7,9 +7,10 @@ Writes OUT/losses.pt: a list of dicts with
 
   loss, options      what `--loss` and `--loss-option` are to be told
   reduction          mean or sum
-  output, targets    the model's output in float64 and the targets, for all samples
+  output, targets    the model's output in float64 (a tuple where the loss takes several) and the targets (or None), for
+                     all samples
   batch_size         how many samples are to be seen at once
-  value, gradient    of the loss by the output, over all samples at once
+  value, gradients   of the loss by the outputs, over all samples at once
 """
 
 import pathlib
@@ -48,21 +49,21 @@ def weights(count: int) -> Tensor:
     return 0.1 + 2 * torch.rand(count, dtype=torch.float64)
 
 
-def case(loss: str, options: list[str], reduction: str, output: Tensor, targets: Tensor, formula: Callable) -> dict:
-    output = output.detach().requires_grad_()
-    value = formula(output)
-    (gradient,) = torch.autograd.grad(value, output)
+def case(loss: str, options: list[str], reduction: str, output, targets: Optional[Tensor], formula: Callable) -> dict:
+    outputs = [part.detach().requires_grad_() for part in (output if isinstance(output, tuple) else [output])]
+    value = formula(*outputs)
+    gradients = torch.autograd.grad(value, outputs, allow_unused=True)
     if not bool(torch.isfinite(value)):
         raise SystemExit(f"{loss} {options} is not finite")
     return {
         "loss": loss,
         "options": options,
         "reduction": reduction,
-        "output": output.detach(),
+        "outputs": [part.detach() for part in outputs],
         "targets": targets,
-        "batch_size": random.choice([1, 2, 3, output.size(0)]),
+        "batch_size": random.choice([1, 2, 3, outputs[0].size(0)]),
         "value": value.detach(),
-        "gradient": gradient,
+        "gradients": list(gradients),
     }
 
 
@@ -169,6 +170,70 @@ def poisson_nll(reduction: str) -> dict:
                 lambda o: F.poisson_nll_loss(o, targets.double(), reduction=reduction, **arguments))
 
 
+def signs(shape: tuple[int, ...]) -> Tensor:
+    return (2 * torch.randint(0, 2, shape) - 1).to(random.choice([torch.int64, torch.int8, *FLOATS]))
+
+
+def margins(loss: str, reduction: str) -> dict:
+    """Of one output, with targets of its shape."""
+    shape = random.choice(SHAPES)
+    output = 2 * torch.randn(shape, dtype=torch.float64)
+    targets = signs(shape)
+    arguments: dict[str, Any] = {"margin": random.choice([0.5, 2.0])} if loss == "hinge_embedding" else {}
+    function = {"soft_margin": F.soft_margin_loss, "hinge_embedding": F.hinge_embedding_loss}.get(loss)
+    if loss == "multilabel_soft_margin":
+        function, targets = F.multilabel_soft_margin_loss, torch.rand(shape).round().to(random.choice(INTEGERS))
+        arguments = {"weight": weights(random.choice([1, shape[-1]]) if len(shape) > 1 else 1)}
+        if len(shape) == 1:  # whose only dimension is that of the samples here, and of the classes there
+            return margins(loss, reduction)
+    arguments = chosen(arguments)
+    return case(loss, words_of(arguments), reduction, output, targets,
+                lambda o: function(o, targets.double(), reduction=reduction, **arguments))
+
+
+def margins_of_classes(loss: str, reduction: str) -> dict:
+    samples, classes = random.choice([(7, 4), (5, 2), (6, 3)])
+    output = 2 * torch.randn(samples, classes, dtype=torch.float64)
+    if loss == "multilabel_margin":
+        targets = torch.stack([torch.randperm(classes) for _ in range(samples)])
+        targets[torch.arange(classes) >= torch.randint(0, classes + 1, (samples, 1))] = -1
+        return case(loss, [], reduction, output, targets,
+                    lambda o: F.multilabel_margin_loss(o, targets, reduction=reduction))
+    arguments = chosen({"p": 2, "margin": 0.5, "weight": weights(classes)})
+    targets = torch.randint(0, classes, (samples,))
+    return case(loss, words_of(arguments), reduction, output, targets.to(random.choice(INTEGERS)),
+                lambda o: F.multi_margin_loss(o, targets, reduction=reduction, **arguments))
+
+
+def gaussian_nll(reduction: str) -> dict:
+    shape = random.choice(SHAPES)
+    mean = torch.randn(shape, dtype=torch.float64)
+    of_variance = random.choice([shape, (*shape[:-1], 1)]) if len(shape) > 1 else shape
+    variance = 2 * torch.rand(of_variance, dtype=torch.float64)
+    targets = numbers(shape, mean)
+    arguments = chosen({"full": True, "eps": random.choice([1e-8, 0.7])})
+    return case("gaussian_nll", words_of(arguments), reduction, (mean, variance), targets,
+                lambda m, v: F.gaussian_nll_loss(m, targets.double(), v, reduction=reduction, **arguments))
+
+
+def of_pairs(loss: str, reduction: str) -> dict:
+    shape = random.choice(SHAPES if loss == "margin_ranking" else [(7, 4), (5, 2)])
+    pair = tuple(torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    targets = signs(shape if loss == "margin_ranking" else shape[:1])
+    arguments = chosen({"margin": random.choice([0.3, 0.7])})
+    function = {"margin_ranking": F.margin_ranking_loss, "cosine_embedding": F.cosine_embedding_loss}[loss]
+    return case(loss, words_of(arguments), reduction, pair, targets,
+                lambda a, b: function(a, b, targets.double(), reduction=reduction, **arguments))
+
+
+def triplet(reduction: str) -> dict:
+    shape = random.choice([(7, 4), (5, 2), (4, 3, 2)])
+    three = tuple(torch.randn(shape, dtype=torch.float64) for _ in range(3))
+    arguments = chosen({"margin": 2.5, "p": random.choice([2, 3]), "eps": 1e-3, "swap": True})
+    return case("triplet", words_of(arguments), reduction, three, None,
+                lambda a, p, n: F.triplet_margin_loss(a, p, n, reduction=reduction, **arguments))
+
+
 def main() -> None:
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +246,10 @@ def main() -> None:
             cases.append(of_probabilities(reduction))
             cases += [regression(loss, reduction) for loss in ("mse", "l1", "smooth_l1", "huber")]
             cases += [binary(loss, reduction) for loss in ("bce", "bce_with_logits")]
-            cases += [kl_div(reduction), poisson_nll(reduction)]
+            cases += [kl_div(reduction), poisson_nll(reduction), gaussian_nll(reduction), triplet(reduction)]
+            cases += [margins(loss, reduction) for loss in ("soft_margin", "hinge_embedding", "multilabel_soft_margin")]
+            cases += [margins_of_classes(loss, reduction) for loss in ("multi_margin", "multilabel_margin")]
+            cases += [of_pairs(loss, reduction) for loss in ("margin_ranking", "cosine_embedding")]
     torch.save(cases, out / "losses.pt")
 
 

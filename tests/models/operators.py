@@ -79,6 +79,7 @@ class Case:
     targets: Callable[[], Tensor] = lambda: torch.randn(SAMPLES, OUTPUTS)
     loss: str = "mse"  # the program's name of it, "output", or "file"
     loss_module: Optional[Callable[[], nn.Module]] = None
+    sums: bool = False  # the loss adds up its samples
     traced: bool = False  # even if it can be scripted
     # Values that the gradient leaves out on purpose: it is that of no function, and has no differences.
     held: bool = False
@@ -319,7 +320,7 @@ def add_functional() -> None:
 
 def loss(name: str, make: Callable[[], nn.Module], outputs: int, targets: Callable[[], Tensor]) -> None:
     """As a scripted module beside the TorchScript network, and in one program with the exported one."""
-    add(name, lambda: perceptron(outputs), loss="file", loss_module=make, targets=targets)
+    add(name, lambda: perceptron(outputs), loss="file", loss_module=make, targets=targets, sums=name.endswith(" sum"))
 
 
 def signs(*shape: int) -> Callable[[], Tensor]:
@@ -596,7 +597,8 @@ def as_exported(case: Case, made: Made, folder: pathlib.Path) -> None:
 
 def options_of(case: Case, form: str) -> list[str]:
     loss_name = case.loss if case.loss != "file" else ("@CASE@/loss.pt" if form == "pt" else "output")
-    return ["--model", f"@CASE@/model.{form}", "--data", "@CASE@/data.h5", "--loss", loss_name, "--mode", case.mode]
+    reduction = ["--reduction", "sum"] if case.sums else []
+    return ["--model", f"@CASE@/model.{form}", "--data", "@CASE@/data.h5", "--loss", loss_name, "--mode", case.mode, *reduction]
 
 
 def folder_name(case: Case) -> str:

@@ -427,7 +427,10 @@ def choose_batches(draw: Draw, case: Case) -> None:
     if samples == 1 or draw.chance(0.65):
         return
     # BatchNorm over few samples is steep; the last batch is the smaller one.
-    case.batch_size = draw.randint(samples // 2 + 1, samples - 1) if samples > 7 else draw.randint(1, samples - 1)
+    batch_size = draw.randint(samples // 2 + 1, samples - 1) if samples > 7 else draw.randint(1, samples - 1)
+    if isinstance(case.model, OwnLoss) and case.model.how in ("between samples", "squared mean"):
+        return  # in batches it is another loss, and refused
+    case.batch_size = batch_size
     case.about.append("batches")
 
 
@@ -467,7 +470,7 @@ def draw_case(draw: Draw, theme: Theme) -> Case:
     choose_batches(draw, case)
     if see_samples_together(case.about) and case.batch_size and samples % case.batch_size in (1, 2, 3):
         raise Unfit("BatchNorm over few samples")
-    if draw.chance(0.2):
+    if draw.chance(0.2) and case.loss not in ("output", "file"):  # which are means
         case.reduction = "sum"
     choose_parameters(draw, case)
     case.about += [f"{samples}_samples", case.mode, case.reduction]

@@ -323,12 +323,15 @@ TEST(CrossEntropy, OffersProbabilitiesInItsMessageAndNllDoesNot) {
   EXPECT_EQ(message("nll").find("probabilities"), std::string::npos);
 }
 
-// ---- every named loss
+// ---- every named loss of one output
 
 std::vector<std::string> named_losses() {
   auto names = loss_names();
   EXPECT_EQ(names.back(), "output");
   names.pop_back();
+  std::erase_if(names, [](const std::string& name) {
+    return name == "gaussian_nll" || name == "margin_ranking" || name == "cosine_embedding" || name == "triplet";
+  });
   return names;
 }
 
@@ -339,6 +342,8 @@ Tensor fitting_targets(const std::string& name, const Tensor& output) {
     targets[1] = ignored;
     return targets;
   }
+  if (name == "multi_margin") return torch::randint(0, output.size(1), {output.size(0)}, torch::kLong);
+  if (name == "multilabel_margin") return torch::randint(-1, output.size(1), output.sizes(), torch::kLong);
   return torch::rand(output.sizes(), torch::kDouble);
 }
 
@@ -415,9 +420,26 @@ TEST(NamedLoss, BceWantsProbabilities) {
 }
 
 TEST(MakeLoss, KnowsTheNamesOfTheManual) {
-  const std::vector<std::string> manual{"cross_entropy", "nll",         "mse",   "l1",
-                                        "smooth_l1",     "huber",       "bce",   "bce_with_logits",
-                                        "kl_div",        "poisson_nll", "output"};
+  const std::vector<std::string> manual{"cross_entropy",
+                                        "nll",
+                                        "mse",
+                                        "l1",
+                                        "smooth_l1",
+                                        "huber",
+                                        "bce",
+                                        "bce_with_logits",
+                                        "kl_div",
+                                        "poisson_nll",
+                                        "soft_margin",
+                                        "hinge_embedding",
+                                        "multi_margin",
+                                        "multilabel_margin",
+                                        "multilabel_soft_margin",
+                                        "gaussian_nll",
+                                        "margin_ranking",
+                                        "cosine_embedding",
+                                        "triplet",
+                                        "output"};
   EXPECT_EQ(loss_names(), manual);
   expect_input_error([] { make_loss("crossentropy", Reduction::mean); },
                      {"'crossentropy'", "cross_entropy, nll", "output"});
@@ -429,12 +451,18 @@ struct Case {
   std::string loss;
   std::vector<std::string> options;
   Reduction reduction;
-  Tensor output;
-  Tensor targets;
+  std::vector<Tensor> outputs;
+  std::optional<Tensor> targets;
   std::int64_t batch_size;
   double value;
-  Tensor gradient;
+  std::vector<Tensor> gradients;
 };
+
+std::vector<Tensor> tensors_in(const c10::IValue& list) {
+  std::vector<Tensor> tensors;
+  for (const auto& part : list.toListRef()) tensors.push_back(part.toTensor());
+  return tensors;
+}
 
 std::vector<Case> cases_of_pytorch() {
   std::ifstream file(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "losses.pt", std::ios::binary);
@@ -446,10 +474,11 @@ std::vector<Case> cases_of_pytorch() {
     const auto at = [&dict](const char* name) { return dict.at(std::string(name)); };
     std::vector<std::string> options;
     for (const auto& option : at("options").toListRef().vec()) options.push_back(option.toStringRef());
-    cases.push_back({at("loss").toStringRef(), options,
-                     at("reduction").toStringRef() == "sum" ? Reduction::sum : Reduction::mean,
-                     at("output").toTensor().requires_grad_(), at("targets").toTensor(), at("batch_size").toInt(),
-                     number(at("value").toTensor()), at("gradient").toTensor()});
+    cases.push_back(
+        {at("loss").toStringRef(), options, at("reduction").toStringRef() == "sum" ? Reduction::sum : Reduction::mean,
+         tensors_in(at("outputs")), at("targets").isNone() ? std::nullopt : std::optional(at("targets").toTensor()),
+         at("batch_size").toInt(), number(at("value").toTensor()), tensors_in(at("gradients"))});
+    for (auto& output : cases.back().outputs) output.requires_grad_();
   }
   return cases;
 }
@@ -457,24 +486,34 @@ std::vector<Case> cases_of_pytorch() {
 std::string text_of(const Case& wanted) {
   std::string options;
   for (const auto& option : wanted.options) options += " " + option;
-  return text(wanted.loss, options, ", ", wanted.reduction == Reduction::sum ? "sum" : "mean", ", targets ",
-              wanted.targets.scalar_type(), " ", wanted.targets.sizes(), ", batches of ", wanted.batch_size);
+  const auto targets =
+      wanted.targets ? text(", targets ", wanted.targets->scalar_type(), " ", wanted.targets->sizes()) : std::string();
+  return text(wanted.loss, options, ", ", wanted.reduction == Reduction::sum ? "sum" : "mean", ", output ",
+              wanted.outputs[0].sizes(), targets, ", batches of ", wanted.batch_size);
 }
 
 // As the header says that terms are joined.
-std::pair<double, Tensor> joined_over_batches(const Case& wanted) {
+std::pair<double, std::vector<Tensor>> joined_over_batches(const Case& wanted) {
   const Loss loss = make_loss(wanted.loss, wanted.reduction, wanted.options);
+  const auto samples = wanted.outputs[0].size(0);
   double value = 0, count = 0;
-  Tensor slopes = torch::zeros_like(wanted.output);
-  for (std::int64_t begin = 0; begin < wanted.output.size(0); begin += wanted.batch_size) {
-    const auto end = std::min(begin + wanted.batch_size, wanted.output.size(0));
-    const LossTerm term = loss(wanted.output.slice(0, begin, end), wanted.targets.slice(0, begin, end), end - begin);
+  std::vector<Tensor> slopes;
+  for (const auto& output : wanted.outputs) slopes.push_back(torch::zeros_like(output));
+  for (std::int64_t begin = 0; begin < samples; begin += wanted.batch_size) {
+    const auto end = std::min(begin + wanted.batch_size, samples);
+    std::vector<c10::IValue> parts;
+    for (const auto& output : wanted.outputs) parts.emplace_back(output.slice(0, begin, end));
+    const c10::IValue targets = wanted.targets ? c10::IValue(wanted.targets->slice(0, begin, end)) : c10::IValue();
+    const LossTerm term =
+        loss(parts.size() == 1 ? parts[0] : c10::IValue(c10::ivalue::Tuple::create(parts)), targets, end - begin);
     value += term.multiplicity * number(term.value);
     count += term.count;
-    slopes += term.multiplicity * gradient(term, wanted.output);
+    const auto found = torch::autograd::grad({term.value}, wanted.outputs);
+    for (std::size_t k = 0; k < slopes.size(); ++k) slopes[k] += term.multiplicity * found[k];
   }
   if (wanted.reduction == Reduction::sum) count = 1;
-  return {value / count, slopes / count};
+  for (auto& slope : slopes) slope /= count;
+  return {value / count, slopes};
 }
 
 TEST(NamedLoss, AgreesWithPyTorchWithAnyOptionsTargetsAndBatches) {
@@ -486,8 +525,10 @@ TEST(NamedLoss, AgreesWithPyTorchWithAnyOptionsTargetsAndBatches) {
     names.insert(wanted.loss);
     const auto [value, slopes] = joined_over_batches(wanted);
     EXPECT_NEAR(value, wanted.value, tolerance * std::max(1.0, std::abs(wanted.value)));
-    const double scale = number(wanted.gradient.abs().max());
-    EXPECT_LE(number((slopes - wanted.gradient).abs().max()), tolerance * scale);
+    for (std::size_t k = 0; k < slopes.size(); ++k) {
+      const double scale = number(wanted.gradients[k].abs().max());
+      EXPECT_LE(number((slopes[k] - wanted.gradients[k]).abs().max()), tolerance * scale);
+    }
   }
   EXPECT_EQ(names.size() + 1, loss_names().size()) << "a named loss has no case";
 }
@@ -645,7 +686,7 @@ TEST_F(ScriptedLoss, TakesSeveralTargetsAsATuple) {
 TEST_F(ScriptedLoss, HasNoOptions) {
   const auto file = saved("def forward(self, output, targets):\n    return output.sum()");
   expect_input_error([&] { make_loss(file, Reduction::mean, {"weight=1,2"}); },
-                     {"'weight=1,2'", file, "takes none", "scripted module"});
+                     {"'weight=1,2'", file, "takes none", "the module in it"});
 }
 
 TEST_F(ScriptedLoss, IsCalledWithTheOutputAloneWhereThereAreNoTargets) {
@@ -677,6 +718,23 @@ TEST_F(ScriptedLoss, SaysWhatIsWrongWithItsResult) {
   expect_input_error([&] { make_loss(file, Reduction::mean)(x, x, 4); }, {file, "float32 of shape [4, 2]"});
   const auto tuple = saved("def forward(self, output, targets):\n    return output.sum(), targets");
   expect_input_error([&] { make_loss(tuple, Reduction::mean)(x, x, 4); }, {tuple, "a tuple of 2"});
+}
+
+TEST(LossOfSeveral, SaysWhichOutputsAndTargetsItWants) {
+  const Tensor x = torch::ones({4, 3});
+  const auto tuple = [](std::vector<c10::IValue> parts) { return c10::ivalue::Tuple::create(std::move(parts)); };
+  const auto mean = Reduction::mean;
+  expect_input_error([&] { make_loss("gaussian_nll", mean)(x, x, 4); }, {"tuple of 2", "mean and variance", "[4, 3]"});
+  expect_input_error(
+      [&] {
+        make_loss("gaussian_nll", mean)(tuple({x, -x}), x, 4);
+      },
+      {"sample 0", "variance -1", "softplus"});
+  expect_input_error([&] { make_loss("gaussian_nll", mean)(tuple({x, torch::ones({4, 2})}), x, 4); }, {"[4, 2]"});
+  expect_input_error([&] { make_loss("triplet", mean)(tuple({x, x}), {}, 4); }, {"tuple of 3", "anchor"});
+  expect_input_error([&] { make_loss("triplet", mean)(tuple({x, x, x}), x, 4); }, {"takes none"});
+  expect_input_error([&] { make_loss("cosine_embedding", mean)(tuple({x, x}), x, 4); }, {"[4]"});
+  expect_input_error([&] { make_loss("margin_ranking", mean)(tuple({x, torch::ones({4, 2})}), x, 4); }, {"one shape"});
 }
 
 TEST_F(ScriptedLoss, SaysWhichLineFailed) {

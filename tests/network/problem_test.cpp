@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "closed_form_model.hpp"
@@ -70,30 +71,97 @@ TEST(Problem, OrdersParametersAsTheModelDoes) {
 }
 
 TEST(Problem, LossAndGradientAreTheSameInBatchesOfAnySize) {
-  for (const auto reduction : {Reduction::mean, Reduction::sum}) {
-    const auto whole = evaluate(closed_form(settings_with(reduction, std::nullopt)));
-    for (const std::int64_t batch_size : {1, 2, 3, 4}) {
-      // The model's loss is a mean, so that its sum over batches differs: only means are compared with the whole.
-      if (reduction == Reduction::sum) continue;
-      const auto problem = closed_form(settings_with(reduction, batch_size));
-      EXPECT_EQ(problem.batches(), (5 + batch_size - 1) / batch_size);
-      const auto parts = evaluate(problem);
-      EXPECT_NEAR(parts.loss, whole.loss, 1e-13);
-      for (std::size_t k = 0; k < whole.gradient.size(); ++k) EXPECT_NEAR(parts.gradient[k], whole.gradient[k], 1e-13);
-    }
+  const auto whole = evaluate(closed_form(settings_with(Reduction::mean, std::nullopt)));
+  for (const std::int64_t batch_size : {1, 2, 3, 4}) {
+    const auto problem = closed_form(settings_with(Reduction::mean, batch_size));
+    EXPECT_EQ(problem.batches(), (5 + batch_size - 1) / batch_size);
+    const auto parts = evaluate(problem);
+    EXPECT_NEAR(parts.loss, whole.loss, 1e-13);
+    for (std::size_t k = 0; k < whole.gradient.size(); ++k) EXPECT_NEAR(parts.gradient[k], whole.gradient[k], 1e-13);
   }
 }
 
-TEST(Problem, SumAddsUpWhatTheModelReturnsForEachBatch) {
-  const auto sum = evaluate(closed_form(settings_with(Reduction::sum, 2)));
-  double expected = 0;
-  for (const auto& part : {std::pair{0, 2}, {2, 4}, {4, 5}}) {
-    const Data all = data_of(5);
-    Problem one(std::make_unique<ClosedFormModel>(), all.batch(part.first, part.second),
-                settings_with(Reduction::sum, std::nullopt));
-    expected += evaluate(one).loss;
+// Squares of residuals w.x_i - i, and what is made of those of a batch.
+class Regression final : public Model {
+ public:
+  using Joined = std::function<torch::Tensor(const torch::Tensor& squares)>;
+  explicit Regression(Joined joined, double at = 0.5)
+      : weight_(torch::tensor({at, 2 * (1 - at)}, torch::kFloat64).requires_grad_()), joined_(std::move(joined)) {}
+  std::string format() const override { return "regression"; }
+  std::vector<NamedTensor> parameters() const override { return {{"weight", weight_}}; }
+  std::vector<std::string> input_names() const override { return {"x", "offset"}; }
+  void convert(torch::Dtype dtype, torch::Device) override { weight_ = weight_.detach().to(dtype).requires_grad_(); }
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
+    const auto x = arguments[0].toTensor();
+    auto residuals = x.matmul(weight_) - x.select(1, 0);
+    if (arguments.size() > 1) residuals = residuals + arguments[1].toTensor().sum();
+    return joined_(residuals.square());
   }
-  EXPECT_NEAR(sum.loss, expected, 1e-12);
+
+ private:
+  torch::Tensor weight_;
+  Joined joined_;
+};
+
+Problem regression(const Regression::Joined& joined, const ProblemSettings& settings, double at = 0.5) {
+  return {std::make_unique<Regression>(joined, at), data_of(5), settings};
+}
+
+const Regression::Joined mean_of = [](const torch::Tensor& squares) { return squares.mean(); };
+const Regression::Joined sum_of = [](const torch::Tensor& squares) { return squares.sum(); };
+
+TEST(Problem, SumIsTheSameInBatchesOfAnySize) {
+  const auto whole = evaluate(regression(sum_of, settings_with(Reduction::sum, std::nullopt)));
+  for (const std::int64_t batch_size : {1, 2, 3, 4}) {
+    const auto parts = evaluate(regression(sum_of, settings_with(Reduction::sum, batch_size)));
+    EXPECT_NEAR(parts.loss, whole.loss, 1e-12);
+    for (std::size_t k = 0; k < 2; ++k) EXPECT_NEAR(parts.gradient[k], whole.gradient[k], 1e-12);
+  }
+}
+
+TEST(Problem, RefusesALossThatIsNotTheReductionItIsTakenFor) {
+  for (const std::optional<std::int64_t> batch_size : {std::optional<std::int64_t>(), std::optional<std::int64_t>(2)}) {
+    expect_input_error([&] { regression(sum_of, settings_with(Reduction::mean, batch_size)); },
+                       {"the loss that the model returns adds up its samples", "write --reduction sum"});
+    expect_input_error([&] { regression(mean_of, settings_with(Reduction::sum, batch_size)); },
+                       {"is the mean of its samples", "write --reduction mean"});
+  }
+}
+
+TEST(Problem, RefusesBatchesOfALossThatIsNeitherMeanNorSum) {
+  const auto root = [](const torch::Tensor& squares) { return squares.mean().sqrt(); };
+  EXPECT_NO_THROW(regression(root, settings_with(Reduction::mean, std::nullopt)));
+  EXPECT_NO_THROW(regression(root, settings_with(Reduction::sum, std::nullopt)));
+  expect_input_error([&] { regression(root, settings_with(Reduction::mean, 2)); },
+                     {"neither the mean nor the sum", "leave out --batch-size"});
+}
+
+TEST(Problem, TellsAMeanFromASumWhereTheLossIsZero) {
+  constexpr double solution = 1;
+  EXPECT_EQ(evaluate(regression(mean_of, settings_with(Reduction::mean, 2), solution)).loss, 0);
+  expect_input_error([] { regression(sum_of, settings_with(Reduction::mean, 2), solution); }, {"adds up"});
+}
+
+TEST(Problem, WholeInputsAreNotCutIntoSamples) {
+  auto data = data_of(5);
+  data.inputs.push_back(torch::tensor({0.25, 0.5, 0.75}));
+  const auto make = [&](std::optional<std::int64_t> batch_size, const std::vector<std::string>& whole) {
+    auto settings = settings_with(Reduction::mean, batch_size);
+    settings.whole = whole;
+    return Problem(std::make_unique<Regression>(mean_of), data, settings);
+  };
+  const auto expected = evaluate(make(std::nullopt, {"offset"}));
+  for (const std::int64_t batch_size : {1, 2, 5}) {
+    const auto problem = make(batch_size, {"offset"});
+    EXPECT_EQ(problem.samples(), 5);
+    EXPECT_NEAR(evaluate(problem).loss, expected.loss, 1e-12);
+  }
+  const auto all = make(std::nullopt, {});
+  EXPECT_EQ(all.samples(), 1) << "all are whole where their first dimensions differ";
+  EXPECT_NEAR(evaluate(all).loss, expected.loss, 1e-12);
+  expect_input_error([&] { make(2, {}); }, {"inputs 5, 3", "--whole"});
+  expect_input_error([&] { make(2, {"shift"}); }, {"--whole 'shift'", "x, offset"});
 }
 
 TEST(Problem, GradientAgreesWithDifferencesOfTheLoss) {
@@ -119,9 +187,10 @@ TEST(Problem, L2TermIsInTheValueAndTheGradientOnceWhateverTheBatches) {
   for (const auto reduction : {Reduction::mean, Reduction::sum}) {
     for (const std::int64_t batch_size : {2, 5}) {
       auto settings = settings_with(reduction, batch_size);
-      const auto plain = evaluate(closed_form(settings));
+      const auto make = [&] { return regression(reduction == Reduction::mean ? mean_of : sum_of, settings); };
+      const auto plain = evaluate(make());
       settings.l2 = 0.3;
-      const auto problem = closed_form(settings);
+      const auto problem = make();
       const auto theta = problem.flat_parameters();
       const auto found = evaluate(problem);
       double squares = 0;

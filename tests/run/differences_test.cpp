@@ -15,59 +15,13 @@
 namespace hessian_mpi::run {
 namespace {
 
-// Places of f on a line through x, for compare().
-Difference differences_of(double derived, const std::function<double(double)>& f, double x, double step) {
-  return {derived, f(x - step), f(x), f(x + step)};
-}
-
-file::CheckFigure compared(double derived, const std::function<double(double)>& f, double x) {
-  constexpr double step = 1e-5;
-  return compare({differences_of(derived, f, x, step)}, step, 0, 1e-4);
-}
-
-TEST(Compare, AgreesWithTheDerivativeOfASmoothFunction) {
-  const auto sine = [](double x) { return std::sin(x); };
-  EXPECT_EQ(compared(std::cos(0.3), sine, 0.3).outcome, file::CheckOutcome::passed);
-  EXPECT_LE(compared(std::cos(0.3), sine, 0.3).error, 1e-9);
-}
-
-TEST(Compare, FailsWhereADerivativeIsWrong) {
-  const auto found = compared(
-      0.9 * std::cos(0.3), [](double x) { return std::sin(x); }, 0.3);
-  EXPECT_EQ(found.outcome, file::CheckOutcome::failed);
-  EXPECT_NEAR(found.error, 0.1, 1e-6);
-  EXPECT_EQ(found.tolerance, 1e-4);
-}
-
-TEST(Compare, TakesAJumpForAKink) {
-  const auto step_function = [](double x) { return x > 0 ? 1.0 + x : x; };
-  EXPECT_EQ(compared(1, step_function, 0).outcome, file::CheckOutcome::kinks);
-  EXPECT_EQ(compared(1, step_function, 5e-6).outcome, file::CheckOutcome::kinks) << "within the step, behind";
-  EXPECT_EQ(compared(1, step_function, 1).outcome, file::CheckOutcome::passed) << "far from it";
-  EXPECT_EQ(compared(
-                1, [](double x) { return std::abs(x); }, 0)
-                .outcome,
-            file::CheckOutcome::kinks);
-}
-
-TEST(Compare, NumbersThatAreNotFiniteFail) {
-  const auto root = [](double x) { return std::sqrt(x); };
-  EXPECT_EQ(compared(1, root, 0).outcome, file::CheckOutcome::failed);
-  EXPECT_EQ(compared(
-                std::nan(""), [](double x) { return x; }, 0)
-                .outcome,
-            file::CheckOutcome::failed);
-}
-
-TEST(Compare, MeasuresByTheLargestNumber) {
-  constexpr double step = 1e-5;
-  const auto line = [](double x) { return 100 * x; };
-  const std::vector<Difference> differences{differences_of(100, line, 0, step), {0.001, 0, 0, 0}};
-  EXPECT_NEAR(compare(differences, step, 0, 1e-4).error, 1e-5, 1e-9);
-  EXPECT_NEAR(compare({{0.001, 0, 0, 0}}, step, 10, 1e-3).error, 1e-4, 1e-12) << "or by what it is told";
-}
-
 constexpr file::DifferenceTolerances tolerances{1e-6, 1e-6};
+
+DifferenceFigures check_differences(network::Problem& problem, const network::LossAndGradient& point,
+                                    const std::vector<Lines>& lines) {
+  return run::check_differences({problem, [&]() -> network::Problem& { return problem; }}, Matrix::hessian, point,
+                                lines, 0, tolerances);
+}
 
 network::Problem problem_of(std::unique_ptr<network::Model> model) {
   const auto samples = torch::tensor({{1.0, -3.0}, {0.0, -1.0}}, torch::kFloat64);
@@ -113,9 +67,7 @@ TEST(CheckDifferences, TellTheHessianFromAnotherMatrix) {
   const auto theta = problem.flat_parameters();
   const auto point = network::evaluate(problem);
   auto matrix = closed_form_hessian(0.5, -2.0);
-  const auto check = [&] {
-    return check_differences(problem, Matrix::hessian, point, times_lines(matrix, point.gradient), 0, tolerances);
-  };
+  const auto check = [&] { return check_differences(problem, point, times_lines(matrix, point.gradient)); };
   const auto right = check();
   EXPECT_EQ(right.hessian.outcome, file::CheckOutcome::passed);
   EXPECT_LE(right.hessian.error, 1e-8);
@@ -138,8 +90,7 @@ TEST(CheckDifferences, KnowTheL2Term) {
   auto matrix = closed_form_hessian(0.5, -2.0);
   for (std::size_t k = 0; k < closed_form_size; ++k) matrix[k * closed_form_size + k] += 0.75;
   const auto point = network::evaluate(problem);
-  const auto found =
-      check_differences(problem, Matrix::hessian, point, times_lines(matrix, point.gradient), 0, tolerances);
+  const auto found = check_differences(problem, point, times_lines(matrix, point.gradient));
   EXPECT_EQ(found.hessian.outcome, file::CheckOutcome::passed);
   EXPECT_EQ(found.gradient.outcome, file::CheckOutcome::passed);
 }
@@ -148,8 +99,7 @@ TEST(CheckDifferences, TellTheGradientFromAnotherVector) {
   auto problem = problem_of(std::make_unique<ClosedFormModel>());
   auto point = network::evaluate(problem);
   point.gradient[1] += 0.1;
-  const auto found = check_differences(problem, Matrix::hessian, point,
-                                       times_lines(closed_form_hessian(0.5, -2.0), point.gradient), 0, tolerances);
+  const auto found = check_differences(problem, point, times_lines(closed_form_hessian(0.5, -2.0), point.gradient));
   EXPECT_EQ(found.gradient.outcome, file::CheckOutcome::failed);
   EXPECT_EQ(found.hessian.outcome, file::CheckOutcome::passed);
 }
@@ -175,7 +125,7 @@ class Kinked final : public network::Model {
 DifferenceFigures figures_beside_kink(double offset) {
   auto problem = problem_of(std::make_unique<Kinked>(offset));
   const auto point = network::evaluate(problem);
-  return check_differences(problem, Matrix::hessian, point, times_lines({1, 0, 0, 1}, point.gradient), 0, tolerances);
+  return check_differences(problem, point, times_lines({1, 0, 0, 1}, point.gradient));
 }
 
 TEST(CheckDifferences, SayThatThereIsAKinkInsteadOfFailing) {
@@ -206,8 +156,7 @@ class CutOff final : public network::Model {
 TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
   auto problem = problem_of(std::make_unique<CutOff>());
   const auto point = network::evaluate(problem);
-  const auto found = check_differences(problem, Matrix::hessian, point,
-                                       times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient), 0, tolerances);
+  const auto found = check_differences(problem, point, times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient));
   EXPECT_FALSE(found.constants);
   EXPECT_EQ(found.hessian.outcome, file::CheckOutcome::failed);
   EXPECT_EQ(found.gradient.outcome, file::CheckOutcome::failed);
@@ -234,14 +183,12 @@ TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
   const auto point = network::evaluate(problem);
   ASSERT_EQ(point.gradient, (std::vector<double>{6, 0, 2}));
   const std::vector<double> hessian{0, 0, 2, 0, 0, 0, 2, 0, 0};
-  const auto found =
-      check_differences(problem, Matrix::hessian, point, times_lines(hessian, point.gradient), 0, tolerances);
+  const auto found = check_differences(problem, point, times_lines(hessian, point.gradient));
   EXPECT_TRUE(found.constants);
   EXPECT_EQ(found.gradient.outcome, file::CheckOutcome::passed);
   EXPECT_EQ(found.hessian.outcome, file::CheckOutcome::passed);
   const std::vector<double> wrong{0, 0, 3, 0, 0, 0, 3, 0, 0};
-  EXPECT_EQ(check_differences(problem, Matrix::hessian, point, times_lines(wrong, point.gradient), 0, tolerances)
-                .hessian.outcome,
+  EXPECT_EQ(check_differences(problem, point, times_lines(wrong, point.gradient)).hessian.outcome,
             file::CheckOutcome::failed);
 }
 
@@ -259,8 +206,7 @@ TEST(CheckDifferences, TellDiagonalBlocksAndDiagonalsFromOthers) {
   for (const auto entries : {Entries::diagonal_blocks, Entries::diagonal}) {
     auto matrix = closed_form_hessian(0.5, -2.0);
     const auto check = [&] {
-      return check_differences(problem, Matrix::hessian, point,
-                               times_lines(matrix, point.gradient, shape_of_two(entries)), 0, tolerances);
+      return check_differences(problem, point, times_lines(matrix, point.gradient, shape_of_two(entries)));
     };
     EXPECT_EQ(check().hessian.outcome, file::CheckOutcome::passed) << name_of(entries);
     EXPECT_EQ(check().gradient.outcome, file::CheckOutcome::passed) << name_of(entries);

@@ -320,10 +320,11 @@ TEST(Help, NamesEveryOptionOfTheManual) {
   std::ostringstream out;
   print_help(out);
   for (const auto* option :
-       {"-m, --model",   "-d, --data", "-l, --loss",   "--reduction", "--mode",   "--batch-size", "--dtype",
-        "--parameters",  "--seed",     "--method",     "--device",    "--rows",   "--threads",    "--memory",
-        "--time-limit",  "--plan",     "-o, --output", "--storage",   "--resume", "--overwrite",  "--check",
-        "--loss-option", "--l2",       "--verify",     "--progress",  "--config", "--version",    "-h, --help"}) {
+       {"-m, --model", "-d, --data",   "-l, --loss",   "--reduction",   "--mode",       "--batch-size",
+        "--dtype",     "--parameters", "--seed",       "--method",      "--device",     "--rows",
+        "--threads",   "--memory",     "--time-limit", "--plan",        "-o, --output", "--storage",
+        "--resume",    "--overwrite",  "--check",      "--loss-option", "--l2",         "--whole",
+        "--verify",    "--progress",   "--config",     "--version",     "-h, --help"}) {
     EXPECT_NE(out.str().find(option), std::string::npos) << option;
   }
 }

@@ -9,14 +9,19 @@
 namespace hessian_mpi::file {
 
 /// How a check ended. kinks: two sides of the point contradict each other, as at ReLU and max-pool, so that there is
-/// nothing to compare with.
-enum class CheckOutcome { not_made, passed, kinks, failed };
+/// nothing to compare with. rounding: evaluation itself leaves more than the difference. In the order of their weight.
+enum class CheckOutcome { not_made, passed, rounding, kinks, failed };
+
+constexpr CheckOutcome outcomes[] = {CheckOutcome::not_made, CheckOutcome::passed, CheckOutcome::rounding,
+                                     CheckOutcome::kinks, CheckOutcome::failed};
 
 /// The outcome as files and people read it.
 constexpr const char* name_of(CheckOutcome outcome) {
   switch (outcome) {
     case CheckOutcome::passed:
       return "passed";
+    case CheckOutcome::rounding:
+      return "rounding";
     case CheckOutcome::kinks:
       return "kinks";
     case CheckOutcome::failed:
@@ -67,6 +72,10 @@ struct Tolerances {
   double row;
   DifferenceTolerances difference;
 };
+/// Where rounding is measured to be more than that, a tolerance may grow to this: a wrong derivative is seldom wrong by
+/// less.
+constexpr double largest_tolerance = 0.1;
+
 /// For numbers computed or stored in this precision, whichever is coarser.
 constexpr Tolerances tolerances_of(Precision precision) {
   if (precision == Precision::float32) return {1e-3, 1e-3, {1e-3, 1e-2}};

@@ -12,4 +12,7 @@ namespace hessian_mpi::network {
 /// decides, not its name. Throws InputError naming the file: missing, unreadable, truncated, another kind of file.
 std::unique_ptr<Model> load_model(const std::filesystem::path& file);
 
+/// The same for a module that computes a loss.
+std::unique_ptr<Model> load_loss(const std::filesystem::path& file);
+
 }  // namespace hessian_mpi::network

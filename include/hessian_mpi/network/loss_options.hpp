@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,11 @@ struct LossArguments {
   double label_smoothing = 0;
   double beta = 1;
   double delta = 1;
-  double eps = 1e-8;
+  // Of several losses with different defaults.
+  std::optional<double> eps;
+  std::optional<double> margin;
+  std::optional<double> p;
+  bool swap = false;
   bool log_target = false;
   bool log_input = true;
   bool full = false;

@@ -29,6 +29,9 @@ struct ProblemSettings {
   std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
   double l2 = 0;                              ///< lambda of the L2 term, not negative
   torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
+  /// Arguments of forward() that are not cut into samples. Where the model computes the loss and there is no
+  /// batch_size, all may be whole, and are where their first dimensions differ.
+  std::vector<std::string> whole = {};
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -45,7 +48,8 @@ class Problem {
  public:
   /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
   /// Throws InputError: a pattern that matches nothing, no trainable parameter, one whose name cannot be shown or
-  /// written, NaN or infinity in it, a dtype that isn't supported, whatever model and loss find wrong with the data.
+  /// written, NaN or infinity in it, a dtype that isn't supported, whatever model and loss find wrong with the data, a
+  /// loss of the model's or a file's that is not the reduction it is taken for.
   Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings);
 
   const matrix::ParameterIndex& index() const { return index_; }
@@ -53,7 +57,7 @@ class Problem {
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
   Precision precision() const { return precision_; }
   torch::Device device() const { return device_; }
-  std::int64_t samples() const { return data_.samples(); }
+  std::int64_t samples() const { return data_.samples(whole_); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
   /// The samples of batch b, of which the last batch may have fewer.
@@ -95,6 +99,9 @@ class Problem {
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;
   void select_parameters(const ProblemSettings& settings);
+  void expect_reduction(const ProblemSettings& settings);
+  struct Halves;
+  std::optional<Halves> halves() const;
 
   std::unique_ptr<Model> model_;
   Data data_;               ///< on the host
@@ -112,6 +119,7 @@ class Problem {
   std::optional<double> count_;  ///< terms in the whole data set; absent until known
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;
+  Whole whole_;
 };
 
 /// Loss and gradient at the problem's parameters, the L2 term among them, batches added up in float64.

@@ -29,6 +29,7 @@ struct Options {
   Reduction reduction = Reduction::mean;
   Mode mode = Mode::eval;
   std::optional<std::int64_t> batch_size;
+  std::vector<std::string> whole;  ///< inputs that are not cut into samples
   std::optional<Precision> dtype;
   std::vector<std::string> parameters = {"*"};
   std::uint64_t seed = 0;

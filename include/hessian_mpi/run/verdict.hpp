@@ -30,11 +30,12 @@ struct WrittenFile {
 };
 
 /// Collective. point: loss and gradient as they stand in the file. rows: how many are derived again; 0 turns off all
-/// but the reading back of blocks. float64_twin makes the same problem in float64, for differences of loss and
-/// gradient; called on root, may throw InputError where there is none. between_checks is called on all ranks, to leave
+/// but the reading back of blocks. twin makes the same problem in a precision: in float64 for differences of loss and
+/// gradient, in the problem's own where rounding is to be measured; called on root, may throw InputError where there is
+/// none. between_checks is called on all ranks, to leave
 /// by throwing where the job is asked to stop. The same failures on all ranks; warnings on root.
 Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
-                   const network::LossAndGradient& point, const std::function<network::Problem()>& float64_twin,
+                   const network::LossAndGradient& point, const std::function<network::Problem(Precision)>& twin,
                    Verify which, int rows, const std::function<void()>& between_checks,
                    const ranks::Communicator& communicator);
 
