@@ -1,7 +1,6 @@
 // The program that solves linear systems: command line, right sides, solution, checks, summary.
 
 #include <algorithm>
-#include <boost/program_options.hpp>
 #include <cmath>
 #include <iostream>
 #include <numeric>
@@ -9,87 +8,26 @@
 #include <sstream>
 
 #include "hessian_mpi/after/result_file.hpp"
-#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
-#include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/solvers/cholesky.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
 #include "hessian_mpi/solvers/lanczos.hpp"
 #include "hessian_mpi/solvers/linear_solve.hpp"
+#include "inverse.hpp"
+#include "solve_options.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
-namespace po = boost::program_options;
-
-struct SolveOptions : after::ResultOptions {
-  std::optional<std::string> right_sides;  ///< a file; minus the gradient where absent
-  double damping = 0;
-  std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
-  solvers::IterationOptions iteration;
-
-  system::UsedFiles files() const {
-    auto used = ResultOptions::files();
-    if (right_sides) used.inputs.emplace_back(after::file_of_vectors(*right_sides));
-    return used;
-  }
-};
-
-po::options_description described_options() {
-  po::options_description described;
-  const auto sides = text("right sides of N numbers: ", after::formats_of_vectors,
-                          "; minus the gradient of the Hessian's file where absent");
-  described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
-                          "added to the diagonal: solves (A + X I) x = b")(
-      "rhs", po::value<std::string>()->value_name("FILE"), sides.c_str())(
-      "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
-      "dense: LU factors, N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each iteration; cg: "
-      "positive definite A + X I alone; auto: dense where memory allows it, else minres")(
-      "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
-      "of minres and cg: |b - (A + X I) x| / |b|")(
-      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most");
-  after::describe_resources(described, "minres and cg");
-  after::describe_result(described, "solution");
-  return described;
-}
-
-std::optional<solvers::Solver> solver_named(const std::string& name) {
-  if (name == "auto") return std::nullopt;
-  if (name == "dense") return solvers::Solver::dense;
-  if (name == "minres") return solvers::Solver::minres;
-  if (name == "cg") return solvers::Solver::cg;
-  throw InputError(text("--method ", name, ": auto, dense, minres or cg"));
-}
-
-SolveOptions parse(int argc, const char* const* argv) {
-  const auto given = after::parse_arguments("hessian_solve", argc, argv, described_options());
-  SolveOptions options;
-  after::take_result_options("hessian_solve", "solution", argc, argv, given, options);
-  if (options.help || options.version) return options;
-  if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
-  options.damping = given["damping"].as<double>();
-  if (!std::isfinite(options.damping)) throw InputError("--damping must be a finite number");
-  options.solver = solver_named(given["method"].as<std::string>());
-  options.iteration.tolerance = given["tolerance"].as<double>();
-  if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
-  options.iteration.most = given["iterations"].as<std::int64_t>();
-  if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
-  return options;
-}
-
-void print_solve_help(std::ostream& out) {
-  out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
-         "without --rhs, x is Newton's step from the point at which H was taken\n\n"
-         "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
-         "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.npy --damping 1e-3 --method minres\n\n"
-      << cli::text_of_options("Options", described_options());
-}
+constexpr std::int64_t counted_at_most = 5000;  // parameters: beyond, counting eigenvalues takes minutes
+constexpr std::int64_t steps_for_curvature = 100;
 
 // What all parts of the work need.
 struct Work {
@@ -139,7 +77,7 @@ solvers::Solver plan(const Work& work, std::uint64_t memory) {
   words << work.count() << (work.count() == 1 ? " right side" : " right sides") << " on " << world.size()
         << (world.size() == 1 ? " rank" : " ranks") << ", damping " << work.options.damping << ", ";
   if (solver == solvers::Solver::dense) {
-    words << "LU factors: " << text_of_cost(cost);
+    words << "Cholesky or LU factors: " << text_of_cost(cost);
   } else {
     const auto own = static_cast<std::uint64_t>((work.n() / world.size() + 1) * work.hessian.matrix.bytes_of_row());
     words << (solver == solvers::Solver::cg ? "CG" : "MINRES") << ": "
@@ -150,21 +88,65 @@ solvers::Solver plan(const Work& work, std::uint64_t memory) {
   return solver;
 }
 
-// Collective.
-std::vector<double> solve_densely(const Work& work, file::Attributes& attributes) {
+// What is known of the eigenvalues of A + damping I.
+struct Curvature {
+  bool positive = true;
+  std::optional<std::int64_t> negative;  ///< how many
+  std::optional<double> smallest;        ///< where there are negative ones
+};
+
+// Collective. A is read again wherever it was destroyed.
+void read(const Work& work, solvers::Half half, solvers::DistributedMatrix& matrix) {
+  const Stopwatch watch;
+  solvers::read_symmetric_part(work.options.file, half, matrix, work.world, {});
+  cli::say(work.world, "read",
+           text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
+                text_of_seconds(watch.seconds())));
+}
+
+// Collective. Counts: as many operations as four Cholesky factors.
+Curvature counted_curvature(const Work& work, solvers::DistributedMatrix& matrix) {
+  read(work, solvers::Half::lower, matrix);
+  const auto values = solvers::eigenvalues_of(matrix, work.world);
+  const double damping = work.options.damping;
+  const auto negative = std::count_if(values.begin(), values.end(), [&](double x) { return x + damping < 0; });
+  return {false, negative, values.front() + damping};
+}
+
+// Collective. Looks for negative eigenvalues by some steps of Lanczos, which find those that stand apart.
+Curvature curvature_by_products(const Work& work, solvers::SymmetricOperator& matrix, double norm) {
+  const auto start = solvers::random_unit_vectors(matrix, 1, 0);
+  const auto steps = std::min(steps_for_curvature, work.n());
+  const auto smallest = solvers::lanczos(matrix, start, 1, steps).of_vectors[0].values.front() + work.options.damping;
+  return {smallest >= -solvers::spectrum_tolerance * norm, std::nullopt, smallest};
+}
+
+// Collective. Factors of Cholesky where A + damping I is positive definite, which this finds out, else of LU.
+std::vector<double> solve_densely(const Work& work, Curvature& curvature, file::Attributes& attributes) {
   const auto& world = work.world;
   const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
   const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
-  Stopwatch watch;
   auto matrix = world.together([&] { return solvers::square_matrix(grid, work.n()); });
-  solvers::read_symmetric_part(work.options.file, solvers::Half::both, matrix, world, {});
-  cli::say(world, "read",
-           text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
-                text_of_seconds(watch.lap())));
-  auto found = solvers::solve_dense(matrix, work.options.damping, work.right_sides, world);
+  read(work, solvers::Half::lower, matrix);
+  Stopwatch watch;
+  solvers::shift(matrix, 1, work.options.damping);
+  const solvers::CholeskyFactor factor(matrix, world);
+  curvature.positive = factor.is_there();
+  solvers::DenseSolution found;
+  if (curvature.positive) {
+    found.reciprocal_condition = factor.reciprocal_condition();
+    world.together([&] { solvers::expect_regular(found.reciprocal_condition, matrix.rows()); });
+    found.solutions = factor.solve(work.right_sides);
+  } else {
+    if (!work.options.right_sides && work.n() <= counted_at_most) curvature = counted_curvature(work, matrix);
+    read(work, solvers::Half::both, matrix);
+    watch = {};
+    found = solvers::solve_dense(matrix, work.options.damping, work.right_sides, world);
+  }
   cli::say(world, "solved",
-           text("in ", text_of_seconds(watch.lap()), ", condition number about ", 1 / found.reciprocal_condition));
-  attributes.emplace_back("solver", "ScaLAPACK pdgetrf, pdgetrs");
+           text("in ", text_of_seconds(watch.seconds()), " by ", curvature.positive ? "Cholesky" : "LU",
+                " factors, condition number about ", 1 / found.reciprocal_condition));
+  attributes.emplace_back("solver", text("ScaLAPACK ", curvature.positive ? "pdpotrf, pdpotrs" : "pdgetrf, pdgetrs"));
   attributes.emplace_back("reciprocal_condition", found.reciprocal_condition);
   return std::move(found.solutions);
 }
@@ -191,11 +173,36 @@ std::vector<double> solve_by_products(const Work& work, solvers::Solver solver, 
   return std::move(found.solutions);
 }
 
-// What Newton's step promises: by how much the loss changes in the quadratic model, which H alone makes, not damping.
-double predicted_change(const Work& work, const std::vector<double>& step, const std::vector<double>& product) {
-  const auto& gradient = work.hessian.gradient;
-  return std::inner_product(step.begin(), step.end(), gradient.begin(), 0.0) +
-         0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
+double length(const std::vector<double>& vector) {
+  return std::sqrt(std::inner_product(vector.begin(), vector.end(), vector.begin(), 0.0));
+}
+
+// Newton's step, and by how much the loss changes with it in the quadratic model, which H alone makes, not damping.
+// Where that model has no minimum the step leads to a saddle of it, and no change is promised.
+void describe_step(const Work& work, const Curvature& curvature, const std::vector<double>& step,
+                   const std::vector<double>& product, file::Attributes& attributes) {
+  const auto& [options, hessian, world, sides] = work;
+  const double of_step = length(step);
+  const double of_value = length(hessian.value);
+  auto words = text("length ", of_step);
+  if (of_value > 0) words += text(" (that of the parameters is ", of_value, ")");
+  attributes.emplace_back("positive_definite", std::int64_t{curvature.positive});
+  if (curvature.positive) {
+    const double change = std::inner_product(step.begin(), step.end(), hessian.gradient.begin(), 0.0) +
+                          0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
+    cli::say(world, "step", words + text(", predicted change of the loss ", change));
+    attributes.emplace_back("predicted_change", change);
+    return;
+  }
+  const double least = *curvature.smallest;
+  const auto count = curvature.negative ? text(*curvature.negative) : std::string("at least one");
+  cli::say(world, "indefinite",
+           text("A + damping I has ", count, " of ", work.n(), " eigenvalues below zero, the least ",
+                curvature.negative ? "" : "about ", least, "; --damping ", damping_needed(least, options.damping),
+                " or more makes it positive definite"));
+  cli::say(world, "step", words + ", NOT towards a minimum: the quadratic model has none, and predicts no change");
+  attributes.emplace_back("smallest_eigenvalue", least);
+  if (curvature.negative) attributes.emplace_back("negative_eigenvalues", *curvature.negative);
 }
 
 // The largest; NaN where one is, which std::max_element may pass over.
@@ -214,8 +221,9 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
   file::Attributes attributes{{"damping", options.damping},
                               {"rhs", options.right_sides.value_or("minus the gradient")}};
   std::vector<double> solutions;
+  Curvature curvature;
   // Factors take the memory first, and give it back.
-  if (solver == solvers::Solver::dense) solutions = solve_densely(work, attributes);
+  if (solver == solvers::Solver::dense) solutions = solve_densely(work, curvature, attributes);
   solvers::SymmetricOperator matrix(options.file, hessian.matrix, memory, world);
   if (solver != solvers::Solver::dense) solutions = solve_by_products(work, solver, matrix, attributes);
   const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
@@ -232,10 +240,12 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
   attributes.emplace_back("residual", residual);
   attributes.emplace_back("backward_error", backward);
   if (!options.right_sides) {
-    const double length = std::sqrt(std::inner_product(solutions.begin(), solutions.end(), solutions.begin(), 0.0));
-    const double change = predicted_change(work, solutions, errors.products);
-    cli::say(world, "step", text("length ", length, ", predicted change of the loss ", change));
-    attributes.emplace_back("predicted_change", change);
+    const bool known_so_far = curvature.positive;
+    if (solver != solvers::Solver::dense || (!curvature.positive && !curvature.smallest)) {
+      curvature = curvature_by_products(work, matrix, norm);
+      curvature.positive = curvature.positive && known_so_far;
+    }
+    describe_step(work, curvature, solutions, errors.products, attributes);
   }
   const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(work.count()),
                                          static_cast<std::uint64_t>(work.n())};
@@ -249,6 +259,7 @@ bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
   const auto opened = open_matrix(options, world);
   const auto& hessian = opened.hessian;
+  if (options.inverse.wanted()) return inverse(options, hessian, opened.memory, world);
   const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
   const auto solver = world.together([&] { return plan(work, opened.memory); });
   if (options.plan) return ExitCode::complete;
@@ -264,7 +275,8 @@ ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
 }
 
 int start(int argc, char** argv) {
-  return cli::run_program({"hessian_solve", print_solve_help, solvers::slepc_version()}, argc, argv, parse, run);
+  return cli::run_program({"hessian_solve", print_solve_help, solvers::slepc_version()}, argc, argv,
+                          parse_solve_options, run);
 }
 
 }  // namespace

@@ -38,9 +38,13 @@ void pdgetrf_(const int* m, const int* n, double* a, const int* ia, const int* j
               int* info);
 void pdgetrs_(const char* trans, const int* n, const int* right_sides, const double* a, const int* ia, const int* ja,
               const int* of_a, const int* pivots, double* b, const int* ib, const int* jb, const int* of_b, int* info);
-void pdgecon_(const char* norm, const int* n, const double* a, const int* ia, const int* ja, const int* of_a,
-              const double* norm_of_a, double* reciprocal_condition, double* work, const int* lwork, int* iwork,
-              const int* liwork, int* info);
+void pdpotrf_(const char* half, const int* n, double* a, const int* ia, const int* ja, const int* of_a, int* info);
+void pdpotrs_(const char* half, const int* n, const int* right_sides, const double* a, const int* ia, const int* ja,
+              const int* of_a, double* b, const int* ib, const int* jb, const int* of_b, int* info);
+void pdpotri_(const char* half, const int* n, double* a, const int* ia, const int* ja, const int* of_a, int* info);
+void pdsyrk_(const char* half, const char* trans, const int* n, const int* k, const double* alpha, const double* a,
+             const int* ia, const int* ja, const int* of_a, const double* beta, double* c, const int* ic, const int* jc,
+             const int* of_c);
 double pdlange_(const char* norm, const int* m, const int* n, const double* a, const int* ia, const int* ja,
                 const int* of_a, double* work);
 

@@ -7,6 +7,7 @@ LAUNCH is mpirun with its options but for the number of ranks.
 """
 
 import pathlib
+import re
 import subprocess
 
 import fabricated_file
@@ -45,17 +46,36 @@ class Case:
 
 
 def test_newton_step(case: Case) -> None:
-    for ranks in (1, 2, 3):
-        with case.result(ranks, "--damping", "0.3") as file:
-            damped = case.matrix + 0.3 * np.eye(N)
+    for ranks, damping, method in ((3, 40, "dense"), (3, 0.3, "dense"), (2, 40, "cg")):
+        with case.result(ranks, "--damping", str(damping), "--method", method, "--tolerance", "1e-12") as file:
+            damped = case.matrix + damping * np.eye(N)
             step = np.linalg.solve(damped, -case.gradient)
             np.testing.assert_allclose(file["solution"][:], step[None], rtol=1e-8, atol=1e-9)
             np.testing.assert_allclose(file["rhs"][:], -case.gradient[None])
             change = case.gradient @ step + 0.5 * step @ case.matrix @ step
-            np.testing.assert_allclose(file["solution"].attrs["predicted_change"], change, rtol=1e-6)
+            assert file["solution"].attrs["positive_definite"] == (damping == 40)
+            assert ("predicted_change" in file["solution"].attrs) == (damping == 40)
+            if damping == 40:
+                np.testing.assert_allclose(file["solution"].attrs["predicted_change"], change, rtol=1e-6)
             assert file.attrs["format"] == "hessian_mpi solution"
             assert file.attrs["checks"] == "passed"
             assert file["hessian"].attrs["model"] == "net.pt"
+
+
+def test_a_step_that_is_none_is_called_so(case: Case) -> None:
+    values = np.linalg.eigvalsh(case.matrix)
+    for ranks, damping, method in ((4, -values[0] - 1e-3, "dense"), (1, 0.3, "minres")):
+        finished = case.run(ranks, "h.h5", "--damping", repr(float(damping)), "--method", method, "--overwrite")
+        assert finished.returncode == 0 and "predicted change" not in finished.stdout, finished
+        assert "NOT towards a minimum" in finished.stdout, finished
+        needed = float(re.search(r"--damping (\S+) or more makes it positive definite", finished.stdout)[1])
+        assert -values[0] <= needed <= -values[0] * 1.01, (needed, values[0])
+        with h5py.File(case.folder / "h.solution.h5") as file:
+            about = file["solution"].attrs
+            np.testing.assert_allclose(about["smallest_eigenvalue"], values[0] + damping, atol=1e-7 * abs(values[0]))
+            assert about["positive_definite"] == 0 and "predicted_change" not in about
+            counted = (values + damping < 0).sum()
+            assert method == "minres" or (about["negative_eigenvalues"] == counted and f"has {counted} of 120" in finished.stdout)
 
 
 def test_right_sides_of_a_file_by_every_method(case: Case) -> None:

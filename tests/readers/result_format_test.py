@@ -24,11 +24,18 @@ RUNS = (
     ("spectrum", "--largest 2 --smallest 2 --vectors", {"K": 2}, "--largest --smallest --vectors"),
     ("spectrum", "--largest 3", {"K": 3}, "--largest"),
     ("spectrum", "--density --probes 3 --steps 5", {"P": 3, "S": 5, "G": 1000}, "--density"),
-    ("solve", "--damping 1 --method dense", {"R": 1}, "dense newton"),
+    ("solve", "--damping 1 --method dense", {"R": 1}, "dense newton indefinite"),
+    ("solve", "--damping 9 --method dense", {"R": 1}, "dense newton definite"),
+    ("solve", "--damping 1 --method minres", {"R": 1}, "minres newton indefinite"),
     ("solve", "--damping 1 --method minres --rhs rhs.h5:b", {"R": 2}, "minres"),
+    ("inverse", "--inverse diagonal --damping 9", {"M": N}, "--inverse factors"),
+    ("inverse", "--inverse bias --pseudo 0.1 --logdet", {"M": 1}, "--inverse parameters --pseudo"),
+    ("inverse", "--inverse all --damping 9 --sandwich f.h5 --scale 2", {"M": N}, "--inverse parameters factors --sandwich"),
     ("multiply", "--random 4", {"V": 4}, ""),
 )
-SECTION = {"spectrum": "Spectrum", "solve": "Solution", "multiply": "Product"}
+SECTION = {"spectrum": "Spectrum", "solve": "Solution", "inverse": "Inverse", "multiply": "Product"}
+
+PROGRAM = {"inverse": "solve"}
 
 
 def rows_of(section, heading):
@@ -70,23 +77,27 @@ def check_promises(file, matrix):
     if "/solution" in file:
         system = symmetric + file["/solution"].attrs["damping"] * np.eye(N)
         np.testing.assert_allclose(file["/solution"][:] @ system, file["/rhs"][:], atol=1e-6)
+    if "/inverse" in file and "sandwich" not in file.attrs and "pseudo" not in file.attrs:
+        system = symmetric * file.attrs["scale"] + file.attrs["damping"] * np.eye(N)
+        np.testing.assert_allclose(file["/inverse"][:] @ system, np.eye(N), atol=1e-9)
     if "/products" in file:
         np.testing.assert_allclose(file["/vectors"][:] @ matrix.T, file["/products"][:], atol=1e-12)
 
 
 document, programs, *launch = sys.argv[1:]
 sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", pathlib.Path(document).read_text(), re.M | re.S))
-common = rows_of(sections["Attributes of `/` in all three"], "attributes of")
+common = rows_of(sections["Attributes of `/` in all four"], "attributes of")
 assert common and all(rows_of(sections[name], "path") for name in SECTION.values())
 random = np.random.default_rng(3)
 matrix = random.standard_normal((N, N)) + 3 * np.eye(N)
 with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     fabricated_file.write(folder / "h.h5", matrix, gradient=random.standard_normal(N))
+    fabricated_file.write(folder / "f.h5", matrix @ matrix.T, attributes={"matrix": "fisher"})
     with h5py.File(folder / "rhs.h5", "w") as file:
         file["b"] = random.standard_normal((2, N))
     for program, options, lengths, words in RUNS:
-        command = [*launch, "-n", "2", f"{programs}/hessian_{program}", "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
+        command = [*launch, "-n", "2", f"{programs}/hessian_{PROGRAM.get(program, program)}", "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         with h5py.File(folder / "out.h5") as file:
             kind = SECTION[program].lower()
