@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <limits>
 #include <numeric>
 #include <optional>
-#include <sstream>
+#include <utility>
 
+#include "block_selection.hpp"
 #include "hessian_mpi/after/result_file.hpp"
 #include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -14,6 +16,7 @@
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/solvers/cholesky.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
@@ -29,15 +32,30 @@ namespace {
 constexpr std::int64_t counted_at_most = 5000;  // parameters: beyond, counting eigenvalues takes minutes
 constexpr std::int64_t steps_for_curvature = 100;
 
-// What all parts of the work need.
+// What all parts of the work need: a system, of the whole matrix or of a block.
 struct Work {
   const SolveOptions& options;
   const file::StoredLayout& hessian;
   const ranks::Communicator& world;
+  Block block;
   solvers::RightSides right_sides;
-  std::int64_t n() const { return hessian.matrix.columns; }
+  std::int64_t n() const { return block.n; }
   std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
+  std::uint64_t bytes() const {
+    return block.ranges.empty() ? static_cast<std::uint64_t>(hessian.matrix.bytes())
+                                : static_cast<std::uint64_t>(n() * n()) * bytes_of(hessian.matrix.storage);
+  }
 };
+
+// The largest; NaN where one is, which std::max_element may pass over.
+double worst(const std::vector<double>& errors) {
+  double largest = 0;
+  for (const double error : errors) {
+    if (!(error <= largest)) largest = error;
+    if (std::isnan(largest)) break;
+  }
+  return largest;
+}
 
 // Lengths are what solutions are measured by.
 void expect_lengths(const solvers::RightSides& sides, std::int64_t n) {
@@ -64,26 +82,45 @@ solvers::RightSides right_sides(const SolveOptions& options, const file::StoredL
   return sides;
 }
 
+// What the plan begins with.
+std::string text_of_system(const Work& work) {
+  const auto size = work.world.size();
+  return text(work.block.name, work.block.name.empty() ? "" : ": ", work.count(),
+              work.count() == 1 ? " right side" : " right sides", " on ", size, size == 1 ? " rank" : " ranks",
+              ", damping ", work.options.damping, ", ");
+}
+
+// Collective. What factors will take.
+solvers::DecompositionCost cost_of_factors(const Work& work) {
+  auto cost = solvers::cost_of_dense_solve(work.n(), work.world.size(), solvers::measured_blas_speed());
+  cost.seconds = work.world.max(cost.seconds);
+  return cost;
+}
+
+// Collective. Says what the factors of a block will take, and throws InputError where that is not there.
+void plan_dense(const Work& work) {
+  if (work.n() <= solvers::small_matrix) return;
+  const auto cost = cost_of_factors(work);
+  cli::say(work.world, "plan", text_of_system(work) + "Cholesky or LU factors: " + text_of_cost(cost));
+  expect_memory(cost.bytes, "smaller blocks", work.world);
+}
+
 // Collective. The method, said with what it will take. Throws InputError where there is no memory for what was asked
 // for.
 solvers::Solver plan(const Work& work, std::uint64_t memory) {
   const auto& world = work.world;
-  const auto speed = solvers::measured_blas_speed();
-  auto cost = solvers::cost_of_dense_solve(work.n(), world.size(), speed);
-  cost.seconds = world.max(cost.seconds);
+  const auto cost = cost_of_factors(work);
   const bool fits = world.max(std::int64_t{cost.bytes > memory_of_rank(world)}) == 0;
   const auto solver = work.options.solver.value_or(fits ? solvers::Solver::dense : solvers::Solver::minres);
-  std::ostringstream words;
-  words << work.count() << (work.count() == 1 ? " right side" : " right sides") << " on " << world.size()
-        << (world.size() == 1 ? " rank" : " ranks") << ", damping " << work.options.damping << ", ";
+  auto words = text_of_system(work);
   if (solver == solvers::Solver::dense) {
-    words << "Cholesky or LU factors: " << text_of_cost(cost);
+    words += "Cholesky or LU factors: " + text_of_cost(cost);
   } else {
-    const auto own = static_cast<std::uint64_t>((work.n() / world.size() + 1) * work.hessian.matrix.bytes_of_row());
-    words << (solver == solvers::Solver::cg ? "CG" : "MINRES") << ": "
-          << (own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
+    const auto own = work.bytes() / static_cast<std::uint64_t>(world.size());
+    words += text(solver == solvers::Solver::cg ? "CG" : "MINRES", ": ",
+                  own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
   }
-  cli::say(world, "plan", words.str());
+  cli::say(world, "plan", words);
   if (solver == solvers::Solver::dense) expect_memory(cost.bytes, "--method minres", world);
   return solver;
 }
@@ -95,13 +132,21 @@ struct Curvature {
   std::optional<double> smallest;        ///< where there are negative ones
 };
 
+// The solutions of a system, and what is known of them.
+struct Solved {
+  std::vector<double> solutions;
+  solvers::SolveErrors errors;
+  Curvature curvature;
+  std::string solver;  ///< which routines
+  std::optional<double> reciprocal_condition;
+  std::optional<std::int64_t> iterations;
+};
+
 // Collective. A is read again wherever it was destroyed.
 void read(const Work& work, solvers::Half half, solvers::DistributedMatrix& matrix) {
   const Stopwatch watch;
-  solvers::read_symmetric_part(work.options.file, half, matrix, work.world, {});
-  cli::say(work.world, "read",
-           text(text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes())), " in ",
-                text_of_seconds(watch.seconds())));
+  solvers::read_symmetric_part(work.options.file, half, matrix, work.world, {}, work.block.ranges);
+  cli::say(work.world, "read", text(text_of_bytes(work.bytes()), " in ", text_of_seconds(watch.seconds())));
 }
 
 // Collective. Counts: as many operations as four Cholesky factors.
@@ -122,7 +167,7 @@ Curvature curvature_by_products(const Work& work, solvers::SymmetricOperator& ma
 }
 
 // Collective. Factors of Cholesky where A + damping I is positive definite, which this finds out, else of LU.
-std::vector<double> solve_densely(const Work& work, Curvature& curvature, file::Attributes& attributes) {
+Solved solve_densely(const Work& work) {
   const auto& world = work.world;
   const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
   const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
@@ -131,29 +176,56 @@ std::vector<double> solve_densely(const Work& work, Curvature& curvature, file::
   Stopwatch watch;
   solvers::shift(matrix, 1, work.options.damping);
   const solvers::CholeskyFactor factor(matrix, world);
-  curvature.positive = factor.is_there();
+  Solved solved;
+  solved.curvature.positive = factor.is_there();
   solvers::DenseSolution found;
-  if (curvature.positive) {
+  if (factor.is_there()) {
     found.reciprocal_condition = factor.reciprocal_condition();
     world.together([&] { solvers::expect_regular(found.reciprocal_condition, matrix.rows()); });
     found.solutions = factor.solve(work.right_sides);
   } else {
-    if (!work.options.right_sides && work.n() <= counted_at_most) curvature = counted_curvature(work, matrix);
+    if (!work.options.right_sides && work.n() <= counted_at_most) solved.curvature = counted_curvature(work, matrix);
     read(work, solvers::Half::both, matrix);
     watch = {};
     found = solvers::solve_dense(matrix, work.options.damping, work.right_sides, world);
   }
   cli::say(world, "solved",
-           text("in ", text_of_seconds(watch.seconds()), " by ", curvature.positive ? "Cholesky" : "LU",
+           text("in ", text_of_seconds(watch.seconds()), " by ", factor.is_there() ? "Cholesky" : "LU",
                 " factors, condition number about ", 1 / found.reciprocal_condition));
-  attributes.emplace_back("solver", text("ScaLAPACK ", curvature.positive ? "pdpotrf, pdpotrs" : "pdgetrf, pdgetrs"));
-  attributes.emplace_back("reciprocal_condition", found.reciprocal_condition);
-  return std::move(found.solutions);
+  solved.solver = text("ScaLAPACK ", factor.is_there() ? "pdpotrf, pdpotrs" : "pdgetrf, pdgetrs");
+  solved.reciprocal_condition = found.reciprocal_condition;
+  solved.solutions = std::move(found.solutions);
+  return solved;
+}
+
+// Not collective. By all eigenvectors: of a small block, on each rank alone.
+Solved solve_small(const Work& work) {
+  const auto n = work.n();
+  const auto numbers = file::HessianReader(work.options.file).rows_of_block(work.block.ranges, {0, n});
+  auto [sums, values, vectors] = solvers::decompose_small(numbers, n);
+  for (auto& value : values) value += work.options.damping;
+  const auto [least, most] =
+      std::minmax_element(values.begin(), values.end(), [](double x, double y) { return std::abs(x) < std::abs(y); });
+  Solved solved;
+  solved.solver = "LAPACK dsyev";
+  solved.reciprocal_condition = std::abs(*most) > 0 ? std::abs(*least) / std::abs(*most) : 0;
+  solvers::expect_regular(*solved.reciprocal_condition, static_cast<int>(n));
+  const auto negative = std::count_if(values.begin(), values.end(), [](double x) { return x < 0; });
+  solved.curvature = {negative == 0, negative, values.front()};
+  solved.solutions.resize(work.right_sides.size());
+  for (std::int64_t k = 0; k < work.count(); ++k) {
+    const auto side = work.right_sides.begin() + k * n;
+    for (std::int64_t j = 0; j < n; ++j) {
+      const auto vector = vectors.begin() + j * n;
+      const double part = std::inner_product(vector, vector + n, side, 0.0) / values[static_cast<std::size_t>(j)];
+      for (std::int64_t i = 0; i < n; ++i) solved.solutions[static_cast<std::size_t>(k * n + i)] += part * vector[i];
+    }
+  }
+  return solved;
 }
 
 // Collective.
-std::vector<double> solve_by_products(const Work& work, solvers::Solver solver, solvers::SymmetricOperator& matrix,
-                                      file::Attributes& attributes) {
+Solved solve_by_products(const Work& work, solvers::Solver solver, solvers::SymmetricOperator& matrix) {
   auto options = work.options.iteration;
   options.solver = solver;
   const Stopwatch watch;
@@ -165,12 +237,13 @@ std::vector<double> solve_by_products(const Work& work, solvers::Solver solver, 
         cli::say(work.world, "iteration",
                  text(iteration, ": residual ", residual, ", ", text_of_seconds(watch.seconds())));
       });
-  const auto iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
-  cli::say(work.world, "solved", text("in ", text_of_seconds(watch.seconds()), " and ", iterations, " iterations"));
-  attributes.emplace_back("solver",
-                          text(solvers::slepc_version(), solver == solvers::Solver::cg ? ", CG" : ", MINRES"));
-  attributes.emplace_back("iterations", iterations);
-  return std::move(found.solutions);
+  Solved solved;
+  solved.iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
+  cli::say(work.world, "solved",
+           text("in ", text_of_seconds(watch.seconds()), " and ", *solved.iterations, " iterations"));
+  solved.solver = text(solvers::slepc_version(), solver == solvers::Solver::cg ? ", CG" : ", MINRES");
+  solved.solutions = std::move(found.solutions);
+  return solved;
 }
 
 double length(const std::vector<double>& vector) {
@@ -179,17 +252,18 @@ double length(const std::vector<double>& vector) {
 
 // Newton's step, and by how much the loss changes with it in the quadratic model, which H alone makes, not damping.
 // Where that model has no minimum the step leads to a saddle of it, and no change is promised.
-void describe_step(const Work& work, const Curvature& curvature, const std::vector<double>& step,
-                   const std::vector<double>& product, file::Attributes& attributes) {
-  const auto& [options, hessian, world, sides] = work;
-  const double of_step = length(step);
+void describe_step(const Work& work, const Solved& solved, file::Attributes& attributes) {
+  const auto& [options, hessian, world, block, sides] = work;
+  const auto& step = solved.solutions;
+  const auto& curvature = solved.curvature;
   const double of_value = length(hessian.value);
-  auto words = text("length ", of_step);
+  auto words = text("length ", length(step));
   if (of_value > 0) words += text(" (that of the parameters is ", of_value, ")");
   attributes.emplace_back("positive_definite", std::int64_t{curvature.positive});
   if (curvature.positive) {
-    const double change = std::inner_product(step.begin(), step.end(), hessian.gradient.begin(), 0.0) +
-                          0.5 * std::inner_product(step.begin(), step.end(), product.begin(), 0.0);
+    const auto& products = solved.errors.products;
+    const double change = 0.5 * std::inner_product(step.begin(), step.end(), products.begin(), 0.0) -
+                          std::inner_product(step.begin(), step.end(), sides.begin(), 0.0);
     cli::say(world, "step", words + text(", predicted change of the loss ", change));
     attributes.emplace_back("predicted_change", change);
     return;
@@ -205,68 +279,169 @@ void describe_step(const Work& work, const Curvature& curvature, const std::vect
   if (curvature.negative) attributes.emplace_back("negative_eigenvalues", *curvature.negative);
 }
 
-// The largest; NaN where one is, which std::max_element may pass over.
-double worst(const std::vector<double>& errors) {
-  double largest = 0;
-  for (const double error : errors) {
-    if (!(error <= largest)) largest = error;
-    if (std::isnan(largest)) break;
+// Collective. A system, whole or of a block, with the errors of its solutions.
+Solved solve_one(const Work& work, solvers::Solver solver, std::uint64_t memory) {
+  const auto& [options, hessian, world, block, sides] = work;
+  const bool small = !block.ranges.empty() && work.n() <= solvers::small_matrix;
+  const bool dense = solver == solvers::Solver::dense;
+  Solved solved;
+  // Factors take the memory first, and give it back.
+  if (dense) solved = small ? world.together([&] { return solve_small(work); }) : solve_densely(work);
+  solvers::SymmetricOperator matrix(options.file, hessian.matrix, block.ranges, memory, world);
+  if (!dense) solved = solve_by_products(work, solver, matrix);
+  const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
+  solved.errors = solvers::errors_of(matrix, options.damping, norm, sides, solved.solutions);
+  if (!options.right_sides && (!dense || (!solved.curvature.positive && !solved.curvature.smallest))) {
+    const auto seen = curvature_by_products(work, matrix, norm);
+    solved.curvature = {solved.curvature.positive && seen.positive, {}, seen.smallest};
   }
-  return largest;
+  return solved;
+}
+
+// The entries of vectors of the whole that a block has.
+std::vector<double> in_block(const std::vector<double>& vectors, std::int64_t n, const Block& block) {
+  if (block.ranges.empty()) return vectors;
+  std::vector<double> numbers;
+  for (auto vector = vectors.begin(); vector != vectors.end(); vector += n) {
+    for (const auto& rows : block.ranges) numbers.insert(numbers.end(), vector + rows.begin, vector + rows.end);
+  }
+  return numbers;
+}
+
+// The other way round.
+void put_block(const std::vector<double>& numbers, std::int64_t n, const Block& block, std::vector<double>& vectors) {
+  auto from = numbers.begin();
+  for (auto vector = vectors.begin(); vector != vectors.end(); vector += n) {
+    for (const auto& rows : block.ranges) {
+      std::copy_n(from, rows.count(), vector + rows.begin);
+      from += rows.count();
+    }
+  }
+}
+
+// Joins the residuals of a block, which are in parts of its own right sides, to those of the others.
+void add_residuals(const Work& work, const Solved& part, std::vector<double>& squares) {
+  for (std::size_t k = 0; k < squares.size(); ++k) {
+    const auto side = work.right_sides.begin() + static_cast<std::int64_t>(k) * work.n();
+    const double of_side = std::sqrt(std::inner_product(side, side + work.n(), side, 0.0));
+    squares[k] += std::pow(part.errors.residuals[k] * (of_side > 0 ? of_side : 1), 2);
+  }
+}
+
+// Collective. The systems of blocks, one after the other; all else is zero in the solutions.
+Solved solve_blocks(const Work& whole, const std::vector<Block>& blocks, std::uint64_t memory) {
+  const auto n = whole.hessian.matrix.columns;
+  Solved all;
+  all.solutions.resize(whole.right_sides.size());
+  all.errors.products = all.solutions;
+  all.curvature = {true, 0, std::numeric_limits<double>::infinity()};
+  all.reciprocal_condition = 1;
+  std::vector<double> squares(static_cast<std::size_t>(whole.count()));
+  std::int64_t left = n;
+  for (const auto& block : blocks) {
+    cli::say(whole.world, "block", text(block.name, ": ", block.n, " x ", block.n));
+    const Work work{whole.options, whole.hessian, whole.world, block, in_block(whole.right_sides, n, block)};
+    const auto part = solve_one(work, solvers::Solver::dense, memory);
+    left -= block.n;
+    put_block(part.solutions, n, block, all.solutions);
+    put_block(part.errors.products, n, block, all.errors.products);
+    add_residuals(work, part, squares);
+    all.errors.backward_errors.push_back(worst(part.errors.backward_errors));
+    all.reciprocal_condition = std::min(*all.reciprocal_condition, *part.reciprocal_condition);
+    const bool counted = part.curvature.positive || part.curvature.negative;
+    all.curvature.positive = all.curvature.positive && part.curvature.positive;
+    all.curvature.negative = all.curvature.negative && counted
+                                 ? std::optional(*all.curvature.negative + part.curvature.negative.value_or(0))
+                                 : std::nullopt;
+    if (part.curvature.smallest) all.curvature.smallest = std::min(*all.curvature.smallest, *part.curvature.smallest);
+    if (all.solver.find(part.solver) == std::string::npos) all.solver += (all.solver.empty() ? "" : "; ") + part.solver;
+  }
+  if (left > 0) cli::say(whole.world, "zero", text("in all solutions: ", left, " entries that are in no block"));
+  for (std::size_t k = 0; k < squares.size(); ++k) {
+    const auto side = whole.right_sides.begin() + static_cast<std::int64_t>(k) * n;
+    const double of_side = std::sqrt(std::inner_product(side, side + n, side, 0.0));
+    all.errors.residuals.push_back(std::sqrt(squares[k]) / (of_side > 0 ? of_side : 1));
+  }
+  return all;
 }
 
 // Collective. Solves, checks and adds to the result; whether the check passed.
-bool solve(const Work& work, solvers::Solver solver, std::uint64_t memory, after::ResultFile& result) {
-  const auto& [options, hessian, world, sides] = work;
-  file::Attributes attributes{{"damping", options.damping},
-                              {"rhs", options.right_sides.value_or("minus the gradient")}};
-  std::vector<double> solutions;
-  Curvature curvature;
-  // Factors take the memory first, and give it back.
-  if (solver == solvers::Solver::dense) solutions = solve_densely(work, curvature, attributes);
-  solvers::SymmetricOperator matrix(options.file, hessian.matrix, memory, world);
-  if (solver != solvers::Solver::dense) solutions = solve_by_products(work, solver, matrix, attributes);
-  const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
-  const auto errors = solvers::errors_of(matrix, options.damping, norm, sides, solutions);
-  const double residual = worst(errors.residuals);
-  const double backward = worst(errors.backward_errors);
-  // LU factors answer for the backward error; how much of b is left then depends on the condition of A.
+bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver solver, std::uint64_t memory,
+           after::ResultFile& result) {
+  const auto& [options, hessian, world, block, sides] = work;
+  const auto solved = blocks.empty() ? solve_one(work, solver, memory) : solve_blocks(work, blocks, memory);
+  const double residual = worst(solved.errors.residuals);
+  const double backward = worst(solved.errors.backward_errors);
+  // Factors answer for the backward error; how much of b is left then depends on the condition of A.
   const bool right = solver == solvers::Solver::dense ? backward <= solvers::spectrum_tolerance
                                                       : residual <= 2 * options.iteration.tolerance;
   cli::say(world, "checked",
            text("|b - (A + damping I) x| / |b| = ", residual, ", backward error ", backward,
                 right ? " (within " : " (NOT within ",
                 solver == solvers::Solver::dense ? solvers::spectrum_tolerance : 2 * options.iteration.tolerance, ")"));
-  attributes.emplace_back("residual", residual);
-  attributes.emplace_back("backward_error", backward);
-  if (!options.right_sides) {
-    const bool known_so_far = curvature.positive;
-    if (solver != solvers::Solver::dense || (!curvature.positive && !curvature.smallest)) {
-      curvature = curvature_by_products(work, matrix, norm);
-      curvature.positive = curvature.positive && known_so_far;
-    }
-    describe_step(work, curvature, solutions, errors.products, attributes);
+  file::Attributes attributes{{"damping", options.damping},
+                              {"rhs", options.right_sides.value_or("minus the gradient")},
+                              {"solver", solved.solver},
+                              {"residual", residual},
+                              {"backward_error", backward}};
+  if (solved.reciprocal_condition) attributes.emplace_back("reciprocal_condition", *solved.reciprocal_condition);
+  if (solved.iterations) attributes.emplace_back("iterations", *solved.iterations);
+  if (!blocks.empty()) {
+    std::vector<std::string> names;
+    for (const auto& each : blocks) names.push_back(each.name);
+    attributes.emplace_back("blocks", joined(names, "\n"));
   }
+  if (!options.right_sides) describe_step(work, solved, attributes);
   const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(work.count()),
                                          static_cast<std::uint64_t>(work.n())};
-  result.add("/solution", shape, solutions);
+  result.add("/solution", shape, solved.solutions);
   result.add("/rhs", shape, sides);
-  result.add("/residuals", {shape[0]}, errors.residuals);
+  result.add("/residuals", {shape[0]}, solved.errors.residuals);
   result.describe("/solution", attributes);
   return right;
 }
 
+// Throws InputError where an entry is in two blocks.
+void expect_apart(const std::vector<Block>& blocks) {
+  std::vector<Rows> all;
+  for (const auto& block : blocks) all.insert(all.end(), block.ranges.begin(), block.ranges.end());
+  std::sort(all.begin(), all.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
+  for (std::size_t k = 1; k < all.size(); ++k) {
+    if (all[k].begin < all[k - 1].end) throw InputError("--block: a parameter is in two blocks");
+  }
+}
+
+// Collective. The blocks that are to be solved with; none: the whole.
+std::vector<Block> blocks_of(const SolveOptions& options, const file::StoredLayout& hessian) {
+  auto blocks = blocks_named(options.blocks, hessian);
+  if (blocks.empty()) return blocks;
+  if (options.inverse.wanted()) throw InputError("--inverse and --logdet are of a whole matrix, not of blocks");
+  if (options.solver && *options.solver != solvers::Solver::dense) {
+    throw InputError("blocks are solved with by --method dense alone");
+  }
+  expect_apart(blocks);
+  return blocks;
+}
+
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix(options, world);
+  const auto opened = open_matrix(options, world, {.all_entries = false});
   const auto& hessian = opened.hessian;
+  const auto blocks = world.together([&] { return blocks_of(options, hessian); });
   if (options.inverse.wanted()) return inverse(options, hessian, opened.memory, world);
-  const Work work{options, hessian, world, world.together([&] { return right_sides(options, hessian); })};
-  const auto solver = world.together([&] { return plan(work, opened.memory); });
+  const Work work{options, hessian, world, {{}, {}, hessian.matrix.columns}, world.together([&] {
+                    return right_sides(options, hessian);
+                  })};
+  auto solver = solvers::Solver::dense;
+  if (blocks.empty()) solver = world.together([&] { return plan(work, opened.memory); });
+  for (const auto& block : blocks) {
+    const Work part{options, hessian, world, block, in_block(work.right_sides, work.n(), block)};
+    world.together([&] { plan_dense(part); });
+  }
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi solution", options.file, options.command_line}, hessian,
                            2 * work.right_sides.size() * sizeof(double), world);
-  const bool right = solve(work, solver, opened.memory, result);
+  const bool right = solve(work, blocks, solver, opened.memory, result);
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
   if (right) return ExitCode::complete;

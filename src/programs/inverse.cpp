@@ -81,9 +81,10 @@ void plan(const Work& work) {
   const auto speed = solvers::measured_blas_speed();
   auto cost = inverse.pseudo ? solvers::cost_of_decomposition(work.n(), true, world.size(), speed)
                              : solvers::cost_of_cholesky(work.n(), !inverse.of.empty(), world.size(), speed);
-  const double matrices = (inverse.sandwich ? 2 : 0) + (work.matrix_wanted() ? 1 : 0);
-  const double n = static_cast<double>(work.n());
-  cost.bytes += static_cast<std::uint64_t>(matrices * n * n * sizeof(double) / world.size());
+  const double matrices = inverse.sandwich ? 2 : 0;
+  const auto n = static_cast<double>(work.n());
+  const double cut = work.count() < work.n() ? std::pow(static_cast<double>(work.count()), 2) : 0;
+  cost.bytes += static_cast<std::uint64_t>((matrices * n * n + cut) * sizeof(double) / world.size());
   if (inverse.sandwich) {
     cost.operations += 4 * n * n * n;
     cost.seconds += 4 * n * n * n / (speed.many_uses * world.size());
@@ -283,7 +284,9 @@ void print_diagonal(const Work& work, const std::vector<double>& diagonal) {
 
 // Collective. What is asked for of the matrix.
 void add_inverse(const Work& work, const DistributedMatrix& whole, after::ResultFile& result) {
-  const auto part = solvers::principal_part(whole, work.ranges);
+  std::optional<DistributedMatrix> cut;
+  if (work.count() < work.n()) cut.emplace(solvers::principal_part(whole, work.ranges));
+  const auto& part = cut ? *cut : whole;
   const auto count = static_cast<std::uint64_t>(work.count());
   const auto diagonal = diagonal_of(part, work.world);
   auto roots = diagonal;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <ostream>
 
+#include "block_selection.hpp"
 #include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/help.hpp"
@@ -19,6 +20,7 @@ po::options_description of_systems() {
   po::options_description described;
   const auto sides = text("right sides of N numbers: ", after::formats_of_vectors,
                           "; minus the gradient of the Hessian's file where absent");
+  const auto block_words = text(words_for_blocks, ". By --method dense; x is zero in rows that none of them has");
   described.add_options()("damping", po::value<double>()->default_value(0)->value_name("X"),
                           "added to the diagonal: solves (A + X I) x = b")(
       "rhs", po::value<std::string>()->value_name("FILE"), sides.c_str())(
@@ -27,7 +29,8 @@ po::options_description of_systems() {
       "iteration; cg: positive definite A + X I alone; auto: dense where memory allows it, else minres")(
       "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
       "of minres and cg: |b - (A + X I) x| / |b|")(
-      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most");
+      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
+      "block", po::value<std::vector<std::string>>()->multitoken()->value_name("NAME..."), block_words.c_str());
   return described;
 }
 
@@ -120,6 +123,7 @@ SolveOptions parse_solve_options(int argc, const char* const* argv) {
   if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
   options.iteration.most = given["iterations"].as<std::int64_t>();
   if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
+  if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_inverse_options(given, options.inverse);
   return options;
 }

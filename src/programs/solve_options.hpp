@@ -28,6 +28,7 @@ struct SolveOptions : after::ResultOptions {
   std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
   solvers::IterationOptions iteration;
   InverseOptions inverse;
+  std::vector<std::string> blocks;  ///< names, as blocks_named() takes them
 
   system::UsedFiles files() const;
 };

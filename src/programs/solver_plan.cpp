@@ -13,8 +13,9 @@
 
 namespace hessian_mpi::programs {
 
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world) {
-  auto hessian = world.together([&] { return file::read_layout(options.file); });
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+                         const file::Needed& needed) {
+  auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
   const auto& matrix = hessian.matrix;

@@ -18,7 +18,8 @@ struct OpenedMatrix {
 };
 
 /// Collective. Reads all but the rows of options.file, says what it is, and has BLAS use the threads of the options.
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world);
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+                         const file::Needed& needed = {});
 
 /// "135 MB a rank, 4.6e+07 operations, about 0.0 s".
 std::string text_of_cost(const solvers::DecompositionCost& cost);

@@ -162,8 +162,10 @@ DistributedMatrix square_matrix(const ProcessGrid& grid, std::int64_t n) {
 }
 
 SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, DistributedMatrix& matrix,
-                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance) {
+                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance,
+                                  const std::vector<Rows>& ranges) {
   const std::int64_t n = matrix.rows();
+  const std::vector<Rows> all{{0, n}};
   const std::int64_t ranks = communicator.size();
   const ProcessGrid line(communicator, 1, communicator.size());
   // A column on each rank at least.
@@ -177,8 +179,7 @@ SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, 
     communicator.together([&] {
       if (rows.own_columns() == 0) return;
       const auto own = begin + communicator.rank() * at_once;
-      rows.numbers() = reader.tile({static_cast<std::uint64_t>(own), 0, static_cast<std::uint64_t>(rows.own_columns()),
-                                    static_cast<std::uint64_t>(n)});
+      rows.numbers() = reader.rows_of_block(ranges.empty() ? all : ranges, {own, own + rows.own_columns()});
       expect_finite(rows.numbers(), own, n, path);
     });
     const int to = static_cast<int>(begin) + 1;

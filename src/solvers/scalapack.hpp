@@ -49,6 +49,8 @@ double pdlange_(const char* norm, const int* m, const int* n, const double* a, c
                 const int* of_a, double* work);
 
 void dsterf_(const int* n, double* d, double* e, int* info);
+void dsyev_(const char* job, const char* half, const int* n, double* a, const int* lda, double* w, double* work,
+            const int* lwork, int* info);
 void dstev_(const char* job, const int* n, double* d, double* e, double* z, const int* ldz, double* work, int* info);
 void dgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n, const int* k, const double* alpha,
             const double* a, const int* lda, const double* b, const int* ldb, const double* beta, double* c,

@@ -131,6 +131,7 @@ def test_what_makes_no_sense(case: Case) -> None:
         (["--inverse", "all", "--sandwich", "h.h5"], "is not of --matrix fisher"),
         (["--inverse", "all", "--sandwich", "other.h5"], "has other parameters than 'h.h5'"),
         (["--inverse", "all", "--sandwich", "none.h5"], "none.h5"),
+        (["--inverse", "all", "--sandwich", "f.h5", "--output", "f.h5", "--overwrite"], "a file that is read"),
     ]:
         finished = case.run(1, "h.h5", *options)
         assert finished.returncode == 2 and words in finished.stderr and finished.stderr.count("\n") == 1, (options, finished)

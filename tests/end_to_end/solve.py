@@ -99,6 +99,40 @@ def test_right_sides_of_every_kind_of_file(case: Case) -> None:
             np.testing.assert_allclose(file["solution"][:] @ case.matrix, sides, atol=1e-9)
 
 
+def test_newton_with_diagonal_blocks(case: Case) -> None:
+    random = np.random.default_rng(4)
+    n, shapes = 320, {"a": (5,), "big": (30, 10), "b": (15,)}
+    stored = random.standard_normal((n, n))
+    matrix, gradient = (stored + stored.T) / 2, random.standard_normal(n)
+    for ranks, damping, one_file, names in ((3, 60, True, []), (2, 0.3, False, ["a,b", "big"]), (1, 60, False, ["big"])):
+        fabricated_file.write(case.folder / "h.h5", stored, gradient, shapes=shapes, diagonal_blocks=one_file)
+        groups = [np.r_[:5], np.r_[5:305], np.r_[305:320]] if one_file else [np.r_[5:305]] + [np.r_[:5, 305:320]] * (len(names) - 1)
+        kept = np.zeros((n, n))
+        for group in groups:
+            kept[np.ix_(group, group)] = matrix[np.ix_(group, group)]
+        inside = np.concatenate(groups)
+        step = np.zeros(n)
+        step[inside] = np.linalg.solve(kept[np.ix_(inside, inside)] + damping * np.eye(len(inside)), -gradient[inside])
+        with case.result(ranks, "--damping", str(damping), *(["--block", *names] if names else [])) as file:
+            np.testing.assert_allclose(file["solution"][0], step, atol=1e-9)
+            about = file["solution"].attrs
+            values = np.linalg.eigvalsh(kept[np.ix_(inside, inside)]) + damping
+            assert about["positive_definite"] == (damping == 60)
+            assert about["blocks"].split("\n") == (names or list(shapes))
+            if damping == 60:
+                np.testing.assert_allclose(about["predicted_change"], gradient @ step + 0.5 * step @ kept @ step, rtol=1e-9)
+            else:
+                np.testing.assert_allclose(about["smallest_eigenvalue"], values[0], rtol=1e-9)
+                assert about["negative_eigenvalues"] == (values < 0).sum()
+    for options, words in [
+        (["--block", "a", "*"], "a parameter is in two blocks"),
+        (["--block", "a", "--method", "cg"], "by --method dense alone"),
+        (["--block", "a", "--logdet"], "of a whole matrix"),
+    ]:
+        finished = case.run(1, "h.h5", *options)
+        assert finished.returncode == 2 and words in finished.stderr, (options, finished)
+
+
 def test_what_cannot_be_solved(case: Case) -> None:
     np.save(case.folder / "h.npy", case.sides)
     np.save(case.folder / "nan.npy", np.full(N, np.nan))

@@ -103,10 +103,11 @@ constexpr std::int64_t bytes_of_reading = 64 << 20;
 DistributedMatrix square_matrix(const ProcessGrid& grid, std::int64_t n);
 
 /// Collective. Reads A = (H + H^T) / 2: each rank reads contiguous rows, once, and hands them to their owners. matrix:
-/// of n rows, as square_matrix() makes it. advance: called with rows that this rank has read. Throws RunError where a
-/// number is not finite.
+/// of n rows, as square_matrix() makes it. advance: called with rows that this rank has read. ranges: of the rows and
+/// columns of a block, in its place; none: the whole matrix. Throws RunError where a number is not finite.
 SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, DistributedMatrix& matrix,
-                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance);
+                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance,
+                                  const std::vector<Rows>& ranges = {});
 
 /// Collective. Makes the upper half of a square matrix the mirror image of the lower one.
 void fill_upper_half(DistributedMatrix& matrix);
