@@ -294,7 +294,7 @@ def test_a_disk_that_fills_up_meanwhile(spectrum: Spectrum) -> None:
         (spectrum.folder / "filler").unlink()
         # Where it can, a full disk costs nothing.
         started = spectrum.start(2, *BOTH_KINDS_OF_VECTORS)
-        wait_for_bytes(spectrum, started, 8 * n * n)
+        wait_for_bytes(spectrum, started, 2 * 8 * (n + 30) * n + (1 << 20))  # all that it takes, gaps between datasets included
         fill(spectrum.folder)
         finished = spectrum.end(started)
         assert finished.returncode == 0, finished
