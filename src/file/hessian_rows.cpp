@@ -1,5 +1,7 @@
 #include "hessian_mpi/file/hessian_rows.hpp"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -98,6 +100,35 @@ std::vector<double> HessianReader::tile(const hdf5::Tile& tile) const {
   };
   const auto place = datasets_.place_of(range(tile.row, tile.rows), range(tile.column, tile.columns));
   file_.read_tile(place.dataset, hdf5::Type::float64, place.tile, numbers.data());
+  return numbers;
+}
+
+std::vector<double> HessianReader::rows_of_block(const std::vector<Rows>& ranges, const Rows& rows) const {
+  const auto tile_of = [&](const Rows& some_rows, const Rows& columns) {
+    return tile({static_cast<std::uint64_t>(some_rows.begin), static_cast<std::uint64_t>(columns.begin),
+                 static_cast<std::uint64_t>(some_rows.count()), static_cast<std::uint64_t>(columns.count())});
+  };
+  if (ranges.size() == 1) return tile_of({ranges[0].begin + rows.begin, ranges[0].begin + rows.end}, ranges[0]);
+  const auto length = [](std::int64_t sum, const Rows& range) { return sum + range.count(); };
+  const auto n = std::accumulate(ranges.begin(), ranges.end(), std::int64_t{0}, length);
+  std::vector<double> numbers(static_cast<std::size_t>(rows.count() * n));
+  std::int64_t first = 0;  // row of the block that a range begins with
+  for (const auto& of_rows : ranges) {
+    const auto begin = std::max(rows.begin, first);
+    const auto height = std::min(rows.end, first + of_rows.count()) - begin;
+    std::int64_t column = 0;
+    for (const auto& of_columns : ranges) {
+      if (height <= 0) break;
+      const auto row = of_rows.begin + begin - first;
+      const auto piece = tile_of({row, row + height}, of_columns);
+      for (std::int64_t i = 0; i < height; ++i) {
+        std::copy_n(piece.begin() + i * of_columns.count(), of_columns.count(),
+                    numbers.begin() + (begin - rows.begin + i) * n + column);
+      }
+      column += of_columns.count();
+    }
+    first += of_rows.count();
+  }
   return numbers;
 }
 

@@ -701,6 +701,11 @@ class Spectrum:
     error: np.ndarray | None
     sigma: float
     probes: int
+    error_bound: float  # of all eigenvalues, where a low rank was found
+
+
+def error_bound_in(file: h5py.File) -> float:
+    return float(file["eigenvalues"].attrs.get("error_bound", 0)) if "eigenvalues" in file else 0.0
 
 
 def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int, file_id: str | None) -> Spectrum:
@@ -724,15 +729,17 @@ def read_spectrum(path: pathlib.Path, hessian: pathlib.Path, n: int, file_id: st
         if not {"eigenvalues", "largest", "density"} & set(file):
             raise InputError(f"'{path}' has nothing to draw: hessian_spectrum makes it with --largest, with --density, or with neither and all eigenvalues")
         return Spectrum(n, numbers("eigenvalues"), None if largest is None else np.sort(largest)[::-1], numbers("smallest/eigenvalues"), numbers("density/grid"),
-                        numbers("density/density"), numbers("density/error"), float(np.mean(about.get("sigma", np.nan))), int(about.get("probes", 0)))
+                        numbers("density/density"), numbers("density/error"), float(np.mean(about.get("sigma", np.nan))), int(about.get("probes", 0)), error_bound_in(file))
 
 
 def rounding_of(matrix: Matrix, spectrum: Spectrum) -> float:
-    """Below this an eigenvalue may be zero: what the largest loses to the type of the matrix, or to the solver."""
+    """Below this an eigenvalue may be zero: what the largest loses to the type of the matrix, or to the solver, or the bound
+    of a low rank."""
     known = [values for values in (spectrum.eigenvalues, spectrum.largest, spectrum.smallest) if values is not None]
     largest = max((float(np.abs(values).max()) for values in known), default=0.0)
     single = matrix.row_type == np.float32 or matrix.attributes.get("dtype") == "float32"
-    return largest * max(np.finfo(np.float32 if single else np.float64).eps, np.sqrt(spectrum.n) * np.finfo(np.float64).eps)
+    relative = max(np.finfo(np.float32 if single else np.float64).eps, np.sqrt(spectrum.n) * np.finfo(np.float64).eps)
+    return max(spectrum.error_bound, largest * relative)
 
 
 @dataclass(frozen=True)
@@ -887,6 +894,234 @@ def smoothed(values: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
     return density / (len(values) * sigma * np.sqrt(2 * np.pi))
 
 
+# --- several files --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The spectrum of one file of several."""
+
+    step: float
+    eigenvalues: np.ndarray | None  # all, ascending
+    zero: float  # up to this an eigenvalue is zero to rounding, or to the bound of a low rank
+    largest: float | None
+    smallest: float | None
+    trace: float | None
+    trace_error: float | None  # one standard error, where random probes gave it
+
+    @property
+    def negative(self) -> int | None:
+        return None if self.eigenvalues is None else int((self.eigenvalues < -self.zero).sum())
+
+
+def steps_of(paths: list[pathlib.Path], given: list[float] | None) -> list[float]:
+    """As given; else the last numbers in the files' names, where all have another; else 0, 1, 2 and so on."""
+    if given is not None:
+        if len(given) != len(paths):
+            raise InputError(f"--steps has {len(given)} numbers for {len(paths)} files")
+        return given
+    found = [re.findall(r"\d+", path.name.split(".")[0]) for path in paths]
+    steps = [float(numbers[-1]) for numbers in found if numbers]
+    return steps if len(set(steps)) == len(paths) else [float(k) for k in range(len(paths))]
+
+
+def step_text(step: float) -> str:
+    return f"{step:,.10g}"
+
+
+def spectrum_of(path: pathlib.Path) -> pathlib.Path:
+    """The file itself where it is a spectrum, else the one that hessian_spectrum makes of it."""
+    with opened(path, "file of hessian_mpi") as file:
+        if file.attrs.get("format") == "hessian_mpi spectrum":
+            return path
+    spectrum = path.with_suffix(".spectrum.h5")
+    if not spectrum.exists():
+        raise InputError(f"'{spectrum}': no such file; mpirun -n 2 hessian_spectrum '{path}' makes it")
+    return spectrum
+
+
+def read_checkpoint(path: pathlib.Path, step: float) -> Checkpoint:
+    with opened(path, "spectrum of hessian_spectrum") as file:
+        if file.attrs.get("format") != "hessian_mpi spectrum":
+            raise InputError(f"'{path}' is not a spectrum of hessian_spectrum")
+        if not {"eigenvalues", "largest", "density"} & set(file):
+            raise InputError(f"'{path}' has nothing to draw: it takes all eigenvalues, --largest or --density of a whole matrix")
+        n = int(file.attrs["N"])
+        single = file["hessian"].attrs.get("dtype", "") == "float32" or file["hessian"].attrs.get("storage", "") == "float32"
+        relative = max(np.finfo(np.float32 if single else np.float64).eps, np.sqrt(n) * np.finfo(np.float64).eps)
+        values = np.sort(file["eigenvalues"][:]) if "eigenvalues" in file else None
+        density = file["density"].attrs if "density" in file else {}
+        mean = density.get("mean_eigenvalue")
+        if values is not None:
+            zero = max(error_bound_in(file), relative * float(np.abs(values).max(initial=0)))
+            return Checkpoint(step, values, zero, values[-1], values[0], values.sum(), None)
+        ends = {end: float(file[end]["eigenvalues"][0]) if end in file else None for end in ("largest", "smallest")}
+        return Checkpoint(step, None, 0.0, ends["largest"], ends["smallest"], None if mean is None else n * float(mean),
+                          None if mean is None else n * float(density["mean_eigenvalue_error"]))
+
+
+class TrainingPanel:
+    """Above, the eigenvalues of all files by rank, in the colours of their steps; below, against the step, how many are
+    negative, the largest and the smallest, and the trace."""
+
+    LEFT, GAP, BELOW, WIDTH = 0.7, 0.12, 0.38, 3.6
+
+    def __init__(self, checkpoints: list[Checkpoint], options: argparse.Namespace):
+        self.checkpoints = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+        self.steps = np.array([checkpoint.step for checkpoint in self.checkpoints])
+        rows = [(self.draw_negative, "negative"), (self.draw_ends, "largest"), (self.draw_trace, "trace")]
+        self.rows = [draw for draw, name in rows if any(getattr(checkpoint, name) is not None for checkpoint in self.checkpoints)]
+        self.whole = all(checkpoint.eigenvalues is not None for checkpoint in self.checkpoints)
+        title = options.title if options.title is not None else "Spectrum over training"
+        note = f"{len(checkpoints)} files, steps {step_text(self.steps[0])} to {step_text(self.steps[-1])}"
+        if any(checkpoint.zero for checkpoint in self.checkpoints):
+            note += f"; |λ| below {number(max(checkpoint.zero for checkpoint in self.checkpoints))} is taken for zero"
+        self.heading = Heading(title, note, self.WIDTH)
+        self.inset, self.width = self.LEFT, self.LEFT + self.WIDTH
+        self.above = 1.9 if self.whole else 0.0
+        self.height = (self.above + self.BELOW + 0.2 if self.whole else 0.0) + 0.85 * len(self.rows) + self.BELOW
+
+    def colours(self):
+        """In the order of steps, dark to light: the luminance rises, so that every eye and every printer tells them."""
+        return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(self.steps)))
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        left, width = left + self.inset, self.width - self.inset - 0.1
+        if self.whole:
+            axes = self.new_axes(figure, left, top - self.above - 0.2, width, self.above)
+            self.draw_ranks(axes)
+            top -= self.above + 0.2 + self.BELOW
+        for k, draw in enumerate(self.rows):
+            axes = self.new_axes(figure, left, top - 0.85 * (k + 1) + self.GAP, width, 0.85 - self.GAP - 0.05)
+            draw(axes)
+            axes.margins(x=0.04)
+            if k + 1 < len(self.rows):
+                axes.tick_params(labelbottom=False)
+            else:
+                axes.set_xlabel("step", fontsize=7.5)
+                axes.xaxis.labelpad = 2
+            axes.yaxis.set_label_coords(-0.58 / width, 0.5)
+
+    def new_axes(self, figure: Figure, left: float, bottom: float, width: float, height: float):
+        axes = add_axes(figure, left, bottom, width, height)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[:].set_linewidth(LINE)
+        thin_ticks(axes)
+        return axes
+
+    def draw_ranks(self, axes) -> None:
+        named = set(np.linspace(0, len(self.steps) - 1, min(5, len(self.steps))).round().astype(int))
+        for k, (checkpoint, colour) in enumerate(zip(self.checkpoints, self.colours())):
+            values = checkpoint.eigenvalues
+            for sign, style in ((1, "-"), (-1, (0, (1.5, 1)))):
+                shown = np.sort(sign * values[sign * values > checkpoint.zero])[::-1]
+                if len(shown):
+                    label = f"step {step_text(checkpoint.step)}" if k in named and sign > 0 else None
+                    axes.plot(np.arange(1, len(shown) + 1), shown, linestyle=style, marker="." if len(shown) == 1 else None, color=colour, linewidth=0.9, label=label)
+        axes.set(xscale="log", yscale="log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+        axes.set_xlabel("rank; dotted: of negative ones, $|λ_k|$", fontsize=7.5)
+        axes.set_ylabel("eigenvalue $λ_k$", fontsize=7.5)
+        axes.xaxis.labelpad = 2
+        axes.yaxis.set_label_coords(-0.58 / (self.width - self.inset - 0.1), 0.5)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=NOTE_POINTS, frameon=False, handlelength=1.0,
+                    handletextpad=0.3, columnspacing=0.8, borderpad=0, borderaxespad=0.3)
+
+    def line(self, axes, name: str, colour: str, marker: str, **style) -> None:
+        some = [(checkpoint.step, getattr(checkpoint, name)) for checkpoint in self.checkpoints if getattr(checkpoint, name) is not None]
+        if some:
+            axes.plot(*zip(*some), marker=marker, ms=3, color=colour, linewidth=0.9, **style)
+
+    def draw_negative(self, axes) -> None:
+        self.line(axes, "negative", ORANGE, "s")
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+        axes.set_ylabel("negative", fontsize=7.5)
+
+    def draw_ends(self, axes) -> None:
+        self.line(axes, "largest", RED, "^", label="largest")
+        self.line(axes, "smallest", BLUE, "v", label="smallest")
+        axes.set_ylabel("eigenvalue", fontsize=7.5)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 0.9), ncols=2, fontsize=NOTE_POINTS, frameon=False, handlelength=1.2,
+                    handletextpad=0.4, columnspacing=1, borderpad=0, borderaxespad=0)
+
+    def draw_trace(self, axes) -> None:
+        self.line(axes, "trace", "black", "o")
+        errors = [(checkpoint.step, checkpoint.trace, checkpoint.trace_error) for checkpoint in self.checkpoints if checkpoint.trace_error is not None]
+        if errors:
+            axes.errorbar(*zip(*errors), fmt="none", ecolor="black", elinewidth=0.7)
+        axes.set_ylabel("trace", fontsize=7.5)
+
+
+class LayerPanel:
+    """Frobenius norms of the blocks of parameters with themselves: a row for each parameter, a column for each file."""
+
+    def __init__(self, names: list[str], steps: list[float], norms: np.ndarray, options: argparse.Namespace):
+        order = np.argsort(steps, kind="stable")
+        self.norms, self.steps = norms[:, order], np.asarray(steps)[order]
+        self.names = short_names(names)
+        title = options.title if options.title is not None else "Norms of diagonal blocks"
+        self.cell = max(0.11, min(0.3, options.pixels / options.dpi / len(names)))
+        self.inset = 0.12 + max(text_width(name, TICK_POINTS) for name in self.names)
+        self.side = max(0.22 * len(steps), 1.6)
+        self.heading = Heading(title, "Frobenius norm of each parameter's block with itself; grey: not computed", self.side + 0.6)
+        self.width = self.inset + max(self.side + 0.6, text_width(title, TITLE_POINTS))
+        self.height = self.cell * len(names) + 0.4
+
+    def draw(self, figure: Figure, left: float, top: float) -> None:
+        rows, columns = self.norms.shape
+        axes = add_axes(figure, left + self.inset, top - self.cell * rows, self.side, self.cell * rows)
+        shown = self.norms[np.isfinite(self.norms) & (self.norms > 0)]
+        high = shown.max() if shown.size else 1.0
+        low = max(min(shown.min(), 0.1 * high) if shown.size else 0.1, 1e-12 * high)
+        cmap = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING, under="white")
+        image = np.where(self.norms == 0, low / 2, self.norms)
+        drawn = axes.imshow(image, norm=LogNorm(low * 0.999, high * 1.001), cmap=cmap, interpolation="none", aspect="auto")
+        thin_ticks(axes)
+        axes.spines[:].set_linewidth(LINE)
+        axes.set_yticks(range(rows), self.names)
+        room = max(1, int(np.ceil(columns * max(text_width(step_text(step), TICK_POINTS) for step in self.steps) * 1.3 / self.side)))
+        axes.set_xticks(range(0, columns, room), [step_text(step) for step in self.steps[::room]])
+        axes.set_xlabel("step", fontsize=7.5)
+        axes.xaxis.labelpad = 2
+        scale = add_axes(figure, left + self.inset + self.side + 0.1, top - self.cell * rows, 0.1, max(0.5, min(2.0, self.cell * rows)))
+        figure.colorbar(drawn, cax=scale).outline.set_linewidth(LINE)
+        thin_ticks(scale)
+
+
+def norms_of_layers(path: pathlib.Path, options: argparse.Namespace) -> dict[str, float]:
+    """By parameter; NaN where rows are missing."""
+    with opened(path, "file of hessian_mpi") as file, contextlib.closing(Matrix(path, file)) as matrix:
+        tensors = matrix.tensors.matching(options.parameters)
+        axis = make_axis(tensors, options.pixels, options.scale)
+        reduced = reduce_matrix(matrix, axis, False, True, options.threads)
+        computed = np.bincount(axis.tensor_of_bin, reduced.computed, len(tensors.names))
+        norms = np.where(computed < tensors.sizes, np.nan, np.sqrt(np.diag(reduced.squares)))
+        return dict(zip(tensors.names, norms))
+
+
+def plot_several(options: argparse.Namespace, command_line: str, output: pathlib.Path) -> str:
+    """What several files have become, one after the other."""
+    if options.map:
+        raise InputError("--map is of one file: name one, or draw --spectrum and --norms of several")
+    if options.spectrum_file:
+        raise InputError("--spectrum-file is of one file: of several, name the spectra themselves")
+    steps = steps_of(options.files, options.steps)
+    panels, inputs = [], list(options.files)
+    for file in options.files:
+        check_file(file)
+    if options.spectrum:
+        spectra = [spectrum_of(path) for path in options.files]
+        inputs += spectra
+        panels.append(TrainingPanel([read_checkpoint(path, step) for path, step in zip(spectra, steps)], options))
+    check_output(output, inputs)
+    if options.norms:
+        layers = [norms_of_layers(path, options) for path in options.files]
+        names = list(dict.fromkeys(name for norms in layers for name in norms))
+        panels.append(LayerPanel(names, steps, np.array([[norms.get(name, np.nan) for norms in layers] for name in names]), options))
+    draw(panels, output, options, command_line)
+    return f"{output}: {len(options.files)} files, steps {step_text(min(steps))} to {step_text(max(steps))}"
+
+
 # --- the figure -----------------------------------------------------------------------------------------------------
 
 
@@ -973,8 +1208,16 @@ def check_output(output: pathlib.Path, inputs: list[pathlib.Path]) -> None:
 
 def plot(options: argparse.Namespace, command_line: str) -> str:
     """Draws what the options ask for; what it drew, in a line."""
-    path = options.file
-    output = options.output or path.with_suffix(".png")
+    path = options.files[0]
+    output = options.output or path.with_suffix(f".{options.format or 'png'}")
+    if options.format and output.suffix[1:].lower() != options.format:
+        if output.suffix[1:].lower() in FORMATS:
+            raise InputError(f"--format {options.format} and --output '{output}': name one format")
+        output = output.with_name(f"{output.name}.{options.format}")
+    if len(options.files) > 1:
+        return plot_several(options, command_line, output)
+    if options.steps:
+        raise InputError("--steps is of several files")
     spectrum_path = options.spectrum_file or path.with_suffix(".spectrum.h5")
     inputs = [path, *([spectrum_path] if options.spectrum else [])]
     for file in inputs:
@@ -1027,10 +1270,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
   hessian_plot hessian.h5 -o hessian.png                     the heat map
   hessian_plot hessian.h5 --map --spectrum -o figure.pdf     beside the spectrum that hessian_spectrum made
   hessian_plot hessian.h5 --parameters 'fc.*' -o fc.png      a part of it
+  hessian_plot step-*.h5 --spectrum --norms -o training.svg  of checkpoints, against the step
 
 exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)""")
-    parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file: a Hessian or another matrix of hessian_mpi, a part or a copy of one")
+    parser.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE",
+                        help="the file: a Hessian or another matrix of hessian_mpi, a part or a copy of one; of several, "
+                             "checkpoints of a training, --spectrum and --norms are drawn against the step")
     parser.add_argument("-o", "--output", type=pathlib.Path, metavar="PICTURE", help=".png, .pdf or .svg (default: FILE with .png)")
+    parser.add_argument("--format", choices=FORMATS, help="of the picture, where --output does not tell (default: png)")
     what = parser.add_argument_group("what to draw; several side by side (default: --map)")
     what.add_argument("--map", action="store_true", help="heat map: colours of a signed logarithmic scale; a pixel is the largest in absolute value of its entries")
     what.add_argument("--norms", action="store_true", help="Frobenius norms of the blocks")
@@ -1045,12 +1292,15 @@ exit codes: 0 drawn; 1 failed; 2 bad usage or bad input (nothing was written)"""
     how.add_argument("--palette", type=positive(int), metavar="K", help="K colours (256 at most) in a .png: a third of the bytes")
     how.add_argument("--outliers", type=int, metavar="K", help="eigenvalues to call outliers (default: those above the last gap of a factor of 1.5 in the first 50, of less than 500 in the first tenth)")
     how.add_argument("--spectrum-file", type=pathlib.Path, metavar="FILE", help="default: FILE with .spectrum.h5")
+    how.add_argument("--steps", nargs="+", type=float, metavar="S", help="of several files, in their order (default: the last numbers in their names, or 0, 1, 2, ...)")
     how.add_argument("--title", metavar="TEXT", help="default: what the matrix is, N and the model")
     how.add_argument("--threads", type=positive(int), default=min(4, cores()), metavar="T", help="threads that read (default: the cores, 4 at most)")
     parser.add_argument("--version", action="version", version=", ".join([f"hessian_plot {VERSION}", f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in PACKAGES)]))
     options = parser.parse_args(arguments)
     if options.outliers is not None and options.outliers < 0:
         parser.error(f"argument --outliers: {options.outliers} is less than 0")
+    several = len(options.files) > 1
+    options.spectrum = options.spectrum or (several and not (options.map or options.norms))
     options.map = options.map or not (options.norms or options.spectrum)
     return options
 

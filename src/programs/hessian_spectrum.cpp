@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iomanip>
 #include <iostream>
 #include <optional>
+#include <sstream>
+#include <utility>
 
+#include "block_selection.hpp"
 #include "hessian_mpi/after/result_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
@@ -12,9 +16,11 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/solvers/dense_eigensolver.hpp"
 #include "hessian_mpi/solvers/distributed_matrix.hpp"
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
+#include "hessian_mpi/solvers/low_rank.hpp"
 #include "hessian_mpi/solvers/spectral_density.hpp"
 #include "hessian_mpi/solvers/symmetric_operator.hpp"
 #include "solver_plan.hpp"
@@ -24,6 +30,7 @@ namespace hessian_mpi::programs {
 namespace {
 
 constexpr double seconds_between_lines = 10;
+constexpr std::uint64_t gap_of_datasets = 1 << 20;  // between large ones in the file, at most
 // Where all eigenvalues take more memory than there is.
 constexpr const char* other_ways = "--largest, --smallest and --density";
 
@@ -32,7 +39,13 @@ struct Work {
   const SpectrumOptions& options;
   const file::StoredLayout& hessian;
   const ranks::Communicator& world;
-  std::int64_t n() const { return hessian.matrix.columns; }
+  const Block& block;
+  std::string group = {};  ///< of the block in the result; empty: that of the whole matrix
+  std::int64_t n() const { return block.n; }
+  std::uint64_t bytes() const {
+    return block.ranges.empty() ? static_cast<std::uint64_t>(hessian.matrix.bytes())
+                                : static_cast<std::uint64_t>(n() * n()) * bytes_of(hessian.matrix.storage);
+  }
 };
 
 std::string text_of_outcome(bool right, double tolerance) {
@@ -43,11 +56,12 @@ std::string text_of_outcome(bool right, double tolerance) {
 solvers::SymmetricSums read(const Work& work, solvers::DistributedMatrix& matrix) {
   const Stopwatch watch;
   const auto& world = work.world;
-  const auto bytes = static_cast<std::uint64_t>(work.hessian.matrix.bytes());
+  const auto bytes = work.bytes();
   cli::Progress progress(world.is_root() ? ProgressStyle::automatic : ProgressStyle::none, work.n(), 0, bytes,
                          std::max<std::int64_t>(1, work.n() / world.size()), std::cerr);
-  const auto sums = solvers::read_symmetric_part(work.options.file, solvers::Half::lower, matrix, world,
-                                                 [&](double rows) { progress.advance(rows); });
+  const auto sums = solvers::read_symmetric_part(
+      work.options.file, solvers::Half::lower, matrix, world, [&](double rows) { progress.advance(rows); },
+      work.block.ranges);
   cli::say(world, "read", text(text_of_bytes(bytes), " in ", text_of_seconds(watch.seconds())));
   return sums;
 }
@@ -55,8 +69,8 @@ solvers::SymmetricSums read(const Work& work, solvers::DistributedMatrix& matrix
 // Collective. Column k of vectors becomes row k in the file.
 void write_vectors(const solvers::DistributedMatrix& vectors, const Work& work, after::ResultFile& result) {
   const auto n = static_cast<std::uint64_t>(work.n());
-  result.reserve("/eigenvectors", {n, n});
-  after::ResultFile::TileWriter writer(result, "/eigenvectors");
+  result.reserve(work.group + "/eigenvectors", {n, n});
+  after::ResultFile::TileWriter writer(result, work.group + "/eigenvectors");
   solvers::each_column_panel(vectors, work.world, [&](const Rows& columns, const double* numbers) {
     writer.write({static_cast<std::uint64_t>(columns.begin), 0, static_cast<std::uint64_t>(columns.count()), n},
                  numbers);
@@ -64,44 +78,190 @@ void write_vectors(const solvers::DistributedMatrix& vectors, const Work& work, 
   writer.finish();
 }
 
-// Collective. Reads, decomposes, checks and adds to the result; whether the checks passed.
-bool all_eigenvalues(const Work& work, after::ResultFile& result) {
+// All eigenvalues of a matrix or a block, and how far they are from being that.
+struct Decomposition {
+  std::vector<double> values;
+  solvers::SymmetricSums sums;
+  std::string solver;
+  solvers::SpectrumErrors errors;
+  std::optional<solvers::VectorErrors> of_vectors;
+  std::optional<std::pair<std::int64_t, solvers::LowRank>> low_rank;  ///< the rank, and how it was found
+  bool right() const {
+    const auto within = [](double error) { return error <= solvers::spectrum_tolerance; };
+    if (low_rank) {
+      const auto& low = low_rank->second;
+      // What is left of A has a trace, too.
+      return within(low.orthogonality_error) &&
+             low.trace_error <= std::sqrt(static_cast<double>(values.size())) * low.error_bound;
+    }
+    return within(errors.trace) && within(errors.frobenius) &&
+           (!of_vectors || (within(of_vectors->residual) && within(of_vectors->orthogonality)));
+  }
+  std::int64_t negative() const {
+    const double zero = low_rank ? low_rank->second.error_bound : 0;
+    return std::count_if(values.begin(), values.end(), [&](double x) { return x < -zero; });
+  }
+  file::Attributes attributes() const {
+    if (low_rank) {
+      const auto& low = low_rank->second;
+      return {{"solver", solver},
+              {"rank", low_rank->first},
+              {"error_bound", low.error_bound},
+              {"trace_error", low.trace_error},
+              {"orthogonality_error", low.orthogonality_error},
+              {"products", low.passes}};
+    }
+    file::Attributes all{{"solver", solver},
+                         {"trace_error", errors.trace},
+                         {"frobenius_error", errors.frobenius},
+                         {"tolerance", solvers::spectrum_tolerance}};
+    if (of_vectors) {
+      all.emplace_back("residual", of_vectors->residual);
+      all.emplace_back("orthogonality_error", of_vectors->orthogonality);
+    }
+    return all;
+  }
+};
+
+bool is_small(const Work& work) {
+  return !work.block.ranges.empty() && work.n() <= solvers::small_matrix;
+}
+
+bool tries_low_rank(const Work& work) {
+  constexpr std::int64_t from = 5000;  // rows: below, ScaLAPACK takes a minute at most, and is exact
+  const auto& options = work.options;
+  if (!options.all || options.vectors || is_small(work)) return false;
+  return options.low_rank == LowRankTry::yes || (options.low_rank == LowRankTry::automatic && work.n() >= from);
+}
+
+// So many vectors that trying takes little of the time that ScaLAPACK takes.
+solvers::LowRankOptions low_rank_options(const Work& work) {
+  constexpr std::int64_t part_by_default = 16;
+  // What the numbers themselves are known to: noise of float32 has the full rank.
+  constexpr double of_float32 = 1e-5;
+  solvers::LowRankOptions options;
+  if (work.hessian.matrix.storage == Precision::float32) options.tolerance = of_float32;
+  options.most = work.n() / (work.options.low_rank == LowRankTry::yes ? 2 : part_by_default);
+  options.at_once = std::min(options.at_once, std::max<std::int64_t>(1, options.most / 4));
+  options.seed = work.options.of_density.seed;
+  return options;
+}
+
+std::uint64_t bytes_of_low_rank(const Work& work) {
+  return solvers::bytes_of_low_rank(work.n() / work.world.size() + 1, work.n(), low_rank_options(work));
+}
+
+// Collective.
+solvers::DecompositionCost cost_of_all(const Work& work) {
+  auto cost =
+      solvers::cost_of_decomposition(work.n(), work.options.vectors, work.world.size(), solvers::measured_blas_speed());
+  cost.seconds = work.world.max(cost.seconds);
+  return cost;
+}
+
+// Collective. Vectors go to the result.
+Decomposition decompose(const Work& work, after::ResultFile& result) {
   const auto& world = work.world;
   const auto [grid_rows, grid_columns] = solvers::nearest_to_square(world.size());
   const solvers::ProcessGrid grid(world, grid_rows, grid_columns);
   auto matrix = world.together([&] { return solvers::square_matrix(grid, work.n()); });
-  const auto sums = read(work, matrix);
-  const Stopwatch watch;
-  std::optional<solvers::DistributedMatrix> vectors;
-  if (work.options.vectors) vectors.emplace(world.together([&] { return solvers::square_matrix(grid, work.n()); }));
-  const auto values =
-      vectors ? solvers::eigenvalues_and_vectors_of(matrix, *vectors, world) : solvers::eigenvalues_of(matrix, world);
-  const auto negative = std::count_if(values.begin(), values.end(), [](double x) { return x < 0; });
-  cli::say(world, "eigenvalues",
-           text(values.size(), " in ", text_of_seconds(watch.seconds()), ": from ", values.front(), " to ",
-                values.back(), ", ", negative, " negative"));
-
-  const auto errors = solvers::errors_of(values, sums);
-  bool right = errors.trace <= solvers::spectrum_tolerance && errors.frobenius <= solvers::spectrum_tolerance;
-  file::Attributes attributes{{"solver", vectors ? "ScaLAPACK pdsyevd" : "ScaLAPACK pdsytrd, LAPACK dsterf"},
-                              {"trace_error", errors.trace},
-                              {"frobenius_error", errors.frobenius},
-                              {"tolerance", solvers::spectrum_tolerance}};
-  auto checks = text("trace to ", errors.trace, ", Frobenius norm to ", errors.frobenius);
-  if (vectors) {
-    read(work, matrix);  // it was destroyed
-    const auto of_vectors = solvers::errors_of(matrix, values, *vectors, world);
-    right = right && of_vectors.residual <= solvers::spectrum_tolerance &&
-            of_vectors.orthogonality <= solvers::spectrum_tolerance;
-    attributes.emplace_back("residual", of_vectors.residual);
-    attributes.emplace_back("orthogonality_error", of_vectors.orthogonality);
-    checks += text(", A v = lambda v to ", of_vectors.residual, ", V^T V = I to ", of_vectors.orthogonality);
+  Decomposition found;
+  found.sums = read(work, matrix);
+  if (!work.options.vectors) {
+    found.values = solvers::eigenvalues_of(matrix, world);
+    found.solver = "ScaLAPACK pdsytrd, LAPACK dsterf";
+    found.errors = solvers::errors_of(found.values, found.sums);
+    return found;
   }
-  cli::say(world, "checked", checks + text_of_outcome(right, solvers::spectrum_tolerance));
-  result.add("/eigenvalues", {static_cast<std::uint64_t>(work.n())}, values);
-  result.describe("/eigenvalues", attributes);
-  if (vectors) write_vectors(*vectors, work, result);
-  return right;
+  auto vectors = world.together([&] { return solvers::square_matrix(grid, work.n()); });
+  found.values = solvers::eigenvalues_and_vectors_of(matrix, vectors, world);
+  found.solver = "ScaLAPACK pdsyevd";
+  found.errors = solvers::errors_of(found.values, found.sums);
+  read(work, matrix);  // it was destroyed
+  found.of_vectors = solvers::errors_of(matrix, found.values, vectors, world);
+  write_vectors(vectors, work, result);
+  return found;
+}
+
+// Collective. The same of a small block, by each rank alone.
+Decomposition decompose_small(const Work& work, after::ResultFile& result) {
+  Decomposition found;
+  auto small = work.world.together([&] {
+    const auto numbers = file::HessianReader(work.options.file).rows_of_block(work.block.ranges, {0, work.n()});
+    auto decomposition = solvers::decompose_small(numbers, work.n());
+    if (work.options.vectors) found.of_vectors = solvers::errors_of(numbers, decomposition);
+    return decomposition;
+  });
+  found.errors = solvers::errors_of(small.values, small.sums);
+  found.sums = small.sums;
+  found.solver = "LAPACK dsyev";
+  const auto n = static_cast<std::uint64_t>(work.n());
+  if (work.options.vectors) result.add(work.group + "/eigenvectors", {n, n}, small.vectors);
+  found.values = std::move(small.values);
+  return found;
+}
+
+std::string text_of_checks(const Decomposition& found) {
+  if (found.low_rank) {
+    const auto& low = found.low_rank->second;
+    return text("trace to ", low.trace_error, ", basis orthogonal to ", low.orthogonality_error,
+                found.right() ? " (as the bound allows)" : " (NOT as the bound allows)");
+  }
+  auto checks = text("trace to ", found.errors.trace, ", Frobenius norm to ", found.errors.frobenius);
+  if (found.of_vectors) {
+    checks +=
+        text(", A v = lambda v to ", found.of_vectors->residual, ", V^T V = I to ", found.of_vectors->orthogonality);
+  }
+  return checks + text_of_outcome(found.right(), solvers::spectrum_tolerance);
+}
+
+// Collective. The same of a matrix of low rank, whose other eigenvalues are zero to the bound; none where it has
+// another.
+std::optional<Decomposition> decompose_low_rank(const Work& work, std::uint64_t memory) {
+  const Stopwatch watch;
+  const auto& world = work.world;
+  solvers::SymmetricOperator matrix(work.options.file, work.hessian.matrix, work.block.ranges, memory, world);
+  PeriodicTimer line(seconds_between_lines);
+  const auto low = solvers::low_rank(matrix, low_rank_options(work), [&](std::int64_t vectors, double left) {
+    if (!line.is_due()) return;
+    cli::say(world, "low rank", text(vectors, " vectors leave ", left, " of |A|, ", text_of_seconds(watch.seconds())));
+  });
+  if (!low.found) {
+    cli::say(world, "low rank",
+             text("no: after ", text_of_seconds(watch.seconds()), " ", low.vectors, " vectors leave ",
+                  low.error_bound / low.norm, " of |A|"));
+    return std::nullopt;
+  }
+  Decomposition found;
+  found.values = low.values;
+  found.sums = {low.trace, low.norm * low.norm, 0};
+  const auto rank =
+      std::count_if(low.values.begin(), low.values.end(), [&](double x) { return std::abs(x) > low.error_bound; });
+  found.low_rank = {rank, low};
+  found.values.resize(static_cast<std::size_t>(work.n()));
+  std::sort(found.values.begin(), found.values.end());
+  found.solver = "block Lanczos";
+  cli::say(world, "low rank",
+           text(rank, " of ", work.n(), " eigenvalues are beyond ", low.error_bound, ", found in ",
+                text_of_seconds(watch.seconds()), " by ", low.passes, " passes; all others are zero to that"));
+  return found;
+}
+
+// Collective. Reads, decomposes, checks and adds to the result.
+Decomposition all_eigenvalues(const Work& work, std::uint64_t memory, after::ResultFile& result) {
+  const Stopwatch watch;
+  std::optional<Decomposition> low;
+  if (tries_low_rank(work)) low = decompose_low_rank(work, memory);
+  if (!low && !is_small(work)) expect_memory(cost_of_all(work).bytes, other_ways, work.world);
+  auto found = low ? std::move(*low) : is_small(work) ? decompose_small(work, result) : decompose(work, result);
+  cli::say(work.world, "eigenvalues",
+           text(found.values.size(), " in ", text_of_seconds(watch.seconds()), ": from ", found.values.front(), " to ",
+                found.values.back(), ", ", found.negative(), " negative"));
+  cli::say(work.world, "checked", text_of_checks(found));
+  auto attributes = found.attributes();
+  result.add(work.group + "/eigenvalues", {static_cast<std::uint64_t>(work.n())}, found.values);
+  result.describe(work.group + "/eigenvalues", attributes);
+  return found;
 }
 
 void write_vectors(const solvers::ExtremeEigenvalues& found, const std::string& group,
@@ -118,6 +278,7 @@ void write_vectors(const solvers::ExtremeEigenvalues& found, const std::string& 
 bool extreme_eigenvalues(solvers::SymmetricOperator& matrix, const solvers::ExtremeOptions& wanted, const Work& work,
                          after::ResultFile& result) {
   const std::string name = wanted.end == solvers::End::largest ? "largest" : "smallest";
+  const auto group = work.group + "/" + name;
   const Stopwatch watch;
   PeriodicTimer line(seconds_between_lines);
   const auto found = extreme_eigenvalues(matrix, wanted, [&](std::int64_t converged, std::int64_t passes) {
@@ -135,18 +296,19 @@ bool extreme_eigenvalues(solvers::SymmetricOperator& matrix, const solvers::Extr
                 found.values.front(), " to ", found.values.back()));
   cli::say(work.world, "checked", text("A v = lambda v to ", worst, " |A|") + text_of_outcome(right, allowed));
   const auto count = found.values.size();
-  result.add("/" + name + "/eigenvalues", {count}, found.values);
-  result.add("/" + name + "/residuals", {count}, found.residuals);
-  result.describe("/" + name, {{"solver", solvers::slepc_version() + ", Krylov-Schur"},
-                               {"tolerance", wanted.tolerance},
-                               {"norm", wanted.norm},
-                               {"residual", worst},
-                               {"products", found.passes}});
-  if (work.options.vectors) write_vectors(found, "/" + name, matrix, result);
+  result.add(group + "/eigenvalues", {count}, found.values);
+  result.add(group + "/residuals", {count}, found.residuals);
+  result.describe(group, {{"solver", solvers::slepc_version() + ", Krylov-Schur"},
+                          {"tolerance", wanted.tolerance},
+                          {"norm", wanted.norm},
+                          {"residual", worst},
+                          {"products", found.passes}});
+  if (work.options.vectors) write_vectors(found, group, matrix, result);
   return right;
 }
 
-void add_probes(const solvers::SpectralDensity& found, std::int64_t steps, after::ResultFile& result) {
+void add_probes(const solvers::SpectralDensity& found, std::int64_t steps, const std::string& group,
+                after::ResultFile& result) {
   std::vector<double> values;
   std::vector<double> weights;
   for (const auto& probe : found.probes) {
@@ -157,8 +319,8 @@ void add_probes(const solvers::SpectralDensity& found, std::int64_t steps, after
     weights.resize(values.size(), 0.0);
   }
   const std::vector<std::uint64_t> shape{found.probes.size(), static_cast<std::uint64_t>(steps)};
-  result.add("/density/ritz_values", shape, values);
-  result.add("/density/weights", shape, weights);
+  result.add(group + "/ritz_values", shape, values);
+  result.add(group + "/weights", shape, weights);
 }
 
 // Collective. Whether the check passed.
@@ -179,17 +341,18 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
   cli::say(work.world, "checked",
            text("Lanczos bases orthogonal to ", found.orthogonality_error) +
                text_of_outcome(right, solvers::spectrum_tolerance));
-  result.add("/density/grid", {found.grid.size()}, found.grid);
-  result.add("/density/density", {found.grid.size()}, found.density);
-  result.add("/density/error", {found.grid.size()}, found.error);
-  add_probes(found, options.steps, result);
-  result.describe("/density", {{"sigma", found.sigma},
-                               {"probes", options.probes},
-                               {"steps", options.steps},
-                               {"seed", static_cast<std::int64_t>(options.seed)},
-                               {"mean_eigenvalue", found.mean_eigenvalue},
-                               {"mean_eigenvalue_error", found.mean_error},
-                               {"orthogonality_error", found.orthogonality_error}});
+  const auto group = work.group + "/density";
+  result.add(group + "/grid", {found.grid.size()}, found.grid);
+  result.add(group + "/density", {found.grid.size()}, found.density);
+  result.add(group + "/error", {found.grid.size()}, found.error);
+  add_probes(found, options.steps, group, result);
+  result.describe(group, {{"sigma", found.sigma},
+                          {"probes", options.probes},
+                          {"steps", options.steps},
+                          {"seed", static_cast<std::int64_t>(options.seed)},
+                          {"mean_eigenvalue", found.mean_eigenvalue},
+                          {"mean_eigenvalue_error", found.mean_error},
+                          {"orthogonality_error", found.orthogonality_error}});
   return right;
 }
 
@@ -198,8 +361,8 @@ bool by_products(const Work& work, std::uint64_t memory, after::ResultFile& resu
   const auto& options = work.options;
   if (options.largest == 0 && options.smallest == 0 && !options.density) return true;
   const Stopwatch watch;
-  solvers::SymmetricOperator matrix(options.file, work.hessian.matrix, memory, work.world);
-  const auto bytes = text_of_bytes(static_cast<std::uint64_t>(work.hessian.matrix.bytes()));
+  solvers::SymmetricOperator matrix(options.file, work.hessian.matrix, work.block.ranges, memory, work.world);
+  const auto bytes = text_of_bytes(work.bytes());
   cli::say(work.world, "read",
            matrix.in_memory() ? text(bytes, " in ", text_of_seconds(watch.seconds()))
                               : text(bytes, " again for every product: more than --memory"));
@@ -219,20 +382,26 @@ bool by_products(const Work& work, std::uint64_t memory, after::ResultFile& resu
 
 // Collective. Says what it will take, and throws InputError where that is not there.
 void plan(const Work& work, std::uint64_t memory) {
-  const auto& [options, hessian, world] = work;
-  const auto speed = solvers::measured_blas_speed();
+  const auto& [options, hessian, world, block, group] = work;
   const auto ranks = text(" on ", world.size(), world.size() == 1 ? " rank: " : " ranks: ");
-  if (options.all) {
-    auto cost = solvers::cost_of_decomposition(work.n(), options.vectors, world.size(), speed);
-    cost.seconds = world.max(cost.seconds);
-    cli::say(world, "plan", text("all eigenvalues", options.vectors ? " and vectors" : "", ranks, text_of_cost(cost)));
-    expect_memory(cost.bytes, other_ways, world);
+  if (options.all && !is_small(work)) {
+    const auto cost = cost_of_all(work);
+    const bool tries = tries_low_rank(work);
+    const auto first = tries ? text("a low rank is looked for with ", low_rank_options(work).most, " vectors at most, ",
+                                    text_of_bytes(bytes_of_low_rank(work)), " a rank; else ")
+                             : std::string();
+    cli::say(world, "plan",
+             text(first, "all eigenvalues", options.vectors ? " and vectors" : "", ranks, text_of_cost(cost)));
+    expect_memory(tries ? bytes_of_low_rank(work) : cost.bytes, other_ways, world);
   }
   const auto most = std::max(options.largest, options.smallest);
-  if (most > work.n()) throw InputError(text("there are ", work.n(), " eigenvalues, not ", most));
+  if (most > work.n()) {
+    throw InputError(text(block.name.empty() ? "" : text("block ", block.name, ": "), "there are ", work.n(),
+                          " eigenvalues, not ", most));
+  }
   if (most == 0 && !options.density) return;
   const auto own_rows = work.n() / world.size() + 1;
-  const auto rows = static_cast<std::uint64_t>(own_rows * hessian.matrix.bytes_of_row());
+  const auto rows = work.bytes() / static_cast<std::uint64_t>(work.n()) * static_cast<std::uint64_t>(own_rows);
   const auto vectors = static_cast<std::uint64_t>(most == 0 ? 0 : solvers::vectors_kept(most, work.n()));
   auto bytes = std::max(vectors * static_cast<std::uint64_t>(own_rows) * sizeof(double),
                         options.density ? solvers::bytes_of_lanczos(own_rows, options.of_density.probes,
@@ -241,26 +410,104 @@ void plan(const Work& work, std::uint64_t memory) {
   if (rows <= memory) bytes += rows;
   // Twice two operations for each number: as a row, and as a column.
   const double operations = 4 * static_cast<double>(work.n()) * static_cast<double>(own_rows);
-  const double pass = world.max(operations / speed.one_use);
+  const double pass = world.max(operations / solvers::measured_blas_speed().one_use);
   cli::say(world, "plan",
            text("products with vectors", ranks, text_of_bytes(bytes), " a rank, about ", text_of_seconds(pass),
                 " a product with one vector", rows <= memory ? "" : " and the time to read the file"));
   expect_memory(bytes, other_ways, world);
 }
 
-ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix(options, world);
-  const auto& hessian = opened.hessian;
-  const Work work{options, hessian, world};
-  world.together([&] { plan(work, opened.memory); });
-  if (options.plan) return ExitCode::complete;
+// One number of every block.
+struct Table {
+  std::vector<double> size;
+  std::vector<double> negative;
+  std::vector<double> smallest;
+  std::vector<double> largest;
+  std::vector<double> trace;
+  std::vector<double> frobenius_norm;
 
-  const auto vectors = options.vectors ? (options.all ? work.n() : 0) + options.largest + options.smallest : 0;
-  after::ResultFile result(options.output, options.overwrite,
-                           {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
-                           static_cast<std::uint64_t>(vectors * work.n()) * sizeof(double), world);
-  bool right = by_products(work, opened.memory, result);
-  if (options.all) right = all_eigenvalues(work, result) && right;
+  void append(const Decomposition& found) {
+    const auto& values = found.values;
+    size.push_back(static_cast<double>(values.size()));
+    negative.push_back(
+        static_cast<double>(std::count_if(values.begin(), values.end(), [](double x) { return x < 0; })));
+    smallest.push_back(values.front());
+    largest.push_back(values.back());
+    trace.push_back(found.sums.trace);
+    frobenius_norm.push_back(std::sqrt(found.sums.squares));
+  }
+};
+
+void print(const Table& table, const std::vector<Block>& blocks, const ranks::Communicator& world) {
+  std::size_t widest = 0;
+  for (const auto& block : blocks) widest = std::max(widest, block.name.size());
+  const auto line = [&](const std::string& name, const auto&... cells) {
+    std::ostringstream out;
+    out << std::left << std::setw(static_cast<int>(widest)) << name << std::right;
+    ((out << std::setw(13) << cells), ...);
+    cli::say(world, name.empty() ? "blocks" : "", out.str());
+  };
+  line("", "N", "negative", "smallest", "largest", "trace", "Frobenius");
+  for (std::size_t k = 0; k < blocks.size(); ++k) {
+    line(blocks[k].name, table.size[k], table.negative[k], table.smallest[k], table.largest[k], table.trace[k],
+         table.frobenius_norm[k]);
+  }
+}
+
+// Collective. What was asked for of each block, and the table of them; whether all checks passed.
+bool of_blocks(const std::vector<Block>& blocks, const Work& whole, std::uint64_t memory, after::ResultFile& result) {
+  Table table;
+  bool right = true;
+  std::vector<std::string> names;
+  for (std::size_t k = 0; k < blocks.size(); ++k) {
+    const auto& block = blocks[k];
+    names.push_back(block.name);
+    const Work work{whole.options, whole.hessian, whole.world, block, text("/blocks/", k)};
+    cli::say(work.world, "block", text(block.name, ": ", block.n, " x ", block.n));
+    right = by_products(work, memory, result) && right;
+    if (whole.options.all) {
+      const auto found = all_eigenvalues(work, memory, result);
+      right = found.right() && right;
+      table.append(found);
+    }
+    result.describe(work.group, {{"name", block.name}});
+  }
+  if (whole.options.all) {
+    print(table, blocks, whole.world);
+    for (const auto& [name, column] :
+         {std::pair("size", &table.size), std::pair("negative", &table.negative),
+          std::pair("smallest", &table.smallest), std::pair("largest", &table.largest),
+          std::pair("trace", &table.trace), std::pair("frobenius_norm", &table.frobenius_norm)}) {
+      result.add(text("/blocks/", name), {blocks.size()}, *column);
+    }
+  }
+  result.describe("/blocks", {{"names", joined(names, "\n")}});
+  return right;
+}
+
+ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
+  const auto opened = open_matrix(options, world, {.all_entries = false});
+  const auto& hessian = opened.hessian;
+  const auto blocks = world.together([&] { return blocks_named(options.blocks, hessian); });
+  const Block everything{{}, {}, hessian.matrix.columns};
+  const Work whole{options, hessian, world, everything};
+  std::int64_t numbers = 0;  // of vectors
+  for (const auto& block : blocks.empty() ? std::vector<Block>{everything} : blocks) {
+    world.together([&] { plan({options, hessian, world, block}, opened.memory); });
+    const auto vectors = options.vectors ? (options.all ? block.n : 0) + options.largest + options.smallest : 0;
+    numbers += vectors * block.n;
+  }
+  if (options.plan) return ExitCode::complete;
+  after::ResultFile result(
+      options.output, options.overwrite, {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
+      static_cast<std::uint64_t>(numbers) * sizeof(double) + blocks.size() * gap_of_datasets, world);
+  bool right = true;
+  if (!blocks.empty()) {
+    right = of_blocks(blocks, whole, opened.memory, result);
+  } else {
+    right = by_products(whole, opened.memory, result);
+    if (options.all) right = all_eigenvalues(whole, opened.memory, result).right() && right;
+  }
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
   if (right) return ExitCode::complete;

@@ -1,5 +1,6 @@
 #include "solver_plan.hpp"
 
+#include <cmath>
 #include <sstream>
 #include <utility>
 
@@ -12,8 +13,9 @@
 
 namespace hessian_mpi::programs {
 
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world) {
-  auto hessian = world.together([&] { return file::read_layout(options.file); });
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+                         const file::Needed& needed) {
+  auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
   file::expect_one_file(options.file, hessian, world);
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
@@ -43,6 +45,13 @@ void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Com
     throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
                           " for each of its ranks: use more nodes, or ", other_ways));
   });
+}
+
+double damping_needed(double smallest, double damping) {
+  const double least = damping - smallest;
+  // Three digits, upwards: more than rounding.
+  const double unit = std::pow(10, std::floor(std::log10(std::abs(least))) - 2);
+  return std::isfinite(unit) && unit > 0 ? std::ceil(least / unit) * unit : least;
 }
 
 }  // namespace hessian_mpi::programs

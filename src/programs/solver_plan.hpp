@@ -18,7 +18,8 @@ struct OpenedMatrix {
 };
 
 /// Collective. Reads all but the rows of options.file, says what it is, and has BLAS use the threads of the options.
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world);
+OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+                         const file::Needed& needed = {});
 
 /// "135 MB a rank, 4.6e+07 operations, about 0.0 s".
 std::string text_of_cost(const solvers::DecompositionCost& cost);
@@ -28,5 +29,9 @@ std::uint64_t memory_of_rank(const ranks::Communicator& world);
 
 /// Collective. Throws InputError, which names the other ways, where a node lacks the bytes for each of its ranks.
 void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world);
+
+/// The damping, rounded up, from which a matrix is positive definite whose smallest eigenvalue is that with this
+/// damping.
+double damping_needed(double smallest, double damping);
 
 }  // namespace hessian_mpi::programs

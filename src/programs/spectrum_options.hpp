@@ -3,11 +3,16 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <string>
+#include <vector>
 
 #include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/solvers/spectral_density.hpp"
 
 namespace hessian_mpi::programs {
+
+/// Whether all eigenvalues are looked for as those of a matrix of low rank first.
+enum class LowRankTry { automatic, yes, no };
 
 struct SpectrumOptions : after::ResultOptions {
   bool all = true;  ///< every eigenvalue: also where nothing else is asked for
@@ -17,6 +22,8 @@ struct SpectrumOptions : after::ResultOptions {
   bool density = false;
   solvers::DensityOptions of_density;
   double tolerance = 1e-8;
+  LowRankTry low_rank = LowRankTry::automatic;
+  std::vector<std::string> blocks;  ///< names, as blocks_named() takes them
 };
 
 /// Throws InputError naming the option at fault.

@@ -9,6 +9,7 @@ copy this file beside yours, or put its folder on PYTHONPATH.
         H["fc.bias"]                            # its rows, with all N columns
         H.locate(12345)                         # ("fc.weight", (1, 7))
         H @ v, H.diagonal()                     # out of core: a slab of rows at a time
+        H.tensors(v)["conv1.weight"]            # v's entries of that parameter, in its shape
 
 A file of --blocks diagonal has the blocks of parameters with themselves, H["fc.bias", "fc.bias"], and their product with v;
 one of --diagonal has H.diagonal(). One of hessian_convert --triangle has it all: what is not stored is mirrored.
@@ -238,6 +239,13 @@ class HessianFile:
         """The row and column of an element: the inverse of locate."""
         shape = self.shapes[name] if self.slice_of(name) else ()
         return self._slices[name].start + (int(np.ravel_multi_index(tuple(element), shape)) if shape else 0)
+
+    def tensors(self, vector):
+        """N numbers, as a gradient, a step or an eigenvector, as arrays by the names of the parameters, in their shapes."""
+        vector = np.asarray(vector)
+        if vector.shape != (self.N,):
+            raise ValueError(f"numbers of shape {vector.shape}: a vector of '{self.path}' has {self.N}")
+        return {name: vector[self._slices[name]].reshape(shape) for name, shape in self.shapes.items()}
 
     def __getitem__(self, key):
         """A view by names, H["fc.bias"] or H["conv1.weight", "fc.bias"]; numbers by indices, as of an N x N array."""

@@ -134,6 +134,17 @@ double residual_norm(const DistributedMatrix& matrix, const std::vector<double>&
   return largest_column_norm(panel, communicator);
 }
 
+std::vector<double> symmetric_part(const std::vector<double>& matrix, std::int64_t n) {
+  auto symmetric = matrix;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      symmetric[static_cast<std::size_t>(i * n + j)] =
+          0.5 * (matrix[static_cast<std::size_t>(i * n + j)] + matrix[static_cast<std::size_t>(j * n + i)]);
+    }
+  }
+  return symmetric;
+}
+
 }  // namespace
 
 std::vector<double> eigenvalues_of(DistributedMatrix& matrix, const ranks::Communicator& communicator) {
@@ -168,6 +179,47 @@ std::vector<double> eigenvalues_and_vectors_of(DistributedMatrix& matrix, Distri
   });
   communicator.together([&] { call(static_cast<int>(work.size()), static_cast<int>(iwork.size())); });
   return values;
+}
+
+SmallDecomposition decompose_small(const std::vector<double>& matrix, std::int64_t n) {
+  SmallDecomposition found{{}, std::vector<double>(static_cast<std::size_t>(n)), symmetric_part(matrix, n)};
+  auto& a = found.vectors;
+  for (std::int64_t i = 0; i < n; ++i) found.sums.trace += a[static_cast<std::size_t>(i * n + i)];
+  found.sums.squares = std::inner_product(a.begin(), a.end(), a.begin(), 0.0);
+  for (const double number : a) found.sums.largest = std::max(found.sums.largest, std::abs(number));
+  if (!std::isfinite(found.sums.squares)) {
+    throw RunError("a block has NaN or infinity, or numbers whose squares overflow: it cannot be decomposed");
+  }
+  const int rows = static_cast<int>(n);
+  double answer = 0;
+  int info = 0;
+  dsyev_("V", "L", &rows, a.data(), &rows, found.values.data(), &answer, &ask, &info);
+  std::vector<double> work(static_cast<std::size_t>(length(answer)));
+  const int lwork = static_cast<int>(work.size());
+  dsyev_("V", "L", &rows, a.data(), &rows, found.values.data(), work.data(), &lwork, &info);
+  expect_success(info, "dsyev");
+  return found;
+}
+
+VectorErrors errors_of(const std::vector<double>& matrix, const SmallDecomposition& found) {
+  const auto n = static_cast<std::int64_t>(found.values.size());
+  const auto symmetric = symmetric_part(matrix, n);
+  const auto row = [n](const std::vector<double>& of, std::int64_t k) { return of.begin() + k * n; };
+  VectorErrors errors;
+  for (std::int64_t k = 0; k < n; ++k) {
+    const auto vector = row(found.vectors, k);
+    double square = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double product = std::inner_product(vector, vector + n, row(symmetric, i), 0.0);
+      square += std::pow(product - found.values[static_cast<std::size_t>(k)] * vector[i], 2);
+      const double along = std::inner_product(vector, vector + n, row(found.vectors, i), 0.0);
+      keep_worst(errors.orthogonality, std::abs(along - (i == k ? 1 : 0)));
+    }
+    keep_worst(errors.residual, std::sqrt(square));
+  }
+  const double largest = std::max(std::abs(found.values.front()), std::abs(found.values.back()));
+  if (largest > 0) errors.residual /= largest;
+  return errors;
 }
 
 SpectrumErrors errors_of(const std::vector<double>& values, const SymmetricSums& sums) {

@@ -20,8 +20,10 @@ int own_count(int n, int block, int process, int processes) {
   return numroc_(&n, &block, &process, &origin, &processes);
 }
 
-// A block on the diagonal lies whole on one rank.
-void average_with_transpose_within_blocks(DistributedMatrix& matrix) {
+// Calls visit(above, below) for each pair of mirrored numbers of the blocks on the diagonal, each of which lies whole
+// on one rank.
+template <class Visit>
+void each_pair_within_blocks(DistributedMatrix& matrix, const Visit& visit) {
   const auto block = matrix.block();
   const auto leading = matrix.own_rows();
   for (std::int64_t j0 = 0; j0 < matrix.own_columns(); j0 += block) {
@@ -30,32 +32,48 @@ void average_with_transpose_within_blocks(DistributedMatrix& matrix) {
       const auto side = std::min<std::int64_t>(block, std::min(matrix.own_columns() - j0, leading - i0));
       for (std::int64_t j = 0; j < side; ++j) {
         for (std::int64_t i = 0; i < j; ++i) {
-          auto& above = matrix.data()[(j0 + j) * leading + i0 + i];
-          auto& below = matrix.data()[(j0 + i) * leading + i0 + j];
-          above = below = 0.5 * (above + below);
+          visit(matrix.data()[(j0 + j) * leading + i0 + i], matrix.data()[(j0 + i) * leading + i0 + j]);
         }
       }
     }
   }
 }
 
-// Panels of one block's width, so that what PBLAS takes for messages stays small.
-void average_with_transpose(DistributedMatrix& matrix, Half half) {
-  average_with_transpose_within_blocks(matrix);
-  const auto& d = matrix.descriptor();
-  constexpr double one_half = 0.5;
+// A panel below the diagonal of one block's width, so that what PBLAS takes for messages stays small: its first row and
+// column as Fortran counts them, and its extent.
+struct Panel {
+  int row;
+  int column;
+  int height;
+  int width;
+};
+
+template <class Visit>
+void each_panel_below(const DistributedMatrix& matrix, const Visit& visit) {
+  const int width = matrix.block();
+  for (int begin = 0; begin + width < matrix.rows(); begin += width) {
+    visit(Panel{begin + width + 1, begin + 1, matrix.rows() - begin - width, width});
+  }
+}
+
+// The panel of the upper half that mirrors it becomes what it is.
+void mirror(DistributedMatrix& matrix, const Panel& panel) {
   constexpr double all = 1;
   constexpr double nothing = 0;
-  for (int begin = 0; begin + matrix.block() < matrix.rows(); begin += matrix.block()) {
-    const int width = matrix.block();
-    const int at = begin + 1;
-    const int after = begin + width + 1;
-    const int below = matrix.rows() - begin - width;
-    pdtran_(&below, &width, &one_half, matrix.data(), &at, &after, d.data(), &one_half, matrix.data(), &after, &at,
-            d.data());
-    if (half == Half::lower) continue;
-    pdtran_(&width, &below, &all, matrix.data(), &after, &at, d.data(), &nothing, matrix.data(), &at, &after, d.data());
-  }
+  const auto* d = matrix.descriptor().data();
+  pdtran_(&panel.width, &panel.height, &all, matrix.data(), &panel.row, &panel.column, d, &nothing, matrix.data(),
+          &panel.column, &panel.row, d);
+}
+
+void average_with_transpose(DistributedMatrix& matrix, Half half) {
+  each_pair_within_blocks(matrix, [](double& above, double& below) { above = below = 0.5 * (above + below); });
+  constexpr double one_half = 0.5;
+  const auto* d = matrix.descriptor().data();
+  each_panel_below(matrix, [&](const Panel& panel) {
+    pdtran_(&panel.height, &panel.width, &one_half, matrix.data(), &panel.column, &panel.row, d, &one_half,
+            matrix.data(), &panel.row, &panel.column, d);
+    if (half == Half::both) mirror(matrix, panel);
+  });
 }
 
 SymmetricSums sums_of(const DistributedMatrix& matrix, const ranks::Communicator& communicator) {
@@ -144,8 +162,10 @@ DistributedMatrix square_matrix(const ProcessGrid& grid, std::int64_t n) {
 }
 
 SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, DistributedMatrix& matrix,
-                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance) {
+                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance,
+                                  const std::vector<Rows>& ranges) {
   const std::int64_t n = matrix.rows();
+  const std::vector<Rows> all{{0, n}};
   const std::int64_t ranks = communicator.size();
   const ProcessGrid line(communicator, 1, communicator.size());
   // A column on each rank at least.
@@ -159,8 +179,7 @@ SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, 
     communicator.together([&] {
       if (rows.own_columns() == 0) return;
       const auto own = begin + communicator.rank() * at_once;
-      rows.numbers() = reader.tile({static_cast<std::uint64_t>(own), 0, static_cast<std::uint64_t>(rows.own_columns()),
-                                    static_cast<std::uint64_t>(n)});
+      rows.numbers() = reader.rows_of_block(ranges.empty() ? all : ranges, {own, own + rows.own_columns()});
       expect_finite(rows.numbers(), own, n, path);
     });
     const int to = static_cast<int>(begin) + 1;
@@ -172,6 +191,64 @@ SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, 
   }
   average_with_transpose(matrix, half);
   return sums_of(matrix, communicator);
+}
+
+void fill_upper_half(DistributedMatrix& matrix) {
+  each_pair_within_blocks(matrix, [](double& above, double& below) { above = below; });
+  each_panel_below(matrix, [&](const Panel& panel) { mirror(matrix, panel); });
+}
+
+DistributedMatrix spread(const std::vector<double>& vectors, const DistributedMatrix& like) {
+  const auto n = static_cast<std::size_t>(like.rows());
+  DistributedMatrix matrix(like.grid(), like.rows(), static_cast<std::int64_t>(vectors.size() / n), like.block(),
+                           like.block());
+  each_number(matrix, [&](double& number, std::int64_t row, std::int64_t column) {
+    number = vectors[static_cast<std::size_t>(column) * n + static_cast<std::size_t>(row)];
+  });
+  return matrix;
+}
+
+std::vector<double> gathered(const DistributedMatrix& matrix, const ranks::Communicator& communicator) {
+  const auto rows = static_cast<std::size_t>(matrix.rows());
+  std::vector<double> all(rows * static_cast<std::size_t>(matrix.columns()));
+  each_number(matrix, [&](double number, std::int64_t row, std::int64_t column) {
+    all[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)] = number;
+  });
+  return communicator.sum(std::move(all));
+}
+
+std::vector<double> product(const DistributedMatrix& matrix, const std::vector<double>& vectors,
+                            const ranks::Communicator& communicator) {
+  const auto n = static_cast<std::size_t>(matrix.rows());
+  std::vector<double> sums(vectors.size());
+  for (std::size_t v = 0; v < vectors.size(); v += n) {
+    each_number(matrix, [&](double number, std::int64_t row, std::int64_t column) {
+      sums[v + static_cast<std::size_t>(row)] += number * vectors[v + static_cast<std::size_t>(column)];
+    });
+  }
+  return communicator.sum(std::move(sums));
+}
+
+DistributedMatrix principal_part(const DistributedMatrix& matrix, const std::vector<Rows>& ranges) {
+  std::int64_t n = 0;
+  for (const auto& range : ranges) n += range.count();
+  DistributedMatrix part(matrix.grid(), n, n, matrix.block(), matrix.block());
+  const int context = matrix.grid().context();
+  int to_column = 1;
+  for (const auto& columns : ranges) {
+    int to_row = 1;
+    const int width = static_cast<int>(columns.count());
+    const int column = static_cast<int>(columns.begin) + 1;
+    for (const auto& rows : ranges) {
+      const int height = static_cast<int>(rows.count());
+      const int row = static_cast<int>(rows.begin) + 1;
+      pdgemr2d_(&height, &width, matrix.data(), &row, &column, matrix.descriptor().data(), part.data(), &to_row,
+                &to_column, part.descriptor().data(), &context);
+      to_row += height;
+    }
+    to_column += width;
+  }
+  return part;
 }
 
 void each_column_panel(const DistributedMatrix& matrix, const ranks::Communicator& communicator,

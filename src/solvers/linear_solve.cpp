@@ -9,6 +9,7 @@
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/solvers/cholesky.hpp"
 #include "petsc.hpp"
 #include "scalapack.hpp"
 
@@ -20,30 +21,9 @@ using Session = petsc::Session<PetscInitializeNoArguments, PetscFinalize>;
 using Iteration = petsc::Owned<KSP, KSPDestroy>;
 
 constexpr int first = 1;  // Fortran counts from 1
-constexpr int ask = -1;   // ScaLAPACK says what it needs
 
 double norm(const double* numbers, std::int64_t count) {
   return std::sqrt(std::inner_product(numbers, numbers + count, numbers, 0.0));
-}
-
-// In the 1-norm, from the factors.
-double reciprocal_condition(const DistributedMatrix& factors, double norm_of_matrix) {
-  const int n = factors.rows();
-  double answer = 0;
-  std::vector<double> work(1);
-  std::vector<int> iwork(1);
-  int info = 0;
-  for (const bool asking : {true, false}) {
-    const int lwork = asking ? ask : static_cast<int>(work.size());
-    const int liwork = asking ? ask : static_cast<int>(iwork.size());
-    pdgecon_("1", &n, factors.data(), &first, &first, factors.descriptor().data(), &norm_of_matrix, &answer,
-             work.data(), &lwork, iwork.data(), &liwork, &info);
-    if (info != 0) throw RunError(text("ScaLAPACK's pdgecon failed with info = ", info));
-    if (!asking) break;  // what work begins with now says nothing
-    work.resize(static_cast<std::size_t>(std::max(1.0, work[0])));
-    iwork.resize(static_cast<std::size_t>(std::max(1, iwork[0])));
-  }
-  return answer;
 }
 
 double one_norm(const DistributedMatrix& matrix) {
@@ -63,11 +43,17 @@ std::vector<int> factorise(DistributedMatrix& matrix) {
   return pivots;
 }
 
-// Below that, rounding alone decides what solves the system: the bound of numpy.linalg.matrix_rank.
-void expect_regular(double reciprocal_condition, int n) {
-  if (reciprocal_condition > n * std::numeric_limits<double>::epsilon()) return;
-  throw RunError(text("A + damping I is singular to rounding (its condition number is about ", 1 / reciprocal_condition,
-                      "), its solutions mean nothing: choose another --damping"));
+// Collective. By the factors.
+std::vector<double> solved(const DistributedMatrix& factors, const std::vector<int>& pivots,
+                           const RightSides& right_sides, const ranks::Communicator& communicator) {
+  auto sides = spread(right_sides, factors);
+  const int n = factors.rows();
+  const int count = sides.columns();
+  int info = 0;
+  pdgetrs_("N", &n, &count, factors.data(), &first, &first, factors.descriptor().data(), pivots.data(), sides.data(),
+           &first, &first, sides.descriptor().data(), &info);
+  if (info != 0) throw RunError(text("ScaLAPACK's pdgetrs failed with info = ", info));
+  return gathered(sides, communicator);
 }
 
 struct Watcher {
@@ -130,30 +116,23 @@ std::vector<double> whole(const std::vector<double>& own, std::int64_t count, co
 DenseSolution solve_dense(DistributedMatrix& matrix, double damping, const RightSides& right_sides,
                           const ranks::Communicator& communicator) {
   const int n = matrix.rows();
-  const auto rows = static_cast<std::size_t>(n);
-  const int count = static_cast<int>(right_sides.size() / rows);
-  each_number(matrix, [&](double& number, std::int64_t row, std::int64_t column) {
-    if (row == column) number += damping;
-  });
+  shift(matrix, 1, damping);
   const double before = one_norm(matrix);
   const auto pivots = communicator.together([&] { return factorise(matrix); });
   DenseSolution found;
-  found.reciprocal_condition = communicator.together([&] { return reciprocal_condition(matrix, before); });
+  found.reciprocal_condition =
+      1 / (before * norm_of_inverse(n, [&](const auto& side) { return solved(matrix, pivots, side, communicator); }));
   communicator.together([&] { expect_regular(found.reciprocal_condition, n); });
-  DistributedMatrix sides(matrix.grid(), n, count, matrix.block(), matrix.block());
-  each_number(sides, [&](double& number, std::int64_t row, std::int64_t column) {
-    number = right_sides[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)];
-  });
-  int info = 0;
-  pdgetrs_("N", &n, &count, matrix.data(), &first, &first, matrix.descriptor().data(), pivots.data(), sides.data(),
-           &first, &first, sides.descriptor().data(), &info);
-  if (info != 0) throw RunError(text("ScaLAPACK's pdgetrs failed with info = ", info));
-  found.solutions.resize(right_sides.size());
-  each_number(sides, [&](double number, std::int64_t row, std::int64_t column) {
-    found.solutions[static_cast<std::size_t>(column) * rows + static_cast<std::size_t>(row)] = number;
-  });
-  found.solutions = communicator.sum(std::move(found.solutions));
+  found.solutions = solved(matrix, pivots, right_sides, communicator);
   return found;
+}
+
+void expect_regular(double reciprocal_condition, int n, const char* other_ways) {
+  // Below that, rounding alone decides what solves the system: the bound of numpy.linalg.matrix_rank.
+  if (reciprocal_condition > n * std::numeric_limits<double>::epsilon()) return;
+  throw RunError(text("A + damping I is singular to rounding (its condition number is about ", 1 / reciprocal_condition,
+                      "), its solutions mean nothing: choose another --damping", other_ways ? ", or " : "",
+                      other_ways ? other_ways : ""));
 }
 
 DecompositionCost cost_of_dense_solve(std::int64_t n, int ranks, const BlasSpeed& speed) {

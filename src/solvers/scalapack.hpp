@@ -38,13 +38,19 @@ void pdgetrf_(const int* m, const int* n, double* a, const int* ia, const int* j
               int* info);
 void pdgetrs_(const char* trans, const int* n, const int* right_sides, const double* a, const int* ia, const int* ja,
               const int* of_a, const int* pivots, double* b, const int* ib, const int* jb, const int* of_b, int* info);
-void pdgecon_(const char* norm, const int* n, const double* a, const int* ia, const int* ja, const int* of_a,
-              const double* norm_of_a, double* reciprocal_condition, double* work, const int* lwork, int* iwork,
-              const int* liwork, int* info);
+void pdpotrf_(const char* half, const int* n, double* a, const int* ia, const int* ja, const int* of_a, int* info);
+void pdpotrs_(const char* half, const int* n, const int* right_sides, const double* a, const int* ia, const int* ja,
+              const int* of_a, double* b, const int* ib, const int* jb, const int* of_b, int* info);
+void pdpotri_(const char* half, const int* n, double* a, const int* ia, const int* ja, const int* of_a, int* info);
+void pdsyrk_(const char* half, const char* trans, const int* n, const int* k, const double* alpha, const double* a,
+             const int* ia, const int* ja, const int* of_a, const double* beta, double* c, const int* ic, const int* jc,
+             const int* of_c);
 double pdlange_(const char* norm, const int* m, const int* n, const double* a, const int* ia, const int* ja,
                 const int* of_a, double* work);
 
 void dsterf_(const int* n, double* d, double* e, int* info);
+void dsyev_(const char* job, const char* half, const int* n, double* a, const int* lda, double* w, double* work,
+            const int* lwork, int* info);
 void dstev_(const char* job, const int* n, double* d, double* e, double* z, const int* ldz, double* work, int* info);
 void dgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n, const int* k, const double* alpha,
             const double* a, const int* lda, const double* b, const int* ldb, const double* beta, double* c,

@@ -2,31 +2,66 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "scalapack.hpp"
 
 namespace hessian_mpi::solvers {
+namespace {
+
+// Its rows come as double.
+matrix::MatrixShape shape_of_block(const std::vector<Rows>& ranges) {
+  std::int64_t n = 0;
+  for (const auto& range : ranges) n += range.count();
+  return {matrix::BlockGrid(n, n * static_cast<std::int64_t>(sizeof(double))), n, Precision::float64};
+}
+
+}  // namespace
 
 SymmetricOperator::SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
                                      std::uint64_t memory, const ranks::Communicator& communicator)
-    : matrix_(matrix),
+    : SymmetricOperator(path, matrix, {}, memory, communicator) {}
+
+SymmetricOperator::SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
+                                     const std::vector<Rows>& ranges, std::uint64_t memory,
+                                     const ranks::Communicator& communicator)
+    : matrix_(ranges.empty() ? matrix : shape_of_block(ranges)),
       communicator_(communicator),
-      own_(file::rows_of_rank(matrix, communicator.rank(), communicator.size())),
-      stream_(communicator.together([&] { return file::RowStream(path, matrix, file::slabs_of(own_, matrix)); })) {
-  const auto bytes = static_cast<std::uint64_t>(own_.count() * matrix.bytes_of_row());
+      own_(file::rows_of_rank(matrix_, communicator.rank(), communicator.size())),
+      ranges_(ranges) {
+  communicator.together([&] {
+    if (ranges.empty()) {
+      stream_.emplace(path, matrix_, file::slabs_of(own_, matrix_));
+    } else {
+      reader_.emplace(path);
+    }
+  });
+  const auto bytes = static_cast<std::uint64_t>(own_.count() * matrix_.bytes_of_row());
   in_memory_ = communicator.max(std::int64_t{bytes > memory}) == 0;
   if (!in_memory_) return;
   communicator.together([&] {
     rows_.reserve(bytes);
-    stream_.each([&](const file::Slab& slab) { rows_.insert(rows_.end(), slab.bytes, slab.bytes + slab.size()); });
+    each_stored_slab([&](const file::Slab& slab) { rows_.insert(rows_.end(), slab.bytes, slab.bytes + slab.size()); });
   });
+}
+
+void SymmetricOperator::each_stored_slab(const std::function<void(const file::Slab&)>& visit) {
+  if (stream_) {
+    stream_->each(visit);
+    return;
+  }
+  for (const auto& rows : file::slabs_of(own_, matrix_)) {
+    const auto numbers = reader_->rows_of_block(ranges_, rows);
+    visit({rows, matrix_.columns, matrix_.storage, reinterpret_cast<const char*>(numbers.data())});
+  }
 }
 
 void SymmetricOperator::each_slab(const std::function<void(const file::Slab&)>& visit) {
   if (!in_memory_) {
-    stream_.each(visit);
+    each_stored_slab(visit);
     return;
   }
   const auto* bytes = rows_.data();
@@ -82,6 +117,30 @@ void SymmetricOperator::multiply(const double* own, std::int64_t count, double* 
       }
     }
   });
+}
+
+SymmetricOperator::Sums SymmetricOperator::sums() {
+  ++passes_;
+  auto own = communicator_.together([&] {
+    long double squares = 0;  // differences of such sums are looked at
+    double trace = 0;
+    each_slab([&](const file::Slab& slab) {
+      file::with_numbers(slab, [&](const auto* numbers) {
+        for (std::int64_t i = 0; i < slab.rows.count(); ++i) {
+          const auto* row = numbers + i * slab.columns;
+          squares += std::inner_product(row, row + slab.columns, row, 0.0, std::plus<>(),
+                                        [](double x, double y) { return x * y; });
+          trace += static_cast<double>(row[slab.rows.begin + i]);
+        }
+      });
+    });
+    return std::vector<double>{static_cast<double>(squares), trace};
+  });
+  own = communicator_.sum(std::move(own));
+  if (!std::isfinite(own[0])) {
+    communicator_.together([] { throw RunError("H has NaN or infinity, or numbers whose squares overflow"); });
+  }
+  return {own[0], own[1]};
 }
 
 }  // namespace hessian_mpi::solvers

@@ -16,11 +16,11 @@ def xxh3(data: bytes) -> int:
     return _xxhash.XXH3_64bits(data, len(data))
 
 
-def write_blocks(file: h5py.File, matrix: np.ndarray, first_row: int, on_disk: np.ndarray) -> None:
+def write_blocks(file: h5py.File, matrix: list[np.ndarray], first_row: int, on_disk: np.ndarray) -> None:
     """A block for each row, as small matrices have them."""
     begin = np.arange(first_row, first_row + len(matrix))
     checksums = np.array([xxh3(row.tobytes()) for row in matrix], dtype=np.uint64)
-    largest = np.abs(matrix).max(axis=1).astype(np.float64)
+    largest = np.array([np.abs(row).max() for row in matrix], dtype=np.float64)
     marks = [
         xxh3(np.array([b, b + 1], dtype=np.int64).tobytes() + c.tobytes() + x.tobytes())
         for b, c, x in zip(begin, checksums, largest)
@@ -41,8 +41,9 @@ def write(
     first_row: int = 0,
     on_disk: np.ndarray | None = None,
     attributes: dict | None = None,
+    diagonal_blocks: bool = False,
 ) -> None:
-    """shapes: of the parameters, by name. matrix: the rows from first_row on. on_disk: for each of them, whether it is."""
+    """diagonal_blocks: those alone. shapes: of the parameters, by name. matrix: the rows from first_row on. on_disk: for each of them, whether it is."""
     rows, n = matrix.shape
     shapes = shapes or {"weight": (n - 1,), "bias": (1,)}
     sizes = np.array([int(np.prod(shape)) for shape in shapes.values()])
@@ -61,4 +62,12 @@ def write(
         file["parameters/shape"] = np.array([[*shape] + [0] * (widest - len(shape)) for shape in shapes.values()])
         file["parameters/value"] = np.zeros(n, matrix.dtype)
         file["gradient"] = np.zeros(n, matrix.dtype) if gradient is None else gradient.astype(matrix.dtype)
-        write_blocks(file, matrix, first_row, np.ones(rows, bool) if on_disk is None else on_disk)
+        stored = list(matrix)
+        if diagonal_blocks:
+            del file["hessian"]
+            file.attrs["entries"] = "diagonal_blocks"
+            ends = np.cumsum(sizes)
+            for name, begin, end in zip(shapes, ends - sizes, ends):
+                file[f"hessian/{name}"] = matrix[begin:end, begin:end]
+                stored[begin:end] = matrix[begin:end, begin:end]
+        write_blocks(file, stored, first_row, np.ones(rows, bool) if on_disk is None else on_disk)

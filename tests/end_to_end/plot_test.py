@@ -565,6 +565,138 @@ class Spectra(Case):
         self.assertIn("nothing to draw", self.run_program(self.file, "--spectrum", code=2)[1])
 
 
+class Checkpoints(Case):
+    STEPS = (20, 0, 100)  # as a shell's * may have them: not in order
+
+    def setUp(self):
+        super().setUp()
+        random = np.random.default_rng(2)
+        self.matrices, self.files = [], []
+        for k, step in enumerate(self.STEPS):
+            half = random.standard_normal((197, 30 + k))
+            matrix = half @ half.T - 3 * np.diag(random.random(197))
+            self.matrices.append(matrix)
+            self.files.append(self.folder / f"run7-step{step}.h5")
+            write(self.files[-1], matrix, LAYERS)
+            self.write_spectrum(self.files[-1].with_suffix(".spectrum.h5"), matrix)
+
+    def write_spectrum(self, path, matrix, low=0.0):
+        values = np.linalg.eigvalsh(matrix)
+        with h5py.File(path, "w") as file:
+            file.attrs.update(format="hessian_mpi spectrum", format_version=1, N=len(values))
+            file.create_group("hessian").attrs["dtype"] = "float64"
+            file["eigenvalues"] = values
+            file["eigenvalues"].attrs["error_bound"] = low
+
+    def drawn(self, *arguments):
+        """The axes by their labels."""
+        with unittest.mock.patch.object(hessian_plot.Figure, "savefig", autospec=True) as saved:
+            self.run_program(*self.files, *arguments, "-o", self.folder / "training.png")
+        figure = saved.call_args[0][0]
+        hessian_plot.FigureCanvasAgg(figure).draw()
+        return figure, {axes.get_ylabel(): axes for axes in figure.axes}
+
+    def test_show_what_becomes_of_the_spectrum(self):
+        figure, axes = self.drawn("--spectrum")
+        order = np.argsort(self.STEPS)
+        spectra = [np.linalg.eigvalsh(self.matrices[k]) for k in order]
+        for label, expected in (("negative", [(values < -1e-10).sum() for values in spectra]), ("trace", [values.sum() for values in spectra])):
+            steps, shown = axes[label].lines[0].get_data()
+            np.testing.assert_array_equal(steps, [0, 20, 100])
+            np.testing.assert_allclose(shown, expected, rtol=1e-12)
+        ends = [line.get_ydata() for line in axes["eigenvalue"].lines]
+        np.testing.assert_allclose(ends, [[values[-1] for values in spectra], [values[0] for values in spectra]])
+        ranks = axes["eigenvalue $λ_k$"].lines
+        for values, positive, negative in zip(spectra, ranks[::2], ranks[1::2]):
+            np.testing.assert_allclose(positive.get_ydata(), values[values > 1e-10][::-1])
+            np.testing.assert_allclose(negative.get_ydata(), -values[values < -1e-10])
+        self.assertIn("steps 0 to 100", self.text_of(figure))
+        drawn = figure.get_tightbbox()
+        self.assertGreaterEqual(min(drawn.x0, drawn.y0), 0)
+        np.testing.assert_array_less([drawn.x1, drawn.y1], figure.get_size_inches())
+
+    def text_of(self, figure):
+        return " ".join(text.get_text() for text in figure.texts)
+
+    def test_have_the_steps_that_are_given(self):
+        axes = self.drawn("--steps", "3", "1", "2")[1]
+        np.testing.assert_array_equal(axes["trace"].lines[0].get_xdata(), [1, 2, 3])
+        np.testing.assert_allclose(axes["trace"].lines[0].get_ydata(), [np.trace(self.matrices[k]) for k in (1, 2, 0)])
+
+    def test_count_no_eigenvalue_within_the_bound_of_a_low_rank(self):
+        for file, matrix in zip(self.files, self.matrices):
+            self.write_spectrum(file.with_suffix(".spectrum.h5"), matrix, low=1.5)
+        shown = self.drawn()[1]["negative"].lines[0].get_ydata()
+        np.testing.assert_array_equal(shown, [(np.linalg.eigvalsh(self.matrices[k]) < -1.5).sum() for k in (1, 0, 2)])
+
+    def test_have_norms_by_parameter_and_step_in_files_of_every_kind(self):
+        inside = np.cumsum([0, *LAYERS.values()])
+        expected = [[np.linalg.norm(self.matrices[k][a:b, a:b]) for k in (1, 0, 2)] for a, b in zip(inside, inside[1:])]
+        for blocks_alone in (False, True):
+            if blocks_alone:
+                for path, matrix in zip(self.files, self.matrices):
+                    with h5py.File(path, "a") as file:
+                        about = dict(file["hessian"].attrs)
+                        del file["hessian"]
+                        file.create_group("hessian").attrs.update(about)
+                        for name, a, b in zip(LAYERS, inside, inside[1:]):
+                            file[f"hessian/{name}"] = matrix[a:b, a:b]
+            figure = self.drawn("--norms")[0]
+            np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected, rtol=1e-6)
+            self.assertEqual([label.get_text() for label in figure.axes[0].get_yticklabels()], list(LAYERS))
+
+    def test_are_drawn_in_the_format_that_is_named(self):
+        for name, begin in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
+            self.run_program(*self.files, "--norms", "--spectrum", "--format", name)
+            self.assertTrue(self.files[0].with_suffix(f".{name}").read_bytes().startswith(begin))
+        self.run_program(self.files[0], "--format", "pdf", "-o", self.folder / "map")
+        self.assertTrue((self.folder / "map.pdf").read_bytes().startswith(b"%PDF"))
+
+    def test_refuse_what_is_of_one_file(self):
+        for options, words in (
+            (["--map"], "--map is of one file"), (["--steps", "1", "2"], "2 numbers for 3 files"),
+            (["--format", "pdf", "-o", "x.svg"], "name one format"), (["--spectrum-file", "x.h5"], "of one file"),
+        ):
+            self.assertIn(words, self.run_program(*self.files, *options, code=2)[1])
+        self.assertIn("of several files", self.run_program(self.files[0], "--steps", "1", code=2)[1])
+        self.files[1].with_suffix(".spectrum.h5").unlink()
+        self.assertIn("hessian_spectrum", self.run_program(*self.files, code=2)[1])
+
+
+class Colours(Case):
+    # What is left of linear red, green and blue for eyes without one kind of cones: Machado, Oliveira, Fernandes 2009.
+    BLIND = {
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+
+    def lab(self, colour, eyes):
+        """CIE L*a*b* of what such eyes see."""
+        red, green, blue = matplotlib_rgb(colour)
+        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)])
+        seen = np.clip(np.array(self.BLIND[eyes]) @ linear, 0, 1)
+        xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen / [0.9505, 1, 1.089]
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    def test_are_told_apart_by_colour_blind_readers(self):
+        together = [hessian_plot.RED, hessian_plot.BLUE, hessian_plot.ORANGE, "black", "white"]
+        for eyes in self.BLIND:
+            for k, colour in enumerate(together):
+                for other in together[:k]:
+                    self.assertGreater(np.linalg.norm(self.lab(colour, eyes) - self.lab(other, eyes)), 20, (eyes, colour, other))
+
+    def test_of_steps_grow_lighter(self):
+        for eyes in self.BLIND:
+            lightness = [self.lab(colour, eyes)[0] for colour in hessian_plot.matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 10))]
+            self.assertGreater(np.diff(lightness).min(), 2)
+
+
+def matplotlib_rgb(colour):
+    return hessian_plot.matplotlib.colors.to_rgb(colour)
+
+
 class Packages(Case):
     """-S: a Python without packages."""
 

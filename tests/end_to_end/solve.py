@@ -7,6 +7,7 @@ LAUNCH is mpirun with its options but for the number of ranks.
 """
 
 import pathlib
+import re
 import subprocess
 
 import fabricated_file
@@ -45,17 +46,36 @@ class Case:
 
 
 def test_newton_step(case: Case) -> None:
-    for ranks in (1, 2, 3):
-        with case.result(ranks, "--damping", "0.3") as file:
-            damped = case.matrix + 0.3 * np.eye(N)
+    for ranks, damping, method in ((3, 40, "dense"), (3, 0.3, "dense"), (2, 40, "cg")):
+        with case.result(ranks, "--damping", str(damping), "--method", method, "--tolerance", "1e-12") as file:
+            damped = case.matrix + damping * np.eye(N)
             step = np.linalg.solve(damped, -case.gradient)
             np.testing.assert_allclose(file["solution"][:], step[None], rtol=1e-8, atol=1e-9)
             np.testing.assert_allclose(file["rhs"][:], -case.gradient[None])
             change = case.gradient @ step + 0.5 * step @ case.matrix @ step
-            np.testing.assert_allclose(file["solution"].attrs["predicted_change"], change, rtol=1e-6)
+            assert file["solution"].attrs["positive_definite"] == (damping == 40)
+            assert ("predicted_change" in file["solution"].attrs) == (damping == 40)
+            if damping == 40:
+                np.testing.assert_allclose(file["solution"].attrs["predicted_change"], change, rtol=1e-6)
             assert file.attrs["format"] == "hessian_mpi solution"
             assert file.attrs["checks"] == "passed"
             assert file["hessian"].attrs["model"] == "net.pt"
+
+
+def test_a_step_that_is_none_is_called_so(case: Case) -> None:
+    values = np.linalg.eigvalsh(case.matrix)
+    for ranks, damping, method in ((4, -values[0] - 1e-3, "dense"), (1, 0.3, "minres")):
+        finished = case.run(ranks, "h.h5", "--damping", repr(float(damping)), "--method", method, "--overwrite")
+        assert finished.returncode == 0 and "predicted change" not in finished.stdout, finished
+        assert "NOT towards a minimum" in finished.stdout, finished
+        needed = float(re.search(r"--damping (\S+) or more makes it positive definite", finished.stdout)[1])
+        assert -values[0] <= needed <= -values[0] * 1.01, (needed, values[0])
+        with h5py.File(case.folder / "h.solution.h5") as file:
+            about = file["solution"].attrs
+            np.testing.assert_allclose(about["smallest_eigenvalue"], values[0] + damping, atol=1e-7 * abs(values[0]))
+            assert about["positive_definite"] == 0 and "predicted_change" not in about
+            counted = (values + damping < 0).sum()
+            assert method == "minres" or (about["negative_eigenvalues"] == counted and f"has {counted} of 120" in finished.stdout)
 
 
 def test_right_sides_of_a_file_by_every_method(case: Case) -> None:
@@ -77,6 +97,40 @@ def test_right_sides_of_every_kind_of_file(case: Case) -> None:
         with case.result(2, "--rhs", name, "--method", "dense") as file:
             np.testing.assert_array_equal(file["rhs"][:], sides)
             np.testing.assert_allclose(file["solution"][:] @ case.matrix, sides, atol=1e-9)
+
+
+def test_newton_with_diagonal_blocks(case: Case) -> None:
+    random = np.random.default_rng(4)
+    n, shapes = 320, {"a": (5,), "big": (30, 10), "b": (15,)}
+    stored = random.standard_normal((n, n))
+    matrix, gradient = (stored + stored.T) / 2, random.standard_normal(n)
+    for ranks, damping, one_file, names in ((3, 60, True, []), (2, 0.3, False, ["a,b", "big"]), (1, 60, False, ["big"])):
+        fabricated_file.write(case.folder / "h.h5", stored, gradient, shapes=shapes, diagonal_blocks=one_file)
+        groups = [np.r_[:5], np.r_[5:305], np.r_[305:320]] if one_file else [np.r_[5:305]] + [np.r_[:5, 305:320]] * (len(names) - 1)
+        kept = np.zeros((n, n))
+        for group in groups:
+            kept[np.ix_(group, group)] = matrix[np.ix_(group, group)]
+        inside = np.concatenate(groups)
+        step = np.zeros(n)
+        step[inside] = np.linalg.solve(kept[np.ix_(inside, inside)] + damping * np.eye(len(inside)), -gradient[inside])
+        with case.result(ranks, "--damping", str(damping), *(["--block", *names] if names else [])) as file:
+            np.testing.assert_allclose(file["solution"][0], step, atol=1e-9)
+            about = file["solution"].attrs
+            values = np.linalg.eigvalsh(kept[np.ix_(inside, inside)]) + damping
+            assert about["positive_definite"] == (damping == 60)
+            assert about["blocks"].split("\n") == (names or list(shapes))
+            if damping == 60:
+                np.testing.assert_allclose(about["predicted_change"], gradient @ step + 0.5 * step @ kept @ step, rtol=1e-9)
+            else:
+                np.testing.assert_allclose(about["smallest_eigenvalue"], values[0], rtol=1e-9)
+                assert about["negative_eigenvalues"] == (values < 0).sum()
+    for options, words in [
+        (["--block", "a", "*"], "a parameter is in two blocks"),
+        (["--block", "a", "--method", "cg"], "by --method dense alone"),
+        (["--block", "a", "--logdet"], "of a whole matrix"),
+    ]:
+        finished = case.run(1, "h.h5", *options)
+        assert finished.returncode == 2 and words in finished.stderr, (options, finished)
 
 
 def test_what_cannot_be_solved(case: Case) -> None:

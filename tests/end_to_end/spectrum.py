@@ -149,6 +149,78 @@ def test_both_ends_and_the_density(spectrum: Spectrum) -> None:
             assert "eigenvalues" not in file
 
 
+def test_a_low_rank_is_found_and_said(spectrum: Spectrum) -> None:
+    random = np.random.default_rng(6)
+    factor = random.standard_normal((300, 40))
+    low = (factor * np.concatenate([-np.logspace(-2, 0, 10), np.logspace(-2, 1, 30)])) @ factor.T
+    for ranks, dtype, tolerance in ((3, np.float64, 1e-6), (1, np.float32, 1e-5)):
+        stored = low.astype(dtype)
+        fabricated_file.write(spectrum.folder / "h.h5", stored)
+        expected = np.linalg.eigvalsh((stored.astype(np.float64) + stored.T) / 2)
+        with spectrum.result(ranks, "h.h5", "--low-rank", "yes") as file:
+            values, about = file["eigenvalues"], file["eigenvalues"].attrs
+            assert about["solver"] == "block Lanczos" and about["rank"] == 40
+            assert about["error_bound"] <= tolerance * np.linalg.norm(stored)
+            assert np.linalg.norm(values[:] - expected) <= about["error_bound"]
+    fabricated_file.write(spectrum.folder / "h.h5", low + 1e-3 * np.eye(300))
+    finished = spectrum.run(1, "h.h5", "--low-rank", "yes", "--overwrite")
+    assert finished.returncode == 0 and "low rank    no:" in finished.stdout, finished
+    with h5py.File(spectrum.folder / "h.spectrum.h5") as file:
+        assert file["eigenvalues"].attrs["solver"].startswith("ScaLAPACK") and "rank" not in file["eigenvalues"].attrs
+        np.testing.assert_allclose(file["eigenvalues"][:], np.linalg.eigvalsh(low + 1e-3 * np.eye(300)), atol=1e-10)
+    assert "low rank" not in spectrum.run(1, "h.h5", "--plan").stdout  # small: not tried unasked
+    for options, words in ((["--low-rank", "maybe"], "auto, yes or no"), (["--low-rank", "yes", "--vectors"], "without --vectors")):
+        finished = spectrum.run(1, "h.h5", *options, "--overwrite")
+        assert finished.returncode == 2 and words in finished.stderr, finished
+
+
+SHAPES = {"conv.weight": (70, 1, 3), "conv.bias": (5,), "none": (0,), "fc.weight": (7, 30), "fc.bias": (4,)}  # 429
+PLACES = {"conv.weight": np.r_[:210], "conv.bias": np.r_[210:215], "fc.weight": np.r_[215:425], "fc.bias": np.r_[425:429]}
+
+
+def expect_blocks(file: h5py.File, matrix: np.ndarray, names: list[str], vectors: bool) -> None:
+    assert file["blocks"].attrs["names"].split("\n") == names
+    for k, name in enumerate(names):
+        place = np.sort(np.concatenate([PLACES[part] for part in name.split(",")]))
+        block, group = matrix[np.ix_(place, place)], file[f"blocks/{k}"]
+        expected = np.linalg.eigvalsh(block)
+        assert group.attrs["name"] == name
+        np.testing.assert_allclose(group["eigenvalues"][:], expected, atol=1e-13 * abs(expected).max())
+        if vectors:
+            found = group["eigenvectors"][:]
+            np.testing.assert_allclose(found @ found.T, np.eye(len(place)), atol=1e-12)
+            np.testing.assert_allclose(found @ block, group["eigenvalues"][:][:, None] * found, atol=1e-12)
+        row = {column: file[f"blocks/{column}"][k] for column in ("size", "negative", "smallest", "largest", "trace", "frobenius_norm")}
+        assert row["size"] == len(place) and row["negative"] == (group["eigenvalues"][:] < 0).sum()
+        wanted = [expected[0], expected[-1], np.trace(block), np.linalg.norm(block)]
+        np.testing.assert_allclose([row[key] for key in ("smallest", "largest", "trace", "frobenius_norm")], wanted, atol=1e-12 * abs(expected).max())
+
+
+def test_blocks_of_a_whole_matrix_and_of_diagonal_blocks(spectrum: Spectrum) -> None:
+    stored = like_a_hessian(429)
+    matrix = (stored + stored.T) / 2
+    fabricated_file.write(spectrum.folder / "h.h5", stored, shapes=SHAPES)
+    together = "conv.weight,conv.bias,fc.bias"
+    with spectrum.result(3, "h.h5", "--vectors", "--block", together, "fc.*", "fc.weight,conv.bias") as file:
+        expect_blocks(file, matrix, [together, "fc.weight", "fc.bias", "conv.bias,fc.weight"], True)
+    fabricated_file.write(spectrum.folder / "h.h5", stored, shapes=SHAPES, diagonal_blocks=True)
+    with spectrum.result(2, "h.h5") as file:
+        expect_blocks(file, matrix, list(PLACES), False)
+    with spectrum.result(2, "h.h5", "--block", "fc.weight", "conv.weight", "--largest", "3", "--memory", "1") as file:
+        for k, name in enumerate(("fc.weight", "conv.weight")):
+            expected = np.linalg.eigvalsh(matrix[np.ix_(PLACES[name], PLACES[name])])
+            np.testing.assert_allclose(file[f"blocks/{k}/largest/eigenvalues"][:], expected[::-1][:3], atol=1e-8 * expected[-1])
+    for options, words in [
+        (["--block", "fc.weight,fc.bias"], "the blocks of parameters with themselves alone"),
+        (["--block", "fc.bias", "conv2*"], "--block conv2*: no parameter has such a name"),
+        (["--block", "none"], "--block none: no parameter"),
+        (["--block", "fc.bias", "--largest", "5"], "block fc.bias: there are 4 eigenvalues, not 5"),
+    ]:
+        finished = spectrum.run(1, "h.h5", *options, "--output", "new.h5")
+        assert finished.returncode == 2 and words in finished.stderr, (options, finished)
+        assert not (spectrum.folder / "new.h5").exists()
+
+
 def test_what_makes_no_sense(spectrum: Spectrum) -> None:
     fabricated_file.write(spectrum.folder / "h.h5", like_a_hessian(20))
     for options, words in [

@@ -110,6 +110,16 @@ class Reading(unittest.TestCase):
                 with self.assertRaises(IndexError):
                     H.locate(outside)
 
+    def test_cuts_a_vector_into_tensors(self):
+        vector = np.arange(N) + 0.5
+        with opened() as H:
+            tensors = H.tensors(vector)
+            self.assertEqual(list(tensors), list(SHAPES))
+            for name, shape in SHAPES.items():
+                self.assert_same(tensors[name], vector[SLICES[name]].reshape(shape))
+            with self.assertRaisesRegex(ValueError, "has 66"):
+                H.tensors(vector[1:])
+
     def test_multiplies(self):
         random = np.random.default_rng(0)
         for file, shape in itertools.product(COMPLETE, [(N,), (N, 3)]):

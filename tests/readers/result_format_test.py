@@ -19,22 +19,32 @@ import fabricated_file
 N = 12
 # Program, options, and what rows of the tables say of such a file: the lengths of their letters, and their words.
 RUNS = (
-    ("spectrum", "", {}, "--all"),
-    ("spectrum", "--all --vectors", {}, "--all --vectors"),
+    ("spectrum", "", {}, "--all full"),
+    ("spectrum", "--low-rank yes", {}, "--all low"),
+    ("spectrum", "--all --vectors", {}, "--all --vectors full"),
     ("spectrum", "--largest 2 --smallest 2 --vectors", {"K": 2}, "--largest --smallest --vectors"),
     ("spectrum", "--largest 3", {"K": 3}, "--largest"),
     ("spectrum", "--density --probes 3 --steps 5", {"P": 3, "S": 5, "G": 1000}, "--density"),
-    ("solve", "--damping 1 --method dense", {"R": 1}, "dense newton"),
+    ("spectrum", "--block weight --all --largest 2", {"N": N - 1, "B": 1, "K": 2}, "--all --largest blocks full"),
+    ("solve", "--damping 9 --block weight", {"R": 1}, "dense newton definite blocks"),
+    ("solve", "--damping 1 --method dense", {"R": 1}, "dense newton indefinite"),
+    ("solve", "--damping 9 --method dense", {"R": 1}, "dense newton definite"),
+    ("solve", "--damping 1 --method minres", {"R": 1}, "minres newton indefinite"),
     ("solve", "--damping 1 --method minres --rhs rhs.h5:b", {"R": 2}, "minres"),
+    ("inverse", "--inverse diagonal --damping 9", {"M": N}, "--inverse factors"),
+    ("inverse", "--inverse bias --pseudo 0.1 --logdet", {"M": 1}, "--inverse parameters --pseudo"),
+    ("inverse", "--inverse all --damping 9 --sandwich f.h5 --scale 2", {"M": N}, "--inverse parameters factors --sandwich"),
     ("multiply", "--random 4", {"V": 4}, ""),
 )
-SECTION = {"spectrum": "Spectrum", "solve": "Solution", "multiply": "Product"}
+SECTION = {"spectrum": "Spectrum", "solve": "Solution", "inverse": "Inverse", "multiply": "Product"}
+
+PROGRAM = {"inverse": "solve"}
 
 
 def rows_of(section, heading):
-    """The rows of the section's table of that heading, as lists of cells."""
-    table = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", section, re.M)
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in (table[1] if table else "").splitlines()]
+    """The rows of the section's tables of that heading, as lists of cells."""
+    tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", section, re.M)
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for table in tables for line in table.splitlines()]
 
 
 def applies(words, here):
@@ -46,12 +56,13 @@ def check(file, section, common, lengths, here):
     listed = {path: [lengths[letter] for letter in shape.split(", ")]
               for path, shape, words, _ in rows_of(section, "path") if applies(words, here)}
     stored = {}
-    file.visititems(lambda path, item: stored.update({f"/{path}": item}) if isinstance(item, h5py.Dataset) else None)
+    place = lambda path: re.sub("^/blocks/0(?=/)", "", f"/{path}")  # those of a block as those of a whole matrix
+    file.visititems(lambda path, item: stored.update({place(path): item}) if isinstance(item, h5py.Dataset) else None)
     assert {path: list(item.shape) for path, item in stored.items()} == listed, (sorted(stored), listed)
     assert all(item.dtype == "<f8" for item in stored.values())
     wanted = {(thing, name) for thing, name, words, _ in rows_of(section, "attributes of") + common if applies(words, here)}
     found = {("/", name) for name in file.attrs}
-    file.visititems(lambda path, item: found.update((f"/{path}", name) for name in item.attrs if path != "hessian"))
+    file.visititems(lambda path, item: found.update((place(path), name) for name in item.attrs if path != "hessian"))
     assert found == wanted, found ^ wanted
 
 
@@ -67,32 +78,38 @@ def check_promises(file, matrix):
         grid = file["/density/grid"][:].reshape(-1, 1, 1)
         gaussians = np.exp(-0.5 * ((grid - at) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
         np.testing.assert_allclose((gaussians * weights).sum(2).mean(1), file["/density/density"][:], atol=1e-12)
-    if "/solution" in file:
+    if "/solution" in file and "blocks" not in file["/solution"].attrs:
         system = symmetric + file["/solution"].attrs["damping"] * np.eye(N)
         np.testing.assert_allclose(file["/solution"][:] @ system, file["/rhs"][:], atol=1e-6)
+    if "/inverse" in file and "sandwich" not in file.attrs and "pseudo" not in file.attrs:
+        system = symmetric * file.attrs["scale"] + file.attrs["damping"] * np.eye(N)
+        np.testing.assert_allclose(file["/inverse"][:] @ system, np.eye(N), atol=1e-9)
     if "/products" in file:
         np.testing.assert_allclose(file["/vectors"][:] @ matrix.T, file["/products"][:], atol=1e-12)
 
 
 document, programs, *launch = sys.argv[1:]
 sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", pathlib.Path(document).read_text(), re.M | re.S))
-common = rows_of(sections["Attributes of `/` in all three"], "attributes of")
+common = rows_of(sections["Attributes of `/` in all four"], "attributes of")
 assert common and all(rows_of(sections[name], "path") for name in SECTION.values())
 random = np.random.default_rng(3)
 matrix = random.standard_normal((N, N)) + 3 * np.eye(N)
 with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     fabricated_file.write(folder / "h.h5", matrix, gradient=random.standard_normal(N))
+    fabricated_file.write(folder / "f.h5", matrix @ matrix.T, attributes={"matrix": "fisher"})
+    fabricated_file.write(folder / "low.h5", np.outer(matrix[0], matrix[0]))
     with h5py.File(folder / "rhs.h5", "w") as file:
         file["b"] = random.standard_normal((2, N))
     for program, options, lengths, words in RUNS:
-        command = [*launch, "-n", "2", f"{programs}/hessian_{program}", "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
+        command = [*launch, "-n", "2", f"{programs}/hessian_{PROGRAM.get(program, program)}", "low.h5" if "--low-rank" in options else "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         with h5py.File(folder / "out.h5") as file:
             kind = SECTION[program].lower()
             assert (file.attrs["format"], file.attrs["format_version"]) == (f"hessian_mpi {kind}", 1)
             check(file, sections[SECTION[program]], common, {"N": N, **lengths}, {kind, *words.split()})
-            check_promises(file, matrix)
+            if "--low-rank" not in options:
+                check_promises(file, matrix)
             with h5py.File(folder / "h.h5") as source:
                 layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end")
                 origin = {name: value for name, value in source.attrs.items() if name not in layout}

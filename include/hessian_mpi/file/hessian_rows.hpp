@@ -54,6 +54,9 @@ class HessianReader {
   explicit HessianReader(const std::filesystem::path& path);
   /// The tile's numbers, row-major, converted to double. Of rows that have entries in these columns.
   std::vector<double> tile(const hdf5::Tile& tile) const;
+  /// Rows [rows.begin, rows.end) of the block that these ranges of rows and columns make, one after the other:
+  /// row-major.
+  std::vector<double> rows_of_block(const std::vector<Rows>& ranges, const Rows& rows) const;
   /// Bytes of some rows, of one piece of the matrix, as they lie in the file.
   std::vector<char> bytes(const Rows& rows, const matrix::MatrixShape& matrix) const;
   /// Some columns of some rows, of one piece of the matrix, as numbers of the storage type: [rows][columns].

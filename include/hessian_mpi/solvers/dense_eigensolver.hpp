@@ -20,6 +20,16 @@ std::vector<double> eigenvalues_of(DistributedMatrix& matrix, const ranks::Commu
 std::vector<double> eigenvalues_and_vectors_of(DistributedMatrix& matrix, DistributedMatrix& vectors,
                                                const ranks::Communicator& communicator);
 
+/// What a small matrix is made of, on each rank alone.
+struct SmallDecomposition {
+  SymmetricSums sums;           ///< of the matrix
+  std::vector<double> values;   ///< ascending
+  std::vector<double> vectors;  ///< row k: that of value k
+};
+/// Matrices of at most so many rows are left to one rank: they are done before ranks have talked.
+constexpr std::int64_t small_matrix = 200;
+/// Not collective. By LAPACK's dsyev. matrix: n x n numbers, of which the symmetric part is meant.
+SmallDecomposition decompose_small(const std::vector<double>& matrix, std::int64_t n);
 /// How far eigenvalues are from what the matrix says without them; relative, rounding alone gives about 1e-13.
 struct SpectrumErrors {
   double trace = 0;      ///< |sum of values - trace| / sum of |values|
@@ -35,6 +45,9 @@ struct VectorErrors {
 /// Collective. matrix: as before it was decomposed, its lower half counts. Takes a panel of memory, 64 columns wide.
 VectorErrors errors_of(const DistributedMatrix& matrix, const std::vector<double>& values,
                        const DistributedMatrix& vectors, const ranks::Communicator& communicator);
+
+/// Not collective. Of a small one.
+VectorErrors errors_of(const std::vector<double>& matrix, const SmallDecomposition& found);
 
 /// Above this, errors are not of rounding.
 constexpr double spectrum_tolerance = 1e-10;

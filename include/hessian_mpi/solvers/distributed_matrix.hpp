@@ -103,10 +103,29 @@ constexpr std::int64_t bytes_of_reading = 64 << 20;
 DistributedMatrix square_matrix(const ProcessGrid& grid, std::int64_t n);
 
 /// Collective. Reads A = (H + H^T) / 2: each rank reads contiguous rows, once, and hands them to their owners. matrix:
-/// of n rows, as square_matrix() makes it. advance: called with rows that this rank has read. Throws RunError where a
-/// number is not finite.
+/// of n rows, as square_matrix() makes it. advance: called with rows that this rank has read. ranges: of the rows and
+/// columns of a block, in its place; none: the whole matrix. Throws RunError where a number is not finite.
 SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, DistributedMatrix& matrix,
-                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance);
+                                  const ranks::Communicator& communicator, const std::function<void(double)>& advance,
+                                  const std::vector<Rows>& ranges = {});
+
+/// Collective. Makes the upper half of a square matrix the mirror image of the lower one.
+void fill_upper_half(DistributedMatrix& matrix);
+
+/// Collective. Vectors of as many numbers as the matrix has rows, one after the other, the same on all ranks, as the
+/// columns of a matrix that is spread as it is.
+DistributedMatrix spread(const std::vector<double>& vectors, const DistributedMatrix& like);
+
+/// Collective. All numbers of a matrix, column by column, on all ranks.
+std::vector<double> gathered(const DistributedMatrix& matrix, const ranks::Communicator& communicator);
+
+/// Collective. The product of a square matrix, both halves of which count, and vectors that all ranks have, one after
+/// the other; on all ranks.
+std::vector<double> product(const DistributedMatrix& matrix, const std::vector<double>& vectors,
+                            const ranks::Communicator& communicator);
+
+/// Collective. The rows and columns of these ranges, in their order, as a matrix of its own.
+DistributedMatrix principal_part(const DistributedMatrix& matrix, const std::vector<Rows>& ranges);
 
 /// Collective. Columns of a matrix by the ranks: visit gets those of this rank, some at a time, which lie one after the
 /// other: the first's number, how many (0 where there are none left for it), and the numbers. Called equally often on

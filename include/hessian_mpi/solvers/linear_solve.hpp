@@ -22,13 +22,17 @@ using RightSides = std::vector<double>;
 
 struct DenseSolution {
   std::vector<double> solutions;
-  double reciprocal_condition = 0;  ///< in the 1-norm, estimated
+  double reciprocal_condition = 0;  ///< estimated
 };
 
 /// Collective. LU factors, by ScaLAPACK. matrix: A whole (Half::both), destroyed. right_sides: the same on all ranks,
 /// as the solutions are. Throws RunError where A + damping I is singular, or is but for rounding.
 DenseSolution solve_dense(DistributedMatrix& matrix, double damping, const RightSides& right_sides,
                           const ranks::Communicator& communicator);
+
+/// Throws RunError where a matrix of n rows is singular to rounding, as its condition number says. other_ways: what the
+/// user may do beside --damping.
+void expect_regular(double reciprocal_condition, int n, const char* other_ways = nullptr);
 
 /// What solve_dense() takes.
 DecompositionCost cost_of_dense_solve(std::int64_t n, int ranks, const BlasSpeed& speed);

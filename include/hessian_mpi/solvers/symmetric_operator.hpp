@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <vector>
 
+#include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/file/row_stream.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
@@ -20,6 +22,10 @@ class SymmetricOperator {
   SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix, std::uint64_t memory,
                     const ranks::Communicator& communicator);
 
+  /// Collective. The same of the block that these ranges of rows and columns make; of the whole where there are none.
+  SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
+                    const std::vector<Rows>& ranges, std::uint64_t memory, const ranks::Communicator& communicator);
+
   std::int64_t size() const { return matrix_.columns; }
   const matrix::MatrixShape& shape() const { return matrix_; }
   /// The rows of this rank, and the elements that it has of every vector.
@@ -32,6 +38,14 @@ class SymmetricOperator {
   /// and RunError where a product is not finite, as where H is not.
   void multiply(const double* own, std::int64_t count, double* products);
 
+  /// Collective. Of H's numbers: those of A but for the part of H that is not symmetric, with which the squares add up
+  /// to more.
+  struct Sums {
+    double squares = 0;
+    double trace = 0;
+  };
+  Sums sums();
+
   /// How often the matrix was gone through.
   std::int64_t passes() const { return passes_; }
 
@@ -39,11 +53,14 @@ class SymmetricOperator {
   void add_slab(const file::Slab& slab, const double* whole, const double* own, std::int64_t count, double* by_rows,
                 double* by_columns);
   void each_slab(const std::function<void(const file::Slab&)>& visit);
+  void each_stored_slab(const std::function<void(const file::Slab&)>& visit);
 
   matrix::MatrixShape matrix_;
   const ranks::Communicator& communicator_;
   Rows own_;
-  file::RowStream stream_;
+  std::optional<file::RowStream> stream_;      // of a whole matrix
+  std::optional<file::HessianReader> reader_;  // of a block
+  std::vector<Rows> ranges_;                   // of it
   bool in_memory_;
   std::vector<char> rows_;         // all of this rank's, if in memory
   std::vector<double> as_double_;  // those of a slab
