@@ -10,7 +10,6 @@ import io
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -39,11 +38,6 @@ class Examples(unittest.TestCase):
             importlib.import_module(name).main(str(self.folder))
         return printed.getvalue()
 
-    def needs_whole(self) -> None:
-        """Inputs without a first dimension in common."""
-        if "--whole" not in subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout:
-            self.skipTest("this hessian_mpi has no --whole")
-
     def matrix(self) -> hessian_mpi.HessianFile:
         H = hessian_mpi.HessianFile(self.folder / "hessian.h5")
         self.addCleanup(H.close)
@@ -64,13 +58,11 @@ class Examples(unittest.TestCase):
         self.assertIn("transformer.wte.weight", self.matrix().names)
 
     def test_pinn(self) -> None:
-        self.needs_whole()
         printed = self.run_example("pinn")
         smallest = float(re.search(r"smallest eigenvalues \[\s*(\S+)", printed)[1])
         self.assertAlmostEqual(smallest, np.linalg.eigvalsh(np.asarray(self.matrix()))[0], places=6)
 
     def test_graph(self) -> None:
-        self.needs_whole()
         self.assertIn("(24, 12)", self.run_example("graph"))
         self.assertEqual(self.matrix().N, 44)
 

@@ -91,10 +91,7 @@ class Matrix(Tests):
         H = self.hessian(self.network, (self.x, self.y), loss, check=0, overwrite=True)
         self.assert_is(H, hessian(self.network, lambda model: loss(model(self.x), self.y)))
 
-
     def test_in_batches_beside_inputs_that_are_whole(self) -> None:
-        self.needs("--whole")
-
         def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             x = batch["x"].requires_grad_()
             slope, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
@@ -105,8 +102,6 @@ class Matrix(Tests):
         self.assert_is(H, hessian(self.network, lambda model: loss(model, {key: x.clone() for key, x in batch.items()})))
 
     def test_of_losses_of_several_outputs(self) -> None:
-        self.needs("gaussian_nll")
-
         class Gaussian(nn.Module):
             def __init__(self, linear: nn.Module):
                 super().__init__()
@@ -119,10 +114,6 @@ class Matrix(Tests):
         network, target = Gaussian(self.network), torch.randn(10)
         H = self.hessian(network, (self.x, target), "gaussian_nll", loss_options={"full": True}, batch_size=4)
         self.assert_is(H, hessian(network, lambda model: F.gaussian_nll_loss(model(self.x)[0], target, model(self.x)[1], full=True)))
-
-    def needs(self, word: str) -> None:
-        if word not in subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout:
-            self.skipTest(f"this hessian_mpi has no {word}")
 
 
 class Errors(Tests):
