@@ -13,6 +13,9 @@
 
 namespace hessian_mpi::layers {
 
+/// Of a matrix J^T A J everything is as if the network were linear where it is: second derivatives are those by way of
+/// its outputs y, J_z^T A J_z for intermediates z, and inputs do not depend on outputs. The deltas are then those of
+/// some cotangent of y.
 class LayerGraph {
  public:
   /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them.
@@ -41,11 +44,14 @@ class LayerGraph {
 
  private:
   bool delta_depends(std::size_t c) const;
+  bool input_depends(std::size_t c) const;
+  torch::Tensor times_a(const torch::autograd::edge_list& deltas, const std::vector<torch::Tensor>& cotangents) const;
   std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
                                          const std::vector<torch::Tensor>& cotangents,
                                          const std::vector<std::size_t>& targets) const;
 
   CapturedForward forward_;
+  torch::Tensor cotangent_;           // of y
   std::vector<torch::Tensor> delta_;  // with their graph
   std::vector<torch::Tensor> gradient_;
 };

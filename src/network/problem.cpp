@@ -178,7 +178,8 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       reduction_(settings.reduction),
       seed_(settings.seed),
       batch_size_(std::min(settings.batch_size.value_or(data.samples()), data.samples())),
-      device_(settings.device) {
+      device_(settings.device),
+      matrix_(settings.matrix) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
   data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
   infinities_ = infinities_in(data_);
@@ -246,17 +247,19 @@ LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   });
 }
 
-BatchOutput Problem::output(std::int64_t b) const {
+BatchOutput Problem::output(std::int64_t b, std::int64_t copies) const {
   if (model_computes_loss_) {
     throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
   }
   const Rows samples = samples_in(b);
-  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end), b); });
+  return on_batch(*this, samples, infinities_,
+                  [&] { return run(data_.batch(samples.begin, samples.end).repeated(copies), b); });
 }
 
-double Problem::terms(const BatchOutput& output) const {
+double Problem::terms(const BatchOutput& output, std::int64_t copies) const {
   if (reduction_ == Reduction::sum) return 1;
-  return count_ ? *count_ : loss_(output.value, output.targets, output.samples).count;
+  if (count_) return *count_;
+  return loss_(output.value, output.targets, output.samples).count / static_cast<double>(copies);
 }
 
 torch::Tensor Problem::loss_of(const BatchOutput& output, double terms) const {

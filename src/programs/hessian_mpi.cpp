@@ -228,7 +228,7 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
   const double making_factors = watch.lap();
   auto figures =
       run::estimate(job.problem, job.plan, job.matrix, run::accumulation(job), memory.factors, *engine, folder, world);
-  if (run::outputs_of(job) > 0) figures.shared += making_factors * world.size();
+  if (job.jacobian) figures.shared += making_factors * world.size();
   const auto most = system::peak_memory() + memory.most;
   const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
   if (!world.is_root()) return;

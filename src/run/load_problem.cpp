@@ -11,7 +11,8 @@ namespace hessian_mpi::run {
 network::Problem load_problem(const Options& options, std::optional<Precision> precision, torch::Device device) {
   const network::ProblemSettings settings{
       options.loss,       options.reduction, options.mode,         options.batch_size, precision,
-      options.parameters, options.seed,      options.loss_options, options.l2,         device};
+      options.parameters, options.seed,      options.loss_options, options.l2,         device,
+      options.matrix};
   if (options.model) return {network::load_model(*options.model), network::load_data(*options.data), settings};
   auto example = network::make_example(options.seed);
   return {std::move(example.model), example.data, settings};

@@ -29,6 +29,7 @@ struct ProblemSettings {
   std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
   double l2 = 0;                              ///< lambda of the L2 term, not negative
   torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
+  Matrix matrix = Matrix::hessian;            ///< that second derivatives are taken for
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -53,6 +54,7 @@ class Problem {
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
   Precision precision() const { return precision_; }
   torch::Device device() const { return device_; }
+  Matrix matrix() const { return matrix_; }
   std::int64_t samples() const { return data_.samples(); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
@@ -77,11 +79,11 @@ class Problem {
   /// they can be differentiated again.
   std::vector<torch::Tensor> gradient(std::int64_t b, bool create_graph) const;
 
-  /// What the network returns for batch b, connected to the parameters. Throws InputError as loss() does, and where the
-  /// model computes the loss itself.
-  BatchOutput output(std::int64_t b) const;
+  /// What the network returns for batch b, connected to the parameters; copies: as loss() has them. Throws InputError
+  /// as loss() does, and where the model computes the loss itself.
+  BatchOutput output(std::int64_t b, std::int64_t copies = 1) const;
   /// How many terms the loss of the whole data set has, told by the output of one of its batches; 1 for a sum.
-  double terms(const BatchOutput& output) const;
+  double terms(const BatchOutput& output, std::int64_t copies = 1) const;
   /// The share of some samples in the loss of a data set with so many terms: a scalar.
   torch::Tensor loss_of(const BatchOutput& output, double terms) const;
   Reduction reduction() const { return reduction_; }
@@ -109,6 +111,7 @@ class Problem {
   std::int64_t batch_size_ = 0;
   Precision precision_ = Precision::float32;
   torch::Device device_;
+  Matrix matrix_;
   std::optional<double> count_;  ///< terms in the whole data set; absent until known
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;
