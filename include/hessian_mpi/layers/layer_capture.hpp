@@ -48,8 +48,8 @@ struct CapturedForward {
   std::vector<std::string> reasons;
 };
 
-/// Not collective. For the problem's matrix. A call has a parameter if that enters the loss there and nowhere else. copies: as Problem::loss has
-/// them. Throws what Problem::loss and output_map() throw.
+/// Not collective. For the problem's matrix. A call has a parameter if that enters the loss there and nowhere else.
+/// copies: as Problem::loss has them. Throws what Problem::loss and output_map() throw.
 CapturedForward capture_layers(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1);
 
 }  // namespace hessian_mpi::layers
