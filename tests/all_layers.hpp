@@ -10,6 +10,7 @@
 
 #include "hessian_mpi/engines/double_backward.hpp"
 #include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/layers/earlier_columns.hpp"
 #include "hessian_mpi/layers/layer_factors.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
@@ -27,7 +28,7 @@ class AllLayers final : public engines::Engine {
         memory_(memory),
         plan_(layers::plan_layers(problem, Method::layers)),
         world_(ranks::Communicator::world()),
-        unfactored_(problem) {}
+        unfactored_(make_unfactored(problem)) {}
   std::string name() const override { return "layers"; }
   std::int64_t rows_at_once() const override { return 1; }
   std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
@@ -45,11 +46,15 @@ class AllLayers final : public engines::Engine {
   }
 
  private:
+  static std::unique_ptr<engines::Engine> make_unfactored(const network::Problem& problem) {
+    if (problem.matrix() == Matrix::hessian) return std::make_unique<engines::DoubleBackward>(problem);
+    return std::make_unique<engines::JacobianRows>(problem, problem.matrix());
+  }
   std::size_t step_of(std::int64_t row) const { return plan_.parameters[problem_.index().locate(row).parameter].step; }
 
   // Each step is made whole, and noted for those after it.
   void prepare(Precision storage) {
-    engines_.push_back(&unfactored_);
+    engines_.push_back(unfactored_.get());
     std::vector<Rows> earlier;
     for (std::size_t s = 1; s < plan_.steps.size(); ++s) {
       for (const auto& run : rows_of(plan_, problem_.index(), s - 1)) append_in_order(run, earlier);
@@ -64,7 +69,7 @@ class AllLayers final : public engines::Engine {
         }
       }
       columns->exchange(world_);
-      factors_.push_back(std::make_unique<layers::LayerFactors>(problem_, plan_.steps[s], own, *columns, unfactored_,
+      factors_.push_back(std::make_unique<layers::LayerFactors>(problem_, plan_.steps[s], own, *columns, *unfactored_,
                                                                 problem_.precision(), memory_));
       engines_.push_back(factors_.back().get());
     }
@@ -78,7 +83,7 @@ class AllLayers final : public engines::Engine {
   std::uint64_t memory_;
   layers::LayerPlan plan_;
   ranks::Communicator world_;
-  engines::DoubleBackward unfactored_;
+  std::unique_ptr<engines::Engine> unfactored_;
   std::vector<std::unique_ptr<layers::EarlierColumns>> columns_;
   std::vector<std::unique_ptr<layers::LayerFactors>> factors_;
   std::vector<engines::Engine*> engines_;  // of each step

@@ -45,8 +45,8 @@ std::string figures(const ProgressState& state) {
   const double share = share_of_file(state);
   const double rate = state.seconds > 0 ? made / state.seconds : 0;
   const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
-  const std::string left =
-      state.fraction > 0 ? text_of_seconds(state.seconds / state.fraction * (1 - state.fraction)) + " left" : "";
+  const double work = state.work.value_or(state.fraction);
+  const std::string left = work > 0 ? text_of_seconds(state.seconds / work * (1 - work)) + " left" : "";
   return formatted("%3.0f %%  %.0f / %lld rows  %s rows/s  %s / %s  %s", 100 * share, std::floor(rows),
                    static_cast<long long>(state.rows), formatted(rate < 100 ? "%.3g" : "%.0f", rate).c_str(),
                    text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
@@ -96,13 +96,14 @@ bool is_on_terminal() {
 }
 
 Progress::Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes,
-                   std::int64_t share, std::ostream& out)
+                   std::int64_t share, std::ostream& out, std::optional<double> work)
     : style_(style),
       rows_(rows),
       present_(present),
       bytes_(bytes),
       share_(static_cast<double>(std::max<std::int64_t>(share, 1))),
       out_(out),
+      work_(work),
       start_(Clock::now()) {
   if (style_ == ProgressStyle::automatic) style_ = is_on_terminal() ? ProgressStyle::bar : ProgressStyle::plain;
   pause_ = style_ == ProgressStyle::bar ? pause_of_bar : first_pause_of_lines;
@@ -114,8 +115,9 @@ Progress::~Progress() {
   if (shown_ && style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
 }
 
-void Progress::advance(double rows) {
+void Progress::advance(double rows, double work) {
   done_ += rows;
+  work_done_ += work;
   if (style_ == ProgressStyle::none) return;
   const auto now = Clock::now();
   if (now >= next_) show(now);
@@ -124,13 +126,21 @@ void Progress::advance(double rows) {
 void Progress::finish() {
   if (style_ == ProgressStyle::none) return;
   done_ = share_;
+  work_done_ = work_.value_or(0);
   show(Clock::now());
   if (style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
   shown_ = false;
 }
 
 ProgressState Progress::state(Clock::time_point now) const {
-  return {std::min(1.0, done_ / share_), std::chrono::duration<double>(now - start_).count(), rows_, bytes_, present_};
+  std::optional<double> work;
+  if (work_ && *work_ > 0) work = std::min(1.0, work_done_ / *work_);
+  return {std::min(1.0, done_ / share_),
+          std::chrono::duration<double>(now - start_).count(),
+          rows_,
+          bytes_,
+          present_,
+          work};
 }
 
 void Progress::show(Clock::time_point now) {

@@ -63,20 +63,27 @@ std::vector<Tensor> in_shape_of(const std::vector<Tensor>& tensors, const Tensor
   return parts;
 }
 
+// The network's output with tensors of its own, which are leaves, in the place of those that have derivatives.
+network::BatchOutput detached(const network::BatchOutput& output, std::vector<Tensor>& leaves) {
+  network::BatchOutput copy = output;
+  copy.value = mapped(output.value, [&](const Tensor& tensor) {
+    if (!tensor.is_floating_point()) return tensor;
+    return leaves.emplace_back(tensor.detach().clone().requires_grad_());
+  });
+  return copy;
+}
+
 // The loss as a function of outputs alone, derived once, with its graph.
 struct LossOfOutputs {
   std::vector<Tensor> outputs;   // leaves
   std::vector<Tensor> gradient;  // by each
 };
 
-LossOfOutputs loss_of_outputs(const network::Problem& problem, const network::BatchOutput& of_network) {
+LossOfOutputs loss_of_outputs(const network::Problem& problem, const network::BatchOutput& of_network,
+                              std::int64_t copies) {
   LossOfOutputs loss;
-  network::BatchOutput detached = of_network;
-  detached.value = mapped(of_network.value, [&](const Tensor& tensor) {
-    if (!tensor.is_floating_point()) return tensor;
-    return loss.outputs.emplace_back(tensor.detach().clone().requires_grad_());
-  });
-  const Tensor value = problem.loss_of(detached, problem.terms(detached));
+  const auto output = detached(of_network, loss.outputs);
+  const Tensor value = problem.loss_of(output, problem.terms(output, copies));
   loss.gradient = torch::autograd::grad({value}, loss.outputs, {}, true, true, /*allow_unused=*/true);
   return loss;
 }
@@ -99,39 +106,63 @@ Tensor times_second_derivative(const LossOfOutputs& loss, const Tensor& x) {
   return flat(products);
 }
 
-OutputMap gauss_newton_map(const network::Problem& problem, const network::BatchOutput& output) {
+OutputMap gauss_newton_map(const network::Problem& problem, const network::BatchOutput& output, std::int64_t copies) {
   const auto outputs = outputs_in(output.value);
   if (outputs.empty()) throw InputError("the model returns no floating-point tensor: there are no outputs to derive");
-  return {flat(outputs),
-          [loss = loss_of_outputs(problem, output)](const Tensor& x) { return times_second_derivative(loss, x); }};
+  return {flat(outputs), [loss = loss_of_outputs(problem, output, copies)](const Tensor& x) {
+            return times_second_derivative(loss, x);
+          }};
 }
 
-c10::IValue sample_of(const c10::IValue& value, std::int64_t sample, std::int64_t samples) {
-  return mapped(value, [&](const Tensor& tensor) {
+// The value of each sample. Split at once: a backward pass then puts their derivatives together in one operation.
+std::vector<c10::IValue> samples_of(const c10::IValue& value, std::int64_t samples) {
+  std::vector<std::vector<Tensor>> parts;  // of each tensor
+  mapped(value, [&](const Tensor& tensor) {
     if (tensor.dim() == 0 || tensor.size(0) != samples) {
       throw InputError(text("--matrix fisher: the model returns a tensor of shape ", tensor.sizes(), " for ", samples,
                             " samples, so that it is not known which numbers are those of a sample"));
     }
-    return tensor.narrow(0, sample, 1);
+    parts.push_back(tensor.split(1));
+    return tensor;
   });
+  std::vector<c10::IValue> values;
+  for (std::size_t s = 0; s < static_cast<std::size_t>(samples); ++s) {
+    std::size_t next = 0;
+    values.push_back(mapped(value, [&](const Tensor&) { return parts[next++][s]; }));
+  }
+  return values;
 }
 
-OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput& output) {
-  const double terms = problem.terms(output);
+// The shares y are derived by the outputs once: a pass through the network then has no use for thousands of losses.
+// What follows has the value of y, and its derivatives.
+OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput& of_network, std::int64_t copies) {
+  std::vector<Tensor> leaves;
+  const auto output = detached(of_network, leaves);
+  const double terms = problem.terms(output, copies);
+  const auto values = samples_of(output.value, output.samples);
+  const auto targets = samples_of(output.targets, output.samples);
   std::vector<Tensor> shares;
-  for (std::int64_t s = 0; s < output.samples; ++s) {
-    const auto n = output.samples;
-    shares.push_back(problem.loss_of({sample_of(output.value, s, n), sample_of(output.targets, s, n), 1}, terms));
+  for (std::size_t s = 0; s < values.size(); ++s) shares.push_back(problem.loss_of({values[s], targets[s], 1}, terms));
+  const Tensor all = torch::stack(shares);
+  std::vector<Tensor> gradient(leaves.size());
+  if (all.requires_grad()) {
+    gradient = torch::autograd::grad({all}, leaves, {torch::ones_like(all)}, false, false, /*allow_unused=*/true);
+  }
+  Tensor y = all.detach();
+  const auto outputs = outputs_in(of_network.value);
+  for (std::size_t k = 0; k < leaves.size(); ++k) {
+    if (!gradient[k].defined()) continue;
+    y = y + ((outputs[k] - leaves[k].detach()) * gradient[k]).reshape({output.samples, -1}).sum(1);
   }
   const double weight = problem.reduction() == Reduction::mean ? static_cast<double>(problem.samples()) : 1;
-  return {torch::stack(shares), [weight](const Tensor& x) { return x * weight; }};
+  return {y, [weight](const Tensor& x) { return x * weight; }};
 }
 
 }  // namespace
 
-OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch) {
-  const auto output = problem.output(batch);
-  return matrix == Matrix::ggn ? gauss_newton_map(problem, output) : fisher_map(problem, output);
+OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch, std::int64_t copies) {
+  const auto output = problem.output(batch, copies);
+  return matrix == Matrix::ggn ? gauss_newton_map(problem, output, copies) : fisher_map(problem, output, copies);
 }
 
 }  // namespace hessian_mpi::engines

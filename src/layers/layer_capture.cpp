@@ -276,11 +276,11 @@ class LayerObserver {
 // For each function of the graph those that hand it a gradient, one for each edge.
 using Givers = std::unordered_map<const Node*, std::vector<const Node*>>;
 
-Givers givers_in(const torch::Tensor& loss) {
+Givers givers_in(const torch::Tensor& root) {
   Givers givers;
   std::unordered_set<const Node*> seen;
   std::vector<const Node*> open;
-  if (loss.grad_fn()) open.push_back(loss.grad_fn().get());
+  if (root.grad_fn()) open.push_back(root.grad_fn().get());
   while (!open.empty()) {
     const Node* node = open.back();
     open.pop_back();
@@ -331,10 +331,12 @@ CapturedForward capture_layers(const network::Problem& problem, std::int64_t bat
                         "it is no weight or bias of a linear layer, a convolution or an embedding");
   {
     LayerObserver observer(problem.parameters());
-    result.loss = problem.loss(batch, copies);
+    result.outputs = problem.matrix() == Matrix::hessian
+                         ? engines::OutputMap{problem.loss(batch, copies), {}}
+                         : engines::output_map(problem, problem.matrix(), batch, copies);
     result.calls = observer.take();
   }
-  const auto givers = givers_in(result.loss);
+  const auto givers = givers_in(result.outputs.y);
   for (auto& call : result.calls) {
     keep_if_alone(call.weight, call, problem, givers, result.reasons);
     keep_if_alone(call.bias, call, problem, givers, result.reasons);

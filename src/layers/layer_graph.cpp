@@ -41,9 +41,11 @@ LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std:
     outputs.push_back(call(c).input_edge);
   }
   std::vector<torch::Tensor> found(outputs.size());
-  if (forward_.loss.requires_grad()) {
-    found = backward({torch::autograd::impl::gradient_edge(forward_.loss)}, {at::ones_like(forward_.loss)}, outputs,
-                     /*create_graph=*/true);
+  const auto& y = forward_.outputs.y;
+  // Of J^T A J any one will do that is the same in all copies, and seldom one that derivatives are blind to.
+  cotangent_ = forward_.outputs.times ? (y.detach() + 1).requires_grad_() : at::ones_like(y);
+  if (y.requires_grad()) {
+    found = backward({torch::autograd::impl::gradient_edge(y)}, {cotangent_}, outputs, /*create_graph=*/true);
   }
   const auto calls = static_cast<std::ptrdiff_t>(forward_.calls.size());
   delta_.assign(found.begin(), found.begin() + calls);
@@ -71,12 +73,28 @@ bool LayerGraph::delta_depends(std::size_t c) const {
   return delta_[c].defined() && delta_[c].requires_grad() && !delta_[c].is_leaf();
 }
 
+bool LayerGraph::input_depends(std::size_t c) const {
+  return !forward_.outputs.times && call(c).input_edge.is_valid();
+}
+
+// A J_z v for cotangents v of deltas: J_z^T u is linear in the cotangent u of y, so that its derivative by u is J_z.
+torch::Tensor LayerGraph::times_a(const torch::autograd::edge_list& deltas,
+                                  const std::vector<torch::Tensor>& cotangents) const {
+  const auto found =
+      backward(deltas, cotangents, {torch::autograd::impl::gradient_edge(cotangent_)}, /*create_graph=*/false).front();
+  return found.defined() ? forward_.outputs.times(found) : at::zeros_like(cotangent_);
+}
+
 std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::edge_list& roots,
                                                    const std::vector<torch::Tensor>& cotangents,
                                                    const std::vector<std::size_t>& targets) const {
   if (roots.empty() || targets.empty()) return std::vector<torch::Tensor>(targets.size());
   torch::autograd::edge_list outputs;
   for (const auto m : targets) outputs.push_back(call(m).output_edge);
+  if (forward_.outputs.times) {
+    return backward({torch::autograd::impl::gradient_edge(forward_.outputs.y)}, {times_a(roots, cotangents)}, outputs,
+                    /*create_graph=*/false);
+  }
   return backward(roots, cotangents, outputs, /*create_graph=*/false);
 }
 
@@ -85,6 +103,10 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
                                                              const std::vector<std::size_t>& inputs) const {
   SecondDerivatives found{std::vector<torch::Tensor>(outputs.size()), std::vector<torch::Tensor>(inputs.size())};
   if (!delta_depends(c)) return found;
+  if (forward_.outputs.times) {  // the network is taken as linear
+    found.by_output = derivatives({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, outputs);
+    return found;
+  }
   torch::autograd::edge_list targets;
   for (const auto m : outputs) targets.push_back(call(m).output_edge);
   for (const auto m : inputs) {
@@ -103,7 +125,7 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
 
 std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                          const std::vector<std::size_t>& targets) const {
-  if (!call(c).input_edge.is_valid()) return std::vector<torch::Tensor>(targets.size());
+  if (!input_depends(c)) return std::vector<torch::Tensor>(targets.size());
   return derivatives({call(c).input_edge}, {cotangent}, targets);
 }
 
@@ -118,7 +140,7 @@ std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::siz
       roots.push_back(torch::autograd::impl::gradient_edge(delta_[calls[k]]));
       cotangents.push_back(of_delta[k]);
     }
-    if (call(calls[k]).input_edge.is_valid()) {
+    if (input_depends(calls[k])) {
       roots.push_back(call(calls[k]).input_edge);
       cotangents.push_back(of_input[k]);
     }

@@ -13,6 +13,9 @@
 
 namespace hessian_mpi::layers {
 
+/// Of a matrix J^T A J everything is as if the network were linear where it is: second derivatives are those by way of
+/// its outputs y, J_z^T A J_z for intermediates z, and inputs do not depend on outputs. The deltas are then those of
+/// some cotangent of y.
 class LayerGraph {
  public:
   /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them.
@@ -29,7 +32,7 @@ class LayerGraph {
   /// Whether second_derivatives() can find derivatives of a call's input, where the loss depends on that and it depends
   /// on anything.
   bool knows_input(std::size_t c) const {
-    return !call(c).input_edge.is_valid() || !input_gradient_[c].defined() || has_input_gradient(c);
+    return !input_depends(c) || !input_gradient_[c].defined() || has_input_gradient(c);
   }
 
   /// Of s = cotangent . dL/dz_c, in one pass; undefined where there is no dependence. cotangent: z_c's shape.
@@ -54,11 +57,14 @@ class LayerGraph {
  private:
   bool has_input_gradient(std::size_t c) const;
   bool delta_depends(std::size_t c) const;
+  bool input_depends(std::size_t c) const;
+  torch::Tensor times_a(const torch::autograd::edge_list& deltas, const std::vector<torch::Tensor>& cotangents) const;
   std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
                                          const std::vector<torch::Tensor>& cotangents,
                                          const std::vector<std::size_t>& targets) const;
 
   CapturedForward forward_;
+  torch::Tensor cotangent_;                    // of y
   std::vector<torch::Tensor> delta_;           // with their graph
   std::vector<torch::Tensor> input_gradient_;  // dL/da of calls, with its graph; undefined where a has no place there
   std::vector<torch::Tensor> gradient_;

@@ -209,7 +209,8 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       model_computes_loss_(model_computes(settings.loss)),
       reduction_(settings.reduction),
       seed_(settings.seed),
-      device_(settings.device) {
+      device_(settings.device),
+      matrix_(settings.matrix) {
   precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
   data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
   whole_ = whole_of(data_, model_->input_names(), settings);
@@ -322,27 +323,33 @@ BatchOutput Problem::run(const Data& on_host, std::int64_t b) const {
   return {model_->forward(arguments), value_of(batch.targets), batch.samples(whole_)};
 }
 
+Data Problem::copies_of(const Rows& samples, std::int64_t copies) const {
+  if (copies > 1 && std::count(whole_.begin(), whole_.end(), true) > 0) {
+    throw InputError("inputs that are whole have no copies");
+  }
+  return data_.batch(samples.begin, samples.end, whole_).repeated(copies);
+}
+
 LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   const Rows samples = samples_in(b);
   return on_batch(*this, samples, infinities_, [&] {
-    if (copies > 1 && std::count(whole_.begin(), whole_.end(), true) > 0)
-      throw InputError("inputs that are whole have no copies");
-    const auto output = run(data_.batch(samples.begin, samples.end, whole_).repeated(copies), b);
+    const auto output = run(copies_of(samples, copies), b);
     return loss_(output.value, output.targets, output.samples);
   });
 }
 
-BatchOutput Problem::output(std::int64_t b) const {
+BatchOutput Problem::output(std::int64_t b, std::int64_t copies) const {
   if (model_computes_loss_) {
     throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
   }
   const Rows samples = samples_in(b);
-  return on_batch(*this, samples, infinities_, [&] { return run(data_.batch(samples.begin, samples.end, whole_), b); });
+  return on_batch(*this, samples, infinities_, [&] { return run(copies_of(samples, copies), b); });
 }
 
-double Problem::terms(const BatchOutput& output) const {
+double Problem::terms(const BatchOutput& output, std::int64_t copies) const {
   if (reduction_ == Reduction::sum) return 1;
-  return count_ ? *count_ : loss_(output.value, output.targets, output.samples).count;
+  if (count_) return *count_;
+  return loss_(output.value, output.targets, output.samples).count / static_cast<double>(copies);
 }
 
 torch::Tensor Problem::loss_of(const BatchOutput& output, double terms) const {

@@ -214,9 +214,12 @@ cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedB
   const auto& grid = job.matrix.grid;
   std::int64_t missing = 0;
   std::int64_t own = 0;
+  double work = 0;
   for (const auto& share : shares) {
+    const auto blocks = share.of_rank(world.rank());
     missing += matrix::rows_in(grid, share.blocks);
-    own += matrix::rows_in(grid, share.of_rank(world.rank()));
+    own += matrix::rows_in(grid, blocks);
+    for (const auto b : blocks) work += layers::cost_of(job.plan, job.problem.index(), grid.block(b));
   }
   const auto rows = grid.part().count();
   return {world.is_root() ? job.options.progress : ProgressStyle::none,
@@ -224,7 +227,8 @@ cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedB
           rows - missing,
           static_cast<std::uint64_t>(job.matrix.bytes()),
           own,
-          std::cerr};
+          std::cerr,
+          work};
 }
 
 void warn_of_little_memory(std::uint64_t lacking, std::uint64_t memory, const ranks::Communicator& world) {
@@ -244,7 +248,7 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
   const double making_factors = watch.lap();
   auto figures =
       run::estimate(job.problem, job.plan, job.matrix, run::accumulation(job), memory.factors, *engine, folder, world);
-  if (run::outputs_of(job) > 0) figures.shared += making_factors * world.size();
+  if (job.jacobian) figures.shared += making_factors * world.size();
   const auto most = system::peak_memory() + memory.most;
   const auto memory_of_rank = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(most)));
   if (!world.is_root()) return;
@@ -268,8 +272,9 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     file::HessianWriter writer(checkpoint.file(), job.matrix, world);
     if (assembly.reads_back()) writer.keep_pages();
     auto progress = progress_of(job, assembly.shares(), world);
+    const auto cost = [&](const Rows& rows) { return layers::cost_of(job.plan, job.problem.index(), rows); };
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
-      return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once}, writer, checkpoint, stop, world,
+      return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once, cost}, writer, checkpoint, stop, world,
                            progress);
     };
     std::optional<ranks::AgreedError> stopped;

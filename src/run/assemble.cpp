@@ -86,9 +86,10 @@ struct Piece {
 class OwnBlocks {
  public:
   OwnBlocks(engines::Engine& engine, const matrix::MatrixShape& matrix, matrix::BlockList blocks,
-            std::int64_t blocks_at_once)
+            std::int64_t blocks_at_once, std::function<double(const Rows&)> cost)
       : engine_(engine),
         matrix_(matrix),
+        cost_(std::move(cost)),
         blocks_(std::move(blocks)),
         step_(blocks_worth_a_call(engine, matrix.grid)),
         most_(blocks_at_once) {
@@ -118,6 +119,7 @@ class OwnBlocks {
  private:
   engines::Engine& engine_;
   const matrix::MatrixShape& matrix_;
+  std::function<double(const Rows&)> cost_;
   matrix::BlockList blocks_;
   std::int64_t step_;
   std::int64_t most_;
@@ -148,8 +150,9 @@ void OwnBlocks::compute(std::int64_t count, const ranks::StopPoint& stop, cli::P
     const matrix::Blocks asked{next_.blocks.end, std::min(next_.blocks.end + step_, wanted.end)};
     const Rows rows = rows_of(matrix_.grid, asked);
     const auto place = [&](std::int64_t row) { return next_.numbers.get() + matrix_.bytes_of_rows({first_row, row}); };
+    const double cost_of_row = cost_ ? cost_(rows) / static_cast<double>(rows.count()) : 0;
     engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin),
-                    [&](double done) { progress.advance(done); });
+                    [&](double done) { progress.advance(done, done * cost_of_row); });
     for (auto b = asked.begin; b < asked.end; ++b) {
       const auto block = matrix_.grid.block(b);  // which is in the cache still
       next_.records.push_back(record_of(block, matrix_, place(block.begin), next_.nonfinite_rows));
@@ -315,7 +318,7 @@ Assembled assemble(engines::Engine& engine, const Assignment& assignment, file::
                    cli::Progress& progress) {
   auto own = communicator.together([&] {
     const auto share = assignment.blocks.of_rank(communicator.rank());
-    return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once);
+    return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once, assignment.cost);
   });
   return Assembly(own, writer, checkpoint, stop, communicator, progress).run();
 }

@@ -9,8 +9,8 @@
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/engines/double_backward.hpp"
-#include "hessian_mpi/engines/jacobian_factors.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
+#include "hessian_mpi/layers/jacobian_factors.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/run/assemble.hpp"
 
@@ -36,20 +36,26 @@ Rows rows_of_job(const Options& options, const matrix::BlockGrid& all) {
 }
 
 std::string text_of_method(const Job& job) {
-  if (outputs_of(job) == 0) return layers::text_of(job.plan);
-  return text("outputs: ", job.problem.index().size(), " rows from ", outputs_of(job),
-              " backward passes, one for each ", job.options.matrix == Matrix::ggn ? "output" : "sample");
+  if (!job.jacobian) return layers::text_of(job.plan);
+  const auto at_once = job.jacobian->outputs_of_sample * job.problem.batches();
+  const auto others = job.jacobian->passes - at_once;
+  const std::string line = text("outputs: ", job.problem.index().size(), " rows from ");
+  if (at_once == 0) return line + text(others, " backward passes, each for one output");
+  return line + text(at_once, " backward ", at_once == 1 ? "pass" : "passes", ", each for all samples at once",
+                     others == 0 ? "" : text(", and ", others, ", each for one output"));
+}
+
+// Whether products of J take less than the plan that the job has.
+bool is_worth_it(const layers::JacobianPlan& jacobian, const Job& job) {
+  const auto n = job.problem.index().size();
+  if (job.plan.factors_layers()) return jacobian.cost < layers::cost_of(job.plan, job.problem.index(), {0, n});
+  constexpr std::int64_t passes_of_row = 3;
+  return job.options.method == Method::layers || jacobian.passes <= passes_of_row * n * job.problem.batches();
 }
 
 std::string text_of_loss(const Options& options, const network::Problem& problem) {
   return text(options.loss, problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
               problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
-}
-
-UnfactoredRows unfactored_rows(const Options& options, const network::Problem& problem) {
-  const auto outputs = engines::outputs_to_factor(problem, options.matrix, options.method);
-  if (outputs == 0) return SingleRows{};
-  return RowsFromOutputs{outputs};
 }
 
 }  // namespace
@@ -64,18 +70,23 @@ matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem
 }
 
 Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix) {
-  const bool hessian = options.matrix == Matrix::hessian;
-  auto plan = layers::plan_layers(problem, hessian ? options.method : Method::rows, options.entries);
-  return {options, problem, std::move(matrix), std::move(plan), unfactored_rows(options, problem)};
+  // J of a Fisher matrix has one row for each sample: nothing takes less.
+  const bool by_layer = options.matrix != Matrix::fisher;
+  Job job{options,
+          problem,
+          std::move(matrix),
+          layers::plan_layers(problem, by_layer ? options.method : Method::rows, options.entries),
+          {}};
+  if (options.matrix == Matrix::hessian || options.method == Method::rows) return job;
+  auto jacobian = layers::plan_jacobian(problem, options.entries);
+  if (!is_worth_it(jacobian, job)) return job;
+  job.plan = layers::plan_layers(problem, Method::rows, options.entries);
+  job.jacobian = std::move(jacobian);
+  return job;
 }
 
 Precision accumulation(const Job& job) {
   return job.options.accumulate.value_or(job.problem.precision());
-}
-
-std::int64_t outputs_of(const Job& job) {
-  const auto* from_outputs = std::get_if<RowsFromOutputs>(&job.unfactored);
-  return from_outputs == nullptr ? 0 : from_outputs->outputs;
 }
 
 std::unique_ptr<engines::Engine> single_rows_engine(const Job& job) {
@@ -85,16 +96,16 @@ std::unique_ptr<engines::Engine> single_rows_engine(const Job& job) {
 
 std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job, const ranks::Communicator& world,
                                                         const std::function<void()>& between) {
-  if (std::holds_alternative<SingleRows>(job.unfactored)) return single_rows_engine(job);
-  return std::make_unique<engines::JacobianFactors>(job.problem, job.options.matrix, accumulation(job), world, between);
+  if (!job.jacobian) return single_rows_engine(job);
+  return std::make_unique<layers::JacobianFactors>(job.problem, *job.jacobian, accumulation(job), world, between);
 }
 
 std::string name_of_method(const Job& job) {
-  return outputs_of(job) > 0 ? "outputs" : job.plan.factors_layers() ? "layers" : "rows";
+  return job.jacobian ? "outputs" : job.plan.factors_layers() ? "layers" : "rows";
 }
 
 std::string lines_of_methods(const Job& job) {
-  if (outputs_of(job) == 0) return layers::lines_of(job.plan, job.problem.index());
+  if (!job.jacobian) return layers::lines_of(job.plan, job.problem.index());
   std::string lines;
   for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
   return lines;
@@ -114,9 +125,8 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           text_of_loss(options, problem),
           options.reduction,
           text_of_method(job),
-          options.method == Method::rows || options.matrix != Matrix::hessian
-              ? std::vector<std::string>()
-              : layers::text_of_reasons(job.plan, problem.index()),
+          options.method == Method::rows || job.jacobian ? std::vector<std::string>()
+                                                         : layers::text_of_reasons(job.plan, problem.index()),
           static_cast<std::int64_t>(problem.index().entries().size()),
           job.matrix,
           problem.precision(),
@@ -136,8 +146,8 @@ LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, eng
 
 Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
   const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto of_outputs = static_cast<std::uint64_t>(outputs_of(job) * job.problem.index().size());
-  const auto kept = (assembly.factors_layers() ? job.plan.bytes * wide : 0) + of_outputs * bytes_of(accumulation(job));
+  const auto kept =
+      (assembly.factors_layers() ? job.plan.bytes * wide : 0) + (job.jacobian ? job.jacobian->bytes * wide : 0);
   const auto rest = all > kept ? all - kept : 0;
   if (rest < all / 4) {
     throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,

@@ -58,7 +58,7 @@ nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   const ranks::StopPoint never(nobody, world);
   world.wait_for_all();  // who has loaded first would wait in the first exchange
   Stopwatch watch;
-  const auto unfactored = run::single_rows_engine(job);
+  const auto unfactored = run::unfactored_rows_engine(job, world, never);
   auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
   assembly.prepare({}, std::vector<file::BlockRecord>(static_cast<std::size_t>(matrix.grid.count())), memory_of_columns,
                    never);

@@ -38,6 +38,13 @@ TEST(ProgressLine, EstimatesTheTimeLeftFromTheRateSoFar) {
   EXPECT_TRUE(contains(progress_line({0.01, 3600, 1000, 4'000'000}), "99 h 00 min left"));
 }
 
+// Half of the rows, but a tenth of the work: what comes takes longer than what was.
+TEST(ProgressLine, EstimatesTheTimeLeftFromTheWorkWhereRowsDiffer) {
+  const auto line = progress_line({0.5, 60, 1000, 4'000'000, 0, 0.1});
+  EXPECT_TRUE(contains(line, "500 / 1000 rows")) << line;
+  EXPECT_TRUE(contains(line, "9 min 00 s left")) << line;
+}
+
 TEST(ProgressLine, EndsWithNothingLeft) {
   const auto line = progress_line({1, 20, 23365, 2'183'692'900});
   EXPECT_TRUE(contains(line, "100 %")) << line;

@@ -1,16 +1,11 @@
-// Gauss-Newton and Fisher matrices of a linear network, which can be written down, by both engines.
+// Gauss-Newton and Fisher matrices of a linear network, which can be written down, row by row.
 
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
-#include <cstring>
-
-#include "hessian_mpi/base/error.hpp"
-#include "hessian_mpi/engines/jacobian_factors.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/engines/output_map.hpp"
 #include "hessian_mpi/network/model.hpp"
-#include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::engines {
 namespace {
@@ -105,7 +100,6 @@ void expect_near(const Numbers& found, const Numbers& expected) {
 }
 
 TEST(Jacobian, MatricesOfALinearNetworkAreTheClosedForms) {
-  const auto world = ranks::Communicator::world();
   for (const auto reduction : {Reduction::mean, Reduction::sum}) {
     for (const std::int64_t batch_size : {1, 2, 5}) {
       const auto problem = problem_with(reduction, batch_size);
@@ -114,39 +108,9 @@ TEST(Jacobian, MatricesOfALinearNetworkAreTheClosedForms) {
         const auto expected = matrix == Matrix::ggn ? gauss_newton(reduction) : fisher(reduction);
         JacobianRows rows(problem, matrix);
         expect_near(all_rows(rows), expected);
-        JacobianFactors factors(problem, matrix, Precision::float64, world);
-        expect_near(all_rows(factors), expected);
       }
     }
   }
-}
-
-TEST(Jacobian, ARowDoesNotDependOnWhatIsAskedForBesideIt) {
-  const auto world = ranks::Communicator::world();
-  const auto problem = problem_with(Reduction::mean);
-  JacobianFactors factors(problem, Matrix::ggn, Precision::float64, world);
-  const auto whole = all_rows(factors);
-  Numbers one(n);
-  for (std::int64_t i = 0; i < n; ++i) {
-    factors.compute({i, i + 1}, {0, n}, Precision::float64, one.data(), [](double) {});
-    EXPECT_EQ(std::memcmp(one.data(), whole.data() + i * n, n * sizeof(double)), 0) << "row " << i;
-  }
-}
-
-TEST(Jacobian, PassesEndWhereTheCallerThrows) {
-  const auto world = ranks::Communicator::world();
-  const auto problem = problem_with(Reduction::mean);
-  const auto stop = [] { throw ranks::AgreedError(ExitCode::stopped, "asked to"); };
-  EXPECT_THROW(JacobianFactors(problem, Matrix::ggn, Precision::float64, world, stop), ranks::AgreedError);
-}
-
-TEST(Jacobian, OutputsAreFactoredWhereTheyAreFewerThanParameters) {
-  const auto problem = problem_with(Reduction::mean);
-  EXPECT_EQ(outputs_to_factor(problem, Matrix::fisher, Method::automatic), samples);
-  EXPECT_EQ(outputs_to_factor(problem, Matrix::ggn, Method::automatic), 0) << "10 outputs, 6 parameters";
-  EXPECT_EQ(outputs_to_factor(problem, Matrix::ggn, Method::layers), samples * outputs);
-  EXPECT_EQ(outputs_to_factor(problem, Matrix::fisher, Method::rows), 0);
-  EXPECT_EQ(outputs_to_factor(problem, Matrix::hessian, Method::automatic), 0);
 }
 
 TEST(OutputMap, MultipliesByTheSecondDerivativeOfTheLoss) {

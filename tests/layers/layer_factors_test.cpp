@@ -6,6 +6,8 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cctype>
@@ -163,6 +165,48 @@ void expect_diagonal_blocks(const network::Problem& problem, const Numbers<doubl
   expect_alike(found, whole, tolerance_in_float64, problem.index(), "diagonal blocks");
 }
 
+// J^T A J of all outputs of a batch, from J and A derived output by output.
+torch::Tensor gauss_newton_product(const network::Problem& problem, std::int64_t batch) {
+  const auto flat = [](const std::vector<torch::Tensor>& parts, const std::vector<torch::Tensor>& like) {
+    std::vector<torch::Tensor> all;
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      all.push_back((parts[k].defined() ? parts[k].to_dense() : torch::zeros_like(like[k])).reshape(-1));
+    }
+    return torch::cat(all).detach();
+  };
+  auto output = problem.output(batch);
+  const auto y = output.value.toTensor();
+  const auto leaf = y.detach().clone().requires_grad_();
+  output.value = leaf;
+  const auto loss = problem.loss_of(output, problem.terms(output));
+  const auto gradient = torch::autograd::grad({loss}, {leaf}, {}, true, true).front().reshape(-1);
+  std::vector<torch::Tensor> jacobian;
+  std::vector<torch::Tensor> second;
+  for (std::int64_t k = 0; k < y.numel(); ++k) {
+    const auto row = torch::autograd::grad({y.reshape(-1)[k]}, problem.parameters(), {}, true, false, true);
+    jacobian.push_back(flat(row, problem.parameters()));
+    second.push_back(gradient.requires_grad()
+                         ? flat(torch::autograd::grad({gradient[k]}, {leaf}, {}, true, false, true), {leaf})
+                         : torch::zeros({y.numel()}, torch::kFloat64));
+  }
+  const auto j = torch::stack(jacobian);
+  return j.t().mm(torch::stack(second)).mm(j);
+}
+
+void expect_gauss_newton_matrix(const Network& network) {
+  auto options = options_in(folder_of_networks() / network.name);
+  if (options.loss == "output") return;  // of what is before it nothing is known
+  options.matrix = Matrix::ggn;
+  const auto loaded = load_as_the_program_does(options, Precision::float64);
+  const auto& problem = loaded.problem;
+  const auto n = problem.index().size();
+  auto expected = torch::zeros({n, n}, torch::kFloat64);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) expected += gauss_newton_product(problem, b);
+  const Numbers<double> numbers(expected.data_ptr<double>(), expected.data_ptr<double>() + n * n);
+  const auto by_layers = all_rows<double>(*make_layers_engine(problem), problem);
+  expect_alike(by_layers, numbers, tolerance_in_float64, problem.index(), "Gauss-Newton matrix");
+}
+
 class RandomNetwork : public testing::TestWithParam<Network> {};
 
 TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
@@ -180,6 +224,7 @@ TEST_P(RandomNetwork, HasTheSameHessianByLayersByRowsAndInPyTorch) {
   expect_alike(by_layers, by_rows, tolerance_in_float64, wide.index(), "layers against rows");
   if (in_pieces) expect_same_bytes_in_pieces(wide, by_layers);
   if (std::stoi(network.name) % 4 == 2) expect_diagonal_blocks(wide, by_rows);
+  if (std::stoi(network.name) % 5 == 1) expect_gauss_newton_matrix(network);
 
   const auto loaded_narrow = load(network, Precision::float32);
   const auto& narrow = loaded_narrow.problem;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 
 #include "hessian_mpi/base/vocabulary.hpp"
@@ -12,11 +13,12 @@ namespace hessian_mpi::cli {
 
 /// What one moment looks like; free of clocks and streams.
 struct ProgressState {
-  double fraction = 0;       ///< of the rows to be made, in [0, 1]
-  double seconds = 0;        ///< since the first of them was begun
-  std::int64_t rows = 0;     ///< of the whole file
-  std::uint64_t bytes = 0;   ///< of the whole file
-  std::int64_t present = 0;  ///< rows that earlier runs have made
+  double fraction = 0;              ///< of the rows to be made, in [0, 1]
+  double seconds = 0;               ///< since the first of them was begun
+  std::int64_t rows = 0;            ///< of the whole file
+  std::uint64_t bytes = 0;          ///< of the whole file
+  std::int64_t present = 0;         ///< rows that earlier runs have made
+  std::optional<double> work = {};  ///< the fraction of the work, where rows differ in what they take
 };
 
 /// "[=====>    ]  52 %  12150 / 23365 rows  2681 rows/s  1.1 / 2.2 GB  4 s left", `width` characters at most.
@@ -31,16 +33,16 @@ bool is_on_terminal();
 /// given a style other than none. Not collective.
 class Progress {
  public:
-  /// rows, bytes: of the whole file. present: rows of it made by earlier runs. share: rows that this rank is to make.
-  /// The stream must outlive the object.
+  /// rows, bytes: of the whole file. present: rows of it made by earlier runs. share: rows that this rank is to make,
+  /// work: what they take, where rows differ in that. The stream must outlive the object.
   Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes, std::int64_t share,
-           std::ostream& out);
+           std::ostream& out, std::optional<double> work = {});
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Adds work done, in rows of this rank, and shows it if it is time.
-  void advance(double rows);
+  /// Adds rows of this rank that are done, and the work that they took, and shows it if it is time.
+  void advance(double rows, double work = 0);
   /// Ends the display, at the last row.
   void finish();
 
@@ -56,6 +58,8 @@ class Progress {
   double share_;
   std::ostream& out_;
   double done_ = 0;
+  std::optional<double> work_;
+  double work_done_ = 0;
   Clock::time_point start_;
   Clock::time_point next_;
   std::chrono::duration<double> pause_;

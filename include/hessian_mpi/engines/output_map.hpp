@@ -23,9 +23,9 @@ struct OutputMap {
   std::function<torch::Tensor(const torch::Tensor&)> times;  ///< A x, for x of shape [K]
 };
 
-/// Not collective. Runs the network. matrix: ggn or fisher. Throws InputError where the loss is the model's own, where
-/// the output holds what is not tensors in tuples, lists and dicts, and for fisher where samples are not its first
-/// dimension.
-OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch);
+/// Not collective. Runs the network. matrix: ggn or fisher. copies: of the batch, as Problem::loss has them. Throws
+/// InputError where the loss is the model's own, where the output holds what is not tensors in tuples, lists and dicts,
+/// and for fisher where samples are not its first dimension.
+OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch, std::int64_t copies = 1);
 
 }  // namespace hessian_mpi::engines

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/engines/output_map.hpp"
 #include "hessian_mpi/network/problem.hpp"
 
 namespace hessian_mpi::layers {
@@ -41,14 +42,14 @@ struct LayerCall {
 
 /// A batch run forward.
 struct CapturedForward {
-  torch::Tensor loss;            ///< keeps the graph
+  engines::OutputMap outputs;    ///< of a matrix J^T A J; of a Hessian y is the loss. Keeps the graph
   std::vector<LayerCall> calls;  ///< in the order of execution
   /// For each of the problem's parameters why none of the calls has it; empty where one has.
   std::vector<std::string> reasons;
 };
 
-/// Not collective. A call has a parameter if that enters the loss there and nowhere else. copies: as Problem::loss has
-/// them. Throws what Problem::loss throws.
+/// Not collective. For the problem's matrix. A call has a parameter if that enters the loss there and nowhere else.
+/// copies: as Problem::loss has them. Throws what Problem::loss and output_map() throw.
 CapturedForward capture_layers(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1);
 
 }  // namespace hessian_mpi::layers

@@ -29,6 +29,7 @@ struct ProblemSettings {
   std::vector<std::string> loss_options;      ///< of a named loss, each a NAME=VALUE (loss_options.hpp)
   double l2 = 0;                              ///< lambda of the L2 term, not negative
   torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
+  Matrix matrix = Matrix::hessian;            ///< that second derivatives are taken for
   /// Arguments of forward() that are not cut into samples. Where the model computes the loss and there is no
   /// batch_size, all may be whole, and are where their first dimensions differ.
   std::vector<std::string> whole = {};
@@ -57,6 +58,7 @@ class Problem {
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
   Precision precision() const { return precision_; }
   torch::Device device() const { return device_; }
+  Matrix matrix() const { return matrix_; }
   std::int64_t samples() const { return data_.samples(whole_); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
@@ -81,11 +83,11 @@ class Problem {
   /// they can be differentiated again.
   std::vector<torch::Tensor> gradient(std::int64_t b, bool create_graph) const;
 
-  /// What the network returns for batch b, connected to the parameters. Throws InputError as loss() does, and where the
-  /// model computes the loss itself.
-  BatchOutput output(std::int64_t b) const;
+  /// What the network returns for batch b, connected to the parameters; copies: as loss() has them. Throws InputError
+  /// as loss() does, and where the model computes the loss itself.
+  BatchOutput output(std::int64_t b, std::int64_t copies = 1) const;
   /// How many terms the loss of the whole data set has, told by the output of one of its batches; 1 for a sum.
-  double terms(const BatchOutput& output) const;
+  double terms(const BatchOutput& output, std::int64_t copies = 1) const;
   /// The share of some samples in the loss of a data set with so many terms: a scalar.
   torch::Tensor loss_of(const BatchOutput& output, double terms) const;
   Reduction reduction() const { return reduction_; }
@@ -96,6 +98,7 @@ class Problem {
 
  private:
   BatchOutput run(const Data& on_host, std::int64_t b) const;
+  Data copies_of(const Rows& samples, std::int64_t copies) const;
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;
   void select_parameters(const ProblemSettings& settings);
@@ -116,6 +119,7 @@ class Problem {
   std::int64_t batch_size_ = 0;
   Precision precision_ = Precision::float32;
   torch::Device device_;
+  Matrix matrix_;
   std::optional<double> count_;  ///< terms in the whole data set; absent until known
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;

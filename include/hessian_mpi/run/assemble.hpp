@@ -4,6 +4,7 @@
 /// at, given a checksum, handed over and marked.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "hessian_mpi/cli/progress.hpp"
@@ -37,6 +38,7 @@ struct Assignment {
   const matrix::MatrixShape& matrix;
   matrix::SharedBlocks blocks;
   std::int64_t blocks_at_once = 1;
+  std::function<double(const Rows&)> cost = {};  ///< what some rows take, for the progress
 };
 
 /// Collective over the communicator. Computes and writes the blocks, each rank its share of them, and marks them as

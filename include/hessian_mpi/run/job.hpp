@@ -4,10 +4,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
-#include <variant>
 
 #include "hessian_mpi/engines/engine.hpp"
+#include "hessian_mpi/layers/jacobian_plan.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/problem.hpp"
@@ -18,21 +19,13 @@
 
 namespace hessian_mpi::run {
 
-/// How rows are made that no layer's factors make: one by one, or, those of a matrix J^T A J, as products of J, which
-/// takes a pass for each output (jacobian_factors.hpp).
-struct SingleRows {};
-struct RowsFromOutputs {
-  std::int64_t outputs;
-};
-using UnfactoredRows = std::variant<SingleRows, RowsFromOutputs>;
-
 /// Options and problem must outlive it.
 struct Job {
   const Options& options;
   const network::Problem& problem;
   matrix::MatrixShape matrix;
   layers::LayerPlan plan;
-  UnfactoredRows unfactored;
+  std::optional<layers::JacobianPlan> jacobian;  ///< where all rows of a matrix J^T A J are products of J
 };
 
 /// What the job's file is to hold. Throws InputError where --rows names rows that the matrix does not have.
@@ -44,14 +37,11 @@ Job plan_job(const Options& options, const network::Problem& problem, matrix::Ma
 /// Of the sums over samples.
 Precision accumulation(const Job& job);
 
-/// How many outputs the rows of a Gauss-Newton or Fisher matrix are made from; 0 where they are not.
-std::int64_t outputs_of(const Job& job);
-
 /// What makes rows one by one, whatever the plan: double-backward, or of J^T A J a row (jacobian_rows.hpp).
 std::unique_ptr<engines::Engine> single_rows_engine(const Job& job);
 
-/// Collective. What makes the rows of the plan's first step, which are all where no layers are factored. between: as
-/// JacobianFactors has it, where that is what makes them.
+/// Collective. What makes the rows of the plan's first step, which are all where no layers are factored: products of J,
+/// or rows one by one. between: as JacobianFactors has it.
 std::unique_ptr<engines::Engine> unfactored_rows_engine(const Job& job, const ranks::Communicator& world,
                                                         const std::function<void()>& between);
 

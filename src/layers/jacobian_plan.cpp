@@ -1,0 +1,222 @@
+#include "hessian_mpi/layers/jacobian_plan.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "hessian_mpi/matrix/partition.hpp"
+#include "output_pass.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+using torch::Tensor;
+
+// Numbers without a pattern that a network could share.
+Tensor cotangent_like(const Tensor& y) {
+  return (at::arange(y.numel(), at::kDouble) * 1.7).cos().add(1.5).to(y.device(), y.scalar_type());
+}
+
+std::vector<std::size_t> all_of(const CapturedForward& forward) {
+  std::vector<std::size_t> calls(forward.calls.size());
+  std::iota(calls.begin(), calls.end(), std::size_t{0});
+  return calls;
+}
+
+/// For each call whether derivatives of outputs by it stay with their samples, these coming first or last in it.
+class SamplesApart {
+ public:
+  SamplesApart(const CapturedForward& forward, std::int64_t samples)
+      : forward_(forward), samples_(samples), first_(forward.calls.size()), last_(forward.calls.size()) {
+    for (std::size_t c = 0; c < forward.calls.size(); ++c) {
+      const auto& call = forward.calls[c];
+      first_[c] = call.output.numel() / outputs_of(call) % samples == 0 &&
+                  (!call.convolution || call.output.size(0) == samples);
+      last_[c] = first_[c] && !call.convolution;
+    }
+    // For any two samples one of these sets has the first and not the second.
+    const int bits = std::bit_width(static_cast<std::uint64_t>(samples - 1));
+    const Tensor numbers = at::arange(samples, at::kLong);
+    for (int bit = 0; bit < bits; ++bit) {
+      const Tensor in_set = numbers.__rshift__(bit).__and__(1) == 1;
+      look(in_set);
+      look(~in_set);
+    }
+  }
+
+  bool in_loss() const { return in_loss_; }
+  std::optional<bool> samples_last(std::size_t call) const {
+    if (first_[call]) return false;
+    if (last_[call]) return true;
+    return std::nullopt;
+  }
+
+ private:
+  void look(const Tensor& in_set) {
+    const auto& y = forward_.outputs.y;
+    const Tensor mask = in_set.unsqueeze(1).expand({samples_, y.numel() / samples_}).reshape(-1).to(y.device());
+    const Tensor x = cotangent_like(y) * mask.to(y.scalar_type());
+    in_loss_ = in_loss_ && !(forward_.outputs.times(x) != 0).logical_and(~mask).any().item<bool>();
+    const auto deltas = derivatives_of_outputs(forward_, x, all_of(forward_), {});
+    const Tensor outside = (~in_set).to(y.device());
+    const auto stays = [&](std::size_t c, bool samples_last) {
+      const auto delta = output_by_unit(deltas[c], forward_.calls[c], {Unit::sample, samples_, samples_last});
+      return !(delta != 0).any(2).any(1).logical_and(outside).any().item<bool>();
+    };
+    for (std::size_t c = 0; c < deltas.size(); ++c) {
+      first_[c] = first_[c] && stays(c, false);
+      last_[c] = last_[c] && stays(c, true);
+    }
+  }
+
+  const CapturedForward& forward_;
+  std::int64_t samples_;
+  bool in_loss_ = true;
+  std::vector<bool> first_;
+  std::vector<bool> last_;
+};
+
+// The parameters of layers whose columns are what delta and input say that they are.
+std::vector<std::optional<JacobianColumns>> columns_by_layer(const network::Problem& problem,
+                                                             const CapturedForward& forward, const SamplesApart& apart,
+                                                             std::int64_t samples) {
+  const auto& parameters = problem.parameters();
+  const double tolerance = problem.precision() == Precision::float32 ? 1e-3 : 1e-9;
+  std::vector<std::optional<JacobianColumns>> columns(parameters.size());
+  const auto found = derivatives_of_outputs(forward, cotangent_like(forward.outputs.y), all_of(forward), parameters);
+  for (std::size_t c = 0; c < forward.calls.size(); ++c) {
+    const auto& call = forward.calls[c];
+    const auto samples_last = apart.samples_last(c);
+    for (const bool bias : {false, true}) {
+      const auto& parameter = bias ? call.bias : call.weight;
+      if (!parameter || !samples_last) continue;
+      const LayerOrder order{Unit::sample, samples, *samples_last};
+      const Tensor expected = found[forward.calls.size() + *parameter].reshape(-1);
+      const Tensor difference = parts_of_samples(found[c], call, bias, order).sum(0) - expected;
+      if (difference.abs().max().item<double>() > tolerance * expected.abs().max().item<double>()) continue;
+      const bool product = !bias && groups_of(call) == 1 && positions_of(call, order) == 1;
+      columns[*parameter] = {c, bias, *samples_last, product, call.by_input, outputs_of(call), weight_columns(call)};
+    }
+  }
+  return columns;
+}
+
+// Whether all batches run the same layers, each with as many positions, and as many outputs, for a sample.
+bool is_like(const CapturedForward& one, const CapturedForward& other, std::int64_t samples_of_one,
+             std::int64_t samples_of_other) {
+  const auto in_proportion = [&](const Tensor& a, const Tensor& b) {
+    return a.numel() * samples_of_other == b.numel() * samples_of_one;
+  };
+  if (one.calls.size() != other.calls.size() || !in_proportion(one.outputs.y, other.outputs.y)) return false;
+  for (std::size_t c = 0; c < one.calls.size(); ++c) {
+    const auto& a = one.calls[c];
+    const auto& b = other.calls[c];
+    if (a.weight != b.weight || a.bias != b.bias || !in_proportion(a.output, b.output)) return false;
+  }
+  return true;
+}
+
+// As src/layers/layer_plan/cost.cpp has them.
+constexpr double pass_overhead = 4e6;
+constexpr double pass_forwards = 2;
+constexpr double tile_multiplication = 0.5;
+constexpr double written_number = 50;
+
+constexpr std::uint64_t most_bytes = 1'000'000'000;
+
+double multiplications_of_forward(const CapturedForward& forward) {
+  double sum = 0;
+  for (const auto& call : forward.calls) {
+    sum += static_cast<double>(call.output.numel() * (call.embedding ? 1 : weight_columns(call)));
+  }
+  return sum;
+}
+
+// What a number of a row has to be computed for: its columns.
+double numbers_of(const matrix::MatrixShape& matrix, const matrix::ParameterEntry& entry) {
+  constexpr double side = 64;  // of the squares that a diagonal is made of
+  if (matrix.entries == Entries::diagonal) return side * static_cast<double>(entry.size);
+  return static_cast<double>(entry.size) * static_cast<double>(matrix.columns_of(entry.offset).count());
+}
+
+void count(const network::Problem& problem, const CapturedForward& forward, Entries entries, JacobianPlan& plan) {
+  const auto all = static_cast<double>(plan.all_outputs());
+  const auto n = problem.index().size();
+  const auto matrix = matrix::matrix_of(problem.index(), problem.precision(), entries);
+  double kept = 0;
+  double products = 0;
+  double making = 0;
+  for (std::size_t p = 0; p < plan.columns.size(); ++p) {
+    const auto& entry = problem.index().entries()[p];
+    products += all * numbers_of(matrix, entry);
+    if (const auto& columns = plan.columns[p]; columns && columns->product) {
+      kept += all * static_cast<double>(columns->outputs) +
+              static_cast<double>(problem.samples()) * static_cast<double>(columns->inputs);
+    } else {
+      kept += all * static_cast<double>(entry.size);
+      if (columns) {
+        const LayerOrder order{Unit::sample, problem.batch_size(), columns->samples_last};
+        making += all * static_cast<double>(entry.size * positions_of(forward.calls[columns->call], order));
+      }
+    }
+  }
+  for (const auto k : plan.outputs) {
+    kept += static_cast<double>(k) * static_cast<double>(plan.outputs_of_sample > 0 ? plan.outputs_of_sample : k);
+  }
+  const auto batches = problem.batches();
+  plan.passes = plan.outputs_of_sample * batches + (plan.others().empty() ? 0 : plan.all_outputs());
+  plan.bytes = static_cast<std::uint64_t>(kept) * bytes_of(problem.precision());
+  plan.kept = plan.bytes <= most_bytes;
+  const double derived =
+      static_cast<double>(plan.passes) * (pass_forwards * multiplications_of_forward(forward) + pass_overhead) + making;
+  const auto times = plan.kept ? 1 : (n + rows_worth_deriving(n) - 1) / rows_worth_deriving(n);
+  if (!plan.kept) plan.bytes /= static_cast<std::uint64_t>(batches);
+  plan.cost = static_cast<double>(times) * derived + tile_multiplication * products +
+              written_number * static_cast<double>(n) * static_cast<double>(n);
+}
+
+}  // namespace
+
+std::int64_t JacobianPlan::all_outputs() const {
+  return std::accumulate(outputs.begin(), outputs.end(), std::int64_t{0});
+}
+
+std::vector<std::size_t> JacobianPlan::others() const {
+  std::vector<std::size_t> parameters;
+  for (std::size_t p = 0; p < columns.size(); ++p) {
+    if (!columns[p]) parameters.push_back(p);
+  }
+  return parameters;
+}
+
+std::int64_t rows_worth_deriving(std::int64_t columns) {
+  constexpr std::int64_t most_numbers = 32 << 20;
+  return std::max<std::int64_t>(64, most_numbers / columns);
+}
+
+JacobianPlan plan_jacobian(const network::Problem& problem, Entries entries) {
+  JacobianPlan plan;
+  const auto forward = capture_layers(problem, 0);
+  const auto samples = problem.samples_in(0).count();
+  const auto outputs = forward.outputs.y.numel();
+  bool alike = outputs % samples == 0;
+  plan.outputs.push_back(outputs);
+  plan.columns.resize(problem.parameters().size());
+  for (std::int64_t b = 1; b < problem.batches(); ++b) {
+    const auto other = capture_layers(problem, b);
+    alike = alike && is_like(forward, other, samples, problem.samples_in(b).count());
+    plan.outputs.push_back(other.outputs.y.numel());
+  }
+  if (alike) {
+    const SamplesApart apart(forward, samples);
+    if (apart.in_loss()) plan.columns = columns_by_layer(problem, forward, apart, samples);
+    const bool any = plan.others().size() < plan.columns.size();
+    if (any) plan.outputs_of_sample = outputs / samples;
+  }
+  count(problem, forward, entries, plan);
+  return plan;
+}
+
+}  // namespace hessian_mpi::layers
