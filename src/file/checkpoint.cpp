@@ -24,10 +24,10 @@ void append_numbers(std::int64_t block, const BlockRecord& record, std::vector<s
 
 }  // namespace
 
-Checkpoint::Checkpoint(const std::filesystem::path& path, const matrix::BlockGrid& grid,
+Checkpoint::Checkpoint(std::filesystem::path path, const matrix::BlockGrid& grid,
                        const std::vector<BlockRecord>& records, const ranks::Communicator& communicator,
                        std::unique_ptr<NewHessianFile> unfinished)
-    : path_(path),
+    : path_(std::move(path)),
       unfinished_(std::move(unfinished)),
       unfinished_path_(communicator.from_root(unfinished_ ? unfinished_->path().string() : std::string())),
       records_(static_cast<std::size_t>(grid.count())),

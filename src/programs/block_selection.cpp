@@ -1,10 +1,9 @@
 #include "block_selection.hpp"
 
 #include <algorithm>
-#include <boost/algorithm/string/classification.hpp>
-#include <boost/algorithm/string/split.hpp>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/lines.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -45,8 +44,7 @@ std::vector<Block> blocks_named(const std::vector<std::string>& names, const fil
   const bool diagonal_blocks = entries == Entries::diagonal_blocks;
   std::vector<Block> blocks;
   for (const auto& name : names.empty() && diagonal_blocks ? std::vector<std::string>{"*"} : names) {
-    std::vector<std::string> patterns;
-    boost::split(patterns, name, boost::is_any_of(","));
+    const auto patterns = split(name, ',');
     const auto parameters = parameters_named(patterns, hessian);
     if (patterns.size() == 1) {
       for (const auto& parameter : parameters) blocks.push_back(block_of({parameter}));

@@ -21,7 +21,7 @@ struct Block {
 constexpr const char* words_for_blocks =
     "the blocks of these parameters with themselves in place of the whole matrix: each that fits a name or shell "
     "pattern "
-    "has one, names with commas between them have one together; of a file of --blocks diagonal all, where absent";
+    "has one, names with commas between them have one together; where absent, all in a file of diagonal blocks";
 
 /// What --block names. No names: none of a whole matrix, the block of each parameter of a file of diagonal blocks.
 /// Throws InputError where no parameter fits, or the file lacks the block.

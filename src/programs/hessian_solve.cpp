@@ -388,6 +388,7 @@ bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver s
   if (solved.iterations) attributes.emplace_back("iterations", *solved.iterations);
   if (!blocks.empty()) {
     std::vector<std::string> names;
+    names.reserve(blocks.size());
     for (const auto& each : blocks) names.push_back(each.name);
     attributes.emplace_back("blocks", joined(names, "\n"));
   }

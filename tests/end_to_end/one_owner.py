@@ -136,7 +136,7 @@ def test_a_second_program_is_told_who_has_the_file(mpi: Tool) -> None:
     expect_result(mpi, wanted)
     with stopped_job(mpi, UNMARKED, "--overwrite") as job:
         expect_refused(mpi, "h.h5", *JOB, "--resume")
-        expect_readable(mpi, "h.h5", False)
+        expect_readable(mpi, "h.h5", True)  # the old file, until the new one has a mark
         go_on(mpi, job)
     expect_result(mpi, wanted)
     with stopped_job(mpi, ENDING, "--check", "0", "--overwrite") as job:

@@ -1,5 +1,5 @@
 #pragma once
-/// Text as lines.
+/// Text in pieces.
 
 #include <sstream>
 #include <string>
@@ -7,12 +7,17 @@
 
 namespace hessian_mpi {
 
+/// What lies between the ends of a text.
+inline std::vector<std::string> split(const std::string& all, char end) {
+  std::vector<std::string> pieces;
+  std::istringstream in(all);
+  for (std::string piece; std::getline(in, piece, end);) pieces.push_back(piece);
+  return pieces;
+}
+
 /// The lines of a text, each without its end.
 inline std::vector<std::string> split_lines(const std::string& all) {
-  std::vector<std::string> lines;
-  std::istringstream in(all);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
+  return split(all, '\n');
 }
 
 }  // namespace hessian_mpi

@@ -24,7 +24,7 @@ class Checkpoint {
   /// Collective over the communicator, which must outlive this object. records: on root, one per block of the grid, or
   /// none for a new file. unfinished: on root, where it is to take the place of a file that is there, as the first
   /// block is marked.
-  Checkpoint(const std::filesystem::path& path, const matrix::BlockGrid& grid, const std::vector<BlockRecord>& records,
+  Checkpoint(std::filesystem::path path, const matrix::BlockGrid& grid, const std::vector<BlockRecord>& records,
              const ranks::Communicator& communicator, std::unique_ptr<NewHessianFile> unfinished = nullptr);
 
   /// Not collective. Notes a block of this rank that was written, to be marked by the next take().
