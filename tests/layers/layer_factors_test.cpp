@@ -172,7 +172,7 @@ torch::Tensor gauss_newton_product(const network::Problem& problem, std::int64_t
     for (std::size_t k = 0; k < parts.size(); ++k) {
       all.push_back((parts[k].defined() ? parts[k].to_dense() : torch::zeros_like(like[k])).reshape(-1));
     }
-    return torch::cat(all).detach();
+    return torch::cat(all).detach().cpu();
   };
   auto output = problem.output(batch);
   const auto y = output.value.toTensor();
