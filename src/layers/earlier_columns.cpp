@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -39,16 +40,27 @@ EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vecto
   for (const auto& runs : wanted_) wanted_begins_.push_back(wanted_begins_.back() + count_of(runs));
 }
 
-void EarlierColumns::note(std::int64_t row, const void* numbers) {
+void EarlierColumns::note(std::int64_t row, const void* numbers, std::int64_t first_column) {
   const char* const bytes = static_cast<const char*>(numbers);
   std::vector<char> wanted;
   wanted.reserve(static_cast<std::size_t>(bytes_noted()));
   for (const auto& runs : wanted_) {
     for (const auto& run : runs) {
-      wanted.insert(wanted.end(), bytes + run.begin * number_bytes_, bytes + run.end * number_bytes_);
+      wanted.insert(wanted.end(), bytes + (run.begin - first_column) * number_bytes_,
+                    bytes + (run.end - first_column) * number_bytes_);
     }
   }
   noted_.push_back({row, std::move(wanted)});
+}
+
+Rows EarlierColumns::columns() const {
+  std::optional<Rows> all;
+  for (const auto& runs : wanted_) {
+    for (const auto& run : runs) {
+      all = all ? Rows{std::min(all->begin, run.begin), std::max(all->end, run.end)} : run;
+    }
+  }
+  return all.value_or(Rows{});
 }
 
 // Row by row what a rank wants of noted ones, which are neighbours where the file has them.

@@ -100,6 +100,17 @@ void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
   }
 }
 
+// All columns that any of these wants.
+Rows hull_of(const std::vector<layers::EarlierColumns*>& columns) {
+  Rows all;
+  for (const auto* some : columns) {
+    const auto own = some->columns();
+    if (own.count() == 0) continue;
+    all = all.count() == 0 ? own : Rows{std::min(all.begin, own.begin), std::max(all.end, own.end)};
+  }
+  return all;
+}
+
 void note_in_file(const Rows& rows, const std::vector<layers::EarlierColumns*>& columns) {
   for (auto row = rows.begin; row < rows.end; ++row) {
     for (auto* some : columns) some->note_in_file(row);
@@ -313,18 +324,27 @@ void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
   step.columns->exchange(rows, read, communicator_);
 }
 
-// Collective. Makes rows beside those of its blocks: for later steps' columns, and for blocks that those complete.
+// Collective. Makes rows beside those of its blocks: for later steps' columns, as far as those want them, and whole for
+// blocks that they complete.
 void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                               const ranks::StopPoint& stop) {
-  NotingEngine noting(engine, columns_after(s), matrix_, false);
+  const auto later = columns_after(s);
+  const Rows wanted = hull_of(later);
   std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(rows, place, engine.rows_at_once());
-    numbers.resize(static_cast<std::size_t>(some.count() * matrix_.bytes_of_row()));
-    noting.compute(some, {0, matrix_.columns}, matrix_.storage, numbers.data(), [](double) {});
-    for (const auto& run : common({some}, steps_[s].kept)) {
+    const auto kept = common({some}, steps_[s].kept);
+    const Rows columns = kept.empty() ? wanted : Rows{0, matrix_.columns};
+    const auto bytes_of_row = columns.count() * static_cast<std::int64_t>(bytes_of(matrix_.storage));
+    numbers.resize(static_cast<std::size_t>(some.count() * bytes_of_row));
+    engine.compute(some, columns, matrix_.storage, numbers.data(), [](double) {});
+    for (auto row = some.begin; row < some.end; ++row) {
+      const char* const from = numbers.data() + (row - some.begin) * bytes_of_row;
+      for (auto* of_step : later) of_step->note(row, from, columns.begin);
+    }
+    for (const auto& run : kept) {
       for (auto row = run.begin; row < run.end; ++row) {
-        kept_->keep(row, numbers.data() + (row - some.begin) * matrix_.bytes_of_row());
+        kept_->keep(row, numbers.data() + (row - some.begin) * bytes_of_row);
       }
     }
     return static_cast<std::size_t>(some.count());

@@ -17,9 +17,11 @@ class EarlierColumns {
   /// columns, in order; the same on all ranks. rank: this one. Both as runs of neighbours.
   EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
 
-  /// Not collective. Notes an earlier row: N numbers of the storage precision. A row may be noted on several ranks,
-  /// with the same numbers.
-  void note(std::int64_t row, const void* numbers);
+  /// Not collective. Notes an earlier row: numbers of the storage precision, of all columns or from one on as far as
+  /// any rank wants them. A row may be noted on several ranks, with the same numbers.
+  void note(std::int64_t row, const void* numbers, std::int64_t first_column = 0);
+  /// From the first column that a rank wants of earlier rows to the end of the last.
+  Rows columns() const;
   /// Not collective. The same of a row that the file has, from where this rank reads it when it is exchanged.
   void note_in_file(std::int64_t row) { noted_.push_back({row, {}}); }
 

@@ -33,8 +33,8 @@ class LayerFactors final : public engines::Engine {
   /// Not collective. step: the same on all ranks. own: the rows of the step that this rank is going to ask for, in
   /// order. columns: what rows of earlier steps have in those, exchanged before the first of them is asked for. others:
   /// makes rows of earlier steps, if asked for. accumulate: of the sums over samples. What is asked for is all columns,
-  /// or some of those of the step's own layers. memory: bytes for what passes find; more of them are made again where
-  /// it is small. Problem, step, columns and others must outlive the engine.
+  /// or some, of which those that the step's layers have are made. memory: bytes for what passes find; more of them are
+  /// made again where it is small. Problem, step, columns and others must outlive the engine.
   LayerFactors(const network::Problem& problem, const LayerStep& step, const std::vector<Rows>& own,
                const EarlierColumns& columns, engines::Engine& others, Precision accumulate, std::uint64_t memory);
   ~LayerFactors() override;
