@@ -10,6 +10,7 @@
 namespace hessian_mpi::layers {
 namespace {
 
+constexpr std::int64_t most_received = 1 << 30;    // see Communicator::exchange
 constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once: buffers that are used again
 
 }  // namespace
@@ -156,6 +157,7 @@ void EarlierColumns::exchange(const std::vector<std::vector<Rows>>& some, const 
   const auto bytes = std::max({all, largest, std::int64_t{1}}) * number_bytes_;
   const auto at_once = std::max<std::int64_t>(1, most_exchanged / bytes);
   communicator.together([&] {
+    if (at_once * bytes > most_received) throw RunError("too many rows of one step on one rank: take more ranks");
     kept_rows_ = some[rank_];
     kept_.resize(static_cast<std::size_t>(count_of(kept_rows_) * bytes_kept()));
     found_.assign(static_cast<std::size_t>(earlier_count_), false);

@@ -194,12 +194,13 @@ void note_parameters(const Network& network, std::size_t s, std::size_t l, Layer
 }
 
 void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
+  const auto bytes = bytes_of(network.problem.precision());
   step.copies = copies_for(network, step);
+  if (counts_of(network, step).outputs * bytes > most_bytes_of_outputs) step.copies = 1;
   const auto counts = counts_of(network, step);
   step.rows = -counts.double_backward_rows;
   plan.steps.front().rows += counts.double_backward_rows;
   step.passes = counts.passes;
-  const auto bytes = bytes_of(network.problem.precision());
   plan.bytes = std::max(plan.bytes, counts.inputs * bytes);
   plan.bytes_if_there = std::max(plan.bytes_if_there, counts.outputs * bytes);
   plan.steps.push_back(std::move(step));

@@ -272,7 +272,17 @@ std::uint64_t LayeredAssembly::bytes_of_columns() const {
       bytes += noted + own * step.columns->bytes_kept();
     }
     earlier += layers::count_of(step.rows);
-    bytes += layers::count_of(step.kept) * matrix_.bytes_of_row();
+  }
+  return static_cast<std::uint64_t>(bytes);
+}
+
+std::uint64_t LayeredAssembly::bytes_beside() const {
+  std::int64_t bytes = 0;
+  std::int64_t noted = 0;  // of a row, for all later steps
+  for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
+    const auto& beside = step->beside[static_cast<std::size_t>(communicator_.rank())];
+    bytes += layers::count_of(beside) * noted + layers::count_of(step->kept) * matrix_.bytes_of_row();
+    if (step->columns) noted += step->columns->bytes_noted();
   }
   return static_cast<std::uint64_t>(bytes);
 }
@@ -334,7 +344,9 @@ void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& ro
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(rows, place, engine.rows_at_once());
     const auto kept = common({some}, steps_[s].kept);
-    const Rows columns = kept.empty() ? wanted : Rows{0, matrix_.columns};
+    // LibTorch may compute some columns in another way than all of them.
+    const bool whole = s == 0 || !kept.empty();
+    const Rows columns = whole ? Rows{0, matrix_.columns} : wanted;
     const auto bytes_of_row = columns.count() * static_cast<std::int64_t>(bytes_of(matrix_.storage));
     numbers.resize(static_cast<std::size_t>(some.count() * bytes_of_row));
     engine.compute(some, columns, matrix_.storage, numbers.data(), [](double) {});

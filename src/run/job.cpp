@@ -146,8 +146,8 @@ LayeredAssembly assembly_of(const Job& job, const matrix::BlockList& blocks, eng
 
 Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t all) {
   const auto wide = bytes_of(accumulation(job)) / bytes_of(job.problem.precision());
-  const auto kept =
-      (assembly.factors_layers() ? job.plan.bytes * wide : 0) + (job.jacobian ? job.jacobian->bytes * wide : 0);
+  const auto kept = (assembly.factors_layers() ? job.plan.bytes * wide : 0) + assembly.bytes_beside() +
+                    (job.jacobian ? job.jacobian->bytes * wide : 0);
   const auto rest = all > kept ? all - kept : 0;
   if (rest < all / 4) {
     throw InputError(text("--memory of ", all, " bytes is too little for rows from factors, which keep ", kept,

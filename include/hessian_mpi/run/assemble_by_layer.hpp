@@ -35,9 +35,10 @@ class LayeredAssembly {
 
   /// Whether a step that factors layers makes rows.
   bool factors_layers() const;
-  /// Bytes that rows of earlier steps take on a rank where all of them are kept in memory, as columns or for its
-  /// blocks.
+  /// Bytes that rows of earlier steps take on a rank as columns, where all of them are kept in memory.
   std::uint64_t bytes_of_columns() const;
+  /// Bytes of those that lie outside of the part that is to be made, or in its blocks of later steps: these are kept.
+  std::uint64_t bytes_beside() const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
   /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. file:

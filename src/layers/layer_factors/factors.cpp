@@ -163,7 +163,7 @@ template <class Number>
 std::vector<OutputOfLayer> Factors<Number>::made_next(const OutputOfLayer& output) const {
   std::vector<OutputOfLayer> firsts{first_made_with(output)};
   if (forward_.batches() == 1) return firsts;
-  std::size_t bytes = 0;
+  std::size_t bytes = made_with(firsts.front()).size() * numbers_of_output(output.first) * sizeof(Number);
   for (auto next = std::find(expected_.begin(), expected_.end(), output); next != expected_.end(); ++next) {
     const auto first = first_made_with(*next);
     if (std::find(firsts.begin(), firsts.end(), first) != firsts.end()) continue;
@@ -284,6 +284,8 @@ void Factors<Number>::differentiate_rows(std::size_t l, std::span<const std::opt
   const auto& layer = layers_[l];
   const auto places = (units_before(batch + 1) - units_before(batch)) * layer.positions;
   const auto copies = std::min(static_cast<std::size_t>(step().copies), rows.size() - first);
+  const auto some = rows.subspan(first, copies);
+  if (std::none_of(some.begin(), some.end(), [](const auto& row) { return row.has_value(); })) return;
   Tensor cotangent =
       at::zeros({step().copies, places / layer.positions, layer.positions, layer.outputs}, dtype_of_number<Number>);
   for (std::size_t k = 0; k < copies; ++k) {
