@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "hessian_mpi/matrix/partition.hpp"
+#include "layer_plan/cost.hpp"
 #include "output_pass.hpp"
 
 namespace hessian_mpi::layers {
@@ -118,21 +119,8 @@ bool is_like(const CapturedForward& one, const CapturedForward& other, std::int6
   return true;
 }
 
-// As src/layers/layer_plan/cost.cpp has them.
-constexpr double pass_overhead = 4e6;
 constexpr double pass_forwards = 2;
-constexpr double tile_multiplication = 0.5;
-constexpr double written_number = 50;
-
 constexpr std::uint64_t most_bytes = 1'000'000'000;
-
-double multiplications_of_forward(const CapturedForward& forward) {
-  double sum = 0;
-  for (const auto& call : forward.calls) {
-    sum += static_cast<double>(call.output.numel() * (call.embedding ? 1 : weight_columns(call)));
-  }
-  return sum;
-}
 
 // What a number of a row has to be computed for: its columns.
 double numbers_of(const matrix::MatrixShape& matrix, const matrix::ParameterEntry& entry) {

@@ -126,7 +126,8 @@ class Comparison {
 std::int64_t copies_for(const Network& network, const LayerStep& step) {
   if (step.unit == Unit::batch) return 1;
   const auto& problem = network.problem;
-  const auto worth = static_cast<std::int64_t>(worth_a_call / std::max(1.0, multiplications_of_forward(network)));
+  const auto worth =
+      static_cast<std::int64_t>(worth_a_call / std::max(1.0, multiplications_of_forward(network.graph.forward())));
   const auto copies = std::min(most_copies, worth);
   if (copies < 2) return 1;
   try {

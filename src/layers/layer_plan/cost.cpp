@@ -99,30 +99,25 @@ double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& s
   return total;
 }
 
-// Multiplications of a pass: for what a pass is beside matrix products, as many as a core does in that time.
-constexpr double pass_overhead = 4e6;
 // A layer has those before it as columns in its own step where these take no more units and bytes of derivatives of its
 // input: else its columns are copied from their rows, which takes as long as so many units do.
 constexpr std::int64_t most_units_of_own_columns = 128;
 constexpr std::int64_t most_bytes_of_own_columns = 64 << 20;
-// In the products of a forward: what the passes have been measured to take, and tiles against LibTorch's small
-// products.
+// In the products of a forward: what the passes have been measured to take.
 constexpr double double_backward_row_forwards = 6;
 constexpr double delta_pass_forwards = 4.5;
-constexpr double tile_multiplication = 0.5;
-// For each number of a row: to look at it, to write it.
-constexpr double written_number = 50;
 
 double cost_of_double_backward_rows(const Network& network, double count) {
-  const double forward = multiplications_of_forward(network) * static_cast<double>(network.problem.batches());
+  const double forward =
+      multiplications_of_forward(network.graph.forward()) * static_cast<double>(network.problem.batches());
   return count * (double_backward_row_forwards * forward + pass_overhead);
 }
 
 // For so many outputs at a position, or rows; a pass serves one for each copy of a batch. What comes before the layer
 // has no part in it.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  const double forward =
-      multiplications_of_forward(network, step.layers[l].call) * static_cast<double>(network.problem.batches());
+  const double forward = multiplications_of_forward(network.graph.forward(), step.layers[l].call) *
+                         static_cast<double>(network.problem.batches());
   return count * (delta_pass_forwards * forward + pass_overhead / static_cast<double>(step.copies));
 }
 
@@ -274,14 +269,14 @@ std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Netw
   return calls;
 }
 
-double multiplications_of_forward(const Network& network, std::size_t first) {
-  double forward = 0;
-  const auto& calls = network.graph.forward().calls;
+double multiplications_of_forward(const CapturedForward& forward, std::size_t first) {
+  double sum = 0;
+  const auto& calls = forward.calls;
   for (auto c = first; c < calls.size(); ++c) {
     const auto products = calls[c].embedding ? 1 : weight_columns(calls[c]);
-    forward += static_cast<double>(calls[c].output.numel() * products);
+    sum += static_cast<double>(calls[c].output.numel() * products);
   }
-  return forward;
+  return sum;
 }
 
 double cost_of(const Network& network, const Counts& counts) {

@@ -48,8 +48,15 @@ Counts counts_of(const Network& network, const Choice& choice);
 /// The calls that have more numbers of outputs in memory at a time.
 std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Network& network, const Choice& choice);
 
-/// Of a batch, in the layers that the graph knows, from one of them on.
-double multiplications_of_forward(const Network& network, std::size_t first = 0);
+/// Multiplications of a pass: for what a pass is beside matrix products, as many as a core does in that time.
+constexpr double pass_overhead = 4e6;
+/// A multiplication in tiles, against one in LibTorch's small products.
+constexpr double tile_multiplication = 0.5;
+/// For each number of a row: to look at it, to write it.
+constexpr double written_number = 50;
+
+/// Of a batch, in the layers that were seen, from one of them on.
+double multiplications_of_forward(const CapturedForward& forward, std::size_t first = 0);
 
 /// In multiplications.
 double cost_of(const Network& network, const Counts& counts);
