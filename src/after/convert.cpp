@@ -14,6 +14,7 @@
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/file/check_figures.hpp"
@@ -388,7 +389,7 @@ Converted fill(Copy& copy, const ranks::Communicator& communicator) {
   result.seconds = communicator.max(watch.lap());
   result.symmetry_error = check(copy, communicator);
   result.seconds_to_check = communicator.max(watch.lap());
-  file::Attributes last{{"converted", cli::timestamp()}};
+  file::Attributes last{{"converted", timestamp()}};
   if (!std::isnan(result.symmetry_error)) last.emplace_back("symmetry_error", result.symmetry_error);
   communicator.on_root([&] {
     file::finish_copy(copy.file, copy.blocks, last);

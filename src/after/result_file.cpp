@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/ranks/one_folder.hpp"
 
@@ -34,7 +35,7 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const Re
                             {"source_file_id", hessian.file_id},
                             {"source_sum", file::sum_of(hessian.blocks)},
                             {"command_line", origin.command_line},
-                            {"created", cli::timestamp()},
+                            {"created", timestamp()},
                             {"hessian_mpi_version", cli::versions().hessian_mpi},
                             {"ranks", std::int64_t{communicator.size()}},
                             {"N", hessian.matrix.columns}});
@@ -120,7 +121,7 @@ void ResultFile::TileWriter::finish() {
 
 void ResultFile::publish(const file::Attributes& attributes) {
   auto all = attributes;
-  all.emplace_back("finished", cli::timestamp());
+  all.emplace_back("finished", timestamp());
   all.emplace_back("wall_seconds", watch_.seconds());
   describe("/", all);
   communicator_.on_root([&] {

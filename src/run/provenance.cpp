@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/network/kernels.hpp"
 #include "option_table.hpp"
@@ -46,7 +47,7 @@ file::Attributes initial_attributes(const Options& options, const network::Probl
       {"cures", method.cures},
       {"ranks", std::int64_t{ranks}},
       {"command_line", options.command_line},
-      {"created", cli::timestamp()},
+      {"created", timestamp()},
       {"finished", std::string()},
       {"wall_seconds", unknown},
       {"blocks_resumed", std::int64_t{0}},
@@ -69,7 +70,7 @@ file::Attributes final_attributes(const file::CheckFigures& figures, const Finis
                               {"command_line", run.command_line},
                               {"blocks_resumed", run.blocks_resumed},
                               {"wall_seconds", run.wall_seconds},
-                              {"finished", cli::timestamp()}};
+                              {"finished", timestamp()}};
   append_checks(figures, attributes);
   return attributes;
 }

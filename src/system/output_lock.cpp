@@ -18,6 +18,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/printable.hpp"
+#include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
 #include "hessian_mpi/system/used_files.hpp"
 
@@ -56,20 +57,11 @@ std::string id_of_job() {
   return "";
 }
 
-std::string time_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  std::array<char, 32> buffer{};
-  std::strftime(buffer.data(), buffer.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return buffer.data();
-}
-
 std::string text_of_this_process(const std::string& program) {
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
   return text(first_line, "\nprogram ", program, "\nprocess ", ::getpid(), "\nhost ", host.data(), "\njob ",
-              printable(id_of_job()), "\nsince ", time_now(), "\nboot ", id_of_boot(), "\nprocesses ",
+              printable(id_of_job()), "\nsince ", timestamp(), "\nboot ", id_of_boot(), "\nprocesses ",
               space_of_processes(), '\n');
 }
 

@@ -13,7 +13,4 @@ struct Versions {
 
 Versions versions();
 
-/// The present moment as "2026-06-11T09:30:00Z".
-std::string timestamp();
-
 }  // namespace hessian_mpi::cli
