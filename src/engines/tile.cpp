@@ -164,6 +164,14 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
   for (std::int64_t i = 0; i < count; ++i) out[i] += s * a[i];
 }
 
+template <class Number>
+HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, std::int64_t inner, std::int64_t step,
+                                             std::span<Number> sums) {
+  for (std::int64_t k = 0; k < inner; ++k, a += step, b += step) {
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += a[i] * b[i];
+  }
+}
+
 // The same functions for a target, which no template can name.
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
 #define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                      \
@@ -191,6 +199,11 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
     template <class Number>                                                                                        \
     target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                    \
       accumulate_with(count, s, a, out);                                                                           \
+    }                                                                                                              \
+    template <class Number>                                                                                        \
+    target static void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner,            \
+                                       std::int64_t step, std::span<Number> sums) {                                \
+      add_up_products_with(factors[0], factors[1], inner, step, sums);                                             \
     }                                                                                                              \
   }
 // NOLINTEND(bugprone-macro-parentheses)
@@ -236,6 +249,12 @@ void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std
 }
 
 template <class Number>
+void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner, std::int64_t step,
+                     std::span<Number> sums) {
+  for_this_processor([&](auto own) { own.add_up_products(factors, inner, step, sums); });
+}
+
+template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
              std::int64_t k, std::int64_t column) {
   for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
@@ -262,6 +281,8 @@ template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, flo
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, double*);
+template void add_up_products(const std::array<const float*, 2>&, std::int64_t, std::int64_t, std::span<float>);
+template void add_up_products(const std::array<const double*, 2>&, std::int64_t, std::int64_t, std::span<double>);
 template void combine(std::int64_t, float, const float*, float, const float*, Strips<float>&, std::int64_t,
                       std::int64_t);
 template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,

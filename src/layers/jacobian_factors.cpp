@@ -158,7 +158,7 @@ class Passes {
       const auto& delta = deltas[static_cast<std::size_t>(place)];
       const auto& call = forward_->calls[columns[p]->call];
       to = copy_into(to, columns[p]->product ? output_by_unit(delta, call, order(p))
-                                             : parts_of_samples(delta, call, columns[p]->bias, order(p)));
+                                             : gradient_by_unit(delta, call, columns[p]->bias, order(p)));
     }
     copy_into(to, forward_->outputs.times(x));
   }

@@ -95,9 +95,9 @@ std::vector<std::optional<JacobianColumns>> columns_by_layer(const network::Prob
       if (!parameter || !samples_last) continue;
       const LayerOrder order{Unit::sample, samples, *samples_last};
       const Tensor expected = found[forward.calls.size() + *parameter].reshape(-1);
-      const Tensor difference = parts_of_samples(found[c], call, bias, order).sum(0) - expected;
+      const Tensor difference = gradient_by_unit(found[c], call, bias, order).sum(0) - expected;
       if (difference.abs().max().item<double>() > tolerance * expected.abs().max().item<double>()) continue;
-      const bool product = !bias && groups_of(call) == 1 && positions_of(call, order) == 1;
+      const bool product = !bias && !call.elementwise && groups_of(call) == 1 && positions_of(call, order) == 1;
       columns[*parameter] = {c, bias, *samples_last, product, call.by_input, outputs_of(call), weight_columns(call)};
     }
   }

@@ -109,7 +109,9 @@ void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutpu
                                         std::int64_t stride) {
   const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
   std::vector<bool> by_sums(factors_.size(), factors_.layer(x.layer).positions > 1);
-  for (std::size_t m = 0; m < by_sums.size() && !x.bias; ++m) by_sums[m] = by_sums[m] || factors_.depends(x.layer, m);
+  for (std::size_t m = 0; m < by_sums.size(); ++m) {
+    by_sums[m] = by_sums[m] || factors_.layer(m).elementwise || (!x.bias && factors_.depends(x.layer, m));
+  }
   for (const auto& y : slabs_) {
     if (by_sums[y.layer]) continue;
     const Rows some = columns_in(y, columns);

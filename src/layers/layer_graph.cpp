@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "layer_capture/normalization.hpp"
+
 namespace hessian_mpi::layers {
 namespace {
 
@@ -23,6 +25,11 @@ std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
                                                                      create_graph, /*accumulate_grad=*/false, outputs);
   for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
   return found;
+}
+
+// Between a and what the call's input_edge is of: along a direction or back, which is the same.
+torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor) {
+  return call.normalization ? times_derivative(*call.normalization, call.input, tensor) : tensor;
 }
 
 }  // namespace
@@ -118,7 +125,9 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
   std::copy_n(all.begin(), outputs.size(), found.by_output.begin());
   auto next = all.begin() + static_cast<std::ptrdiff_t>(outputs.size());
   for (std::size_t k = 0; k < inputs.size(); ++k) {
-    if (has_input_gradient(inputs[k])) found.of_input[k] = *next++;
+    if (!has_input_gradient(inputs[k])) continue;
+    found.of_input[k] = *next++;
+    if (found.of_input[k].defined()) found.of_input[k] = through_normalization(call(inputs[k]), found.of_input[k]);
   }
   return found;
 }
@@ -126,7 +135,7 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
 std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                          const std::vector<std::size_t>& targets) const {
   if (!input_depends(c)) return std::vector<torch::Tensor>(targets.size());
-  return derivatives({call(c).input_edge}, {cotangent}, targets);
+  return derivatives({call(c).input_edge}, {through_normalization(call(c), cotangent)}, targets);
 }
 
 std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::size_t>& calls,
@@ -142,7 +151,7 @@ std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::siz
     }
     if (input_depends(calls[k])) {
       roots.push_back(call(calls[k]).input_edge);
-      cotangents.push_back(of_input[k]);
+      cotangents.push_back(through_normalization(call(calls[k]), of_input[k]));
     }
   }
   return derivatives(roots, cotangents, targets);

@@ -11,7 +11,10 @@ namespace {
 
 using torch::Tensor;
 
+Tensor elementwise_from_rows(const Tensor& rows, const LayerCall& call);
+
 Tensor tensor_from_rows(const Tensor& rows, const Tensor& like, const LayerCall& call) {
+  if (call.elementwise) return elementwise_from_rows(rows, call);
   if (!call.convolution) return rows.reshape(like.sizes()).contiguous();
   return rows.reshape({like.size(0), -1, like.size(1)}).transpose(1, 2).reshape(like.sizes()).contiguous();
 }
@@ -39,44 +42,74 @@ Tensor rows_from_units(const Tensor& ordered, const LayerOrder& order) {
   return rows_from_samples(ordered.reshape({order.samples, -1, ordered.size(2)}), order);
 }
 
-// Patches [samples, positions, groups, columns] of a convolution's input [samples, channels, ...].
-Tensor patches(const Tensor& input, const LayerCall& call) {
+// Along one dimension, which place of the input a place of the kernel sees at each position, -1 for padding:
+// [positions, kernel].
+Tensor places_along(const LayerCall& call, std::size_t d) {
   const auto& geometry = *call.convolution;
-  const auto dimensions = geometry.stride.size();
-  std::vector<std::int64_t> padding;  // the last dimension first
-  for (auto d = dimensions; d-- > 0;) {
-    padding.push_back(geometry.padding_before[d]);
-    padding.push_back(geometry.padding_after[d]);
+  const auto inputs = call.input.size(static_cast<std::int64_t>(d) + 2);
+  const Tensor position = at::arange(call.output.size(static_cast<std::int64_t>(d) + 2), at::kLong).unsqueeze(1);
+  const Tensor kernel = at::arange(call.weight_sizes[d + 2], at::kLong).unsqueeze(0) * geometry.dilation[d];
+  if (!geometry.transposed) {
+    const Tensor place = position * geometry.stride[d] + kernel - geometry.padding_before[d];
+    return at::where(place.ge(0).logical_and(place.lt(inputs)), place, -1);
   }
-  const Tensor padded = at::constant_pad_nd(input, padding, 0).contiguous();
-  std::vector<std::int64_t> sizes{padded.size(0), padded.size(1)};
-  std::vector<std::int64_t> strides{padded.stride(0), padded.stride(1)};
-  std::int64_t positions = 1;
-  for (std::size_t d = 0; d < dimensions; ++d) {
-    const auto extent = static_cast<std::int64_t>(d) + 2;
-    sizes.push_back(call.output.size(extent));
-    strides.push_back(padded.stride(extent) * geometry.stride[d]);
-    positions *= call.output.size(extent);
-  }
-  std::int64_t places = 1;
-  for (std::size_t d = 0; d < dimensions; ++d) {
-    sizes.push_back(call.weight_sizes[d + 2]);
-    strides.push_back(padded.stride(static_cast<std::int64_t>(d) + 2) * geometry.dilation[d]);
-    places *= call.weight_sizes[d + 2];
-  }
-  const Tensor seen = padded.as_strided(sizes, strides).reshape({input.size(0), input.size(1), positions, places});
-  const auto channels = input.size(1) / geometry.groups;
-  return seen.reshape({input.size(0), geometry.groups, channels, positions, places})
-      .permute({0, 3, 1, 2, 4})
-      .reshape({input.size(0), positions, geometry.groups, channels * places});
+  const Tensor strides = position + geometry.padding_before[d] - kernel;
+  const Tensor place = strides.floor_divide(geometry.stride[d]);
+  const Tensor seen = strides.remainder(geometry.stride[d]).eq(0).logical_and(place.ge(0));
+  return at::where(seen.logical_and(place.lt(inputs)), place, -1);
 }
 
-// The inputs of one sample, numbered from 1: 0 is left for padding.
-Tensor numbered_elements(const LayerCall& call) {
-  auto sizes = call.input.sizes().vec();
-  sizes[0] = 1;
-  const auto count = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
-  return at::arange(1, count + 1, at::kLong).reshape(sizes);
+// The same of all dimensions at once, in the plane of a channel: [positions, places of the kernel].
+Tensor places_seen(const LayerCall& call) {
+  Tensor all = at::zeros({1, 1}, at::kLong);
+  for (std::size_t d = 0; d < call.convolution->stride.size(); ++d) {
+    const Tensor along = places_along(call, d);
+    const Tensor before = all.unsqueeze(1).unsqueeze(3);
+    const Tensor own = along.unsqueeze(0).unsqueeze(2);
+    const Tensor both = before * call.input.size(static_cast<std::int64_t>(d) + 2) + own;
+    all = at::where(before.lt(0).logical_or(own.lt(0)), -1, both)
+              .reshape({all.size(0) * along.size(0), all.size(1) * along.size(1)});
+  }
+  return all;
+}
+
+// The channels that the weights of a group see.
+std::int64_t channels_of_group(const LayerCall& call) {
+  return call.input.size(1) / groups_of(call);
+}
+
+// Patches [samples, positions, columns] of a convolution's input [samples, channels, ...].
+Tensor patches(const LayerCall& call, std::int64_t group) {
+  const auto channels = channels_of_group(call);
+  const Tensor places = places_seen(call);
+  const Tensor planes = at::constant_pad_nd(call.input.flatten(2).narrow(1, group * channels, channels), {0, 1}, 0);
+  const Tensor seen = at::where(places.lt(0), planes.size(2) - 1, places).reshape(-1).to(planes.device());
+  return planes.index_select(2, seen)
+      .reshape({planes.size(0), channels, places.size(0), places.size(1)})
+      .transpose(1, 2)
+      .reshape({planes.size(0), places.size(0), channels * places.size(1)});
+}
+
+// The dimensions of an elementwise layer's tensors, those of features last.
+std::vector<std::int64_t> features_last(const LayerCall& call) {
+  const auto& features = call.feature_dims;
+  std::vector<std::int64_t> dims;
+  for (std::int64_t d = 0; d < call.output.dim(); ++d) {
+    if (std::find(features.begin(), features.end(), d) == features.end()) dims.push_back(d);
+  }
+  dims.insert(dims.end(), features.begin(), features.end());
+  return dims;
+}
+
+Tensor elementwise_from_rows(const Tensor& rows, const LayerCall& call) {
+  const auto dims = features_last(call);
+  std::vector<std::int64_t> sizes;
+  std::vector<std::int64_t> places(dims.size());
+  for (std::size_t k = 0; k < dims.size(); ++k) {
+    sizes.push_back(call.output.size(dims[k]));
+    places[static_cast<std::size_t>(dims[k])] = static_cast<std::int64_t>(k);
+  }
+  return rows.reshape(sizes).permute(places).contiguous();
 }
 
 }  // namespace
@@ -88,7 +121,15 @@ std::int64_t weight_columns(const LayerCall& call) {
   return std::accumulate(call.weight_sizes.begin() + 1, call.weight_sizes.end(), std::int64_t{1}, std::multiplies<>());
 }
 std::int64_t groups_of(const LayerCall& call) {
-  return call.convolution ? call.convolution->groups : 1;
+  if (!call.convolution) return 1;
+  return call.convolution->transposed ? call.input.size(1) : call.convolution->groups;
+}
+std::int64_t outputs_of_group(const LayerCall& call) {
+  return call.convolution ? outputs_of(call) / call.convolution->groups : outputs_of(call);
+}
+std::int64_t first_output_of(const LayerCall& call, std::int64_t group) {
+  if (!call.convolution) return 0;
+  return group * call.convolution->groups / groups_of(call) * outputs_of_group(call);
 }
 
 std::int64_t units_of(const LayerCall& call, const LayerOrder& order) {
@@ -101,6 +142,7 @@ std::int64_t positions_of(const LayerCall& call, const LayerOrder& order) {
 }
 
 bool is_pointwise(const LayerCall& call) {
+  if (call.elementwise) return true;
   if (!call.convolution) return true;
   const auto all = [](const std::vector<std::int64_t>& numbers, std::int64_t value) {
     return std::all_of(numbers.begin(), numbers.end(), [=](auto x) { return x == value; });
@@ -135,7 +177,7 @@ Tensor input_from_units(const Tensor& ordered, const LayerCall& call, const Laye
 
 Tensor input_patches(const LayerCall& call, std::int64_t group, const LayerOrder& order) {
   if (!call.convolution) return by_unit(rows_of(call.input, call), order);
-  const Tensor seen = patches(call.input, call).select(2, group);
+  const Tensor seen = patches(call, group);
   if (order.unit == Unit::sample) return seen;
   return seen.reshape({order.unit == Unit::batch ? 1 : -1, order.unit == Unit::batch ? -1 : 1, seen.size(2)});
 }
@@ -147,11 +189,27 @@ Tensor patch_elements(const LayerCall& call, std::int64_t group, const LayerOrde
     const auto positions = positions_of(call, order);
     return at::arange(positions * columns, at::kLong).reshape({positions, columns});
   }
-  const Tensor numbers = numbered_elements(call);
-  const Tensor of_sample = patches(numbers, call).select(2, group);  // [1, positions, columns]
-  if (order.unit == Unit::sample) return of_sample.select(0, 0) - 1;
-  const Tensor first = at::arange(order.samples, at::kLong).reshape({-1, 1, 1}) * numbers.numel();
-  return at::where(of_sample == 0, 0, of_sample + first).reshape({-1, columns}) - 1;
+  const Tensor places = places_seen(call).unsqueeze(1);  // [positions, 1, places of the kernel]
+  const auto channels = channels_of_group(call);
+  const auto plane = call.input[0][0].numel();
+  const Tensor first = (at::arange(channels, at::kLong) + group * channels).unsqueeze(1) * plane;
+  const Tensor of_sample = at::where(places.lt(0), -1, places + first).reshape({-1, columns});
+  if (order.unit == Unit::sample) return of_sample;
+  const Tensor before = at::arange(order.samples, at::kLong).reshape({-1, 1, 1}) * call.input[0].numel();
+  return at::where(of_sample.lt(0), -1, of_sample + before).reshape({-1, columns});
+}
+
+Tensor gradient_by_unit(const Tensor& delta, const LayerCall& call, bool bias, const LayerOrder& order) {
+  const Tensor deltas = output_by_unit(delta, call, order);
+  if (bias) return deltas.sum(1);
+  if (call.elementwise) return (deltas * input_patches(call, 0, order)).sum(1);
+  std::vector<Tensor> groups;
+  for (std::int64_t g = 0; g < groups_of(call); ++g) {
+    const Tensor of_group = deltas.narrow(2, first_output_of(call, g), outputs_of_group(call));
+    groups.push_back(of_group.transpose(1, 2).bmm(input_patches(call, g, order)));
+  }
+  const Tensor all = groups.size() == 1 ? groups.front() : at::cat(groups, 1);
+  return (call.by_input ? all.transpose(1, 2) : all).reshape({all.size(0), -1});
 }
 
 Tensor sample_of_rows(std::int64_t rows, const LayerOrder& order) {
@@ -165,6 +223,7 @@ Tensor position_of_rows(std::int64_t rows, const LayerOrder& order) {
 }
 
 Tensor rows_of(const Tensor& z_or_a, const LayerCall& call) {
+  if (call.elementwise) return z_or_a.permute(features_last(call)).reshape({-1, outputs_of(call)});
   if (!call.convolution) return z_or_a.reshape({-1, z_or_a.size(-1)});
   return z_or_a.flatten(2).transpose(1, 2).reshape({-1, z_or_a.size(1)});  // features come after the samples
 }

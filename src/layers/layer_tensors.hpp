@@ -24,8 +24,13 @@ std::int64_t positions_of(const LayerCall& call, const LayerOrder& order);
 /// Features of z, and of a as the weight sees it: the inputs of a group of a convolution at all places of its kernel.
 std::int64_t outputs_of(const LayerCall& call);
 std::int64_t weight_columns(const LayerCall& call);
+/// Weights of a group see the same inputs; a transposed convolution has a group for each of its channels. The parameter
+/// has group after group.
 std::int64_t groups_of(const LayerCall& call);
-/// True for what sees one position at a time: linear layers, and convolutions whose kernel is a single point.
+std::int64_t outputs_of_group(const LayerCall& call);
+std::int64_t first_output_of(const LayerCall& call, std::int64_t group);
+/// True for what sees one position at a time: linear and elementwise layers, and convolutions whose kernel is a single
+/// point.
 bool is_pointwise(const LayerCall& call);
 
 /// z, or anything of its shape, as [units, positions, outputs]; and back, contiguous.
@@ -41,6 +46,9 @@ torch::Tensor input_patches(const LayerCall& call, std::int64_t group, const Lay
 /// Which element of a unit's input (as input_by_unit has it) each of these is: int64 [positions, columns], -1 for
 /// padding. The same for all units.
 torch::Tensor patch_elements(const LayerCall& call, std::int64_t group, const LayerOrder& order);
+
+/// The gradient by a layer's weight or bias that each unit has a part in, from dL/dz: [units, elements].
+torch::Tensor gradient_by_unit(const torch::Tensor& delta, const LayerCall& call, bool bias, const LayerOrder& order);
 
 /// The sample and the position in it that each row of z (or a) belongs to, counted as they lie in memory, features left
 /// out: int64 [rows]. rows: a multiple of the number of samples.

@@ -30,16 +30,4 @@ std::vector<Tensor> derivatives_of_outputs(const CapturedForward& forward, const
   return found;
 }
 
-Tensor parts_of_samples(const Tensor& delta, const LayerCall& call, bool bias, const LayerOrder& order) {
-  const Tensor deltas = output_by_unit(delta, call, order);
-  if (bias) return deltas.sum(1);
-  std::vector<Tensor> groups;
-  const auto outputs = outputs_of(call) / groups_of(call);
-  for (std::int64_t g = 0; g < groups_of(call); ++g) {
-    groups.push_back(deltas.narrow(2, g * outputs, outputs).transpose(1, 2).bmm(input_patches(call, g, order)));
-  }
-  const Tensor all = groups.size() == 1 ? groups.front() : at::cat(groups, 1);
-  return (call.by_input ? all.transpose(1, 2) : all).reshape({all.size(0), -1});
-}
-
 }  // namespace hessian_mpi::layers

@@ -1,5 +1,5 @@
 #pragma once
-/// One backward pass from the outputs y of a network, and rows of J that follow from it. Internal to the factors of J.
+/// One backward pass from the outputs y of a network. Internal to the factors of J.
 
 #include <torch/types.h>
 
@@ -17,8 +17,5 @@ namespace hessian_mpi::layers {
 std::vector<torch::Tensor> derivatives_of_outputs(const CapturedForward& forward, const torch::Tensor& x,
                                                   const std::vector<std::size_t>& calls,
                                                   const std::vector<torch::Tensor>& parameters);
-
-/// The part of each sample in J^T x by a layer's weight or bias, whose delta the pass has given: [samples, elements].
-torch::Tensor parts_of_samples(const torch::Tensor& delta, const LayerCall& call, bool bias, const LayerOrder& order);
 
 }  // namespace hessian_mpi::layers

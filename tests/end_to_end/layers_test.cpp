@@ -280,7 +280,7 @@ TEST(LayersOfTokens, AreMadeInTwoStages) {
 }
 
 TEST(LayersOfTokens, SayWhichWayEachParameterTook) {
-  const std::string why = "it is no weight or bias of a linear layer, a convolution or an embedding";
+  const std::string why = "it is no weight or bias of a linear layer, a convolution, an embedding or a norm";
   const Folder folder;
   const auto finished = run_program(1, tokens("auto", "result.h5", {}), folder.path());
   ASSERT_EQ(finished.exit_code, 0) << finished.errors;

@@ -28,13 +28,14 @@ torch::Tensor numbers(std::vector<std::int64_t> sizes, double step) {
   return (torch::arange(c10::multiply_integers(sizes), torch::kFloat64) * step).sin().reshape(sizes);
 }
 
-/// A convolution, a linear layer, a scale, and a product with a weight that lies input by input.
+/// A convolution, a linear layer, a scale, a rate, and a product with a weight that lies input by input.
 class Network final : public network::Model {
  public:
   explicit Network(bool samples_interact) : samples_interact_(samples_interact) {
     parameters_ = {{"conv", numbers({3, 2, 3}, 1.3)}, {"conv_bias", numbers({3}, 0.7)},
                    {"linear", numbers({4, 12}, 2.1)}, {"linear_bias", numbers({4}, 1.9)},
-                   {"scale", numbers({4}, 0.4)},      {"product", numbers({4, outputs}, 1.1)}};
+                   {"scale", numbers({4}, 0.4)},      {"product", numbers({4, outputs}, 1.1)},
+                   {"rate", numbers({4}, 0.6)}};
     for (auto& parameter : parameters_) parameter.value.requires_grad_();
   }
   std::string format() const override { return "test"; }
@@ -47,7 +48,7 @@ class Network final : public network::Model {
   c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
     const auto& p = parameters_;
     const auto seen = at::conv1d(arguments.front().toTensor(), p[0].value, p[1].value, 1, 1).tanh();
-    const auto z = at::linear(seen.flatten(1), p[2].value, p[3].value).tanh() * p[4].value;
+    const auto z = at::linear(seen.flatten(1), p[2].value, p[3].value).tanh() * p[4].value * p[6].value.exp();
     const auto y = z.mm(p[5].value).tanh();
     return samples_interact_ ? y - y.mean(0) : y;
   }
@@ -124,7 +125,7 @@ TEST(JacobianFactors, MakeTheProductOfTheWholeJacobian) {
       const auto plan = plan_jacobian(problem, Entries::all);
       SCOPED_TRACE(testing::Message() << name_of(matrix) << " in batches of " << batch_size);
       EXPECT_EQ(plan.outputs_of_sample, matrix == Matrix::ggn ? outputs : 1);
-      EXPECT_EQ(plan.others(), std::vector<std::size_t>{4}) << "the scale alone is no layer's";
+      EXPECT_EQ(plan.others(), std::vector<std::size_t>{6}) << "the rate alone is no layer's";
       JacobianFactors factors(problem, plan, Precision::float64, world);
       const auto n = problem.index().size();
       expect_near(made(factors, {0, n}, {0, n}), expected_matrix(problem), 1e-12);

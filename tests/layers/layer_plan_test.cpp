@@ -82,6 +82,54 @@ INSTANTIATE_TEST_SUITE_P(
                     "    y.tanh_()\n"
                     "    z = torch.linear(y, self.v)\n"));
 
+struct Part {
+  const char* name;
+  Shapes parameters;
+  std::vector<std::int64_t> input;
+  const char* body;  // from x to y
+};
+
+// What parts of networks have beside linear layers.
+class PartOfNetwork : public testing::TestWithParam<Part> {};
+
+TEST_P(PartOfNetwork, IsCaptured) {
+  const auto& part = GetParam();
+  const auto problem =
+      problem_of(part.parameters, part.body + std::string("    z = torch.sin(y)\n") + ends, part.input);
+  for (const auto& [name, reason] : reasons_of(problem)) EXPECT_EQ(reason, "") << name;
+}
+
+const Shapes of_three{{"w", {3}}, {"b", {3}}};
+
+INSTANTIATE_TEST_SUITE_P(
+    LayerPlan, PartOfNetwork,
+    testing::Values(
+        Part{"layer_norm", of_three, {4, 5, 3}, "    y = torch.layer_norm(x, [3], self.w, self.b)\n"},
+        Part{"layer_norm_of_two",
+             {{"w", {5, 3}}, {"b", {5, 3}}},
+             {4, 5, 3},
+             "    y = torch.layer_norm(x, [5, 3], self.w, self.b)\n"},
+        Part{"group_norm", {{"w", {4}}, {"b", {4}}}, {2, 4, 3}, "    y = torch.group_norm(x, 2, self.w, self.b)\n"},
+        Part{"batch_norm",
+             of_three,
+             {4, 3, 2},
+             "    y = torch.batch_norm(x, self.w, self.b, torch.zeros(3).double(), torch.ones(3).double(), False, 0.1, "
+             "1e-5, False)\n"},
+        Part{"rms_norm", {{"w", {3}}}, {4, 5, 3}, "    y = torch.rms_norm(x, [3], self.w)\n"},
+        Part{"scale", {{"w", {3}}, {"b", {1}}}, {4, 3}, "    y = (x * self.w) * self.b\n"},
+        Part{"scale_in_place", {{"w", {3}}, {"b", {3}}}, {4, 3}, "    y = torch.sin(x).mul_(self.w).add_(self.b)\n"},
+        Part{"scale_of_channels", of_three, {4, 3, 2}, "    y = x * self.w.view(3, 1) + self.b[None, :, None]\n"},
+        Part{"positions", {{"p", {5, 3}}}, {4, 5, 3}, "    y = x + self.p\n"},
+        Part{"table_of_positions",
+             {{"p", {5, 3}}},
+             {4, 5, 3},
+             "    y = x + torch.embedding(self.p, torch.arange(5), -1, False, False)\n"},
+        Part{"transposed_convolution",
+             {{"w", {4, 3, 2}}, {"b", {6}}},
+             {2, 4, 3},
+             "    y = torch.conv_transpose1d(x, self.w, self.b, [2], [1], [1], 2, [1])\n"}),
+    [](const auto& part) { return part.param.name; });
+
 TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
   const auto twice = problem_of({{"w", {3, 3}}, {"v", {2, 3}}},
                                 "    z = torch.linear(torch.tanh(torch.linear(torch.tanh(torch.linear(x, self.w)), "
@@ -98,7 +146,8 @@ TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
 
   const auto normalised =
       problem_of({{"w", {3, 3}}}, "    z = torch.linear(x, self.w / torch.norm(self.w))\n" + std::string(ends), {5, 3});
-  EXPECT_EQ(reasons_of(normalised)["w"], "it is no weight or bias of a linear layer, a convolution or an embedding");
+  EXPECT_EQ(reasons_of(normalised)["w"],
+            "it is no weight or bias of a linear layer, a convolution, an embedding or a norm");
 
   const auto unused =
       problem_of({{"w", {3, 3}}, {"v", {2, 2}}}, "    z = torch.linear(x, self.w)\n" + std::string(ends), {5, 3});

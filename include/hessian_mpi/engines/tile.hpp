@@ -3,6 +3,7 @@
 /// order that depends on how many rows are asked for at once, and a row must not. Here each number is one sum over k,
 /// from the first to the last, whatever is computed beside it. Internal to the factored engine.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -78,6 +79,11 @@ void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::
 /// out[i] = sum over k of left[k * left_stride + i], for i < rows.
 template <class Number, class Out>
 void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std::int64_t inner, Out* out);
+
+/// sums[i] += sum over k of factors[0][k * step + i] * factors[1][k * step + i].
+template <class Number>
+void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner, std::int64_t step,
+                     std::span<Number> sums);
 
 /// Rows, each times a number of its own: row k is scale[k * scale_step] * row[k * row_step + i].
 template <class Number>

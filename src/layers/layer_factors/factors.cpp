@@ -97,30 +97,28 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
     auto& layer = layers_[l];
     units = units_of(call, own);
     if (batch == 0) {
-      layer = {call.weight,
-               call.bias,
-               call.by_input,
-               positions_of(call, own),
-               outputs_of(call),
-               groups_of(call),
-               weight_columns(call),
-               call.input.numel() / units,
-               false,
-               {},
-               {},
-               {},
-               step().layers[l].upstream};
-      layer.inputs.resize(static_cast<std::size_t>(layer.groups));
+      layer.weight = call.weight;
+      layer.bias = call.bias;
+      layer.by_input = call.by_input;
+      layer.elementwise = call.elementwise;
+      layer.positions = positions_of(call, own);
+      layer.outputs = outputs_of(call);
+      layer.outputs_of_group = outputs_of_group(call);
+      layer.columns = weight_columns(call);
+      layer.elements = call.input.numel() / units;
+      layer.upstream = step().layers[l].upstream;
+      for (std::int64_t g = 0; g < groups_of(call); ++g) layer.first_outputs.push_back(first_output_of(call, g));
+      layer.inputs.resize(layer.first_outputs.size());
       layer.input_elements.resize(layer.inputs.size());
     }
-    for (std::int64_t g = 0; call.weight && g < layer.groups; ++g) {
-      append(input_patches(call, g, own), layer.inputs[static_cast<std::size_t>(g)]);
+    for (std::size_t g = 0; call.weight && g < layer.inputs.size(); ++g) {
+      append(input_patches(call, static_cast<std::int64_t>(g), own), layer.inputs[g]);
       if (batch > 0) continue;
-      const Tensor elements = patch_elements(call, g, own).contiguous();
+      const Tensor elements = patch_elements(call, static_cast<std::int64_t>(g), own).contiguous();
       const auto* begin = elements.template const_data_ptr<std::int64_t>();
-      layer.input_elements[static_cast<std::size_t>(g)].assign(begin, begin + elements.numel());
+      layer.input_elements[g].assign(begin, begin + elements.numel());
       layer.sees_input_as_it_is =
-          layer.groups == 1 && elements.reshape(-1).equal(at::arange(layer.elements, at::kLong));
+          layer.inputs.size() == 1 && elements.reshape(-1).equal(at::arange(layer.elements, at::kLong));
     }
     append(output_by_unit(graph.delta(step().layers[l].call), call, own), layer.delta);
   }

@@ -25,11 +25,13 @@ template <class Number>
 struct LayerData {
   std::optional<std::size_t> weight;
   std::optional<std::size_t> bias;
-  bool by_input = false;  ///< the weight is [columns, outputs]
+  bool by_input = false;     ///< the weight is [columns, outputs]
+  bool elementwise = false;  ///< each output has one weight, that of the column of the same number
   std::int64_t positions = 1;
   std::int64_t outputs = 0;
-  std::int64_t groups = 1;
-  std::int64_t columns = 0;                 ///< of a row of the weight
+  std::int64_t outputs_of_group = 0;
+  std::vector<std::int64_t> first_outputs;  ///< of each group
+  std::int64_t columns = 0;                 ///< that the weights of a group see
   std::int64_t elements = 0;                ///< of a unit's input
   bool sees_input_as_it_is = false;         ///< element t * columns + q is what the weight sees at t in column q
   std::vector<std::vector<Number>> inputs;  ///< a, for each group: [u][t][columns]
@@ -91,7 +93,9 @@ class Factors {
   const OutputFactors<Number>& of_output(const OutputOfLayer& output);
 
   /// Whether rows of a layer are made by passes of their own, a copy of the batch for each of them.
-  bool by_row(std::size_t l, bool bias) const { return step().layers[l].by_row || (bias && layers_[l].positions > 1); }
+  bool by_row(std::size_t l, bool bias) const {
+    return step().layers[l].by_row || (bias ? layers_[l].positions > 1 : layers_[l].elementwise);
+  }
   /// How many neighbours to ask for at once, as many as these whatever is wanted, so that each has its place in a pass.
   std::int64_t rows_at_once(std::size_t l) const;
   /// For rows by passes of their own, zeros for none. For each layer of the step. Valid until the next call.

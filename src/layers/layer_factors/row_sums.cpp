@@ -119,6 +119,14 @@ void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i,
   const std::size_t products = sums.derivatives.empty() ? 1 : 2;
   const Number* const derivatives = sums.derivatives.empty() ? nullptr : seen(sums, i, y);
   const Number* const delta = layer.delta.data() + first;
+  if (y.diagonal) {
+    const Number* const seen_here = derivatives == nullptr ? nullptr : derivatives + outputs.begin;
+    line_.assign(static_cast<std::size_t>(outputs.count()), Number{0});
+    engines::add_up_products<Number>({second, y.inputs + outputs.begin}, places, layer.outputs, line_);
+    if (derivatives != nullptr) engines::add_up_products<Number>({delta, seen_here}, places, layer.outputs, line_);
+    std::transform(line_.begin(), line_.end(), out, [](Number sum) { return static_cast<Out>(sum); });
+    return;
+  }
   if (y.by_input) {
     const std::array<engines::Product<Number>, 2> both{
         engines::Product<Number>{y.inputs, y.columns,

@@ -7,7 +7,7 @@
 ///
 /// For a y that comes before x, E has delta_x[p] J_x[q; k, r] too, and D is zero. There t is the only position.
 ///
-/// k over the places of y. Internal to the factored engine.
+/// k over the places of y; of a diagonal W_y s = r. Internal to the factored engine.
 
 #include <cstdint>
 #include <vector>
@@ -48,6 +48,7 @@ class RowSums {
   const std::vector<Number>& ones_;
   Sums<Number> sums_;
   std::vector<Number> seen_;  // D of a row as a slab sees it
+  std::vector<Number> line_;
   engines::Strips<Number> seen_strips_;
 };
 

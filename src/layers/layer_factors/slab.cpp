@@ -34,25 +34,30 @@ std::vector<Slab<Number>> slabs_of(const Factors<Number>& factors, const matrix:
   std::vector<Slab<Number>> slabs;
   for (std::size_t l = 0; l < factors.size(); ++l) {
     const auto& layer = factors.layer(l);
-    const auto outputs = layer.outputs / layer.groups;
-    for (std::int64_t g = 0; layer.weight && g < layer.groups; ++g) {
-      const auto group = static_cast<std::size_t>(g);
-      Slab<Number> slab{l,
-                        group,
-                        false,
-                        layer.by_input,
-                        index.entries()[*layer.weight].offset + g * outputs * layer.columns,
-                        g * outputs,
-                        outputs,
-                        layer.columns,
-                        layer.inputs[group].data(),
-                        {}};
-      if (!layer.by_input)
+    for (std::size_t g = 0; layer.weight && g < layer.inputs.size(); ++g) {
+      Slab<Number> slab;
+      slab.layer = l;
+      slab.group = g;
+      slab.by_input = layer.by_input;
+      slab.diagonal = layer.elementwise;
+      slab.first_output = layer.first_outputs[g];
+      slab.outputs = layer.outputs_of_group;
+      slab.columns = layer.elementwise ? 1 : layer.columns;
+      slab.offset = index.entries()[*layer.weight].offset + static_cast<std::int64_t>(g) * slab.rows();
+      slab.inputs = layer.inputs[g].data();
+      if (!slab.by_input && !slab.diagonal) {
         engines::fill_strips(slab.inputs, factors.units() * layer.positions, layer.columns, slab.strips);
+      }
       slabs.push_back(std::move(slab));
     }
     if (layer.bias) {
-      slabs.push_back({l, 0, true, false, index.entries()[*layer.bias].offset, 0, layer.outputs, 1, ones.data(), {}});
+      Slab<Number> slab;
+      slab.layer = l;
+      slab.bias = true;
+      slab.offset = index.entries()[*layer.bias].offset;
+      slab.outputs = layer.outputs;
+      slab.inputs = ones.data();
+      slabs.push_back(std::move(slab));
     }
   }
   std::sort(slabs.begin(), slabs.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });

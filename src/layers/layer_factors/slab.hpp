@@ -13,7 +13,7 @@
 
 namespace hessian_mpi::layers {
 
-/// A weight or a bias; of a grouped convolution's weight what belongs to one group. Its rows are those of its outputs p
+/// A weight or a bias; of a weight with several groups what belongs to one of them. Its rows are those of its outputs p
 /// and the columns q of its weight (a bias has one): output by output, or, where the weight lies so, column by column.
 template <class Number>
 struct Slab {
@@ -21,12 +21,14 @@ struct Slab {
   std::size_t group = 0;
   bool bias = false;
   bool by_input = false;
+  bool diagonal = false;    ///< of an elementwise layer: column q of what the weight sees is of output q alone
   std::int64_t offset = 0;  ///< of its first row in H
   std::int64_t first_output = 0;
   std::int64_t outputs = 0;
   std::int64_t columns = 1;
-  const Number* inputs = nullptr;  ///< a, [u][t][columns]; of a bias ones
-  engines::Strips<Number> strips;  ///< the same, to multiply with from the left; none of a bias, nor column by column
+  const Number* inputs = nullptr;  ///< a, [u][t][columns], diagonal: [u][t][outputs]; of a bias ones
+  engines::Strips<Number>
+      strips;  ///< the same, to multiply with from the left; none of a bias, a diagonal, nor column by column
 
   std::int64_t rows() const { return outputs * columns; }
   /// A row of H by its output, counted from the slab's first, and column.
@@ -51,6 +53,7 @@ RowOfLayer row_of_layer(const Slab<Number>& slab, std::int64_t row) {
   const auto i = row - slab.offset;
   const auto output = slab.first_output + (slab.by_input ? i % slab.outputs : i / slab.columns);
   if (slab.bias) return {output, slab.group, std::nullopt};
+  if (slab.diagonal) return {output, slab.group, output};
   return {output, slab.group, slab.by_input ? i / slab.outputs : i % slab.columns};
 }
 

@@ -65,7 +65,7 @@ RowCounts rows_of_layer(const Network& network, const LayerStep& step, const std
   const auto biases = static_cast<double>(parameters_in(network, call.bias));
   const bool by_row = step.layers[l].by_row;
   RowCounts rows;
-  (by_row ? rows.by_row : rows.by_output) += weights;
+  (by_row || call.elementwise ? rows.by_row : rows.by_output) += weights;
   (by_row || sizes[l].positions > 1 ? rows.by_row : rows.by_output) += biases;
   return rows;
 }
@@ -152,10 +152,13 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
   const auto& call = network.graph.call(layer.call);
   const LayerOrder order{layer.unit, network.problem.batch_size(), false};
   const auto units = units_of(call, order) * network.problem.batches();
-  if (layer.by_row || units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
+  const auto takes_passes_by_row = [&](const Chosen& some) {
+    return some.by_row || network.graph.call(some.call).elementwise;
+  };
+  if (takes_passes_by_row(layer) || units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
   std::int64_t numbers = 0;
   for (const auto& other : before) {
-    if (other.by_row || other.unit != layer.unit || positions_of(network, other) > 1) return false;
+    if (takes_passes_by_row(other) || other.unit != layer.unit || positions_of(network, other) > 1) return false;
     numbers += units * call.input.numel() / units_of(call, order) * outputs_of(network.graph.call(other.call));
   }
   return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
@@ -204,7 +207,8 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
   double width = 0;  // of what an output has at a place
   for (std::size_t m = 0; m < sizes.size(); ++m) {
     const auto& call = network.graph.call(step.layers[m].call);
-    inputs += all_units * sizes[m].positions * static_cast<double>(weight_columns(call) * groups_of(call));
+    inputs +=
+        all_units * sizes[m].positions * static_cast<double>(call.weight ? weight_columns(call) * groups_of(call) : 0);
     width += sizes[m].positions * sizes[m].outputs + (contains(step.layers[m].upstream, l) ? sizes[m].elements : 0);
   }
   const auto& row = sizes[l];
@@ -273,7 +277,7 @@ double multiplications_of_forward(const CapturedForward& forward, std::size_t fi
   double sum = 0;
   const auto& calls = forward.calls;
   for (auto c = first; c < calls.size(); ++c) {
-    const auto products = calls[c].embedding ? 1 : weight_columns(calls[c]);
+    const auto products = calls[c].embedding || calls[c].elementwise ? 1 : weight_columns(calls[c]);
     sum += static_cast<double>(calls[c].output.numel() * products);
   }
   return sum;
@@ -300,9 +304,9 @@ RowsTogether rows_together(const Network& network, const LayerStep& step, std::s
   const auto& call = network.graph.call(step.layers[l].call);
   const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
   const auto outputs = std::max<std::int64_t>(1, step.copies / positions);
-  const auto of_weight = step.layers[l].by_row ? step.copies
-                         : call.by_input       ? outputs_of(call)
-                                               : outputs * weight_columns(call);
+  const auto of_weight = step.layers[l].by_row || call.elementwise ? step.copies
+                         : call.by_input                           ? outputs_of(call)
+                                                                   : outputs * weight_columns(call);
   return {of_weight, step.layers[l].by_row || positions > 1 ? step.copies : outputs};
 }
 
