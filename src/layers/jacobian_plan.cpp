@@ -92,7 +92,7 @@ std::vector<std::optional<JacobianColumns>> columns_by_layer(const network::Prob
     const auto samples_last = apart.samples_last(c);
     for (const bool bias : {false, true}) {
       const auto& parameter = bias ? call.bias : call.weight;
-      if (!parameter || !samples_last) continue;
+      if (!parameter || !samples_last || tied_set_of(forward, c)) continue;
       const LayerOrder order{Unit::sample, samples, *samples_last};
       const Tensor expected = found[forward.calls.size() + *parameter].reshape(-1);
       const Tensor difference = gradient_by_unit(found[c], call, bias, order).sum(0) - expected;

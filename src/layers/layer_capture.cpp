@@ -5,7 +5,10 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <numeric>
+#include <set>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -13,6 +16,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "layer_capture/operators.hpp"
+#include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -114,43 +118,101 @@ Givers givers_in(const torch::Tensor& root) {
   return givers;
 }
 
-enum class Entry { alone, several, nowhere };
+bool has(const LayerCall& call, std::size_t parameter) {
+  return call.weight == parameter || call.bias == parameter;
+}
 
-// Whether the gradient of a parameter comes through the function of a call's output, and through it alone.
-Entry entry_of(const torch::Tensor& parameter, const LayerCall& call, const Givers& givers) {
-  const Node* node = torch::autograd::impl::gradient_edge(parameter).function.get();
-  const Node* output = call.output_edge.function.get();
-  while (node != output) {
+std::vector<std::size_t> calls_with(const std::vector<LayerCall>& calls, std::size_t parameter) {
+  std::vector<std::size_t> found;
+  for (std::size_t c = 0; c < calls.size(); ++c) {
+    if (has(calls[c], parameter)) found.push_back(c);
+  }
+  return found;
+}
+
+// Those of some calls through the functions of whose outputs the gradient of a parameter comes; nothing where it comes
+// by another way too.
+std::optional<std::set<std::size_t>> entries_of(const torch::Tensor& parameter, const std::vector<LayerCall>& calls,
+                                                const std::vector<std::size_t>& some, const Givers& givers) {
+  std::set<std::size_t> entries;
+  const Node* own = torch::autograd::impl::gradient_edge(parameter).function.get();
+  std::unordered_set<const Node*> seen;
+  std::vector<const Node*> open{own};
+  while (!open.empty()) {
+    const Node* node = open.back();
+    open.pop_back();
+    if (!seen.insert(node).second) continue;
+    const auto call = std::find_if(some.begin(), some.end(),
+                                   [&](std::size_t c) { return calls[c].output_edge.function.get() == node; });
+    if (call != some.end()) {
+      entries.insert(*call);
+      continue;
+    }
     const auto found = givers.find(node);
-    if (found == givers.end()) return Entry::nowhere;
-    if (found->second.size() > 1) return Entry::several;
-    node = found->second.front();
+    if (found == givers.end()) {
+      if (node == own) break;  // the loss does not depend on it
+      return std::nullopt;
+    }
+    open.insert(open.end(), found->second.begin(), found->second.end());
   }
-  return Entry::alone;
+  return entries;
 }
 
-// Takes the parameter out of the call where it also enters elsewhere.
-void keep_if_alone(std::optional<std::size_t>& parameter, const LayerCall& call, const network::Problem& problem,
-                   const Givers& givers, std::vector<std::string>& reasons) {
-  if (!parameter) return;
-  const auto entry = entry_of(problem.parameters()[*parameter], call, givers);
-  if (entry == Entry::alone) {
-    reasons[*parameter].clear();
-  } else {
-    reasons[*parameter] =
-        entry == Entry::several ? "it enters the loss in several places" : "the loss does not depend on it";
-    parameter = std::nullopt;
+void take_out(std::size_t parameter, LayerCall& call) {
+  if (call.weight == parameter) call.weight = std::nullopt;
+  if (call.bias == parameter) call.bias = std::nullopt;
+}
+
+// Leaves a parameter to the calls by which alone it enters the loss.
+void keep_where_alone(std::size_t parameter, const torch::Tensor& value, const Givers& givers,
+                      CapturedForward& forward) {
+  constexpr std::size_t most_entries = 8;  // with more, rows by double-backward take less
+  auto& calls = forward.calls;
+  const auto holders = calls_with(calls, parameter);
+  if (holders.empty()) return;
+  const auto entries = entries_of(value, calls, holders, givers);
+  auto& reason = forward.reasons[parameter];
+  reason.clear();
+  if (!entries || entries->size() > most_entries) reason = "it enters the loss in several places";
+  if (entries && entries->empty()) reason = "the loss does not depend on it";
+  if (entries && entries->size() > 1 &&
+      std::any_of(entries->begin(), entries->end(), [&](std::size_t c) { return groups_of(calls[c]) > 1; })) {
+    reason = "it enters the loss in several places";
+  }
+  for (const auto c : holders) {
+    if (!reason.empty() || !entries->contains(c)) take_out(parameter, calls[c]);
   }
 }
 
-// Of no use: without parameters, or elementwise in a tensor that samples have no part in, such as another weight.
-bool is_beside_samples(const LayerCall& call, std::int64_t samples, std::vector<std::string>& reasons) {
-  if (!call.weight && !call.bias) return true;
-  if (!call.elementwise || call.output.numel() / call.weight_sizes[0] % samples == 0) return false;
-  for (const auto& parameter : {call.weight, call.bias}) {
-    if (parameter) reasons[*parameter] = "it enters a tensor without samples";
+std::vector<std::vector<std::size_t>> tied_sets(const std::vector<LayerCall>& calls, std::size_t parameters) {
+  std::vector<std::size_t> set(calls.size());  // the first call of it
+  std::iota(set.begin(), set.end(), std::size_t{0});
+  for (std::size_t p = 0; p < parameters; ++p) {
+    const auto some = calls_with(calls, p);
+    for (const auto c : some) {
+      const auto [kept, joined] = std::minmax(set[some.front()], set[c]);
+      std::replace(set.begin(), set.end(), std::size_t{joined}, std::size_t{kept});
+    }
   }
-  return true;
+  std::map<std::size_t, std::vector<std::size_t>> sets;
+  for (std::size_t c = 0; c < calls.size(); ++c) sets[set[c]].push_back(c);
+  std::vector<std::vector<std::size_t>> tied;
+  for (auto& [first, some] : sets) {
+    if (some.size() > 1) tied.push_back(std::move(some));
+  }
+  return tied;
+}
+
+// Leaves out what is elementwise in a tensor that samples have no part in, such as another weight.
+void take_out_beside_samples(std::int64_t samples, CapturedForward& forward) {
+  for (const auto& call : std::vector(forward.calls)) {
+    if (!call.elementwise || call.output.numel() / call.weight_sizes[0] % samples == 0) continue;
+    for (const auto& parameter : {call.weight, call.bias}) {
+      if (!parameter) continue;
+      forward.reasons[*parameter] = "it enters a tensor without samples";
+      for (auto& other : forward.calls) take_out(*parameter, other);
+    }
+  }
 }
 
 }  // namespace
@@ -167,18 +229,33 @@ CapturedForward capture_layers(const network::Problem& problem, std::int64_t bat
     result.calls = observer.take();
   }
   const auto givers = givers_in(result.outputs.y);
-  for (auto& call : result.calls) {
+  for (std::size_t c = 0; c < result.calls.size(); ++c) {
+    auto& call = result.calls[c];
     if (!call.instead_of) continue;
-    const bool alone = entry_of(problem.parameters()[*call.weight], call, givers) == Entry::alone;
-    (alone ? result.calls[*call.instead_of] : call).weight = std::nullopt;
+    const auto entries = entries_of(problem.parameters()[*call.weight], result.calls, {c}, givers);
+    (entries && !entries->empty() ? result.calls[*call.instead_of] : call).weight = std::nullopt;
   }
-  for (auto& call : result.calls) {
-    keep_if_alone(call.weight, call, problem, givers, result.reasons);
-    keep_if_alone(call.bias, call, problem, givers, result.reasons);
+  for (std::size_t p = 0; p < problem.parameters().size(); ++p) {
+    keep_where_alone(p, problem.parameters()[p], givers, result);
   }
-  const auto samples = problem.samples_in(batch).count() * copies;
-  std::erase_if(result.calls, [&](const LayerCall& call) { return is_beside_samples(call, samples, result.reasons); });
+  take_out_beside_samples(problem.samples_in(batch).count() * copies, result);
+  std::erase_if(result.calls, [](const LayerCall& call) { return !call.weight && !call.bias; });
+  result.tied = tied_sets(result.calls, problem.parameters().size());
   return result;
+}
+
+std::optional<std::size_t> tied_set_of(const CapturedForward& forward, std::size_t call) {
+  for (std::size_t set = 0; set < forward.tied.size(); ++set) {
+    const auto& calls = forward.tied[set];
+    if (std::find(calls.begin(), calls.end(), call) != calls.end()) return set;
+  }
+  return std::nullopt;
+}
+
+std::size_t first_call_with(const CapturedForward& forward, std::size_t parameter) {
+  const auto found = std::find_if(forward.calls.begin(), forward.calls.end(),
+                                  [=](const LayerCall& call) { return has(call, parameter); });
+  return static_cast<std::size_t>(found - forward.calls.begin());
 }
 
 }  // namespace hessian_mpi::layers

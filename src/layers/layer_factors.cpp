@@ -1,6 +1,7 @@
 #include "hessian_mpi/layers/layer_factors.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <utility>
 #include <variant>
@@ -150,20 +151,30 @@ template <class Number>
 template <class Out>
 void FactoredRows<Number>::compute_by_row(const Slab<Number>& x, const Rows& rows, const Rows& columns, Out* out,
                                           const std::function<void(double)>& advance) {
-  const auto at_once = factors_.rows_at_once(x.layer);
-  std::vector<std::optional<RowOfLayer>> asked;
+  const auto at_once = factors_.rows_at_once();
+  std::vector<Out> more;  // of layers that share a parameter, after the first of them
+  std::vector<std::vector<RowOfLayer>> asked;
   for (auto row = rows.begin; row < rows.end;) {
     const auto first = x.offset + (row - x.offset) / at_once * at_once;
     const Rows some{row, std::min(rows.end, first + at_once)};
-    asked.assign(static_cast<std::size_t>(at_once), std::nullopt);
-    for (auto i = some.begin; i < some.end; ++i) asked[static_cast<std::size_t>(i - first)] = row_of_layer(x, i);
-    const auto& sums = factors_.of_rows(x.layer, asked);
-    for (const auto& y : slabs_) {
+    asked.assign(static_cast<std::size_t>(at_once), {});
+    for (const auto& z : slabs_) {
+      if (z.offset != x.offset || !factors_.makes_rows(z.layer)) continue;
+      for (auto i = some.begin; i < some.end; ++i)
+        asked[static_cast<std::size_t>(i - first)].push_back(row_of_layer(z, i));
+    }
+    const auto& sums = factors_.of_rows(asked);
+    for (std::size_t k = 0; k < slabs_.size(); ++k) {
+      const auto& y = slabs_[k];
       const Rows in_slab = columns_in(y, columns);
       if (in_slab.count() == 0) continue;
       Out* const to = out + (y.offset + in_slab.begin - columns.begin);
+      const bool again = k > 0 && slabs_[k - 1].offset == y.offset;
+      more.resize(static_cast<std::size_t>(again ? in_slab.count() : 0));
       for (auto i = some.begin; i < some.end; ++i) {
-        sums_.multiply(sums[y.layer], i - first, y, in_slab, to + (i - rows.begin) * columns.count());
+        Out* const row_of_y = to + (i - rows.begin) * columns.count();
+        sums_.multiply(sums[y.layer], i - first, y, in_slab, again ? more.data() : row_of_y);
+        std::transform(more.begin(), more.end(), row_of_y, row_of_y, std::plus<>());
       }
     }
     advance(static_cast<double>(some.count()));

@@ -92,26 +92,41 @@ torch::Tensor LayerGraph::times_a(const torch::autograd::edge_list& deltas,
   return found.defined() ? forward_.outputs.times(found) : at::zeros_like(cotangent_);
 }
 
-std::vector<torch::Tensor> LayerGraph::derivatives(const torch::autograd::edge_list& roots,
-                                                   const std::vector<torch::Tensor>& cotangents,
-                                                   const std::vector<std::size_t>& targets) const {
-  if (roots.empty() || targets.empty()) return std::vector<torch::Tensor>(targets.size());
+std::vector<torch::Tensor> LayerGraph::derivatives(const Roots& roots, const std::vector<std::size_t>& targets) const {
+  if (roots.edges.empty() || targets.empty()) return std::vector<torch::Tensor>(targets.size());
   torch::autograd::edge_list outputs;
   for (const auto m : targets) outputs.push_back(call(m).output_edge);
   if (forward_.outputs.times) {
-    return backward({torch::autograd::impl::gradient_edge(forward_.outputs.y)}, {times_a(roots, cotangents)}, outputs,
-                    /*create_graph=*/false);
+    return backward({torch::autograd::impl::gradient_edge(forward_.outputs.y)},
+                    {times_a(roots.edges, roots.cotangents)}, outputs, /*create_graph=*/false);
   }
-  return backward(roots, cotangents, outputs, /*create_graph=*/false);
+  return backward(roots.edges, roots.cotangents, outputs, /*create_graph=*/false);
 }
 
-LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, const torch::Tensor& cotangent,
+// Where the cotangents of starts come in, as far as anything depends on them.
+LayerGraph::Roots LayerGraph::roots_of(const std::vector<Start>& starts) const {
+  Roots roots;
+  for (const auto& start : starts) {
+    if (start.of_delta.defined() && delta_depends(start.call)) {
+      roots.edges.push_back(torch::autograd::impl::gradient_edge(delta_[start.call]));
+      roots.cotangents.push_back(start.of_delta);
+    }
+    if (start.of_input.defined() && input_depends(start.call)) {
+      roots.edges.push_back(call(start.call).input_edge);
+      roots.cotangents.push_back(through_normalization(call(start.call), start.of_input));
+    }
+  }
+  return roots;
+}
+
+LayerGraph::SecondDerivatives LayerGraph::second_derivatives(const std::vector<Start>& starts,
                                                              const std::vector<std::size_t>& outputs,
                                                              const std::vector<std::size_t>& inputs) const {
   SecondDerivatives found{std::vector<torch::Tensor>(outputs.size()), std::vector<torch::Tensor>(inputs.size())};
-  if (!delta_depends(c)) return found;
+  const auto roots = roots_of(starts);
+  if (roots.edges.empty()) return found;
   if (forward_.outputs.times) {  // the network is taken as linear
-    found.by_output = derivatives({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, outputs);
+    found.by_output = derivatives(roots, outputs);
     return found;
   }
   torch::autograd::edge_list targets;
@@ -120,8 +135,7 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
     if (has_input_gradient(m)) targets.push_back(torch::autograd::impl::gradient_edge(input_gradient_[m]));
   }
   if (targets.empty()) return found;
-  const auto all =
-      backward({torch::autograd::impl::gradient_edge(delta_[c])}, {cotangent}, targets, /*create_graph=*/false);
+  const auto all = backward(roots.edges, roots.cotangents, targets, /*create_graph=*/false);
   std::copy_n(all.begin(), outputs.size(), found.by_output.begin());
   auto next = all.begin() + static_cast<std::ptrdiff_t>(outputs.size());
   for (std::size_t k = 0; k < inputs.size(); ++k) {
@@ -134,27 +148,16 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(std::size_t c, cons
 
 std::vector<torch::Tensor> LayerGraph::input_derivatives(std::size_t c, const torch::Tensor& cotangent,
                                                          const std::vector<std::size_t>& targets) const {
-  if (!input_depends(c)) return std::vector<torch::Tensor>(targets.size());
-  return derivatives({call(c).input_edge}, {through_normalization(call(c), cotangent)}, targets);
+  return derivatives(roots_of({{c, {}, cotangent}}), targets);
 }
 
 std::vector<torch::Tensor> LayerGraph::derivatives_of(const std::vector<std::size_t>& calls,
                                                       const std::vector<torch::Tensor>& of_delta,
                                                       const std::vector<torch::Tensor>& of_input,
                                                       const std::vector<std::size_t>& targets) const {
-  torch::autograd::edge_list roots;
-  std::vector<torch::Tensor> cotangents;
-  for (std::size_t k = 0; k < calls.size(); ++k) {
-    if (delta_depends(calls[k])) {
-      roots.push_back(torch::autograd::impl::gradient_edge(delta_[calls[k]]));
-      cotangents.push_back(of_delta[k]);
-    }
-    if (input_depends(calls[k])) {
-      roots.push_back(call(calls[k]).input_edge);
-      cotangents.push_back(through_normalization(call(calls[k]), of_input[k]));
-    }
-  }
-  return derivatives(roots, cotangents, targets);
+  std::vector<Start> starts;
+  for (std::size_t k = 0; k < calls.size(); ++k) starts.push_back({calls[k], of_delta[k], of_input[k]});
+  return derivatives(roots_of(starts), targets);
 }
 
 }  // namespace hessian_mpi::layers

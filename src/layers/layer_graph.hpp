@@ -35,15 +35,21 @@ class LayerGraph {
     return !input_depends(c) || !input_gradient_[c].defined() || has_input_gradient(c);
   }
 
-  /// Of s = cotangent . dL/dz_c, in one pass; undefined where there is no dependence. cotangent: z_c's shape.
+  /// What a pass starts with at a call: cotangents of dL/dz, in z's shape, and of a, in a's, if any.
+  struct Start {
+    std::size_t call = 0;
+    torch::Tensor of_delta;
+    torch::Tensor of_input;
+  };
+  /// Of s, the sum of cotangents times dL/dz_c and a_c over calls c, in one pass; undefined where there is no
+  /// dependence.
   struct SecondDerivatives {
     std::vector<torch::Tensor> by_output;  ///< ds / dz_m for the calls m, z_m taken as an intermediate
     /// ds / d(dL/da_m), which is the derivative of a_m along the cotangent as a direction of z_c: what is transposed
     /// twice is a derivative forward (Townsend, A new trick for calculating Jacobian vector products, 2017).
     std::vector<torch::Tensor> of_input;
   };
-  SecondDerivatives second_derivatives(std::size_t c, const torch::Tensor& cotangent,
-                                       const std::vector<std::size_t>& outputs,
+  SecondDerivatives second_derivatives(const std::vector<Start>& starts, const std::vector<std::size_t>& outputs,
                                        const std::vector<std::size_t>& inputs) const;
   /// d(cotangent . a_c) / dz_m for the calls m; undefined where there is no dependence. cotangent: a_c's shape.
   std::vector<torch::Tensor> input_derivatives(std::size_t c, const torch::Tensor& cotangent,
@@ -57,11 +63,14 @@ class LayerGraph {
  private:
   bool has_input_gradient(std::size_t c) const;
   bool delta_depends(std::size_t c) const;
+  struct Roots {
+    torch::autograd::edge_list edges;
+    std::vector<torch::Tensor> cotangents;
+  };
+  Roots roots_of(const std::vector<Start>& starts) const;
   bool input_depends(std::size_t c) const;
   torch::Tensor times_a(const torch::autograd::edge_list& deltas, const std::vector<torch::Tensor>& cotangents) const;
-  std::vector<torch::Tensor> derivatives(const torch::autograd::edge_list& roots,
-                                         const std::vector<torch::Tensor>& cotangents,
-                                         const std::vector<std::size_t>& targets) const;
+  std::vector<torch::Tensor> derivatives(const Roots& roots, const std::vector<std::size_t>& targets) const;
 
   CapturedForward forward_;
   torch::Tensor cotangent_;                    // of y

@@ -21,15 +21,25 @@ namespace {
 
 using torch::Tensor;
 
-// Whether a weight's gradient is what the captured call says that it is: the sum over rows of delta times input.
+// The gradient of a parameter as the captured calls say that it is: the sum over rows of delta times input.
+Tensor gradient_by_calls(const LayerGraph& graph, std::size_t parameter, std::int64_t samples) {
+  Tensor sum;
+  for (std::size_t c = 0; c < graph.forward().calls.size(); ++c) {
+    const auto& call = graph.call(c);
+    for (const bool bias : {false, true}) {
+      if ((bias ? call.bias : call.weight) != parameter) continue;
+      const Tensor part = gradient_by_unit(graph.delta(c), call, bias, {Unit::batch, samples, false}).squeeze(0);
+      sum = sum.defined() ? sum + part : part;
+    }
+  }
+  return sum;
+}
+
 bool explains_gradient(const LayerGraph& graph, std::size_t c, std::int64_t samples, double tolerance) {
-  const auto& call = graph.call(c);
-  const LayerOrder order{Unit::batch, samples, false};
-  for (const bool bias : {false, true}) {
-    const auto& parameter = bias ? call.bias : call.weight;
+  for (const auto& parameter : {graph.call(c).weight, graph.call(c).bias}) {
     if (!parameter || !graph.gradient(*parameter).defined()) continue;
     const Tensor expected = graph.gradient(*parameter).reshape(-1);
-    const Tensor found = gradient_by_unit(graph.delta(c), call, bias, order).squeeze(0);
+    const Tensor found = gradient_by_calls(graph, *parameter, samples);
     const double scale = std::max(expected.abs().max().item<double>(), found.abs().max().item<double>());
     if ((expected - found).abs().max().item<double>() > tolerance * scale) return false;
   }
@@ -62,16 +72,23 @@ constexpr std::uint64_t most_bytes_of_outputs = 1'000'000'000;
 Choice fitting(const Network& network, Choice choice, std::vector<std::string>& why) {
   const auto bytes = bytes_of(network.problem.precision());
   const auto leave_out = [&](std::size_t c) {
-    choice = without(choice, c);
-    why[c] = "its factors would take more than 1 GB";
+    const auto left = without(choice, c);
+    for (const auto& chosen : choice) {
+      if (std::none_of(left.begin(), left.end(), [&](const Chosen& other) { return other.call == chosen.call; })) {
+        why[chosen.call] = "its factors would take more than 1 GB";
+      }
+    }
+    choice = left;
   };
   for (const bool by_row_already : {false, true}) {
     for (const auto c : calls_with_outputs_above(most_bytes_of_outputs / bytes, network, choice)) {
+      const auto chosen =
+          std::find_if(choice.begin(), choice.end(), [=](const Chosen& some) { return some.call == c; });
+      if (chosen == choice.end()) continue;  // left out with one that it is tied to
       if (by_row_already) {
         leave_out(c);
       } else {
-        std::find_if(choice.begin(), choice.end(), [=](const Chosen& chosen) { return chosen.call == c; })->by_row =
-            true;
+        chosen->by_row = true;
       }
     }
   }
@@ -83,10 +100,16 @@ Choice fitting(const Network& network, Choice choice, std::vector<std::string>& 
   return choice;
 }
 
+// Of an elementwise layer an output has one row of the weight; of what is tied a row is a sum over layers.
+bool has_a_row_for_each_pass(const Network& network, const Chosen& chosen) {
+  return chosen.tied || network.graph.call(chosen.call).elementwise;
+}
+
 // A pass for each row where those for outputs take more.
 Choice with_cheaper_passes(const Network& network, Choice choice) {
   double cost = cost_of(network, counts_of(network, choice));
   for (auto& chosen : choice) {
+    if (has_a_row_for_each_pass(network, chosen)) continue;
     chosen.by_row = !chosen.by_row;
     const double other = cost_of(network, counts_of(network, choice));
     if (other < cost) {
@@ -121,6 +144,11 @@ std::vector<Unit> units_of_calls(const Crossing& crossing, const LayerGraph& gra
   for (const auto c : apart_by_position(crossing, graph, calls, separable.samples_last)) {
     units[c] = Unit::position;
   }
+  for (const auto& tied : graph.forward().tied) {
+    const auto least = units[*std::min_element(tied.begin(), tied.end(),
+                                               [&](std::size_t a, std::size_t b) { return units[a] < units[b]; })];
+    for (const auto c : tied) units[c] = least;
+  }
   return units;
 }
 
@@ -134,7 +162,9 @@ Proposal best_proposal(const Network& network, const std::vector<Unit>& units, c
       if (units[c] == Unit::batch && !batch_too) {
         why[c] = "its samples interact";
       } else {
-        choice.push_back({c, std::min(units[c], last)});
+        auto& chosen = choice.emplace_back(Chosen{c, std::min(units[c], last)});
+        chosen.tied = tied_set_of(network.graph.forward(), c);
+        chosen.by_row = has_a_row_for_each_pass(network, chosen);
       }
     }
     return proposal(network, std::move(choice), std::move(why));
@@ -165,6 +195,11 @@ LayerPlan all_by_double_backward(const network::Problem& problem, const std::str
 std::vector<LayerStep> alone(const std::vector<LayerStep>& steps) {
   std::vector<LayerStep> single;
   for (const auto& step : steps) {
+    if (step.tied) {
+      auto& own = single.emplace_back(step);
+      own.layers.resize(step.row_layers);
+      continue;
+    }
     for (std::size_t l = 0; l < step.row_layers; ++l) {
       auto& layer = single.emplace_back(LayerStep{step.unit, {step.layers[l]}}).layers.front();
       layer.upstream.clear();
@@ -235,9 +270,15 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
       unsound[c] = "its gradient is not that of the layer alone";
     } else if (!graph.knows_input(c)) {
       unsound[c] = "the gradient of its input has no derivative";
-    } else {
-      sound.push_back(c);
     }
+  }
+  for (const auto& tied : graph.forward().tied) {
+    const auto worst = std::find_if(tied.begin(), tied.end(), [&](std::size_t c) { return !unsound[c].empty(); });
+    if (worst == tied.end()) continue;
+    for (const auto c : tied) unsound[c] = unsound[*worst];
+  }
+  for (std::size_t c = 0; c < crossing.count(); ++c) {
+    if (unsound[c].empty()) sound.push_back(c);
   }
   const auto separable = separable_calls(crossing, graph);
   auto best = best_proposal(network, units_of_calls(crossing, graph, separable, sound), sound, method);

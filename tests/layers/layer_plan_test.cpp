@@ -130,15 +130,23 @@ INSTANTIATE_TEST_SUITE_P(
              "    y = torch.conv_transpose1d(x, self.w, self.b, [2], [1], [1], 2, [1])\n"}),
     [](const auto& part) { return part.param.name; });
 
-TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
-  const auto twice = problem_of({{"w", {3, 3}}, {"v", {2, 3}}},
-                                "    z = torch.linear(torch.tanh(torch.linear(torch.tanh(torch.linear(x, self.w)), "
-                                "self.w)), self.v)\n" +
+TEST(LayerPlan, MakesWhatIsTiedFirstAndTogether) {
+  const auto twice = problem_of({{"u", {3, 3}}, {"w", {3, 3}}, {"v", {2, 3}}},
+                                "    y = torch.tanh(torch.linear(torch.tanh(torch.linear(x, self.u)), self.w))\n"
+                                "    z = torch.linear(torch.tanh(torch.linear(y, self.w)), self.v)\n" +
                                     std::string(ends),
                                 {5, 3});
-  EXPECT_EQ(reasons_of(twice)["w"], "it enters the loss in several places");
-  EXPECT_EQ(reasons_of(twice)["v"], "");
+  const auto plan = plan_layers(twice, Method::layers);
+  ASSERT_EQ(plan.steps.size(), 3U);
+  EXPECT_TRUE(plan.steps[1].tied);
+  EXPECT_EQ(plan.steps[1].rows, 9);
+  EXPECT_EQ(plan.steps[1].passes, 9);
+  EXPECT_EQ(plan.parameters[1].step, 1U);
+  EXPECT_EQ(plan.steps[2].rows, 15);
+  EXPECT_EQ(plan.steps[0].rows, 0);
+}
 
+TEST(LayerPlan, SaysWhyAParameterIsNotFactored) {
   const auto penalty = problem_of(
       {{"w", {3, 3}}},
       "    return torch.mean(torch.pow(torch.linear(x, self.w), 3)) + torch.sum(torch.pow(self.w, 4))\n", {5, 3});

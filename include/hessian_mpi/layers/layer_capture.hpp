@@ -61,12 +61,19 @@ struct LayerCall {
 struct CapturedForward {
   engines::OutputMap outputs;    ///< of a matrix J^T A J; of a Hessian y is the loss. Keeps the graph
   std::vector<LayerCall> calls;  ///< in the order of execution
+  /// Calls that share parameters, directly or by way of others, in the order of execution; each set has at least two.
+  std::vector<std::vector<std::size_t>> tied;
   /// For each of the problem's parameters why none of the calls has it; empty where one has.
   std::vector<std::string> reasons;
 };
 
-/// Not collective. For the problem's matrix. A call has a parameter if that enters the loss there and nowhere else.
+/// Not collective. For the problem's matrix. Calls have a parameter if that enters the loss there and nowhere else.
 /// copies: as Problem::loss has them. Throws what Problem::loss and output_map() throw.
 CapturedForward capture_layers(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1);
+
+/// The set of tied calls that a call is in; none if it shares nothing.
+std::optional<std::size_t> tied_set_of(const CapturedForward& forward, std::size_t call);
+/// The first call that has a parameter.
+std::size_t first_call_with(const CapturedForward& forward, std::size_t parameter);
 
 }  // namespace hessian_mpi::layers

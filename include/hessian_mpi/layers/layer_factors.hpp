@@ -1,5 +1,5 @@
 #pragma once
-/// Rows factored by layer, exact. Of a layer z = a W^T + b, used once, only z and a change with the other parameters.
+/// Rows factored by layer, exact. Of a layer z = a W^T + b only z and a change with the other parameters.
 /// With delta = dL/dz, k over samples, for parameters W_l[p, q] and W_m[r, s] of layers l and m, of which m does not
 /// come before l:
 ///
@@ -11,7 +11,8 @@
 /// dL/da_m. The rest is products of matrices whose inner dimension is the number of samples
 /// (src/layers/layer_factors/column_panels.hpp, row_sums.hpp). This is the product rule, applied to dL/dW = delta^T a
 /// and then to delta and a by the chain rule; for layers seen at several positions of a sample, sums over those are
-/// added. Columns of layers before l are rows of earlier steps: H is symmetric.
+/// added. Columns of layers before l are rows of earlier steps: H is symmetric. Where layers share parameters, H is the
+/// sum of what it would be for parameters of their own: a row then comes of one pass from all of them, from inputs too.
 
 #include <c10/core/Device.h>
 

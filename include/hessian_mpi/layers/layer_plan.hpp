@@ -22,16 +22,18 @@ enum class Unit { batch, sample, position };
 struct FactoredLayer {
   std::size_t call = 0;               ///< in CapturedForward::calls
   bool samples_last = false;          ///< its tensors go position by position, in each all samples
-  bool by_row = false;                ///< a pass for each row of its weight, else for each of its outputs
+  bool by_row = false;                ///< a pass for each of its rows, else for each of its outputs
   std::vector<std::size_t> upstream;  ///< layers whose rows the step makes and that its input depends on
 };
 
-/// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, or of a few of
-/// which each needs little to have the others as columns; or, without layers, those by double-backward.
+/// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, of a few of
+/// which each needs little to have the others as columns, or of some that share parameters; or, without layers, those
+/// by double-backward.
 struct LayerStep {
   Unit unit = Unit::sample;
   std::vector<FactoredLayer> layers;  ///< those whose rows are made, then those that later steps are of
   std::size_t row_layers = 1;         ///< how many of them, if any
+  bool tied = false;                  ///< they share parameters: a row is the derivative of a sum over them
   std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;              ///< that it makes
   std::int64_t passes = 0;            ///< backward, for its rows

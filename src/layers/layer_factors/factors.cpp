@@ -42,6 +42,7 @@ void Factors<Number>::read_layers() {
   for (std::int64_t b = 0; b < forward_.batches(); ++b) append_batch(forward_.graph(b, 1), b);
   units_ = unit_begins_.back();
   for (auto& layer : layers_) layer.delta.resize(layer.delta.size() + padding<Number>);
+  if (tied()) return;
   for (std::size_t l = 0; l < step().row_layers; ++l) {
     for (const auto m : layers_[l].upstream) {
       of_inputs_[{l, m}].resize(static_cast<std::size_t>(layers_[l].elements * units_ * layers_[m].outputs));
@@ -233,7 +234,7 @@ void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std:
     return ((units_before(batch) + unit) * layer.positions + places[copy].position) * of_unit;
   };
   differentiate(
-      l, cotangent, places.size(), batch,
+      {{l, {cotangent, {}}}}, places.size(), batch,
       [&](std::size_t m, std::size_t copy, std::int64_t unit) {
         return made_[places[copy].output].second[m].data() +
                place(copy, unit, layers_[m].positions * layers_[m].outputs);
@@ -244,63 +245,81 @@ void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std:
 }
 
 template <class Number>
-std::int64_t Factors<Number>::rows_at_once(std::size_t l) const {
+std::int64_t Factors<Number>::rows_at_once() const {
   const auto copies = step().copies;
   if (forward_.batches() == 1) return copies;
   // As many as fit, all of them for one forward of each batch.
   std::int64_t numbers = 0;
-  for (std::size_t m = 0; m < layers_.size(); ++m) {
-    numbers += layers_[m].positions * layers_[m].outputs + (depends(m, l) ? layers_[m].elements : 0);
+  for (const auto& layer : layers_) {
+    numbers += layer.positions * layer.outputs + (layer.upstream.empty() ? 0 : layer.elements);
   }
   const auto fitting = bytes_of_rows / (units_ * numbers * static_cast<std::int64_t>(sizeof(Number)));
   return std::clamp<std::int64_t>(fitting / copies, 1, 64 / copies) * copies;
 }
 
 template <class Number>
-const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::size_t l,
-                                                          std::span<const std::optional<RowOfLayer>> rows) {
+const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::span<const std::vector<RowOfLayer>> rows) {
   of_rows_.resize(layers_.size());
   const auto count = static_cast<std::int64_t>(rows.size()) * units_;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     of_rows_[m].second.assign(
         static_cast<std::size_t>(count * layers_[m].positions * layers_[m].outputs + padding<Number>), 0);
-    const bool downstream = layers_[m].weight && depends(m, l);
+    const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
     of_rows_[m].derivatives.assign(downstream ? static_cast<std::size_t>(count * layers_[m].elements) : 0, 0);
   }
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(step().copies)) {
-      differentiate_rows(l, rows, first, b);
+      differentiate_rows(rows, first, b);
     }
   }
   return of_rows_;
 }
 
-// For each copy of the batch a row: the sum over units and positions of dL/dz times what the weight sees.
+// The sum over units and positions of dL/dz times what the weight sees, in a copy of the batch.
 template <class Number>
-void Factors<Number>::differentiate_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows,
-                                         std::size_t first, std::int64_t batch) {
-  const auto& layer = layers_[l];
-  const auto places = (units_before(batch + 1) - units_before(batch)) * layer.positions;
-  const auto copies = std::min(static_cast<std::size_t>(step().copies), rows.size() - first);
-  const auto some = rows.subspan(first, copies);
-  if (std::none_of(some.begin(), some.end(), [](const auto& row) { return row.has_value(); })) return;
-  Tensor cotangent =
-      at::zeros({step().copies, places / layer.positions, layer.positions, layer.outputs}, dtype_of_number<Number>);
-  for (std::size_t k = 0; k < copies; ++k) {
-    if (!rows[first + k]) continue;
-    const auto& [output, group, column] = *rows[first + k];
-    auto* to = cotangent.template data_ptr<Number>() + static_cast<std::int64_t>(k) * places * layer.outputs + output;
-    const auto* seen =
-        column ? layer.inputs[group].data() + units_before(batch) * layer.positions * layer.columns + *column : nullptr;
-    for (std::int64_t place = 0; place < places; ++place, to += layer.outputs) {
-      *to = seen == nullptr ? Number{1} : seen[place * layer.columns];
-    }
+void Factors<Number>::add_row(const RowOfLayer& row, std::int64_t copy, std::int64_t batch,
+                              std::map<std::size_t, Cotangents>& cotangents) const {
+  const auto& layer = layers_[row.layer];
+  const auto first = units_before(batch);
+  const auto units = units_before(batch + 1) - first;
+  const auto places = units * layer.positions;
+  auto& [of_delta, of_input] = cotangents[row.layer];
+  const auto numbers = [&](const std::vector<std::int64_t>& sizes) {
+    return at::zeros(sizes, dtype_of_number<Number>);
+  };
+  if (!of_delta.defined()) of_delta = numbers({step().copies, units, layer.positions, layer.outputs});
+  auto* to = of_delta.template data_ptr<Number>() + copy * places * layer.outputs + row.output;
+  const auto* seen =
+      row.column ? layer.inputs[row.group].data() + first * layer.positions * layer.columns + *row.column : nullptr;
+  for (std::int64_t place = 0; place < places; ++place, to += layer.outputs) {
+    *to = seen == nullptr ? Number{1} : seen[place * layer.columns];
   }
+  if (!tied() || !row.column) return;
+  if (!of_input.defined()) of_input = numbers({step().copies, units, layer.elements});
+  auto* inputs = of_input.template data_ptr<Number>() + copy * units * layer.elements;
+  const auto* delta = layer.delta.data() + first * layer.positions * layer.outputs + row.output;
+  for (std::int64_t place = 0; place < places; ++place) {
+    const auto at = place % layer.positions * layer.columns + *row.column;
+    const auto element = layer.input_elements[row.group][static_cast<std::size_t>(at)];
+    if (element >= 0) inputs[place / layer.positions * layer.elements + element] += delta[place * layer.outputs];
+  }
+}
+
+// For each copy of the batch a row.
+template <class Number>
+void Factors<Number>::differentiate_rows(std::span<const std::vector<RowOfLayer>> rows, std::size_t first,
+                                         std::int64_t batch) {
+  const auto copies = std::min(static_cast<std::size_t>(step().copies), rows.size() - first);
+  std::map<std::size_t, Cotangents> cotangents;
+  for (std::size_t k = 0; k < copies; ++k) {
+    for (const auto& row : rows[first + k]) add_row(row, static_cast<std::int64_t>(k), batch, cotangents);
+  }
+  if (cotangents.empty()) return;
   const auto place = [&](std::size_t copy, std::int64_t unit, std::int64_t of_unit) {
     return (static_cast<std::int64_t>(first + copy) * units_ + units_before(batch) + unit) * of_unit;
   };
   differentiate(
-      l, cotangent, copies, batch,
+      cotangents, copies, batch,
       [&](std::size_t m, std::size_t copy, std::int64_t unit) {
         return of_rows_[m].second.data() + place(copy, unit, layers_[m].positions * layers_[m].outputs);
       },
@@ -309,21 +328,33 @@ void Factors<Number>::differentiate_rows(std::size_t l, std::span<const std::opt
       });
 }
 
-// One double-backward pass. cotangent: of dL/dz of a layer, [copies][units][positions][outputs]; copies: of these.
 template <class Number>
-void Factors<Number>::differentiate(std::size_t l, const Tensor& cotangent, std::size_t copies, std::int64_t batch,
-                                    const Destination& second, const Destination& derivatives) {
+bool Factors<Number>::depends_on_any(std::size_t m, const std::map<std::size_t, Cotangents>& cotangents) const {
+  // A row of some of the layers may be asked for, and have places for all.
+  return tied() ? !layers_[m].upstream.empty() : depends(m, cotangents.begin()->first);
+}
+
+// One double-backward pass; copies: of these.
+template <class Number>
+void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cotangents, std::size_t copies,
+                                    std::int64_t batch, const Destination& second, const Destination& derivatives) {
   const auto& graph = forward_.graph(batch, step().copies);
-  const auto& call = graph.call(step().layers[l].call);
   std::vector<std::size_t> outputs;
   std::vector<std::size_t> inputs;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     outputs.push_back(step().layers[m].call);
-    if (layers_[m].weight && depends(m, l)) inputs.push_back(outputs.back());
+    if (layers_[m].weight && depends_on_any(m, cotangents)) inputs.push_back(outputs.back());
   }
-  const Tensor of_delta = output_from_units(cotangent.flatten(0, 1), call, forward_.order(l, batch, step().copies))
-                              .to(call.output.options());
-  const auto found = graph.second_derivatives(step().layers[l].call, of_delta, outputs, inputs);
+  std::vector<LayerGraph::Start> starts;
+  for (const auto& [l, of] : cotangents) {
+    const auto& call = graph.call(outputs[l]);
+    const auto order = forward_.order(l, batch, step().copies);
+    auto& start = starts.emplace_back(LayerGraph::Start{outputs[l], {}, {}});
+    start.of_delta = output_from_units(of.of_delta.flatten(0, 1), call, order).to(call.output.options());
+    if (!of.of_input.defined()) continue;
+    start.of_input = input_from_units(of.of_input.flatten(0, 1), call, order).to(call.input.options());
+  }
+  const auto found = graph.second_derivatives(starts, outputs, inputs);
   const auto store = [&](const Tensor& by_unit, std::size_t m, const Destination& destination) {
     const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
     const auto* from = ordered.template const_data_ptr<Number>();
@@ -338,7 +369,7 @@ void Factors<Number>::differentiate(std::size_t l, const Tensor& cotangent, std:
     const auto& column = graph.call(outputs[m]);
     const auto order = forward_.order(m, batch, step().copies);
     if (found.by_output[m].defined()) store(output_by_unit(found.by_output[m], column, order), m, second);
-    if (!layers_[m].weight || !depends(m, l)) continue;
+    if (!layers_[m].weight || !depends_on_any(m, cotangents)) continue;
     const Tensor& of_input = found.of_input[next++];
     if (of_input.defined()) store(input_by_unit(of_input, column, order), m, derivatives);
   }

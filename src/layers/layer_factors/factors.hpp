@@ -62,6 +62,7 @@ struct Sums {
 
 /// A row of a layer: of an output, by what the weight of a group sees in a column, or of the bias.
 struct RowOfLayer {
+  std::size_t layer = 0;
   std::int64_t output = 0;
   std::size_t group = 0;
   std::optional<std::int64_t> column;  ///< none: of the bias
@@ -84,6 +85,8 @@ class Factors {
 
   bool makes_rows(std::size_t l) const { return l < step().row_layers; }
   bool depends(std::size_t m, std::size_t l) const;
+  /// Whether it makes rows of layers that share parameters, each a sum over them.
+  bool tied() const { return step().tied; }
 
   /// J of an element of l's input by all outputs of m, on which it depends; both make rows, with one position in a
   /// unit: [u][outputs of m].
@@ -93,13 +96,12 @@ class Factors {
   const OutputFactors<Number>& of_output(const OutputOfLayer& output);
 
   /// Whether rows of a layer are made by passes of their own, a copy of the batch for each of them.
-  bool by_row(std::size_t l, bool bias) const {
-    return step().layers[l].by_row || (bias ? layers_[l].positions > 1 : layers_[l].elementwise);
-  }
+  bool by_row(std::size_t l, bool bias) const { return step().layers[l].by_row || (bias && layers_[l].positions > 1); }
   /// How many neighbours to ask for at once, as many as these whatever is wanted, so that each has its place in a pass.
-  std::int64_t rows_at_once(std::size_t l) const;
-  /// For rows by passes of their own, zeros for none. For each layer of the step. Valid until the next call.
-  const std::vector<Sums<Number>>& of_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows);
+  std::int64_t rows_at_once() const;
+  /// For rows by passes of their own, each of one layer or the sum of those of some; zeros for none. For each layer of
+  /// the step. Valid until the next call.
+  const std::vector<Sums<Number>>& of_rows(std::span<const std::vector<RowOfLayer>> rows);
 
  private:
   const LayerStep& step() const { return forward_.step(); }
@@ -119,11 +121,19 @@ class Factors {
   };
   void make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch);
   void make_second_at_once(std::span<const OutputAt> places, std::int64_t batch);
-  void differentiate_rows(std::size_t l, std::span<const std::optional<RowOfLayer>> rows, std::size_t first,
-                          std::int64_t batch);
+  void differentiate_rows(std::span<const std::vector<RowOfLayer>> rows, std::size_t first, std::int64_t batch);
+  /// What a pass starts with at a layer: of dL/dz, [copies][units][positions][outputs], and of a, [copies][units]
+  /// [elements], if any.
+  struct Cotangents {
+    torch::Tensor of_delta;
+    torch::Tensor of_input;
+  };
+  void add_row(const RowOfLayer& row, std::int64_t copy, std::int64_t batch,
+               std::map<std::size_t, Cotangents>& cotangents) const;
+  bool depends_on_any(std::size_t m, const std::map<std::size_t, Cotangents>& cotangents) const;
   /// Where a number of units begins in the columns of a layer m, for a copy of the batch and its unit.
   using Destination = std::function<Number*(std::size_t m, std::size_t copy, std::int64_t unit)>;
-  void differentiate(std::size_t l, const torch::Tensor& cotangent, std::size_t copies, std::int64_t batch,
+  void differentiate(const std::map<std::size_t, Cotangents>& cotangents, std::size_t copies, std::int64_t batch,
                      const Destination& second, const Destination& derivatives);
 
   StepForward forward_;

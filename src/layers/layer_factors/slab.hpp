@@ -52,9 +52,9 @@ template <class Number>
 RowOfLayer row_of_layer(const Slab<Number>& slab, std::int64_t row) {
   const auto i = row - slab.offset;
   const auto output = slab.first_output + (slab.by_input ? i % slab.outputs : i / slab.columns);
-  if (slab.bias) return {output, slab.group, std::nullopt};
-  if (slab.diagonal) return {output, slab.group, output};
-  return {output, slab.group, slab.by_input ? i / slab.outputs : i % slab.columns};
+  if (slab.bias) return {slab.layer, output, slab.group, std::nullopt};
+  if (slab.diagonal) return {slab.layer, output, slab.group, output};
+  return {slab.layer, output, slab.group, slab.by_input ? i / slab.outputs : i % slab.columns};
 }
 
 /// Some neighbouring rows of a slab, output by output.

@@ -14,13 +14,16 @@ bool contains(const std::vector<std::size_t>& list, std::size_t one) {
   return std::find(list.begin(), list.end(), one) != list.end();
 }
 
-std::int64_t parameters_in(const Network& network, const std::optional<std::size_t>& parameter) {
-  return parameter ? network.problem.parameters()[*parameter].numel() : 0;
+// Of a call's weight or bias; none where an earlier call has it.
+std::int64_t own_parameters(const Network& network, std::size_t c, bool bias) {
+  const auto& call = network.graph.call(c);
+  const auto& parameter = bias ? call.bias : call.weight;
+  if (!parameter || first_call_with(network.graph.forward(), *parameter) != c) return 0;
+  return network.problem.parameters()[*parameter].numel();
 }
 
 std::int64_t parameters_in(const Network& network, std::size_t c) {
-  const auto& call = network.graph.call(c);
-  return parameters_in(network, call.weight) + parameters_in(network, call.bias);
+  return own_parameters(network, c, false) + own_parameters(network, c, true);
 }
 
 std::int64_t positions_of(const Network& network, const Chosen& chosen) {
@@ -60,12 +63,11 @@ struct RowCounts {
 };
 
 RowCounts rows_of_layer(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
-  const auto& call = network.graph.call(step.layers[l].call);
-  const auto weights = static_cast<double>(parameters_in(network, call.weight));
-  const auto biases = static_cast<double>(parameters_in(network, call.bias));
+  const auto weights = static_cast<double>(own_parameters(network, step.layers[l].call, false));
+  const auto biases = static_cast<double>(own_parameters(network, step.layers[l].call, true));
   const bool by_row = step.layers[l].by_row;
   RowCounts rows;
-  (by_row || call.elementwise ? rows.by_row : rows.by_output) += weights;
+  (by_row ? rows.by_row : rows.by_output) += weights;
   (by_row || sizes[l].positions > 1 ? rows.by_row : rows.by_output) += biases;
   return rows;
 }
@@ -93,8 +95,8 @@ double multiplications(const LayerStep& step, const std::vector<Sizes>& sizes, s
 double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double units) {
   double total = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
-    const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
-    total += units * sizes[m].rows * sizes[m].positions * (1 + downstream);
+    const bool downstream = step.tied ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
+    total += units * sizes[m].rows * sizes[m].positions * (downstream ? 2 : 1);
   }
   return total;
 }
@@ -116,7 +118,7 @@ double cost_of_double_backward_rows(const Network& network, double count) {
 // For so many outputs at a position, or rows; a pass serves one for each copy of a batch. What comes before the layer
 // has no part in it.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  const double forward = multiplications_of_forward(network.graph.forward(), step.layers[l].call) *
+  const double forward = multiplications_of_forward(network.graph.forward(), step.layers[step.tied ? 0 : l].call) *
                          static_cast<double>(network.problem.batches());
   return count * (delta_pass_forwards * forward + pass_overhead / static_cast<double>(step.copies));
 }
@@ -136,7 +138,8 @@ double cost_of_writing_row(const Network& network) {
   return written_number * static_cast<double>(network.problem.index().size());
 }
 
-// In the order that they are made in, with units that no layer crosses on the way.
+// In the order that they are made in, with units that no layer crosses on the way. Of what is tied a row needs all
+// columns, and others cannot have it as a column that comes before them: it is made first.
 Choice in_order_of_steps(const Network& network, Choice choice) {
   for (auto later = choice.rbegin(); later != choice.rend(); ++later) {
     for (auto& earlier : choice) {
@@ -144,21 +147,27 @@ Choice in_order_of_steps(const Network& network, Choice choice) {
     }
   }
   std::stable_sort(choice.begin(), choice.end(), [](const Chosen& a, const Chosen& b) { return a.unit < b.unit; });
+  if (choice.empty()) return choice;
+  const auto least = choice.front().unit;
+  for (auto& chosen : choice) {
+    if (chosen.tied) chosen.unit = least;
+  }
+  std::stable_sort(choice.begin(), choice.end(), [](const Chosen& a, const Chosen& b) {
+    return a.tied && b.tied ? std::pair(*a.tied, a.call) < std::pair(*b.tied, b.call) : a.tied && !b.tied;
+  });
   return choice;
 }
 
 // Whether a layer makes its rows in the step of these before it.
 bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> before) {
+  if (layer.tied || before.front().tied) return layer.tied == before.front().tied;
   const auto& call = network.graph.call(layer.call);
   const LayerOrder order{layer.unit, network.problem.batch_size(), false};
   const auto units = units_of(call, order) * network.problem.batches();
-  const auto takes_passes_by_row = [&](const Chosen& some) {
-    return some.by_row || network.graph.call(some.call).elementwise;
-  };
-  if (takes_passes_by_row(layer) || units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
+  if (layer.by_row || units > most_units_of_own_columns || positions_of(network, layer) > 1) return false;
   std::int64_t numbers = 0;
   for (const auto& other : before) {
-    if (takes_passes_by_row(other) || other.unit != layer.unit || positions_of(network, other) > 1) return false;
+    if (other.by_row || other.unit != layer.unit || positions_of(network, other) > 1) return false;
     numbers += units * call.input.numel() / units_of(call, order) * outputs_of(network.graph.call(other.call));
   }
   return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
@@ -167,7 +176,10 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
 }  // namespace
 
 Choice without(Choice choice, std::size_t call) {
-  std::erase_if(choice, [=](const Chosen& chosen) { return chosen.call == call; });
+  const auto found = std::find_if(choice.begin(), choice.end(), [=](const Chosen& c) { return c.call == call; });
+  if (found == choice.end()) return choice;
+  const auto tied = found->tied;
+  std::erase_if(choice, [=](const Chosen& c) { return c.call == call || (tied && c.tied == tied); });
   return choice;
 }
 
@@ -182,12 +194,13 @@ std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, co
   std::vector<LayerStep> steps;
   for (std::size_t first = 0; first < order.size(); first += steps.back().row_layers) {
     LayerStep step{order[first].unit, {}};
+    step.tied = order[first].tied.has_value();
     while (first + step.row_layers < order.size() &&
            joins(network, order[first + step.row_layers], std::span(order).subspan(first, step.row_layers))) {
       ++step.row_layers;
     }
     for (auto k = first; k < order.size(); ++k) {
-      const auto& [c, unit, by_row] = order[k];
+      const auto& [c, unit, by_row, tied] = order[k];
       auto& layer = step.layers.emplace_back(FactoredLayer{c, step.unit != Unit::batch && samples_last[c], by_row, {}});
       // A bias alone has no use for what the input depends on.
       for (std::size_t l = 0; l < step.row_layers && network.graph.call(c).weight; ++l) {
@@ -209,7 +222,8 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     const auto& call = network.graph.call(step.layers[m].call);
     inputs +=
         all_units * sizes[m].positions * static_cast<double>(call.weight ? weight_columns(call) * groups_of(call) : 0);
-    width += sizes[m].positions * sizes[m].outputs + (contains(step.layers[m].upstream, l) ? sizes[m].elements : 0);
+    const bool downstream = step.tied ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
+    width += sizes[m].positions * sizes[m].outputs + (downstream ? sizes[m].elements : 0);
   }
   const auto& row = sizes[l];
   const auto rows = rows_of_layer(network, step, sizes, l);
@@ -228,7 +242,7 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
   counts.outputs =
       std::max(counts.outputs, static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * copies : 0));
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
-  if (l < step.row_layers && !step.layers[l].upstream.empty()) {
+  if (l < step.row_layers && !step.tied && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
     counts.factored += cost_of_passes(network, step, 0, row.elements) / 2;
   }
@@ -304,10 +318,9 @@ RowsTogether rows_together(const Network& network, const LayerStep& step, std::s
   const auto& call = network.graph.call(step.layers[l].call);
   const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
   const auto outputs = std::max<std::int64_t>(1, step.copies / positions);
-  const auto of_weight = step.layers[l].by_row || call.elementwise ? step.copies
-                         : call.by_input                           ? outputs_of(call)
-                                                                   : outputs * weight_columns(call);
-  return {of_weight, step.layers[l].by_row || positions > 1 ? step.copies : outputs};
+  const bool by_row = step.layers[l].by_row;
+  const auto of_weight = by_row ? step.copies : call.by_input ? outputs_of(call) : outputs * weight_columns(call);
+  return {of_weight, by_row || positions > 1 ? step.copies : outputs};
 }
 
 }  // namespace hessian_mpi::layers

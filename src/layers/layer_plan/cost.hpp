@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "hessian_mpi/layers/layer_plan.hpp"
@@ -23,15 +24,17 @@ struct Network {
 struct Chosen {
   std::size_t call = 0;
   Unit unit = Unit::sample;
-  bool by_row = false;  ///< a pass for each row of its weight, else for each of its outputs
+  bool by_row = false;                   ///< a pass for each of its rows, else for each of its outputs
+  std::optional<std::size_t> tied = {};  ///< the set of CapturedForward::tied that it is in
 };
 /// In order of execution.
 using Choice = std::vector<Chosen>;
 
+/// Without a call, and those that are tied to it.
 Choice without(Choice choice, std::size_t call);
 
-/// The steps of a choice, in the order that they are made in: what crosses more comes first, and no layer before one
-/// that its input depends on.
+/// The steps of a choice, in the order that they are made in: those that share parameters first, then what crosses
+/// more, and no layer before one that its input depends on.
 std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last);
 
 struct Counts {
