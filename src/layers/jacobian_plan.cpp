@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "hessian_mpi/matrix/partition.hpp"
+#include "layer_plan/batches.hpp"
 #include "layer_plan/cost.hpp"
 #include "output_pass.hpp"
 
@@ -29,11 +30,11 @@ std::vector<std::size_t> all_of(const CapturedForward& forward) {
 /// For each call whether derivatives of outputs by it stay with their samples, these coming first or last in it.
 class SamplesApart {
  public:
-  SamplesApart(const CapturedForward& forward, std::int64_t samples)
+  SamplesApart(const CapturedForward& forward, std::int64_t samples, const std::vector<bool>& has_samples)
       : forward_(forward), samples_(samples), first_(forward.calls.size()), last_(forward.calls.size()) {
     for (std::size_t c = 0; c < forward.calls.size(); ++c) {
       const auto& call = forward.calls[c];
-      first_[c] = call.output.numel() / outputs_of(call) % samples == 0 &&
+      first_[c] = has_samples[c] && call.output.numel() / outputs_of(call) % samples == 0 &&
                   (!call.convolution || call.output.size(0) == samples);
       last_[c] = first_[c] && !call.convolution;
     }
@@ -102,21 +103,6 @@ std::vector<std::optional<JacobianColumns>> columns_by_layer(const network::Prob
     }
   }
   return columns;
-}
-
-// Whether all batches run the same layers, each with as many positions, and as many outputs, for a sample.
-bool is_like(const CapturedForward& one, const CapturedForward& other, std::int64_t samples_of_one,
-             std::int64_t samples_of_other) {
-  const auto in_proportion = [&](const Tensor& a, const Tensor& b) {
-    return a.numel() * samples_of_other == b.numel() * samples_of_one;
-  };
-  if (one.calls.size() != other.calls.size() || !in_proportion(one.outputs.y, other.outputs.y)) return false;
-  for (std::size_t c = 0; c < one.calls.size(); ++c) {
-    const auto& a = one.calls[c];
-    const auto& b = other.calls[c];
-    if (a.weight != b.weight || a.bias != b.bias || !in_proportion(a.output, b.output)) return false;
-  }
-  return true;
 }
 
 constexpr double pass_forwards = 2;
@@ -189,16 +175,11 @@ JacobianPlan plan_jacobian(const network::Problem& problem, Entries entries) {
   const auto forward = capture_layers(problem, 0);
   const auto samples = problem.samples_in(0).count();
   const auto outputs = forward.outputs.y.numel();
-  bool alike = outputs % samples == 0;
-  plan.outputs.push_back(outputs);
+  const auto common = in_common(problem, forward);
+  plan.outputs = common.outputs;
   plan.columns.resize(problem.parameters().size());
-  for (std::int64_t b = 1; b < problem.batches(); ++b) {
-    const auto other = capture_layers(problem, b);
-    alike = alike && is_like(forward, other, samples, problem.samples_in(b).count());
-    plan.outputs.push_back(other.outputs.y.numel());
-  }
-  if (alike) {
-    const SamplesApart apart(forward, samples);
+  if (common.alike && outputs % samples == 0) {
+    const SamplesApart apart(forward, samples, common.has_samples);
     if (apart.in_loss()) plan.columns = columns_by_layer(problem, forward, apart, samples);
     const bool any = plan.others().size() < plan.columns.size();
     if (any) plan.outputs_of_sample = outputs / samples;

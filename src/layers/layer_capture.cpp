@@ -203,18 +203,6 @@ std::vector<std::vector<std::size_t>> tied_sets(const std::vector<LayerCall>& ca
   return tied;
 }
 
-// Leaves out what is elementwise in a tensor that samples have no part in, such as another weight.
-void take_out_beside_samples(std::int64_t samples, CapturedForward& forward) {
-  for (const auto& call : std::vector(forward.calls)) {
-    if (!call.elementwise || call.output.numel() / call.weight_sizes[0] % samples == 0) continue;
-    for (const auto& parameter : {call.weight, call.bias}) {
-      if (!parameter) continue;
-      forward.reasons[*parameter] = "it enters a tensor without samples";
-      for (auto& other : forward.calls) take_out(*parameter, other);
-    }
-  }
-}
-
 }  // namespace
 
 CapturedForward capture_layers(const network::Problem& problem, std::int64_t batch, std::int64_t copies) {
@@ -238,7 +226,6 @@ CapturedForward capture_layers(const network::Problem& problem, std::int64_t bat
   for (std::size_t p = 0; p < problem.parameters().size(); ++p) {
     keep_where_alone(p, problem.parameters()[p], givers, result);
   }
-  take_out_beside_samples(problem.samples_in(batch).count() * copies, result);
   std::erase_if(result.calls, [](const LayerCall& call) { return !call.weight && !call.bias; });
   result.tied = tied_sets(result.calls, problem.parameters().size());
   return result;

@@ -11,6 +11,7 @@
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "layer_graph.hpp"
+#include "layer_plan/batches.hpp"
 #include "layer_plan/copies.hpp"
 #include "layer_plan/cost.hpp"
 #include "layer_plan/crossing.hpp"
@@ -42,23 +43,6 @@ bool explains_gradient(const LayerGraph& graph, std::size_t c, std::int64_t samp
     const Tensor found = gradient_by_calls(graph, *parameter, samples);
     const double scale = std::max(expected.abs().max().item<double>(), found.abs().max().item<double>());
     if ((expected - found).abs().max().item<double>() > tolerance * scale) return false;
-  }
-  return true;
-}
-
-// Whether all batches run the same layers, each with as many positions for a sample.
-bool same_in_all_batches(const network::Problem& problem, const CapturedForward& first) {
-  for (std::int64_t b = 1; b < problem.batches(); ++b) {
-    const auto other = capture_layers(problem, b);
-    if (other.calls.size() != first.calls.size() || other.reasons != first.reasons) return false;
-    const auto samples = problem.samples_in(b).count();
-    for (std::size_t c = 0; c < first.calls.size(); ++c) {
-      const auto& one = first.calls[c];
-      const auto& two = other.calls[c];
-      if (one.weight != two.weight || one.bias != two.bias) return false;
-      if (one.output.numel() * samples != two.output.numel() * problem.batch_size()) return false;
-      if (one.input.numel() * samples != two.input.numel() * problem.batch_size()) return false;
-    }
   }
   return true;
 }
@@ -256,17 +240,20 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
 LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries) {
   if (method == Method::rows) return all_by_double_backward(problem, "--method rows");
   const LayerGraph graph(problem, 0);
-  if (!same_in_all_batches(problem, graph.forward())) {
+  const auto common = in_common(problem, graph.forward());
+  if (!common.alike) {
     return all_by_double_backward(problem, "the network runs other layers in other batches");
   }
   Network network{problem, graph, {}};
-  const Crossing crossing(graph, problem.batch_size());
+  const Crossing crossing(graph, problem.batch_size(), common.has_samples);
   std::vector<std::size_t> sound;
   std::vector<std::string> unsound(crossing.count());
   const double tolerance = problem.precision() == Precision::float32 ? 1e-3 : 1e-9;
   for (std::size_t c = 0; c < crossing.count(); ++c) {
     network.upstream.push_back(crossing.upstream(c));
-    if (!explains_gradient(graph, c, problem.batch_size(), tolerance)) {
+    if (!common.has_samples[c]) {
+      unsound[c] = "it enters a tensor without samples";
+    } else if (!explains_gradient(graph, c, problem.batch_size(), tolerance)) {
       unsound[c] = "its gradient is not that of the layer alone";
     } else if (!graph.knows_input(c)) {
       unsound[c] = "the gradient of its input has no derivative";

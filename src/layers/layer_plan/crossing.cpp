@@ -40,8 +40,11 @@ bool has_any(const Tensor& flags) {
 
 }  // namespace
 
-Crossing::Crossing(const LayerGraph& graph, std::int64_t samples) : graph_(graph), samples_(samples) {
-  for (std::size_t c = 0; c < count(); ++c) all_.push_back(c);
+Crossing::Crossing(const LayerGraph& graph, std::int64_t samples, const std::vector<bool>& has_samples)
+    : graph_(graph), samples_(samples) {
+  for (std::size_t c = 0; c < count(); ++c) {
+    if (has_samples[c]) all_.push_back(c);
+  }
 }
 
 bool Crossing::has_samples(std::size_t c) const {
@@ -64,15 +67,14 @@ void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& 
     of_input.push_back(input_from_rows(masked(rows_of(call.input, call), c), call));
   }
   const auto found = graph_.derivatives_of(calls, of_delta, of_input, all_);
-  for (std::size_t m = 0; m < found.size(); ++m) {
-    if (found[m].defined()) look(m, (rows_of(found[m], graph_.call(m)) != 0).any(1).cpu());
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    const auto m = all_[k];
+    if (found[k].defined()) look(m, (rows_of(found[k], graph_.call(m)) != 0).any(1).cpu());
   }
 }
 
 bool Crossing::all_keep_samples() const {
-  for (std::size_t c = 0; c < count(); ++c) {
-    if (!has_samples(c)) return false;
-  }
+  if (!std::all_of(all_.begin(), all_.end(), [&](std::size_t c) { return has_samples(c); })) return false;
   bool keep = true;
   for_separating_sets(samples_, [&](const auto& contains) {
     if (!keep) return;
@@ -141,8 +143,8 @@ std::vector<bool> Crossing::keeps_positions(std::size_t c, const std::vector<boo
 std::vector<std::size_t> Crossing::upstream(std::size_t c) const {
   const auto found = graph_.input_derivatives(c, at::ones_like(graph_.call(c).input), all_);
   std::vector<std::size_t> calls;
-  for (std::size_t m = 0; m < found.size(); ++m) {
-    if (found[m].defined()) calls.push_back(m);
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    if (found[k].defined()) calls.push_back(all_[k]);
   }
   return calls;
 }
@@ -155,12 +157,10 @@ Separable separable_calls(const Crossing& crossing, const LayerGraph& graph) {
     std::vector<std::array<bool, 2>> keeps;
   };
   if (crossing.all_keep_samples()) {
-    Separable all{{}, std::vector<bool>(crossing.count(), false)};
-    for (std::size_t c = 0; c < crossing.count(); ++c) all.calls.push_back(c);
-    return all;
+    return {crossing.calls(), std::vector<bool>(crossing.count(), false)};
   }
   std::vector<std::vector<Candidate>> candidates(crossing.count());
-  for (std::size_t c = 0; c < crossing.count(); ++c) {
+  for (const auto c : crossing.calls()) {
     if (!crossing.has_samples(c)) continue;
     for (const bool last : {false, true}) {
       if (last && graph.call(c).convolution) continue;

@@ -18,9 +18,11 @@ namespace hessian_mpi::layers {
 /// Tests by backward passes from some samples, or some positions, whether derivatives reach others.
 class Crossing {
  public:
-  /// The graph must outlive the object.
-  Crossing(const LayerGraph& graph, std::int64_t samples);
+  /// The graph must outlive the object. has_samples: of each call; others are left aside.
+  Crossing(const LayerGraph& graph, std::int64_t samples, const std::vector<bool>& has_samples);
   std::size_t count() const { return graph_.forward().calls.size(); }
+  /// Those that are not left aside.
+  const std::vector<std::size_t>& calls() const { return all_; }
 
   /// Whether rows of the call can be counted by sample at all.
   bool has_samples(std::size_t c) const;
