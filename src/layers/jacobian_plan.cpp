@@ -3,23 +3,18 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 
 #include "hessian_mpi/matrix/partition.hpp"
 #include "layer_plan/batches.hpp"
 #include "layer_plan/cost.hpp"
+#include "layer_plan/cotangents.hpp"
 #include "output_pass.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
 
 using torch::Tensor;
-
-// Numbers without a pattern that a network could share.
-Tensor cotangent_like(const Tensor& y) {
-  return (at::arange(y.numel(), at::kDouble) * 1.7).cos().add(1.5).to(y.device(), y.scalar_type());
-}
 
 std::vector<std::size_t> all_of(const CapturedForward& forward) {
   std::vector<std::size_t> calls(forward.calls.size());
@@ -38,14 +33,7 @@ class SamplesApart {
                   (!call.convolution || call.output.size(0) == samples);
       last_[c] = first_[c] && !call.convolution;
     }
-    // For any two samples one of these sets has the first and not the second.
-    const int bits = std::bit_width(static_cast<std::uint64_t>(samples - 1));
-    const Tensor numbers = at::arange(samples, at::kLong);
-    for (int bit = 0; bit < bits; ++bit) {
-      const Tensor in_set = numbers.__rshift__(bit).__and__(1) == 1;
-      look(in_set);
-      look(~in_set);
-    }
+    for_separating_sets(samples, [&](const auto& contains) { look(contains(at::arange(samples, at::kLong))); });
   }
 
   bool in_loss() const { return in_loss_; }
@@ -59,7 +47,7 @@ class SamplesApart {
   void look(const Tensor& in_set) {
     const auto& y = forward_.outputs.y;
     const Tensor mask = in_set.unsqueeze(1).expand({samples_, y.numel() / samples_}).reshape(-1).to(y.device());
-    const Tensor x = cotangent_like(y) * mask.to(y.scalar_type());
+    const Tensor x = patternless_like(y) * mask.to(y.scalar_type());
     in_loss_ = in_loss_ && !(forward_.outputs.times(x) != 0).logical_and(~mask).any().item<bool>();
     const auto deltas = derivatives_of_outputs(forward_, x, all_of(forward_), {});
     const Tensor outside = (~in_set).to(y.device());
@@ -87,7 +75,7 @@ std::vector<std::optional<JacobianColumns>> columns_by_layer(const network::Prob
   const auto& parameters = problem.parameters();
   const double tolerance = problem.precision() == Precision::float32 ? 1e-3 : 1e-9;
   std::vector<std::optional<JacobianColumns>> columns(parameters.size());
-  const auto found = derivatives_of_outputs(forward, cotangent_like(forward.outputs.y), all_of(forward), parameters);
+  const auto found = derivatives_of_outputs(forward, patternless_like(forward.outputs.y), all_of(forward), parameters);
   for (std::size_t c = 0; c < forward.calls.size(); ++c) {
     const auto& call = forward.calls[c];
     const auto samples_last = apart.samples_last(c);

@@ -8,6 +8,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "layer_graph.hpp"
+#include "layer_plan/cotangents.hpp"
 #include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
@@ -18,14 +19,6 @@ using torch::Tensor;
 constexpr std::int64_t most_copies = 8;
 // Multiplications of a forward over all copies: beyond, calls are no large part of a pass.
 constexpr double worth_a_call = 24e6;
-
-// Numbers without a pattern that a network could share.
-Tensor cotangent_like(const Tensor& tensor) {
-  return (at::arange(tensor.numel(), at::kDouble) * 1.7)
-      .cos()
-      .reshape(tensor.sizes())
-      .to(tensor.device(), tensor.scalar_type());
-}
 
 // The same in a copy, and nothing of it in the others.
 bool is_in_copy(const Tensor& found, const Tensor& expected, std::int64_t copy, double tolerance) {
@@ -92,8 +85,8 @@ class Comparison {
     for (const auto& layer : step_.layers) {
       const auto& one = alone_.call(layer.call);
       const auto& many = copied_.call(layer.call);
-      of_delta.push_back(cotangent_like(one.output));
-      of_input.push_back(cotangent_like(one.input));
+      of_delta.push_back(patternless_like(one.output));
+      of_input.push_back(patternless_like(one.input));
       const Tensor deltas = output_by_unit(of_delta.back(), one, order(layer, 1));
       const Tensor inputs = input_by_unit(of_input.back(), one, order(layer, 1));
       of_delta_in_copy.push_back(output_from_units(in_copy(deltas), many, order(layer, copies_)));

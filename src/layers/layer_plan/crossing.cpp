@@ -3,36 +3,15 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <bit>
 #include <optional>
-#include <random>
 #include <utility>
+
+#include "layer_plan/cotangents.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
 
 using torch::Tensor;
-
-// Random cotangents without a draw from LibTorch's generator, which networks draw from.
-Tensor random_like(const Tensor& tensor) {
-  std::mt19937 random(20260611);
-  std::uniform_real_distribution<double> any(0.5, 1.5);
-  Tensor numbers = at::empty({tensor.numel()}, at::kDouble);
-  std::generate_n(numbers.data_ptr<double>(), tensor.numel(), [&] { return any(random); });
-  return numbers.reshape(tensor.sizes()).to(tensor.device(), tensor.scalar_type());
-}
-
-// Runs step for sets of numbers below count, such that for any two of them one set has the first and not the second.
-// step gets a function from numbers (int64) to whether they are in the set.
-void for_separating_sets(std::int64_t count,
-                         const std::function<void(const std::function<Tensor(const Tensor&)>&)>& step) {
-  const int bits = std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(count - 1, 0)));
-  for (int bit = 0; bit < bits; ++bit) {
-    for (const std::int64_t wanted : {0, 1}) {
-      step([=](const Tensor& numbers) { return numbers.__rshift__(bit).__and__(1) == wanted; });
-    }
-  }
-}
 
 bool has_any(const Tensor& flags) {
   return flags.any().item<bool>();
@@ -57,7 +36,7 @@ std::int64_t Crossing::rows(std::size_t c) const {
 
 void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& which_rows, const Look& look) const {
   const auto masked = [&](const Tensor& rows, std::size_t c) {
-    return random_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.device(), rows.scalar_type());
+    return patternless_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.device(), rows.scalar_type());
   };
   std::vector<Tensor> of_delta;
   std::vector<Tensor> of_input;
