@@ -262,10 +262,10 @@ const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::span<const std::v
   of_rows_.resize(layers_.size());
   const auto count = static_cast<std::int64_t>(rows.size()) * units_;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
-    of_rows_[m].second.assign(
-        static_cast<std::size_t>(count * layers_[m].positions * layers_[m].outputs + padding<Number>), 0);
+    of_rows_[m].second.resize(
+        static_cast<std::size_t>(count * layers_[m].positions * layers_[m].outputs + padding<Number>));
     const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
-    of_rows_[m].derivatives.assign(downstream ? static_cast<std::size_t>(count * layers_[m].elements) : 0, 0);
+    of_rows_[m].derivatives.resize(downstream ? static_cast<std::size_t>(count * layers_[m].elements) : 0);
   }
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(step().copies)) {
@@ -355,10 +355,15 @@ void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cot
     start.of_input = input_from_units(of.of_input.flatten(0, 1), call, order).to(call.input.options());
   }
   const auto found = graph.second_derivatives(starts, outputs, inputs);
+  const auto units = units_before(batch + 1) - units_before(batch);
+  const auto clear = [&](std::size_t m, std::int64_t of_unit, const Destination& destination) {
+    for (std::size_t k = 0; k < copies; ++k) {
+      for (std::int64_t u = 0; u < units; ++u) std::fill_n(destination(m, k, u), of_unit, Number{0});
+    }
+  };
   const auto store = [&](const Tensor& by_unit, std::size_t m, const Destination& destination) {
     const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
     const auto* from = ordered.template const_data_ptr<Number>();
-    const auto units = ordered.size(0) / step().copies;
     const auto of_unit = ordered.numel() / ordered.size(0);
     for (std::size_t k = 0; k < copies; ++k) {
       for (std::int64_t u = 0; u < units; ++u, from += of_unit) std::copy_n(from, of_unit, destination(m, k, u));
@@ -368,10 +373,18 @@ void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cot
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     const auto& column = graph.call(outputs[m]);
     const auto order = forward_.order(m, batch, step().copies);
-    if (found.by_output[m].defined()) store(output_by_unit(found.by_output[m], column, order), m, second);
+    if (found.by_output[m].defined()) {
+      store(output_by_unit(found.by_output[m], column, order), m, second);
+    } else {
+      clear(m, layers_[m].positions * layers_[m].outputs, second);
+    }
     if (!layers_[m].weight || !depends_on_any(m, cotangents)) continue;
     const Tensor& of_input = found.of_input[next++];
-    if (of_input.defined()) store(input_by_unit(of_input, column, order), m, derivatives);
+    if (of_input.defined()) {
+      store(input_by_unit(of_input, column, order), m, derivatives);
+    } else {
+      clear(m, layers_[m].elements, derivatives);
+    }
   }
 }
 

@@ -99,8 +99,8 @@ class Factors {
   bool by_row(std::size_t l, bool bias) const { return step().layers[l].by_row || (bias && layers_[l].positions > 1); }
   /// How many neighbours to ask for at once, as many as these whatever is wanted, so that each has its place in a pass.
   std::int64_t rows_at_once() const;
-  /// For rows by passes of their own, each of one layer or the sum of those of some; zeros for none. For each layer of
-  /// the step. Valid until the next call.
+  /// For rows by passes of their own, each of one layer or the sum of those of some; anything for none. For each layer
+  /// of the step. Valid until the next call.
   const std::vector<Sums<Number>>& of_rows(std::span<const std::vector<RowOfLayer>> rows);
 
  private:
