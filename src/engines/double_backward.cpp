@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "flat_row.hpp"
+#include "hessian_mpi/base/stopwatch.hpp"
 
 namespace hessian_mpi::engines {
 DoubleBackward::DoubleBackward(const network::Problem& problem) : problem_(problem) {
@@ -38,6 +39,7 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, const std::ve
   const torch::Tensor& g = graph.gradient[parameter];
   // A parameter that the loss does not depend on, or depends on linearly alone, has zero rows.
   if (!g.defined() || !g.requires_grad()) return std::vector<torch::Tensor>(parameters.size());
+  const Stopwatch watch;
   const torch::Tensor& cotangent = cotangents_[parameter];
   set_element(cotangent, element, 1);
   auto parts = torch::autograd::grad({g}, parameters, {cotangent}, /*retain_graph=*/true,
@@ -47,6 +49,7 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, const std::ve
     if (part.defined() && !part.is_sparse() && part.is_alias_of(cotangent)) part = part.clone();
   }
   set_element(cotangent, element, 0);
+  pass_seconds_ += watch.seconds();
   return parts;
 }
 

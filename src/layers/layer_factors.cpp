@@ -39,6 +39,7 @@ class FactoredRows {
   template <class Out>
   void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
                const std::function<void(double)>& advance);
+  double seconds_in_passes() const { return factors_.seconds_in_passes(); }
 
  private:
   const Slab<Number>* slab_of(std::int64_t row) const;
@@ -224,6 +225,9 @@ class LayerFactors::Assembly {
                const std::function<void(double)>& advance) {
     std::visit([&](auto& some) { some.compute(rows, columns, storage, out, advance); }, rows_);
   }
+  double seconds_in_passes() const {
+    return std::visit([](const auto& some) { return some.seconds_in_passes(); }, rows_);
+  }
 
  private:
   using Either = std::variant<FactoredRows<float>, FactoredRows<double>>;
@@ -237,6 +241,10 @@ LayerFactors::LayerFactors(const network::Problem& problem, const LayerStep& ste
       assembly_(std::make_unique<Assembly>(accumulate, problem, step, own, columns, others, memory)) {}
 
 LayerFactors::~LayerFactors() = default;
+
+double LayerFactors::seconds_in_passes() const {
+  return assembly_->seconds_in_passes();
+}
 
 void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                            const std::function<void(double)>& advance) {

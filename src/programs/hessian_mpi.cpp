@@ -295,6 +295,8 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     progress.finish();
   });
   seconds.rows = world.max(own.compute_seconds);
+  seconds.passes = world.max(own.pass_seconds);
+  seconds.exchange = world.max(own.exchange_seconds);
   seconds.write = world.max(own.write_seconds);
   seconds.checkpoints = world.max(own.checkpoint_seconds);
   refuse_nonfinite_rows(own, job.problem.index(), world);

@@ -111,6 +111,9 @@ class OwnBlocks {
   /// What was computed is what is to be written now.
   void advance(Assembled& result);
 
+  /// Of the engine, with what it took before the first block.
+  double all_seconds_in_passes() const { return engine_.seconds_in_passes() - pass_seconds_before_; }
+
   Rows computed() const { return rows_of(matrix_.grid, computed_.blocks); }
   const char* numbers() const { return computed_.numbers.get(); }
   /// The computed blocks have been written, which took some time.
@@ -128,7 +131,8 @@ class OwnBlocks {
   std::size_t begun_ = 0;    // blocks that are computed or being computed
   std::size_t written_ = 0;  // blocks that have been handed over
   double in_all_ = 0;        // seconds for all of these, with their writing
-  double pace_ = 0;          // seconds for a block, of all or of the last ones: whichever is more
+  double pass_seconds_before_ = engine_.seconds_in_passes();
+  double pace_ = 0;  // seconds for a block, of all or of the last ones: whichever is more
 };
 
 std::int64_t OwnBlocks::blocks_for(double seconds) const {
@@ -273,6 +277,7 @@ Assembled Assembly::run() {
     compute_and_write(-agreed[3]);
   }
   if (communicator_.max(std::int64_t{checkpoint_.is_due()}) != 0) save();
+  result_.pass_seconds = own_.all_seconds_in_passes();
   return std::move(result_);
 }
 

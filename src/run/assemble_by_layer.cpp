@@ -127,6 +127,7 @@ class NotingEngine final : public engines::Engine {
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
+  double seconds_in_passes() const override { return engine_.seconds_in_passes(); }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override {
     engine_.compute(rows, columns, storage, out, advance);
@@ -146,6 +147,7 @@ class NotingEngine final : public engines::Engine {
 
 void add(const Assembled& some, Assembled& all) {
   all.compute_seconds += some.compute_seconds;
+  all.pass_seconds += some.pass_seconds;
   all.write_seconds += some.write_seconds;
   all.checkpoint_seconds += some.checkpoint_seconds;
   all.nonfinite_rows.insert(all.nonfinite_rows.end(), some.nonfinite_rows.begin(), some.nonfinite_rows.end());
@@ -420,6 +422,7 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       const Stopwatch preparing;
       stop();
       if (s > 0) exchange(s, round);
+      result.exchange_seconds += preparing.seconds();
       engines::Engine& engine = engine_of_step();
       result.compute_seconds += preparing.seconds();
       if (const auto blocks = blocks_of_round(s, round); !blocks.blocks.empty()) {

@@ -75,7 +75,8 @@ void print(std::ostream& out, const Summary& s) {
   cli::print_line(
       out, "seconds",
       text("load ", cli::text_of_number(t.load, 3), ", gradient ", cli::text_of_number(t.gradient, 3), ", create ",
-           cli::text_of_number(t.create, 3), ", rows ", cli::text_of_number(t.rows, 3), ", write ",
+           cli::text_of_number(t.create, 3), ", rows ", cli::text_of_number(t.rows, 3), " (passes ",
+           cli::text_of_number(t.passes, 3), ", exchange ", cli::text_of_number(t.exchange, 3), "), write ",
            cli::text_of_number(t.write, 3), " (checkpoints ", cli::text_of_number(t.checkpoints, 3), "), checks ",
            cli::text_of_number(t.checks, 3), "; in all ", cli::text_of_number(t.all, 3)));
   const auto made = static_cast<double>(s.matrix.grid.part().count()) *

@@ -22,6 +22,7 @@ class DoubleBackward final : public Engine {
   std::uint64_t bytes_per_row(std::int64_t columns) const override;
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
+  double seconds_in_passes() const override { return pass_seconds_; }
 
  private:
   // The gradient of one batch with its graph; kept between calls, so that a single batch is run once in all.
@@ -36,6 +37,7 @@ class DoubleBackward final : public Engine {
 
   const network::Problem& problem_;
   std::optional<Graph> graph_;
+  double pass_seconds_ = 0;
   std::vector<torch::Tensor> cotangents_;  // zeros in each parameter's shape: one-hot while a row is made
 };
 

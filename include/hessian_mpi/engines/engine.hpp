@@ -27,6 +27,9 @@ class Engine {
   /// work done since its last call, in rows; over the whole call that adds up to rows.count().
   virtual void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                        const std::function<void(double)>& advance) = 0;
+
+  /// Of its time so far, what it was in passes through the network, as far as it tells them from the rest.
+  virtual double seconds_in_passes() const { return 0; }
 };
 
 }  // namespace hessian_mpi::engines

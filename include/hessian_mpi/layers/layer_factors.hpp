@@ -47,6 +47,7 @@ class LayerFactors final : public engines::Engine {
   std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
+  double seconds_in_passes() const override;
 
   class Assembly;  // in numbers of one precision
 

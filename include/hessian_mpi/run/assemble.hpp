@@ -21,6 +21,8 @@ namespace hessian_mpi::run {
 struct Assembled {
   std::vector<std::int64_t> nonfinite_rows;  ///< rows of this rank with a number that is NaN or infinite
   double compute_seconds = 0;                ///< partly at the same time as writing
+  double pass_seconds = 0;                   ///< of these, in passes through the network
+  double exchange_seconds = 0;               ///< and for the columns of earlier rows
   double write_seconds = 0;                  ///< writing and checkpoints
   double checkpoint_seconds = 0;             ///< checkpoints alone
 };

@@ -76,6 +76,8 @@ struct StageSeconds {
   double gradient = 0;  ///< loss, gradient, and the probe of second derivatives
   double create = 0;    ///< making the file and taking its space
   double rows = 0;      ///< computing
+  double passes = 0;    ///< of that, passes through the network
+  double exchange = 0;  ///< and bringing rows that were made before to where they are columns
   double write = 0;     ///< writing, with checkpoints and the final sync
   double checkpoints = 0;
   double checks = 0;

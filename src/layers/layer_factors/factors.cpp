@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/engines/tile.hpp"
 #include "number.hpp"
 
@@ -338,6 +339,7 @@ bool Factors<Number>::depends_on_any(std::size_t m, const std::map<std::size_t, 
 template <class Number>
 void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cotangents, std::size_t copies,
                                     std::int64_t batch, const Destination& second, const Destination& derivatives) {
+  const Stopwatch watch;
   const auto& graph = forward_.graph(batch, step().copies);
   std::vector<std::size_t> outputs;
   std::vector<std::size_t> inputs;
@@ -386,6 +388,7 @@ void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cot
       clear(m, layers_[m].elements, derivatives);
     }
   }
+  pass_seconds_ += watch.seconds();
 }
 
 template class Factors<float>;

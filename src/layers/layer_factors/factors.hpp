@@ -103,6 +103,9 @@ class Factors {
   /// of the step. Valid until the next call.
   const std::vector<Sums<Number>>& of_rows(std::span<const std::vector<RowOfLayer>> rows);
 
+  /// Of the time so far.
+  double seconds_in_passes() const { return pass_seconds_; }
+
  private:
   const LayerStep& step() const { return forward_.step(); }
   std::int64_t units_before(std::int64_t batch) const { return unit_begins_[static_cast<std::size_t>(batch)]; }
@@ -138,6 +141,7 @@ class Factors {
 
   StepForward forward_;
   std::uint64_t memory_;
+  double pass_seconds_ = 0;
   std::vector<LayerData<Number>> layers_;
   std::vector<std::int64_t> unit_begins_;  // of each batch, and the end
   std::int64_t units_ = 0;
