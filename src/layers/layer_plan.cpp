@@ -68,7 +68,7 @@ Choice fitting(const Network& network, Choice choice, std::vector<std::string>& 
     for (const auto c : calls_with_outputs_above(most_bytes_of_outputs / bytes, network, choice)) {
       const auto chosen =
           std::find_if(choice.begin(), choice.end(), [=](const Chosen& some) { return some.call == c; });
-      if (chosen == choice.end()) continue;  // left out with one that it is tied to
+      if (chosen == choice.end()) continue;  // left out with one that it shares parameters with
       if (by_row_already) {
         leave_out(c);
       } else {
@@ -84,16 +84,20 @@ Choice fitting(const Network& network, Choice choice, std::vector<std::string>& 
   return choice;
 }
 
-// Of an elementwise layer an output has one row of the weight; of what is tied a row is a sum over layers.
-bool has_a_row_for_each_pass(const Network& network, const Chosen& chosen) {
-  return chosen.tied || network.graph.call(chosen.call).elementwise;
+// The calls that a call's rows are made with in all columns at once, if they are: those that share parameters, since a
+// row is a sum over them, and an elementwise one, since its few rows, made first, are columns of others that take
+// nothing.
+std::optional<std::size_t> whole_set_of(const CapturedForward& forward, std::size_t call) {
+  if (const auto tied = tied_set_of(forward, call)) return tied;
+  if (forward.calls[call].elementwise) return forward.tied.size() + call;
+  return std::nullopt;
 }
 
 // A pass for each row where those for outputs take more.
 Choice with_cheaper_passes(const Network& network, Choice choice) {
   double cost = cost_of(network, counts_of(network, choice));
   for (auto& chosen : choice) {
-    if (has_a_row_for_each_pass(network, chosen)) continue;
+    if (chosen.whole_set) continue;
     chosen.by_row = !chosen.by_row;
     const double other = cost_of(network, counts_of(network, choice));
     if (other < cost) {
@@ -147,8 +151,8 @@ Proposal best_proposal(const Network& network, const std::vector<Unit>& units, c
         why[c] = "its samples interact";
       } else {
         auto& chosen = choice.emplace_back(Chosen{c, std::min(units[c], last)});
-        chosen.tied = tied_set_of(network.graph.forward(), c);
-        chosen.by_row = has_a_row_for_each_pass(network, chosen);
+        chosen.whole_set = whole_set_of(network.graph.forward(), c);
+        chosen.by_row = chosen.whole_set.has_value();
       }
     }
     return proposal(network, std::move(choice), std::move(why));
@@ -179,7 +183,7 @@ LayerPlan all_by_double_backward(const network::Problem& problem, const std::str
 std::vector<LayerStep> alone(const std::vector<LayerStep>& steps) {
   std::vector<LayerStep> single;
   for (const auto& step : steps) {
-    if (step.tied) {
+    if (step.whole) {
       auto& own = single.emplace_back(step);
       own.layers.resize(step.row_layers);
       continue;

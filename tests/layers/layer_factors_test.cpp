@@ -146,7 +146,7 @@ void expect_diagonal_blocks(const network::Problem& problem, const Numbers<doubl
     std::optional<LayerFactors> factors;
     if (plan.is_factored(p)) {
       const auto& step = plan.steps[plan.parameters[p].step];
-      ASSERT_EQ(step.layers.size(), step.tied ? step.row_layers : 1) << "of other layers nothing is needed";
+      ASSERT_EQ(step.layers.size(), step.whole ? step.row_layers : 1) << "of other layers nothing is needed";
       factors.emplace(problem, step, std::vector<Rows>{rows}, none, unfactored, Precision::float64, enough_memory);
     }
     engines::Engine& engine = factors ? static_cast<engines::Engine&>(*factors) : unfactored;

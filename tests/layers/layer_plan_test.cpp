@@ -138,7 +138,7 @@ TEST(LayerPlan, MakesWhatIsTiedFirstAndTogether) {
                                 {5, 3});
   const auto plan = plan_layers(twice, Method::layers);
   ASSERT_EQ(plan.steps.size(), 3U);
-  EXPECT_TRUE(plan.steps[1].tied);
+  EXPECT_TRUE(plan.steps[1].whole);
   EXPECT_EQ(plan.steps[1].rows, 9);
   EXPECT_EQ(plan.steps[1].passes, 9);
   EXPECT_EQ(plan.parameters[1].step, 1U);

@@ -27,16 +27,16 @@ struct FactoredLayer {
 };
 
 /// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, of a few of
-/// which each needs little to have the others as columns, or of some that share parameters; or, without layers, those
-/// by double-backward.
+/// which each needs little to have the others as columns, or, in all columns, of some that share parameters or one that
+/// has few; or, without layers, those by double-backward.
 struct LayerStep {
   Unit unit = Unit::sample;
   std::vector<FactoredLayer> layers;  ///< those whose rows are made, then those that later steps are of
   std::size_t row_layers = 1;         ///< how many of them, if any
-  bool tied = false;                  ///< they share parameters: a row is the derivative of a sum over them
-  std::int64_t copies = 1;            ///< of a batch in one forward: a pass serves so many cotangents, one for each
-  std::int64_t rows = 0;              ///< that it makes
-  std::int64_t passes = 0;            ///< backward, for its rows
+  bool whole = false;       ///< a pass for each row gives it in all columns; layers that share parameters add up
+  std::int64_t copies = 1;  ///< of a batch in one forward: a pass serves so many cotangents, one for each
+  std::int64_t rows = 0;    ///< that it makes
+  std::int64_t passes = 0;  ///< backward, for its rows
 };
 
 /// How the rows of one parameter are made.

@@ -43,7 +43,7 @@ void Factors<Number>::read_layers() {
   for (std::int64_t b = 0; b < forward_.batches(); ++b) append_batch(forward_.graph(b, 1), b);
   units_ = unit_begins_.back();
   for (auto& layer : layers_) layer.delta.resize(layer.delta.size() + padding<Number>);
-  if (tied()) return;
+  if (whole()) return;
   for (std::size_t l = 0; l < step().row_layers; ++l) {
     for (const auto m : layers_[l].upstream) {
       of_inputs_[{l, m}].resize(static_cast<std::size_t>(layers_[l].elements * units_ * layers_[m].outputs));
@@ -295,7 +295,7 @@ void Factors<Number>::add_row(const RowOfLayer& row, std::int64_t copy, std::int
   for (std::int64_t place = 0; place < places; ++place, to += layer.outputs) {
     *to = seen == nullptr ? Number{1} : seen[place * layer.columns];
   }
-  if (!tied() || !row.column) return;
+  if (!whole() || !row.column) return;
   if (!of_input.defined()) of_input = numbers({step().copies, units, layer.elements});
   auto* inputs = of_input.template data_ptr<Number>() + copy * units * layer.elements;
   const auto* delta = layer.delta.data() + first * layer.positions * layer.outputs + row.output;
@@ -332,7 +332,7 @@ void Factors<Number>::differentiate_rows(std::span<const std::vector<RowOfLayer>
 template <class Number>
 bool Factors<Number>::depends_on_any(std::size_t m, const std::map<std::size_t, Cotangents>& cotangents) const {
   // A row of some of the layers may be asked for, and have places for all.
-  return tied() ? !layers_[m].upstream.empty() : depends(m, cotangents.begin()->first);
+  return whole() ? !layers_[m].upstream.empty() : depends(m, cotangents.begin()->first);
 }
 
 // One double-backward pass; copies: of these.

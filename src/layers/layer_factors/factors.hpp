@@ -85,8 +85,8 @@ class Factors {
 
   bool makes_rows(std::size_t l) const { return l < step().row_layers; }
   bool depends(std::size_t m, std::size_t l) const;
-  /// Whether it makes rows of layers that share parameters, each a sum over them.
-  bool tied() const { return step().tied; }
+  /// Whether rows are made in all columns: from inputs too, and summed over layers that share parameters.
+  bool whole() const { return step().whole; }
 
   /// J of an element of l's input by all outputs of m, on which it depends; both make rows, with one position in a
   /// unit: [u][outputs of m].

@@ -95,7 +95,7 @@ double multiplications(const LayerStep& step, const std::vector<Sizes>& sizes, s
 double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double units) {
   double total = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
-    const bool downstream = step.tied ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
+    const bool downstream = step.whole ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
     total += units * sizes[m].rows * sizes[m].positions * (downstream ? 2 : 1);
   }
   return total;
@@ -118,7 +118,7 @@ double cost_of_double_backward_rows(const Network& network, double count) {
 // For so many outputs at a position, or rows; a pass serves one for each copy of a batch. What comes before the layer
 // has no part in it.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  const double forward = multiplications_of_forward(network.graph.forward(), step.layers[step.tied ? 0 : l].call) *
+  const double forward = multiplications_of_forward(network.graph.forward(), step.whole ? 0 : step.layers[l].call) *
                          static_cast<double>(network.problem.batches());
   return count * (delta_pass_forwards * forward + pass_overhead / static_cast<double>(step.copies));
 }
@@ -138,8 +138,8 @@ double cost_of_writing_row(const Network& network) {
   return written_number * static_cast<double>(network.problem.index().size());
 }
 
-// In the order that they are made in, with units that no layer crosses on the way. Of what is tied a row needs all
-// columns, and others cannot have it as a column that comes before them: it is made first.
+// In the order that they are made in, with units that no layer crosses on the way. Rows in all
+// columns are made first: what shares parameters cannot be a column before others, and the rest need not.
 Choice in_order_of_steps(const Network& network, Choice choice) {
   for (auto later = choice.rbegin(); later != choice.rend(); ++later) {
     for (auto& earlier : choice) {
@@ -150,17 +150,18 @@ Choice in_order_of_steps(const Network& network, Choice choice) {
   if (choice.empty()) return choice;
   const auto least = choice.front().unit;
   for (auto& chosen : choice) {
-    if (chosen.tied) chosen.unit = least;
+    if (chosen.whole_set) chosen.unit = least;
   }
   std::stable_sort(choice.begin(), choice.end(), [](const Chosen& a, const Chosen& b) {
-    return a.tied && b.tied ? std::pair(*a.tied, a.call) < std::pair(*b.tied, b.call) : a.tied && !b.tied;
+    return a.whole_set && b.whole_set ? std::pair(*a.whole_set, a.call) < std::pair(*b.whole_set, b.call)
+                                      : a.whole_set && !b.whole_set;
   });
   return choice;
 }
 
 // Whether a layer makes its rows in the step of these before it.
 bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> before) {
-  if (layer.tied || before.front().tied) return layer.tied == before.front().tied;
+  if (layer.whole_set || before.front().whole_set) return layer.whole_set == before.front().whole_set;
   const auto& call = network.graph.call(layer.call);
   const LayerOrder order{layer.unit, network.problem.batch_size(), false};
   const auto units = units_of(call, order) * network.problem.batches();
@@ -178,8 +179,8 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
 Choice without(Choice choice, std::size_t call) {
   const auto found = std::find_if(choice.begin(), choice.end(), [=](const Chosen& c) { return c.call == call; });
   if (found == choice.end()) return choice;
-  const auto tied = found->tied;
-  std::erase_if(choice, [=](const Chosen& c) { return c.call == call || (tied && c.tied == tied); });
+  const auto set = found->whole_set;
+  std::erase_if(choice, [=](const Chosen& c) { return c.call == call || (set && c.whole_set == set); });
   return choice;
 }
 
@@ -194,13 +195,13 @@ std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, co
   std::vector<LayerStep> steps;
   for (std::size_t first = 0; first < order.size(); first += steps.back().row_layers) {
     LayerStep step{order[first].unit, {}};
-    step.tied = order[first].tied.has_value();
+    step.whole = order[first].whole_set.has_value();
     while (first + step.row_layers < order.size() &&
            joins(network, order[first + step.row_layers], std::span(order).subspan(first, step.row_layers))) {
       ++step.row_layers;
     }
     for (auto k = first; k < order.size(); ++k) {
-      const auto& [c, unit, by_row, tied] = order[k];
+      const auto& [c, unit, by_row, whole_set] = order[k];
       auto& layer = step.layers.emplace_back(FactoredLayer{c, step.unit != Unit::batch && samples_last[c], by_row, {}});
       // A bias alone has no use for what the input depends on.
       for (std::size_t l = 0; l < step.row_layers && network.graph.call(c).weight; ++l) {
@@ -222,7 +223,7 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     const auto& call = network.graph.call(step.layers[m].call);
     inputs +=
         all_units * sizes[m].positions * static_cast<double>(call.weight ? weight_columns(call) * groups_of(call) : 0);
-    const bool downstream = step.tied ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
+    const bool downstream = step.whole ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
     width += sizes[m].positions * sizes[m].outputs + (downstream ? sizes[m].elements : 0);
   }
   const auto& row = sizes[l];
@@ -242,7 +243,7 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
   counts.outputs =
       std::max(counts.outputs, static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * copies : 0));
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
-  if (l < step.row_layers && !step.tied && !step.layers[l].upstream.empty()) {
+  if (l < step.row_layers && !step.whole && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
     counts.factored += cost_of_passes(network, step, 0, row.elements) / 2;
   }

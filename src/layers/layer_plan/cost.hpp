@@ -24,16 +24,16 @@ struct Network {
 struct Chosen {
   std::size_t call = 0;
   Unit unit = Unit::sample;
-  bool by_row = false;                   ///< a pass for each of its rows, else for each of its outputs
-  std::optional<std::size_t> tied = {};  ///< the set of CapturedForward::tied that it is in
+  bool by_row = false;                        ///< a pass for each of its rows, else for each of its outputs
+  std::optional<std::size_t> whole_set = {};  ///< of calls whose rows are made in all columns, before others
 };
 /// In order of execution.
 using Choice = std::vector<Chosen>;
 
-/// Without a call, and those that are tied to it.
+/// Without a call, and those of its set.
 Choice without(Choice choice, std::size_t call);
 
-/// The steps of a choice, in the order that they are made in: those that share parameters first, then what crosses
+/// The steps of a choice, in the order that they are made in: those in all columns first, then what crosses
 /// more, and no layer before one that its input depends on.
 std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, const std::vector<bool>& samples_last);
 
