@@ -229,6 +229,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
 }  // namespace
 
 LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries) {
+  if (problem.by_inputs()) return all_by_double_backward(problem, "it is an input");
   if (method == Method::rows) return all_by_double_backward(problem, "--method rows");
   const LayerGraph graph(problem, 0);
   if (!same_in_all_batches(problem, graph.forward())) {
