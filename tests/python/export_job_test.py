@@ -233,6 +233,9 @@ class ByInputs(Tests):
                               ("inputs:kinds", "'kinds' is int64")):
             with self.assertRaisesRegex(ValueError, words):
                 self.export(self.network, data, with_respect_to=wanted)
+        for wanted in ("input", ["inputs"], "inputs:", "parameters:x"):
+            with self.assertRaisesRegex(ValueError, "is none of: 'parameters', 'inputs'"):
+                self.export(self.network, data, with_respect_to=wanted)
         with self.assertRaisesRegex(ValueError, "none of the inputs inputs is floating-point"):
             self.export(nn.Embedding(2, 2), (self.y, self.y), with_respect_to="inputs")
 

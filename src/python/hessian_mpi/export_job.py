@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -29,7 +30,8 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
     data: (inputs, targets), or inputs alone: tensors, tuples of them, dicts by the names of forward's arguments; a Dataset,
     a DataLoader or an iterable of such batches, written one by one. The first dimension is the sample, but of tensors named
     in `whole` (True: of all). loss: a name with loss_options, a function of (output, target), or of (model, batch), with
-    the first argument called so. options: those of hessian_mpi, batch_size=64, dtype="float64", l2=1e-3.
+    the first argument called so. options: those of hessian_mpi, batch_size=64, dtype="float64", l2=1e-3,
+    with_respect_to="inputs:positions".
 
     The network's mode, frozen parameters and ties stay as they are. Before it returns, loss and gradient of the exported
     program are compared with Python's. Raises DataError, ExportError or ValueError, which say what to change.
@@ -74,7 +76,11 @@ def require_network(network: Any, by_inputs: bool) -> None:
 
 
 def _is_by_inputs(options: dict[str, Any]) -> bool:
-    return str(options.get("with_respect_to", "")).startswith("inputs")
+    by = options.get("with_respect_to", "parameters")
+    if not isinstance(by, str) or not re.fullmatch("parameters|inputs|inputs:.+", by):
+        raise ValueError(f"with_respect_to={by!r} is none of: 'parameters', 'inputs' (all that are floating-point), 'inputs:NAME', "
+                         "'inputs:NAME,NAME'")
+    return by != "parameters"
 
 
 def _mode(network: nn.Module) -> str:
@@ -118,7 +124,7 @@ class _Job:
             return
         inputs = dict(zip(self.layout.names[:self.layout.inputs], self.first))
         floating = [name for name, tensor in inputs.items() if tensor.is_floating_point()]
-        _, _, wanted = str(self.options["with_respect_to"]).partition(":")
+        _, _, wanted = self.options["with_respect_to"].partition(":")
         self.names = wanted.split(",") if wanted else floating
         for name in self.names:
             if name not in inputs:
