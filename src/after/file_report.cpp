@@ -154,9 +154,10 @@ void print_storage(std::ostream& out, const FileReport& report) {
   }
 }
 
-void print_parameters(std::ostream& out, const matrix::ParameterIndex& index) {
+void print_parameters(std::ostream& out, const file::StoredLayout& stored) {
+  const auto& index = stored.index;
   const auto& entries = index.entries();
-  cli::print_line(out, "parameters",
+  cli::print_line(out, word(stored.attributes, "with_respect_to").starts_with("inputs") ? "inputs" : "parameters",
                   text("N = ", index.size(), " in ", cli::plural(static_cast<std::int64_t>(entries.size()), "tensor"),
                        "; first index, elements, shape, name:"));
   for (std::size_t p = 0; p < std::min(entries.size(), most_parameters_shown); ++p) {
@@ -425,7 +426,7 @@ void print(std::ostream& out, const FileReport& report) {
     cli::print_line(out, text(name, " error"), cli::text_of_check(stored_check(stored.attributes, name)));
   }
   print_completeness(out, report);
-  print_parameters(out, stored.index);
+  print_parameters(out, stored);
   if (report.figures) print_figures(out, stored.index, *report.figures);
   if (report.check) print_verification(out, report);
   if (report.sums) print_sums(out, report);

@@ -214,7 +214,7 @@ CapturedForward capture_layers(const network::Problem& problem, std::int64_t bat
     result.outputs = problem.matrix() == Matrix::hessian
                          ? engines::OutputMap{problem.loss(batch, copies), {}}
                          : engines::output_map(problem, problem.matrix(), batch, copies);
-    result.calls = observer.take();
+    if (!problem.by_inputs()) result.calls = observer.take();
   }
   const auto givers = givers_in(result.outputs.y);
   for (std::size_t c = 0; c < result.calls.size(); ++c) {

@@ -242,6 +242,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
 }  // namespace
 
 LayerPlan plan_layers(const network::Problem& problem, Method method, Entries entries) {
+  if (problem.by_inputs()) return all_by_double_backward(problem, "it is an input");
   if (method == Method::rows) return all_by_double_backward(problem, "--method rows");
   const LayerGraph graph(problem, 0);
   const auto common = in_common(problem, graph.forward());

@@ -370,8 +370,9 @@ void Data::require_samples(const std::string& file, const Whole& whole) const {
   if (samples(whole) == 0) throw InputError(text(file, " holds no sample: ", counts));
 }
 
-Whole Data::whole(const std::vector<std::string>& names, const std::vector<std::string>& arguments) const {
-  Whole result(inputs.size() + targets.size(), false);
+std::vector<bool> Data::named(const std::vector<std::string>& names, const std::vector<std::string>& arguments,
+                              const std::string& option) const {
+  std::vector<bool> result(inputs.size() + targets.size(), false);
   for (const auto& name : names) {
     const auto found = std::find_if(arguments.begin(), arguments.end(), [&](const std::string& argument) {
       return exported_name(argument) == exported_name(name);
@@ -379,7 +380,7 @@ Whole Data::whole(const std::vector<std::string>& names, const std::vector<std::
     const auto place = static_cast<std::size_t>(found - arguments.begin());
     if (found == arguments.end() || place >= result.size()) {
       throw InputError(
-          text("--whole '", printable(name), "' is no input of the model, which takes ", listed(arguments)));
+          text(option, " '", printable(name), "' is no input of the model, which takes ", listed(arguments)));
     }
     result[place] = true;
   }
@@ -401,6 +402,7 @@ Data Data::in_order_of(const std::vector<std::string>& names) const {
     if (found == input_names.end()) throw mismatch(text("the data have no '", printable(names[k]), "'"));
     const auto place = static_cast<std::size_t>(found - input_names.begin());
     ordered.inputs.push_back(inputs[place]);
+    ordered.input_names.push_back(input_names[place]);
     taken[place] = true;
   }
   const auto left = std::find(taken.begin(), taken.end(), false);

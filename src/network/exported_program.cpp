@@ -132,6 +132,7 @@ class ExportedProgram final : public Model {
   ExpectedInputs user_inputs_;
   std::vector<std::size_t> user_outputs_;  ///< which of the graph's outputs the user sees
   std::optional<torch::Dtype> converted_to_;
+  torch::Device device_ = torch::kCPU;
 };
 
 void check_version(const json& program) {
@@ -247,6 +248,7 @@ void ExportedProgram::read_outputs(const json& specs) {
 }
 
 void ExportedProgram::convert(torch::Dtype dtype, torch::Device device) {
+  device_ = device;
   const auto convert_one = [&](torch::Tensor& tensor) {
     const torch::Dtype own = tensor.scalar_type();
     const torch::Dtype wanted = tensor.is_complex()          ? c10::toComplexType(dtype)
@@ -272,9 +274,8 @@ void ExportedProgram::set_mode(Mode mode) {
 
 IValue ExportedProgram::forward(const std::vector<IValue>& arguments) try {
   const std::vector<std::uint32_t> versions = parameter_versions();
-  const torch::Device device = parameters_.empty() ? torch::kCPU : parameters_.front().value.device();
   const std::vector<IValue> results =
-      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {converted_to_, device, !writes_in_place_});
+      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {converted_to_, device_, !writes_in_place_});
   check_unchanged(versions);
   if (user_outputs_.size() == 1) return results[user_outputs_.front()];
   std::vector<IValue> seen;

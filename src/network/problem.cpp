@@ -35,22 +35,83 @@ std::string dtype_name(const torch::Tensor& tensor) {
   return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
 }
 
-// The one dtype of the trainable parameters, where the user named none.
-Precision precision_of(const std::vector<NamedTensor>& parameters) {
-  const NamedTensor* first = nullptr;
-  for (const auto& parameter : parameters) {
-    if (!parameter.value.requires_grad()) continue;
-    if (first == nullptr) first = &parameter;
-    if (parameter.value.dtype() != first->value.dtype()) {
-      throw InputError(text("the model's parameters have several dtypes ('", printable(first->name), "' is ",
-                            dtype_name(first->value), ", '", printable(parameter.name), "' is ",
-                            dtype_name(parameter.value), "): choose one with --dtype"));
+// The one dtype of some tensors, where the user named none. what: they are, for messages.
+Precision precision_of(const std::vector<NamedTensor>& tensors, const char* what) {
+  if (tensors.empty()) return Precision::float32;
+  const auto& first = tensors.front();
+  for (const auto& other : tensors) {
+    if (other.value.dtype() != first.value.dtype()) {
+      throw InputError(text(what, " have several dtypes ('", printable(first.name), "' is ", dtype_name(first.value),
+                            ", '", printable(other.name), "' is ", dtype_name(other.value),
+                            "): choose one with --dtype"));
     }
   }
-  if (first == nullptr || first->value.scalar_type() == torch::kFloat32) return Precision::float32;
-  if (first->value.scalar_type() == torch::kFloat64) return Precision::float64;
-  throw InputError(text("the model's parameters are ", dtype_name(first->value),
-                        ": second derivatives need --dtype float32 or --dtype float64"));
+  if (first.value.scalar_type() == torch::kFloat32) return Precision::float32;
+  if (first.value.scalar_type() == torch::kFloat64) return Precision::float64;
+  throw InputError(
+      text(what, " are ", dtype_name(first.value), ": second derivatives need --dtype float32 or --dtype float64"));
+}
+
+template <class Condition>
+std::vector<NamedTensor> those(std::vector<NamedTensor> tensors, const Condition& condition) {
+  std::erase_if(tensors, [&](const NamedTensor& tensor) { return !condition(tensor.value); });
+  return tensors;
+}
+
+// The inputs, with names that the data have for them, or those of the model's arguments.
+std::vector<NamedTensor> named_inputs(const Data& data, const std::vector<std::string>& arguments) {
+  std::vector<NamedTensor> inputs;
+  for (std::size_t k = 0; k < data.inputs.size(); ++k) {
+    const auto& names = data.input_names.empty() ? arguments : data.input_names;
+    inputs.push_back({k < names.size() ? names[k] : text("inputs.", k), data.inputs[k]});
+  }
+  return inputs;
+}
+
+// Which inputs span the Hessian: those of the settings' names, or all floating-point ones.
+std::vector<bool> spanning_inputs(const Data& data, std::vector<std::string> arguments,
+                                  const ProblemSettings& settings) {
+  if (!settings.inputs) return {};
+  const auto& names = *settings.inputs;
+  arguments.resize(std::min(arguments.size(), data.inputs.size()));  // behind them stand targets
+  auto chosen = data.named(names, arguments, "--with-respect-to inputs:");
+  const auto inputs = named_inputs(data, arguments);
+  std::string others;
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    const auto& [name, value] = inputs[k];
+    if (names.empty()) chosen[k] = value.is_floating_point();
+    if (value.is_floating_point()) continue;
+    const auto description = text("'", printable(name), "' holds ", dtype_name(value));
+    if (chosen[k]) {
+      throw InputError(text("--with-respect-to: the input ", description,
+                            ", by which nothing is derived: only floating-point inputs span a Hessian"));
+    }
+    others += (others.empty() ? "" : ", ") + description;
+  }
+  if (std::none_of(chosen.begin(), chosen.end(), [](bool one) { return one; })) {
+    throw InputError(text("--with-respect-to inputs: the data have no floating-point input (", others, ")"));
+  }
+  return chosen;
+}
+
+// The user's; else that of the trainable parameters, or where inputs span the Hessian, of all parameters, or where the
+// model has none, of these inputs.
+Precision precision_for(const Model& model, const Data& data, const std::vector<bool>& chosen,
+                        const ProblemSettings& settings) {
+  if (settings.precision) return *settings.precision;
+  const auto parameters = model.parameters();
+  if (!settings.inputs) {
+    return precision_of(those(parameters, [](const torch::Tensor& value) { return value.requires_grad(); }),
+                        "the model's parameters");
+  }
+  const auto floating = those(parameters, [](const torch::Tensor& value) { return value.is_floating_point(); });
+  if (!floating.empty()) return precision_of(floating, "the model's parameters");
+  const auto inputs = named_inputs(data, model.input_names());
+  std::vector<NamedTensor> spanning;
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    if (chosen[k]) spanning.push_back(inputs[k]);
+  }
+  return precision_of(spanning, "the inputs");
 }
 
 void check_trainable(const std::vector<NamedTensor>& parameters) {
@@ -77,14 +138,14 @@ void check_patterns(const std::vector<NamedTensor>& parameters, const std::vecto
 }
 
 // Names stand in the output file and in messages.
-void check_name(const std::string& name) {
+void check_name(const char* kind, const std::string& name) {
   constexpr std::size_t longest = 4096;
   if (name.size() > longest) {
-    throw InputError(text("the parameter '", printable(name), "' has a name of ", name.size(), " bytes; ", longest,
+    throw InputError(text("the ", kind, " '", printable(name), "' has a name of ", name.size(), " bytes; ", longest,
                           " are the most"));
   }
   if (!is_printable(name)) {
-    throw InputError(text("the parameter '", printable(name),
+    throw InputError(text("the ", kind, " '", printable(name),
                           "' has control characters in its name, or bytes that are not UTF-8: give it another name"));
   }
 }
@@ -146,9 +207,12 @@ std::vector<torch::Tensor> derivatives(const torch::Tensor& value, const std::ve
   return blaming_input(
       [&] { return torch::autograd::grad({value}, parameters, {}, create_graph, create_graph, /*allow_unused=*/true); },
       [](const std::string& reason) {
-        const bool lacks_formula = reason.find("is not implemented") != std::string::npos;
+        const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
         return text("the loss could not be differentiated: ", reason,
-                    lacks_formula ? "; replace the operation by others that can be differentiated twice" : "");
+                    says("is not implemented")    ? "; replace the operation by others that can be differentiated twice"
+                    : says("graph a second time") ? "; derivatives that forward() takes itself must leave the graph: "
+                                                    "torch.autograd.grad(..., retain_graph=True), or create_graph=True"
+                                                  : "");
       });
 }
 
@@ -171,9 +235,9 @@ auto on_batch(const Problem& problem, const Rows& samples, const std::string& no
 }
 
 Whole whole_of(const Data& data, const std::vector<std::string>& arguments, const ProblemSettings& settings) {
-  auto whole = data.whole(settings.whole, arguments);
+  auto whole = data.named(settings.whole, arguments, "--whole");
   const bool all_may_be_whole = model_computes(settings.loss) && !settings.batch_size;
-  if (all_may_be_whole && !data.has_samples(whole)) whole.assign(whole.size(), true);
+  if (all_may_be_whole && (settings.inputs || !data.has_samples(whole))) whole.assign(whole.size(), true);
   data.require_samples("the data", whole);
   return whole;
 }
@@ -210,15 +274,22 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       reduction_(settings.reduction),
       seed_(settings.seed),
       device_(settings.device),
-      matrix_(settings.matrix) {
-  precision_ = settings.precision ? *settings.precision : precision_of(model_->parameters());
-  data_ = data.in_order_of(model_->input_names()).converted(dtype_of(precision_));
+      matrix_(settings.matrix),
+      by_inputs_(settings.inputs.has_value()) {
+  const auto ordered = data.in_order_of(model_->input_names());
+  const auto chosen = spanning_inputs(ordered, model_->input_names(), settings);
+  precision_ = precision_for(*model_, ordered, chosen, settings);
+  data_ = ordered.converted(dtype_of(precision_));
   whole_ = whole_of(data_, model_->input_names(), settings);
   batch_size_ = std::min(settings.batch_size.value_or(samples()), samples());
   infinities_ = infinities_in(data_);
   model_->convert(dtype_of(precision_), device_);
   model_->set_mode(settings.mode);
-  select_parameters(settings);
+  if (settings.inputs) {
+    select_inputs(chosen);
+  } else {
+    select_parameters(settings);
+  }
   if (!has_known_formula(settings.loss)) expect_reduction(settings);
   if (reduction_ == Reduction::mean && batches() > 1) {
     double count = 0;  // with gradients on, which a network may take itself
@@ -238,7 +309,7 @@ void Problem::select_parameters(const ProblemSettings& settings) {
     if (!chosen && parameter.value.requires_grad()) other_squares_ += sum_of_squares(parameter.value);
     parameter.value.set_requires_grad(chosen);
     if (!chosen) continue;
-    check_name(parameter.name);
+    check_name("parameter", parameter.name);
     parameters_.push_back(parameter.value);
     index_.append(parameter.name, parameter.value.sizes().vec());
   }
@@ -246,6 +317,29 @@ void Problem::select_parameters(const ProblemSettings& settings) {
   if (l2_ > 0 && !std::isfinite(other_squares_)) {
     throw InputError("--l2: a trainable parameter that --parameters leaves out is infinite, and so is its square");
   }
+}
+
+// The data get leaves in their place, which no other problem has.
+void Problem::select_inputs(const std::vector<bool>& chosen) {
+  const auto parameters = model_->parameters();
+  check_values(parameters, {});
+  for (const auto& parameter : parameters) parameter.value.set_requires_grad(false);
+  const auto inputs = named_inputs(data_, model_->input_names());
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    if (!chosen[k]) continue;
+    const auto& name = inputs[k].name;
+    check_name("input", name);
+    if (const auto found = count_and_places(inputs[k].value.isinf()); !found.empty()) {
+      throw InputError(text("the input '", name, "' holds infinity in ", found,
+                            ": there is no Hessian at this point; other inputs are chosen by --with-respect-to "
+                            "inputs:NAME"));
+    }
+    auto& leaf = data_.inputs[k];
+    leaf = leaf.to(device_).clone(at::MemoryFormat::Contiguous).requires_grad_();
+    parameters_.push_back(leaf);
+    index_.append(name, leaf.sizes().vec());
+  }
+  if (index_.size() == 0) throw InputError("the inputs of --with-respect-to have no elements");
 }
 
 bool Problem::convolves_single_channels() const {

@@ -125,8 +125,10 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           text_of_loss(options, problem),
           options.reduction,
           text_of_method(job),
-          options.method == Method::rows || job.jacobian ? std::vector<std::string>()
-                                                         : layers::text_of_reasons(job.plan, problem.index()),
+          options.method == Method::rows || job.jacobian || problem.by_inputs()
+              ? std::vector<std::string>()
+              : layers::text_of_reasons(job.plan, problem.index()),
+          problem.by_inputs(),
           static_cast<std::int64_t>(problem.index().entries().size()),
           job.matrix,
           problem.precision(),

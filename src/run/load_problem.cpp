@@ -12,7 +12,7 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
   const network::ProblemSettings settings{
       options.loss,       options.reduction, options.mode,         options.batch_size, precision,
       options.parameters, options.seed,      options.loss_options, options.l2,         device,
-      options.matrix,     options.whole};
+      options.matrix,     options.whole,     options.inputs};
   if (options.model) {
     const bool some_may_be_whole =
         !options.whole.empty() || (network::model_computes(options.loss) && !options.batch_size);

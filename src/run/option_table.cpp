@@ -85,6 +85,24 @@ void read_l2(const Option& option, const Words& words, Options& to) {
   }
 }
 
+// "parameters", "inputs" or "inputs:NAME,NAME".
+void read_with_respect_to(const Option& option, const Words& words, Options& to) {
+  const auto& word = words.front();
+  const auto colon = word.find(':');
+  to.inputs.reset();
+  if (word == "parameters") return;
+  to.inputs.emplace();
+  std::istringstream names(colon == std::string::npos ? "" : word.substr(colon + 1));
+  for (std::string name; std::getline(names, name, ',');) {
+    if (!name.empty()) to.inputs->push_back(name);
+  }
+  if (word.substr(0, colon) != "inputs" || (colon != std::string::npos && to.inputs->empty())) {
+    throw InputError(text("--", option.name(), " '", word,
+                          "' is none of: parameters, inputs (all that are floating-point), inputs:NAME, "
+                          "inputs:NAME,NAME"));
+  }
+}
+
 void read_time_limit(const Option&, const Words& words, Options& to) {
   to.time_limit = parse_time(words.front());
 }
@@ -152,6 +170,11 @@ Value value_of(const std::optional<Decided>& decided) {
   return value_of(decided.value());
 }
 
+Value with_respect_to(const Options& options) {
+  if (!options.inputs) return "parameters";
+  return options.inputs->empty() ? "inputs" : "inputs:" + joined(*options.inputs, ",");
+}
+
 using FileAttributes = std::vector<OptionAttribute>;
 
 template <class Member>
@@ -209,6 +232,13 @@ std::vector<Option> options_of_problem() {
        one_of(&Options::dtype, precisions), attribute("dtype", &Options::dtype)},
       {"--parameters PATTERN...", "shell patterns of parameter names; rows and columns of the others are left out", "*",
        words_between_spaces(&Options::parameters), attribute("parameters", &Options::parameters)},
+      {"--with-respect-to parameters|inputs[:NAME,...]",
+       "what rows and columns are elements of: parameters, or the inputs of these names (all floating-point ones), "
+       "with "
+       "parameters held fixed",
+       "parameters",
+       read_with_respect_to,
+       {{"with_respect_to", with_respect_to}}},
       {"--seed S", "seed of the embedded example and of random layers", "0",
        whole_number<std::uint64_t>(&Options::seed, 0), attribute("seed", &Options::seed)},
   };

@@ -68,6 +68,24 @@ Options options_from(const po::variables_map& given) {
   return options;
 }
 
+// Derivatives by inputs hold parameters fixed.
+void check_inputs(const Options& options) {
+  if (options.method == Method::layers) {
+    throw InputError(
+        "--method layers factors rows of parameters; those of --with-respect-to inputs are made by double-backward: "
+        "leave it out");
+  }
+  if (options.parameters != Options().parameters) {
+    throw InputError(
+        "--parameters chooses among parameters, which --with-respect-to inputs holds fixed: leave it out; inputs are "
+        "chosen by name, --with-respect-to inputs:NAME");
+  }
+  if (options.l2 > 0) {
+    throw InputError(
+        "--l2 is a term of the parameters, which --with-respect-to inputs holds fixed: leave out one of them");
+  }
+}
+
 void check_consistency(const Options& options) {
   if (options.model.has_value() != options.data.has_value()) {
     throw InputError(options.model ? "--model needs --data: the data set at which to take the Hessian"
@@ -79,6 +97,7 @@ void check_consistency(const Options& options) {
   if (options.matrix == Matrix::fisher && options.l2 > 0) {
     throw InputError("--matrix fisher is made of gradients of samples, of which --l2 is none: leave out one of them");
   }
+  if (options.inputs) check_inputs(options);
   if (options.output.empty()) throw InputError("--output is empty: name the file to write");
   if (options.output.filename().empty()) {
     throw InputError(text("--output '", options.output.string(), "' is a folder: name a file"));

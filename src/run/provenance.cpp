@@ -15,6 +15,10 @@ namespace {
 Options decided(Options options, const network::Problem& problem, Precision accumulate, int threads) {
   options.loss_options = {problem.loss_options()};
   options.batch_size = problem.batch_size();
+  if (options.inputs) {
+    options.inputs->clear();
+    for (const auto& entry : problem.index().entries()) options.inputs->push_back(entry.name);
+  }
   options.dtype = problem.precision();
   options.accumulate = accumulate;
   options.device = problem.device().is_cpu() ? DeviceChoice::cpu : DeviceChoice::cuda;

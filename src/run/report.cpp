@@ -19,8 +19,8 @@ void print(std::ostream& out, const Announcement& a) {
   cli::print_line(out, "data",
                   text(a.data, ", ", cli::plural(a.samples, "sample"), " in ", cli::plural(a.batches, "batch", "es")));
   cli::print_line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));
-  cli::print_line(out, "parameters",
-                  text("N = ", a.matrix.columns, " in ", cli::plural(a.parameter_tensors, "tensor")));
+  cli::print_line(out, a.by_inputs ? "inputs" : "parameters",
+                  text("N = ", a.matrix.columns, " in ", cli::plural(a.tensors, "tensor")));
   cli::print_line(out, "Hessian", cli::text_of_size(a.matrix));
   cli::print_line(out, "method", a.method);
   for (const auto& some : a.by_double_backward) cli::print_line(out, "  double-backward", some);

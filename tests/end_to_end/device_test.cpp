@@ -105,8 +105,9 @@ INSTANTIATE_TEST_SUITE_P(Device, Gpus, testing::Values(real_gpus, simulated_gpus
 // On up to three ranks, of which the last then shares a GPU with the first.
 TEST_P(Gpus, GiveTheMatricesOfPyTorch) {
   int ranks = 0;
-  for (const auto* name : {"question", "transformer_traced", "tied", "embedding", "minibatches_weighted", "gru",
-                           "batch_norm_train", "scripted_loss", "unet", "efficientnet"}) {
+  for (const auto* name :
+       {"question", "transformer_traced", "tied", "embedding", "minibatches_weighted", "gru", "batch_norm_train",
+        "scripted_loss", "unet", "efficientnet", "by_positions", "by_inputs_alone"}) {
     for (const auto* method : {"rows", "auto"}) {
       ranks = ranks % 3 + 1;
       const auto* model = std::string(method) == "rows" ? "model.pt" : "model.pt2";

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "program.hpp"
@@ -59,13 +60,14 @@ void expect_like_pytorch(const Words& names, const std::string& matrix) {
 }
 
 TEST(Matrices, GaussNewtonAgreesWithPyTorch) {
-  expect_like_pytorch({"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs",
-                       "several_heads", "scripted_loss", "minibatches_weighted", "l2_of_a_part"},
-                      "ggn");
+  expect_like_pytorch(
+      {"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs", "several_heads",
+       "scripted_loss", "minibatches_weighted", "l2_of_a_part", "by_inputs_of_samples", "by_some_inputs"},
+      "ggn");
 }
 
 TEST(Matrices, FisherAgreesWithPyTorch) {
-  expect_like_pytorch({"question", "mlp_mse", "transformer", "minibatches_sum"}, "fisher");
+  expect_like_pytorch({"question", "mlp_mse", "transformer", "minibatches_sum", "by_inputs_of_samples"}, "fisher");
 }
 
 TEST(Matrices, InBatchesAreThoseOfTheWholeDataSet) {
@@ -110,6 +112,27 @@ TEST(Matrices, OfAnotherKindAreAnotherJob) {
   const auto finished = run_program(2, job("mlp_mse", "ggn", "model.pt2") + Words{"--resume"}, folder.path());
   EXPECT_EQ(finished.exit_code, 2);
   EXPECT_NE(finished.errors.find("matrix: 'hessian' in the file, 'ggn' now"), std::string::npos) << finished.errors;
+}
+
+TEST(Matrices, ByInputsInPiecesAreThoseOfTheWhole) {
+  const auto words = job("by_some_inputs", "hessian", "model.pt2");
+  const StoredFile reference(models() / "by_some_inputs" / "reference.h5");
+  const auto whole = reference.numbers("/hessian");
+  const Folder folder;
+  ASSERT_EQ(run_program(2, words + Words{"--diagonal"}, folder.path()).exit_code, 0);
+  const auto diagonal = StoredFile(folder / "result.h5").numbers("/diagonal");
+  ASSERT_EQ(diagonal.size() * diagonal.size(), whole.size());
+  std::vector<double> expected;
+  for (std::size_t i = 0; i < diagonal.size(); ++i) expected.push_back(whole[i * (diagonal.size() + 1)]);
+  EXPECT_LE(relative_difference(diagonal, expected), 1e-10);
+
+  auto by_parameters = words + Words{"--diagonal", "--resume"};
+  *(std::find(by_parameters.begin(), by_parameters.end(), "--with-respect-to") + 1) = "parameters";
+  const auto other = run_program(1, by_parameters, folder.path());
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_NE(other.errors.find("with_respect_to: 'inputs:value,Shift' in the file, 'parameters' now"), std::string::npos)
+      << other.errors;
+  EXPECT_EQ(run_program(1, words + Words{"--diagonal", "--resume"}, folder.path()).exit_code, 0);
 }
 
 TEST(Matrices, WithoutOutputsOrWithAnL2TermAreRefused) {

@@ -47,8 +47,10 @@ const std::vector<std::string> losses{"soft_targets",         "loss_nll",       
                                       "label_smoothing",      "loss_pos_weight", "l2_of_a_convolution",
                                       "loss_gaussian_nll",    "loss_triplet",    "loss_multi_margin",
                                       "loss_soft_margin",     "loss_exported",   "two_sets",
-                                      "whole_boundary"};
+                                      "whole_boundary",       "by_positions",    "by_inputs_of_samples",
+                                      "by_some_inputs",       "by_inputs_alone"};
 const std::vector<std::string> only_scripted{"derivative_by_input"};
+const std::vector<std::string> only_scripted_and_whole{"by_positions_with_forces"};
 
 struct Run {
   std::string name;
@@ -89,6 +91,10 @@ std::vector<Run> all_runs() {
     add(name, false, true, std::nullopt);
     add(name, false, true, 2);
   }
+  for (const auto& name : only_scripted_and_whole) {
+    add(name, false, true, std::nullopt);
+    add(name, false, false, std::nullopt);
+  }
   // Seven samples: the last batch of three is a batch of one.
   for (const auto* name : {"minibatches_mean", "minibatches_sum", "minibatches_weighted"}) {
     for (const bool exported : {false, true}) {
@@ -97,7 +103,8 @@ std::vector<Run> all_runs() {
   }
   for (const auto* name :
        {"mlp_mse", "transformer", "two_inputs", "scripted_loss", "model_computes_loss", "loss_from_inputs_alone",
-        "label_smoothing", "several_heads", "l2_of_a_part", "loss_exported", "loss_gaussian_nll", "whole_boundary"}) {
+        "label_smoothing", "several_heads", "l2_of_a_part", "loss_exported", "loss_gaussian_nll", "whole_boundary",
+        "by_inputs_of_samples", "by_some_inputs", "by_inputs_alone"}) {
     const bool exported = name[0] == 't' || name[0] == 'l';
     add(name, exported, true, 2);
   }
@@ -175,6 +182,7 @@ TEST(Reference, EveryCaseThatWasMadeIsRun) {
   auto run = networks;
   run.insert(run.end(), losses.begin(), losses.end());
   run.insert(run.end(), only_scripted.begin(), only_scripted.end());
+  run.insert(run.end(), only_scripted_and_whole.begin(), only_scripted_and_whole.end());
   auto made = lines_of(content_of(models() / "cases"));
   std::sort(run.begin(), run.end());
   std::sort(made.begin(), made.end());

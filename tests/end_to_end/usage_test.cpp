@@ -177,6 +177,10 @@ std::vector<Mistake> mistakes_in_data_and_losses() {
        good_job() + Words{"--loss", usage_file("sum_of_squares.pt"), "--batch-size", "2"},
        {"adds up its samples", "--reduction sum"}},
       {"Whole_NoInput", good_job() + Words{"--whole", "edges"}, {"--whole 'edges'"}},
+      {"Inputs_Unknown", good_job() + Words{"--with-respect-to", "inputs:edges"}, {"'edges'", "--with-respect-to"}},
+      {"Inputs_Integers",
+       job("good.pt", "words.h5") + Words{"--with-respect-to", "inputs"},
+       {"int64", "floating-point"}},
       {"LossFile_NotScripted", good_job() + Words{"--loss", usage_file("data.h5")}, {"data.h5"}},
   };
 }
@@ -380,10 +384,11 @@ TEST_F(Configuration, CommandLineWins) {
 // -------------------------------------------------------------------------------------------------------------
 
 const Words options_of_the_contract{
-    "accumulate", "model",      "data",       "loss",   "loss-option", "l2",      "whole",     "reduction", "mode",
-    "batch-size", "dtype",      "parameters", "seed",   "matrix",      "method",  "device",    "rows",      "threads",
-    "memory",     "time-limit", "plan",       "output", "storage",     "resume",  "overwrite", "check",     "verify",
-    "progress",   "config",     "version",    "help",   "blocks",      "diagonal"};
+    "accumulate", "model",          "data",   "loss",       "loss-option", "l2",      "whole",   "reduction",
+    "mode",       "batch-size",     "dtype",  "parameters", "seed",        "matrix",  "method",  "device",
+    "rows",       "threads",        "memory", "time-limit", "plan",        "output",  "storage", "resume",
+    "overwrite",  "check",          "verify", "progress",   "config",      "version", "help",    "blocks",
+    "diagonal",   "with-respect-to"};
 
 TEST(Help, ListsEveryOptionOfTheContractOnce) {
   const Folder folder;

@@ -358,6 +358,7 @@ class Case:
     scripted_loss: Optional[nn.Module] = None
     l2: float = 0
     names: Optional[list[str]] = None  # of the inputs, which are written under them, the last first
+    by_inputs: dict[int, str] = field(default_factory=dict)  # inputs that span the Hessian, with the names of their arguments
 
 
 def first(output: Tensor, _targets: Optional[Tensor]) -> Tensor:
@@ -639,6 +640,72 @@ def whole_boundary() -> Case:
                 ["--loss", "output", "--whole", "boundary"], whole=(1,))
 
 
+class Molecule(nn.Module):
+    """Energy of atoms of several kinds: each pair's by a network of its distance and of what its atoms are."""
+
+    def __init__(self, forces: bool):
+        super().__init__()
+        self.kind = nn.Embedding(3, 2)
+        self.net = mlp(3, 6, 1)
+        self.forces = forces
+
+    def forward(self, positions: Tensor, kinds: Tensor) -> Tensor:
+        if self.forces:
+            positions.requires_grad_(True)
+        pairs = torch.triu_indices(positions.size(0), positions.size(0), 1)
+        distances = (positions[pairs[0]] - positions[pairs[1]]).square().sum(1, keepdim=True).sqrt()
+        of_kinds = self.kind(kinds)
+        energy = self.net(torch.cat([distances, of_kinds[pairs[0]] * of_kinds[pairs[1]]], 1)).sum()
+        if self.forces:  # their squares, which are part of the scalar: a third derivative of the energy in its Hessian
+            slope = torch.autograd.grad([energy], [positions], create_graph=True)[0]
+            assert slope is not None
+            energy = energy + 0.1 * slope.square().sum()
+        return energy
+
+
+def molecule(forces: bool) -> Case:
+    inputs = [torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])]
+    return Case(Molecule(forces), inputs, None, first, ["--loss", "output", "--with-respect-to", "inputs:positions"],
+                dynamic=False, exported=not forces, by_inputs={0: "positions"})
+
+
+def by_positions() -> Case:
+    return molecule(forces=False)
+
+
+def by_positions_with_forces() -> Case:
+    return molecule(forces=True)
+
+
+def by_inputs_of_samples() -> Case:
+    """All floating inputs are one of two; parameters are frozen or not."""
+    case = two_inputs()
+    freeze(case.model, "dense.weight")
+    case.options, case.by_inputs = ["--with-respect-to", "inputs"], {0: "x"}
+    return case
+
+
+def by_some_inputs() -> Case:
+    """Named in another order than the model's, one with a capital letter."""
+    case = named_inputs()
+    case.options += ["--with-respect-to", "inputs:Shift,value"]
+    case.by_inputs = {0: "value", 2: "Shift"}
+    return case
+
+
+class WithoutParameters(nn.Module):
+    """Of its three inputs the loss depends on two, on one of them linearly."""
+
+    def forward(self, one: Tensor, two: Tensor, idle: Tensor) -> Tensor:
+        return (torch.cosh(one).sum(1) + two[:, 0] * 3).mean() + 0 * idle.detach().sum()
+
+
+def by_inputs_alone() -> Case:
+    inputs = [torch.randn(4, 2), torch.randn(4, 3), torch.randn(4, 1)]
+    return Case(WithoutParameters(), inputs, None, first, ["--loss", "output", "--with-respect-to", "inputs"],
+                by_inputs={0: "one", 1: "two", 2: "idle"})
+
+
 CASES = [
     question,
     mlp_mse,
@@ -686,6 +753,11 @@ CASES = [
     derivative_by_input,
     two_sets,
     whole_boundary,
+    by_positions,
+    by_positions_with_forces,
+    by_inputs_of_samples,
+    by_some_inputs,
+    by_inputs_alone,
 ]
 
 
@@ -717,7 +789,8 @@ def gauss_newton(outputs_of: Callable[[Tensor], Tensor], loss_of: Callable, thet
 
 
 # Cases whose loss is the mean or the sum of what it is for each sample alone.
-SAMPLES_ALONE = {"question": "mean", "mlp_mse": "mean", "transformer": "mean", "minibatches_sum": "sum"}
+SAMPLES_ALONE = {"question": "mean", "mlp_mse": "mean", "transformer": "mean", "minibatches_sum": "sum",
+                 "by_inputs_of_samples": "mean"}
 
 
 def empirical_fisher(value_of: Callable[..., Tensor], theta: Tensor, inputs: list[Tensor], targets: Tensor, reduction: str) -> Tensor:
@@ -725,30 +798,35 @@ def empirical_fisher(value_of: Callable[..., Tensor], theta: Tensor, inputs: lis
     fisher = torch.zeros(len(theta), len(theta), dtype=torch.float64)
     for s in range(len(targets)):
         gradient = torch.autograd.functional.jacobian(
-            lambda t: value_of(t, [x[s : s + 1] for x in inputs], targets[s : s + 1]), theta)
+            lambda t: value_of(t, [x[s : s + 1] for x in inputs], targets[s : s + 1], slice(s, s + 1)), theta)
         fisher += torch.outer(gradient, gradient)
     return fisher / len(targets) if reduction == "mean" else fisher
 
 
 def write_reference(case: Case, path: pathlib.Path) -> None:
     spanning = [(n, p) for n, p in case.model.named_parameters() if p.requires_grad and case.selected(n)]
+    if case.by_inputs:
+        spanning = [(name, case.inputs[k]) for k, name in case.by_inputs.items()]
     state = {n: widened(t.detach().clone()) for n, t in [*case.model.named_parameters(), *case.model.named_buffers()]}
     inputs, targets = [widened(x) for x in case.inputs], widened(case.targets)
     loss_module = case.scripted_loss
     loss = loss_module.double().requires_grad_(False) if loss_module is not None else case.loss
     arguments = inputs + ([targets] if case.loss is first and targets is not None else [])
 
-    def evaluated(theta: Tensor, arguments: list[Tensor]):
+    def evaluated(theta: Tensor, arguments: list[Tensor], samples: slice):
         pieces = theta.split([p.numel() for _, p in spanning])
         mine = {n: piece.view(p.shape) for (n, p), piece in zip(spanning, pieces)}
+        if case.by_inputs:
+            by_place = {k: mine.pop(name)[samples] for k, name in case.by_inputs.items()}
+            arguments = [by_place.get(k, x) for k, x in enumerate(arguments)]
         # Buffers are cloned: BatchNorm in train mode changes its running statistics.
         tensors = {n: t.clone() for n, t in state.items()} | mine
         with sdpa_kernel(SDPBackend.MATH):
             output = functional_call(case.model, tensors, tuple(arguments), tie_weights=True)
         return output, [tensors[n] for n, p in case.model.named_parameters() if p.requires_grad]
 
-    def value_of(theta: Tensor, arguments=arguments, targets=targets) -> Tensor:
-        output, trainable = evaluated(theta, arguments)
+    def value_of(theta: Tensor, arguments=arguments, targets=targets, samples=slice(None)) -> Tensor:
+        output, trainable = evaluated(theta, arguments, samples)
         return loss(output, targets) + case.l2 / 2 * sum(p.square().sum() for p in trainable)
 
     theta = torch.cat([p.detach().double().flatten() for _, p in spanning]).requires_grad_(True)
@@ -757,7 +835,7 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
     hessian = torch.autograd.functional.hessian(value_of, theta.detach())
     others = {}
     if case.loss is not first:
-        ggn = gauss_newton(lambda t: evaluated(t, arguments)[0], lambda y: loss(y, targets), theta.detach())
+        ggn = gauss_newton(lambda t: evaluated(t, arguments, slice(None))[0], lambda y: loss(y, targets), theta.detach())
         others["ggn"] = ggn + case.l2 * torch.eye(len(theta), dtype=torch.float64)
     if path.parent.name in SAMPLES_ALONE:
         others["fisher"] = empirical_fisher(value_of, theta.detach(), inputs, targets, SAMPLES_ALONE[path.parent.name])

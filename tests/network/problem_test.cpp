@@ -52,6 +52,18 @@ class FakeModel final : public Model {
   Answer answer_;
 };
 
+class WithoutParameters final : public Model {
+ public:
+  std::string format() const override { return "fake"; }
+  std::vector<NamedTensor> parameters() const override { return {}; }
+  std::vector<std::string> input_names() const override { return {"x", "y"}; }
+  void convert(torch::Dtype, torch::Device) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
+    return arguments.front().toTensor().cosh().sum();
+  }
+};
+
 Problem fake(torch::Tensor weight, FakeModel::Answer answer, ProblemSettings settings = {}) {
   settings.loss = "output";
   return {std::make_unique<FakeModel>(std::move(weight), std::move(answer)), data_of(3), settings};
@@ -162,6 +174,84 @@ TEST(Problem, WholeInputsAreNotCutIntoSamples) {
   EXPECT_NEAR(evaluate(all).loss, expected.loss, 1e-12);
   expect_input_error([&] { make(2, {}); }, {"inputs 5, 3", "--whole"});
   expect_input_error([&] { make(2, {"shift"}); }, {"--whole 'shift'", "x, offset"});
+}
+
+Problem by_inputs(const Data& data, const std::vector<std::string>& names,
+                  std::optional<std::int64_t> batch_size = {}) {
+  auto settings = settings_with(Reduction::mean, batch_size);
+  settings.inputs = names;
+  if (batch_size) settings.whole = {"offset"};
+  return {std::make_unique<Regression>(mean_of), data, settings};
+}
+
+// r_i = x_i1 - x_i0 / 2 + the sum of all offsets, L = (1 / 5) sum_i r_i^2
+TEST(Problem, ByInputsHasTheGradientByAllOfThem) {
+  auto data = data_of(5);
+  data.inputs.push_back(torch::linspace(-1, 2, 5));
+  for (const std::optional<std::int64_t> batch_size : {std::optional<std::int64_t>(), std::optional<std::int64_t>(2)}) {
+    const auto problem = by_inputs(data, {}, batch_size);
+    EXPECT_TRUE(problem.by_inputs());
+    EXPECT_EQ(problem.samples(), batch_size ? 5 : 1);
+    EXPECT_EQ(problem.index().describe(3), "x[1, 1]");
+    EXPECT_EQ(problem.index().describe(10), "offset[0]");
+    const auto gradient = evaluate(problem).gradient;
+    ASSERT_EQ(gradient.size(), 15U);
+    double by_offset = 0;
+    for (std::size_t i = 0; i < 5; ++i) {
+      const auto x_0 = static_cast<double>(2 * i) / 7;
+      const auto x_1 = static_cast<double>(2 * i + 1) / 7;
+      const double by_residual = 0.4 * (x_1 - x_0 / 2 + 2.5);
+      EXPECT_NEAR(gradient[2 * i], -by_residual / 2, 1e-6);
+      EXPECT_NEAR(gradient[2 * i + 1], by_residual, 1e-6);
+      by_offset += by_residual;
+    }
+    for (std::size_t i = 10; i < 15; ++i) EXPECT_NEAR(gradient[i], by_offset, 1e-6);
+  }
+}
+
+TEST(Problem, ByInputsIsOfThoseThatAreNamed) {
+  auto data = data_of(5);
+  data.inputs.push_back(torch::linspace(-1, 1, 5));
+  const auto given = data.inputs.front().clone();
+  auto problem = by_inputs(data, {"OFFSET"});
+  ASSERT_EQ(problem.index().entries().size(), 1U);
+  EXPECT_EQ(problem.index().entries()[0].name, "offset");
+  const auto before = evaluate(problem).loss;
+  problem.set_parameters({1, 2, 3, 4, 5});
+  EXPECT_NE(evaluate(problem).loss, before);
+  EXPECT_EQ(problem.flat_parameters(), (std::vector<double>{1, 2, 3, 4, 5}));
+  EXPECT_TRUE(torch::equal(data.inputs.front(), given)) << "the caller's data stay as they are";
+}
+
+TEST(Problem, ByInputsRefusesWhatHasNoDerivative) {
+  auto data = data_of(5);
+  data.inputs.push_back(torch::arange(5));
+  expect_input_error([&] { by_inputs(data, {"shift"}); }, {"--with-respect-to inputs: 'shift'", "x, offset"});
+  expect_input_error([&] { by_inputs(data, {"offset"}); }, {"'offset' holds int64", "floating-point"});
+  EXPECT_EQ(by_inputs(data, {}).index().size(), 10) << "all floating-point ones";
+  data.inputs.front()[2][1] = std::numeric_limits<float>::infinity();
+  expect_input_error([&] { by_inputs(data, {"x"}); }, {"'x' holds infinity", "[2, 1]"});
+  expect_input_error(
+      [&] {
+        by_inputs({{torch::arange(5), torch::arange(5)}, {}}, {});
+      },
+      {"no floating-point input", "'x' holds int64"});
+}
+
+TEST(Problem, ByInputsTakesTheirDtypeWhereTheModelHasNoParameters) {
+  const auto make = [](const Data& data) {
+    auto settings = settings_with(Reduction::mean, {});
+    settings.precision.reset();
+    settings.inputs.emplace();
+    return Problem(std::make_unique<WithoutParameters>(), data, settings);
+  };
+  EXPECT_EQ(make(data_of(3)).precision(), Precision::float32);
+  EXPECT_EQ(make(data_of(3).converted(torch::kDouble)).precision(), Precision::float64);
+  expect_input_error(
+      [&] {
+        make({{torch::ones({3, 2}), torch::ones({3}, torch::kDouble)}, {}});
+      },
+      {"the inputs have several dtypes", "'x' is float32", "'y' is float64", "--dtype"});
 }
 
 TEST(Problem, GradientAgreesWithDifferencesOfTheLoss) {

@@ -176,6 +176,70 @@ class Data(Tests):
             self.export(network, {"x": self.x, "anchor": anchor}, loss, whole=True, batch_size=4)
 
 
+class Doubled(torch.autograd.Function):
+    """The identity, with a derivative that no export keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class ByInputs(Tests):
+    def test_are_named_and_counted(self) -> None:
+        printed = self.export(self.network, (self.x, self.y), with_respect_to="inputs")
+        self.assertIn("N = 24 elements of inputs; in eval mode", printed)
+        self.assertIn("8 samples", printed)
+        self.assertEqual(self.options()["with-respect-to"], "inputs")
+        data = {"kinds": self.y, "positions": self.x}
+
+        def energy(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            distances = torch.pdist(model(batch["positions"] * (1 + batch["kinds"][:, None])))
+            return distances.square().sum()
+
+        for wanted in ("inputs:positions", "inputs"):
+            printed = self.export(self.network, data, energy, with_respect_to=wanted)
+            self.assertIn("N = 24 elements of positions", printed)
+            self.assertIn("whole, not cut into samples", printed)
+
+    def test_need_no_parameters(self) -> None:
+        self.export(nn.Tanh(), (self.x, self.x), "mse", with_respect_to="inputs")
+        self.assertTrue(torch.equal(self.program()(self.x), self.x.tanh()))
+
+    def test_have_their_gradient_compared(self) -> None:
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.linear(Doubled.apply(x))
+
+        self.export(Network(), (self.x, self.y))
+        with self.assertRaisesRegex(hessian_mpi.ExportError, "gradient by 'inputs' of the exported program is another one"):
+            self.export(Network(), (self.x, self.y), with_respect_to="inputs")
+
+    def test_are_not_cut_off(self) -> None:
+        with self.assertRaisesRegex(hessian_mpi.ExportError, "does not depend on x: .*detach"):
+            self.export(self.network, {"x": self.x}, lambda model, batch: model(batch["x"].detach().requires_grad_()).sum(),
+                        with_respect_to="inputs:x")
+
+    def test_are_floating_inputs_of_the_data(self) -> None:
+        data = ({"x": self.x, "kinds": self.y}, self.y)
+        for wanted, words in (("inputs:z", "have no input 'z'; they have x, kinds"), ("inputs:targets", "no input 'targets'"),
+                              ("inputs:kinds", "'kinds' is int64")):
+            with self.assertRaisesRegex(ValueError, words):
+                self.export(self.network, data, with_respect_to=wanted)
+        for wanted in ("input", ["inputs"], "inputs:", "parameters:x"):
+            with self.assertRaisesRegex(ValueError, "is none of: 'parameters', 'inputs'"):
+                self.export(self.network, data, with_respect_to=wanted)
+        with self.assertRaisesRegex(ValueError, "none of the inputs inputs is floating-point"):
+            self.export(nn.Embedding(2, 2), (self.y, self.y), with_respect_to="inputs")
+
+
 class Refused(Tests):
     def refused(self, kind: type, words: str, *arguments: Any, **options: Any) -> None:
         with self.assertRaisesRegex(kind, words):

@@ -320,13 +320,36 @@ TEST(Help, NamesEveryOptionOfTheManual) {
   std::ostringstream out;
   print_help(out);
   for (const auto* option :
-       {"-m, --model", "-d, --data",   "-l, --loss",   "--reduction",   "--mode",       "--batch-size",
-        "--dtype",     "--parameters", "--seed",       "--method",      "--device",     "--rows",
-        "--threads",   "--memory",     "--time-limit", "--plan",        "-o, --output", "--storage",
-        "--resume",    "--overwrite",  "--check",      "--loss-option", "--l2",         "--whole",
-        "--verify",    "--progress",   "--config",     "--version",     "-h, --help"}) {
+       {"-m, --model",       "-d, --data",   "-l, --loss",   "--reduction",   "--mode",       "--batch-size",
+        "--dtype",           "--parameters", "--seed",       "--method",      "--device",     "--rows",
+        "--threads",         "--memory",     "--time-limit", "--plan",        "-o, --output", "--storage",
+        "--resume",          "--overwrite",  "--check",      "--loss-option", "--l2",         "--whole",
+        "--with-respect-to", "--verify",     "--progress",   "--config",      "--version",    "-h, --help"}) {
     EXPECT_NE(out.str().find(option), std::string::npos) << option;
   }
+}
+
+TEST(Options, WithRespectToNamesInputs) {
+  EXPECT_FALSE(parsed({}).inputs.has_value());
+  EXPECT_FALSE(parsed({"--with-respect-to", "parameters"}).inputs.has_value());
+  EXPECT_EQ(parsed({"--with-respect-to", "inputs"}).inputs, std::vector<std::string>());
+  EXPECT_EQ(parsed({"--with-respect-to", "inputs:x"}).inputs, std::vector<std::string>{"x"});
+  EXPECT_EQ(parsed({"--with-respect-to", "inputs:x,y"}).inputs, (std::vector<std::string>{"x", "y"}));
+  for (const auto* wrong : {"input", "inputs:", "inputs:,", "parameters:x", "outputs"}) {
+    expect_refused({"--with-respect-to", wrong}, {"--with-respect-to", wrong, "inputs:NAME"});
+  }
+  const ConfigFile file("with-respect-to = inputs:x\n");
+  EXPECT_FALSE(parsed({"--config", file.path(), "--with-respect-to", "parameters"}).inputs.has_value());
+}
+
+TEST(Options, OfParametersAreRefusedByInputs) {
+  const auto by_inputs = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--with-respect-to", "inputs"});
+    return more;
+  };
+  expect_refused(by_inputs({"--method", "layers"}), {"--method layers", "--with-respect-to"});
+  expect_refused(by_inputs({"--parameters", "*.weight"}), {"--parameters", "inputs:NAME"});
+  expect_refused(by_inputs({"--l2", "0.1"}), {"--l2", "--with-respect-to"});
 }
 
 TEST(Help, TellsExitCodesAndFitsATerminal) {

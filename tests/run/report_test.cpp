@@ -37,7 +37,7 @@ Announcement announcement() {
   a.loss = "cross_entropy";
   a.reduction = Reduction::sum;
   a.method = "rows";
-  a.parameter_tensors = 4;
+  a.tensors = 4;
   a.matrix = {matrix::BlockGrid(23365, 23365 * 4), 23365, Precision::float32};
   a.dtype = Precision::float64;
   a.output = "out/hessian.h5";
@@ -60,11 +60,13 @@ TEST(Announcement, TellsWhatTheRunIsGoingToDo) {
 TEST(Announcement, CountsOneOfAThingInTheSingular) {
   auto one = announcement();
   one.ranks = one.threads = 1;
-  one.samples = one.batches = one.parameter_tensors = 1;
+  one.samples = one.batches = one.tensors = 1;
   const auto told = printed(one);
   EXPECT_EQ(told.substr(0, told.find('\n')), "hessian_mpi 0.1.0 on 1 rank, 1 thread each");
   EXPECT_EQ(line_of(told, "data"), "batch.h5, 1 sample in 1 batch");
   EXPECT_EQ(line_of(told, "parameters"), "N = 23365 in 1 tensor");
+  one.by_inputs = true;
+  EXPECT_EQ(line_of(printed(one), "inputs"), "N = 23365 in 1 tensor");
 }
 
 Summary summary() {

@@ -27,8 +27,9 @@ struct Data {
   /// Throws InputError where they have not, or no sample at all. file: for the message.
   void require_samples(const std::string& file, const Whole& whole = {}) const;
   /// Those that are named like the model's arguments, which go on with the targets where the model takes them. Throws
-  /// InputError where there is no argument of that name.
-  Whole whole(const std::vector<std::string>& names, const std::vector<std::string>& arguments) const;
+  /// InputError where there is no argument of that name; option: that named it.
+  std::vector<bool> named(const std::vector<std::string>& names, const std::vector<std::string>& arguments,
+                          const std::string& option) const;
 
   /// The same with the inputs in the order in which a model takes those of these names; as they are where the file does
   /// not name them. Case and punctuation do not count: torch.export drops them. Throws InputError.

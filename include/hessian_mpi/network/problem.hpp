@@ -31,8 +31,11 @@ struct ProblemSettings {
   torch::Device device = torch::kCPU;         ///< of parameters, data and derivatives
   Matrix matrix = Matrix::hessian;            ///< that second derivatives are taken for
   /// Arguments of forward() that are not cut into samples. Where the model computes the loss and there is no
-  /// batch_size, all may be whole, and are where their first dimensions differ.
+  /// batch_size, all may be whole, and are where their first dimensions differ, or where inputs span the Hessian.
   std::vector<std::string> whole = {};
+  /// Names of forward()'s arguments that span the Hessian in the place of parameters, which are held fixed; all
+  /// floating-point inputs where there is none; absent: parameters. Not with an L2 term.
+  std::optional<std::vector<std::string>> inputs = std::nullopt;
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -44,7 +47,8 @@ struct BatchOutput {
 
 /// L(theta) = sum over batches b of loss(b), plus the L2 term, lambda / 2 times the sum of squares of all trainable
 /// parameters, which is kept out of loss() and gradient(): in their graph each parameter stays where the network has
-/// it. Not collective. The parameters are leaves that are never changed, but for set_parameters().
+/// it. Not collective. The parameters are leaves that are never changed, but for set_parameters(). Where inputs span
+/// the Hessian, theta and the parameters below are those inputs, of all samples.
 class Problem {
  public:
   /// Converts model and data, selects the parameters, and looks at every batch once where that is needed to weigh it.
@@ -59,6 +63,7 @@ class Problem {
   Precision precision() const { return precision_; }
   torch::Device device() const { return device_; }
   Matrix matrix() const { return matrix_; }
+  bool by_inputs() const { return by_inputs_; }
   std::int64_t samples() const { return data_.samples(whole_); }
   std::int64_t batch_size() const { return batch_size_; }
   std::int64_t batches() const { return (samples() + batch_size_ - 1) / batch_size_; }
@@ -102,6 +107,7 @@ class Problem {
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;
   void select_parameters(const ProblemSettings& settings);
+  void select_inputs(const std::vector<bool>& chosen);
   void expect_reduction(const ProblemSettings& settings);
   struct Halves;
   std::optional<Halves> halves() const;
@@ -120,6 +126,7 @@ class Problem {
   Precision precision_ = Precision::float32;
   torch::Device device_;
   Matrix matrix_;
+  bool by_inputs_;
   std::optional<double> count_;  ///< terms in the whole data set; absent until known
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;

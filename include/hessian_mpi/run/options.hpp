@@ -32,6 +32,8 @@ struct Options {
   std::vector<std::string> whole;  ///< inputs that are not cut into samples
   std::optional<Precision> dtype;
   std::vector<std::string> parameters = {"*"};
+  /// Names of the inputs that rows and columns are of, all floating ones where there is none; parameters where absent.
+  std::optional<std::vector<std::string>> inputs;
   std::uint64_t seed = 0;
   Matrix matrix = Matrix::hessian;
   Entries entries = Entries::all;

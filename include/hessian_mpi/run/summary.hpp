@@ -26,7 +26,8 @@ struct Announcement {
   Reduction reduction = Reduction::mean;
   std::string method;                           ///< how the rows are made
   std::vector<std::string> by_double_backward;  ///< which parameters are left to double-backward, and why
-  std::int64_t parameter_tensors = 0;
+  bool by_inputs = false;                       ///< in the place of parameters
+  std::int64_t tensors = 0;
   matrix::MatrixShape matrix;
   Precision dtype = Precision::float32;
   std::filesystem::path output;

@@ -1,9 +1,9 @@
-"""Compares an exported program with the user's own Python: the loss, and its gradient by every parameter."""
+"""Compares an exported program with the user's own Python: the loss, and its gradient by every parameter or input."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3}
 _PERTURBATION = 0.05
+_PERTURBATION_OF_INPUTS = 0.01
 
 
 class ExportError(RuntimeError):
@@ -27,12 +28,21 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
 
 def perturbed(network: nn.Module) -> dict[str, Tensor]:
     """A second point: all parameters moved by some hundredths of their size, the same in every call."""
+    return _moved(trainable(network), _PERTURBATION)
+
+
+def perturbed_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same of inputs that are derived by, by a hundredth."""
+    return _moved(inputs, _PERTURBATION_OF_INPUTS)
+
+
+def _moved(tensors: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     moved = {}
-    for name, p in trainable(network).items():
-        size = p.detach().square().mean().sqrt() + 0.1 if p.numel() else 0
-        step = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
-        moved[name] = p.detach() + _PERTURBATION * size * step
+    for name, tensor in tensors.items():
+        size = tensor.detach().square().mean().sqrt() + 0.1 if tensor.numel() else 0
+        step = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+        moved[name] = tensor.detach() + part * size * step
     return moved
 
 
@@ -55,22 +65,24 @@ def _state_kept(network: nn.Module, point: dict[str, Tensor]) -> Iterator[None]:
                 tensor.copy_(value)
 
 
-def loss_and_gradient(network: nn.Module, loss: Callable[[], Tensor], point: dict[str, Tensor]) -> Point:
-    """At the network's parameters, but those in `point`. Zeros for parameters that the loss does not depend on."""
+def loss_and_gradient(network: nn.Module, loss: Callable[[], Tensor], point: dict[str, Tensor],
+                      inputs: dict[str, Tensor] | None = None) -> Point:
+    """At the network's parameters, but those in `point`; the gradient by them, or by these inputs. Zeros where the loss does
+    not depend on one."""
     # Fused attention has no second derivative, which a loss with derivatives by inputs takes.
     with _state_kept(network, point), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        parameters = trainable(network)
+        leaves: Mapping[str, Tensor] = trainable(network) if inputs is None else inputs
         value = loss()
         if not value.requires_grad:
-            return value.detach(), {name: torch.zeros_like(p) for name, p in parameters.items()}
-        gradient = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        return value.detach(), {name: torch.zeros_like(p) if g is None else g.detach()
-                                for (name, p), g in zip(parameters.items(), gradient)}
+            return value.detach(), {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        gradient = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return value.detach(), {name: torch.zeros_like(leaf) if g is None else g.detach()
+                                for (name, leaf), g in zip(leaves.items(), gradient)}
 
 
 def require_equal(users: list[Point], exported: list[Point], where: list[str]) -> float:
     """Returns the largest difference, relative to the largest entry of its parameter's gradient at any of the points.
-    Raises ExportError, which names the parameter, where that is more than rounding."""
+    Raises ExportError, which names the parameter or input, where that is more than rounding."""
     largest = 0.0
     scales = _scales(users)
     for (loss, gradient), (other_loss, other_gradient), words in zip(users, exported, where):
@@ -83,8 +95,8 @@ def require_equal(users: list[Point], exported: list[Point], where: list[str]) -
             error = _relative(users_own, other_gradient[name], scales[name])
             if not error <= _TOLERANCE.get(users_own.dtype, 2e-3):
                 raise ExportError(f"the gradient by '{name}' of the exported program is another one than that of Python {words}: "
-                                  f"they differ by {error:.1e} of its largest entry. Something between this parameter and the "
-                                  "loss is derived in Python in a way that no export keeps, such as a torch.autograd.Function")
+                                  f"they differ by {error:.1e} of its largest entry. Something between it and the loss is "
+                                  "derived in Python in a way that no export keeps, such as a torch.autograd.Function")
             largest = max(largest, error)
     return largest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import check, data_file, trace
-from .batch import Layout
+from .batch import Layout, described
 from .check import ExportError
 from .loss import Loss, make_loss, reduction_of, text_of_options
 
@@ -29,7 +30,8 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
     data: (inputs, targets), or inputs alone: tensors, tuples of them, dicts by the names of forward's arguments; a Dataset,
     a DataLoader or an iterable of such batches, written one by one. The first dimension is the sample, but of tensors named
     in `whole` (True: of all). loss: a name with loss_options, a function of (output, target), or of (model, batch), with
-    the first argument called so. options: those of hessian_mpi, batch_size=64, dtype="float64", l2=1e-3.
+    the first argument called so. options: those of hessian_mpi, batch_size=64, dtype="float64", l2=1e-3,
+    with_respect_to="inputs:positions".
 
     The network's mode, frozen parameters and ties stay as they are. Before it returns, loss and gradient of the exported
     program are compared with Python's. Raises DataError, ExportError or ValueError, which say what to change.
@@ -43,26 +45,27 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
 def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | Callable, loss_options: dict[str, Any],
               whole: Collection[str] | bool, options: dict[str, Any]) -> None:
     """What `export` does, but for the line to run."""
-    require_network(network)
+    by_inputs = _is_by_inputs(options)
+    require_network(network, by_inputs)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # without it there is no job until this one is whole
     job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
     words = job.write_data(folder / DATA, data, whole)
     words += job.write_model(folder / MODEL)
     job.write_config(folder / CONFIG)
-    frozen = sum(not p.requires_grad for p in network.parameters())
-    numbers = sum(p.numel() for p in check.trainable(network).values())
-    print(f"{folder / MODEL}: N = {numbers} in {len(check.trainable(network))} tensors"
-          f"{f', {frozen} frozen' if frozen else ''}; in {_mode(network)} mode, as the network is")
+    frozen = 0 if by_inputs else sum(not p.requires_grad for p in network.parameters())
+    where = f"elements of {', '.join(job.names)}" if by_inputs else f"in {len(job.names)} tensors"
+    print(f"{folder / MODEL}: N = {job.numbers} {where}{f', {frozen} frozen' if frozen else ''}; in {_mode(network)} mode, as "
+          "the network is")
     for line in words:
         print(f"  {line}")
 
 
-def require_network(network: Any) -> None:
+def require_network(network: Any, by_inputs: bool) -> None:
     if not isinstance(network, nn.Module):
         raise TypeError(f"the network is a {type(network).__name__}; expected is a torch.nn.Module")
     parameters = check.trainable(network)
-    if not parameters:
+    if not parameters and not by_inputs:
         raise ValueError("no parameter of the network requires a gradient: there is nothing to derive by")
     for name, p in parameters.items():
         if p.dtype not in (torch.float32, torch.float64):
@@ -70,6 +73,14 @@ def require_network(network: Any) -> None:
         if p.device.type != "cpu":
             raise ValueError(f"parameter '{name}' is on {p.device}; files are written from the CPU: network.cpu(), and "
                              "device='cuda' computes on GPUs")
+
+
+def _is_by_inputs(options: dict[str, Any]) -> bool:
+    by = options.get("with_respect_to", "parameters")
+    if not isinstance(by, str) or not re.fullmatch("parameters|inputs|inputs:.+", by):
+        raise ValueError(f"with_respect_to={by!r} is none of: 'parameters', 'inputs' (all that are floating-point), 'inputs:NAME', "
+                         "'inputs:NAME,NAME'")
+    return by != "parameters"
 
 
 def _mode(network: nn.Module) -> str:
@@ -83,11 +94,12 @@ class _Job:
     def __init__(self, network: nn.Module, loss: Loss, options: dict[str, Any]):
         self.network, self.loss, self.options = network, loss, options
         self.batch_size: int | None = options.get("batch_size")
+        self.by_inputs = _is_by_inputs(options)
 
     # --- data
 
     def write_data(self, path: pathlib.Path, data: Any, whole: Collection[str] | bool) -> list[str]:
-        if whole is False and self.batch_size is None and _differ_in_first_dimension(data):
+        if whole is False and self.batch_size is None and _is_whole(data, self.by_inputs and self.loss.in_model):
             whole = True
         if whole is True and self.batch_size is not None:
             raise ValueError("whole=True leaves nothing that batch_size cuts into batches: name the tensors that are not cut")
@@ -99,7 +111,43 @@ class _Job:
         self.whole = [] if isinstance(whole, bool) else sorted(whole)
         if not all(self.is_cut):  # a loss of the program's own is a mean over samples
             self.loss = _inside(self.loss)
+        self._find_spanning_inputs()
         return [f"{path}: {self.samples} samples" if self.samples else f"{path}: whole, not cut into samples"]
+
+    # --- what the Hessian is by
+
+    def _find_spanning_inputs(self) -> None:
+        """Names of the inputs that rows and columns are of, or of parameters, and how many numbers there are."""
+        self.names = list(check.trainable(self.network))
+        self.numbers = sum(p.numel() for p in check.trainable(self.network).values())
+        if not self.by_inputs:
+            return
+        inputs = dict(zip(self.layout.names[:self.layout.inputs], self.first))
+        floating = [name for name, tensor in inputs.items() if tensor.is_floating_point()]
+        _, _, wanted = self.options["with_respect_to"].partition(":")
+        self.names = wanted.split(",") if wanted else floating
+        for name in self.names:
+            if name not in inputs:
+                raise ValueError(f"with_respect_to: the data have no input '{name}'; they have {', '.join(inputs)}")
+            if name not in floating:
+                raise ValueError(f"with_respect_to: the input '{name}' is {described(inputs[name])}, by which nothing is derived: "
+                                 "only floating-point inputs span a Hessian")
+        if not self.names:
+            raise ValueError(f"with_respect_to: none of the inputs {', '.join(inputs)} is floating-point")
+        rows = [(self.samples or 0) if cut else len(tensor) for tensor, cut in zip(self.first, self.is_cut)]
+        self.numbers = sum(tensor[:1].numel() * count for name, tensor, count in zip(self.layout.names, self.first, rows)
+                           if name in self.names)
+
+    def _spanning(self, tensors: list[Tensor]) -> dict[str, Tensor] | None:
+        """Those of a batch that the gradient is by; None where it is by parameters."""
+        if not self.by_inputs:
+            return None
+        return {name: tensor.requires_grad_() for name, tensor in zip(self.layout.names, tensors) if name in self.names}
+
+    def _require_dependence(self, users: list[check.Point]) -> None:
+        if self.by_inputs and not any(bool(g.any()) for _, gradient in users for g in gradient.values()):
+            raise ExportError(f"the loss does not depend on {', '.join(self.names)}: its gradient by them is zero here and some "
+                              "hundredths away. A detach() cuts inputs off")
 
     # --- model
 
@@ -110,6 +158,7 @@ class _Job:
         try:
             for way, tensors, dynamic in self._ways():
                 users, where = self._points(tensors, dynamic)
+                self._require_dependence(users)
                 try:
                     self._export(unchecked, way, tensors, dynamic)
                     difference = check.require_equal(users, self._exported_points(unchecked, tensors, dynamic), where)
@@ -165,7 +214,7 @@ class _Job:
     def _works_in_python(self, tensors: list[Tensor]) -> bool:
         """Whether these are a number of samples that the user's functions take."""
         try:
-            check.loss_and_gradient(self.network, lambda: self._loss_in_python(tensors), {})
+            self._point(self.network, self._loss_in_python, tensors, {})
         except Exception:
             return False
         return True
@@ -183,16 +232,26 @@ class _Job:
 
     def _cases(self, tensors: list[Tensor], dynamic: list[bool]) -> Iterator[tuple[list[Tensor], dict[str, Tensor], str]]:
         moved = check.perturbed(self.network)
-        yield tensors, {}, "at the parameters"
-        yield tensors, moved, "at parameters moved by some hundredths"
+        yield tensors, {}, "at the inputs" if self.by_inputs else "at the parameters"
+        if spanning := self._spanning([tensor.detach().clone() for tensor in tensors]):
+            moved_inputs = check.perturbed_inputs(spanning)
+            tensors = [moved_inputs.get(name, tensor) for name, tensor in zip(self.layout.names, tensors)]
+            yield tensors, moved, "at inputs and parameters moved by some hundredths"
+        else:
+            yield tensors, moved, "at parameters moved by some hundredths"
         if any(dynamic):
             other = self._other_size(tensors)
             yield other, moved, f"there with {self._size(other)} samples"
 
+    def _point(self, network: nn.Module, loss: Callable[[list[Tensor]], Tensor], data: list[Tensor],
+               point: dict[str, Tensor]) -> check.Point:
+        own = [tensor.detach().clone() for tensor in data]
+        return check.loss_and_gradient(network, lambda: loss(own), point, self._spanning(own))
+
     def _points(self, tensors: list[Tensor], dynamic: list[bool]) -> tuple[list[check.Point], list[str]]:
         cases = list(self._cases(tensors, dynamic))
-        return ([check.loss_and_gradient(self.network, lambda data=data: self._loss_in_python(data), point)
-                 for data, point, _ in cases], [words for _, _, words in cases])
+        return ([self._point(self.network, self._loss_in_python, data, point) for data, point, _ in cases],
+                [words for _, _, words in cases])
 
     def _exported_points(self, path: pathlib.Path, tensors: list[Tensor], dynamic: list[bool]) -> list[check.Point]:
         """Of the program that is in the file."""
@@ -203,8 +262,7 @@ class _Job:
             data = [tensor.clone() for tensor in data]
             return self.loss.value(module(*data[:self._taken()]), self.layout, data)
 
-        return [check.loss_and_gradient(module, lambda data=data: loss(data), point)
-                for data, point, _ in self._cases(tensors, dynamic)]
+        return [self._point(module, loss, data, point) for data, point, _ in self._cases(tensors, dynamic)]
 
     def _find_reduction(self, tensors: list[Tensor]) -> None:
         """Whether a loss in the model is a mean or a sum over samples, which the program asks --reduction for."""
@@ -215,8 +273,7 @@ class _Job:
         if not all(self._works_in_python(part) for part in parts):
             return
         moved = check.perturbed(self.network)  # at a minimum all may be rounding
-        values = [float(check.loss_and_gradient(self.network, lambda part=part: self._loss_in_python(part), moved)[0])
-                  for part in parts]
+        values = [float(self._point(self.network, self._loss_in_python, part, moved)[0]) for part in parts]
         found = reduction_of(values, [samples // 2, samples - samples // 2])
         if found is None and self.batch_size is not None:
             raise ExportError(f"the loss neither averages nor sums over samples: it is {values[0]:.7g} of {samples}, and "
@@ -258,11 +315,12 @@ def config_lines(options: dict[str, Any]) -> Iterator[str]:
             yield f"{name} = {value}"
 
 
-def _differ_in_first_dimension(data: Any) -> bool:
+def _is_whole(data: Any, where_it_may_be: bool) -> bool:
+    """Whether a batch has no samples: its tensors differ in their first dimension, or it need not be cut."""
     if not isinstance(data, (tuple, list, dict, Tensor, np.ndarray)):
         return False
     tensors = Layout(data).tensors(data)
-    return all(tensor.dim() for tensor in tensors) and len({len(tensor) for tensor in tensors}) > 1
+    return all(tensor.dim() for tensor in tensors) and (where_it_may_be or len({len(tensor) for tensor in tensors}) > 1)
 
 
 def _inside(loss: Loss) -> Loss:
