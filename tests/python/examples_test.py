@@ -62,6 +62,13 @@ class Examples(unittest.TestCase):
         smallest = float(re.search(r"smallest eigenvalues \[\s*(\S+)", printed)[1])
         self.assertAlmostEqual(smallest, np.linalg.eigvalsh(np.asarray(self.matrix()))[0], places=6)
 
+    def test_influence(self) -> None:
+        if not (PROGRAM.parent / "hessian_solve").exists():
+            self.skipTest("built without solvers")
+        printed = self.run_example("influence")
+        self.assertGreater(float(re.search(r"correlation .*: (\S+)", printed)[1]), 0.9)
+        self.assertEqual(hessian_mpi.HessianFile(self.folder / "training/hessian.h5").shape, (100, 32))
+
     def test_graph(self) -> None:
         self.assertIn("(24, 12)", self.run_example("graph"))
         self.assertEqual(self.matrix().N, 44)
