@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 
+#include <cmath>
 #include <set>
 
 #include "flat_row.hpp"
@@ -38,6 +39,22 @@ std::vector<double> numbers_of_all_samples(const network::Problem& problem, Matr
     with_elements(numbers, [&](const auto* begin, std::int64_t count) { all.insert(all.end(), begin, begin + count); });
   }
   return all;
+}
+
+void expect_losses_of_samples(const network::Problem& problem, double loss) {
+  constexpr double rounding = 1e-3;
+  const auto losses = numbers_of_all_samples(problem, Matrix::gradients);
+  const double count = problem.reduction() == Reduction::mean ? static_cast<double>(losses.size()) : 1;
+  double sum = 0;
+  double scale = 0;
+  for (const double x : losses) {
+    sum += x / count;
+    scale += std::abs(x) / count;
+  }
+  if (std::abs(sum - loss) <= rounding * scale) return;
+  throw InputError(text("--matrix gradients: the ", name_of(problem.reduction()),
+                        " of the losses of single samples is ", sum, ", the loss ", loss,
+                        ": it is not made of losses of samples"));
 }
 
 RowsOfSamples::RowsOfSamples(const network::Problem& problem, Matrix matrix)

@@ -18,6 +18,7 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
+#include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/checkpoint.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
@@ -101,7 +102,9 @@ Examined examine(const network::Problem& problem, const ranks::Communicator& wor
     std::vector<std::string> cures;
     if (!has_rows_of_samples(problem.matrix())) cures = network::probe_second_derivatives(problem);
     for (const auto& cure : cures) warn(world, cure);
-    return Examined{loss_and_gradient(problem), std::move(cures)};
+    auto point = loss_and_gradient(problem);
+    if (problem.matrix() == Matrix::gradients) engines::expect_losses_of_samples(problem, point.loss);
+    return Examined{std::move(point), std::move(cures)};
   });
 }
 

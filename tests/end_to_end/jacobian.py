@@ -262,6 +262,13 @@ def test_other_programs_take_it_or_say_why_not(case: Case) -> None:
             raise AssertionError(wrong)
 
 
+class Spread(nn.Module):
+    """A loss that is made of no losses of samples."""
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - output.mean(0)).square().mean()
+
+
 def test_refuses_what_has_no_rows_of_samples(case: Case) -> None:
     net, x, y = classifier(), images(), torch.arange(SAMPLES) % 3
     case.export(net, x, y)
@@ -269,6 +276,9 @@ def test_refuses_what_has_no_rows_of_samples(case: Case) -> None:
     for wrong, words in ((["--l2", "1"], "--l2"), (["--blocks", "diagonal"], "rows of samples"), (["--diagonal"], "rows of samples"),
                          (["--method", "layers"], "rows of samples"), (["--rows", "0:99"], "has 10 rows"), (["--loss", "output"], "")):
         assert words in case.error(*job, *wrong, "--output", "none.h5"), wrong
+    torch.jit.save(torch.jit.script(Spread()), case.folder / "loss.pt")
+    refused = case.error(*job, "--loss", "loss.pt", "--output", "none.h5")
+    assert "not made of losses of samples" in refused, refused
     assert not (case.folder / "none.h5").exists()
     planned = case.good(2, *job, "--plan")
     assert "whole job" in planned and not (case.folder / "hessian.h5").exists(), planned

@@ -19,6 +19,10 @@ std::int64_t rows_of_sample(const network::Problem& problem, Matrix matrix);
 /// All numbers that the rows are derivatives of, in the order of rows. Runs the network on all batches.
 std::vector<double> numbers_of_all_samples(const network::Problem& problem, Matrix matrix);
 
+/// Throws InputError where `loss`, that of the data set, is not made of losses of samples, so that these have no
+/// derivatives that add up to its. Runs the network on all batches.
+void expect_losses_of_samples(const network::Problem& problem, double loss);
+
 class RowsOfSamples final : public Engine {
  public:
   /// The problem must outlive the engine. matrix: jacobian or gradients. Where the network makes of single samples what
