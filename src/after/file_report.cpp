@@ -235,7 +235,8 @@ void print_verification(std::ostream& out, const FileReport& report) {
   const auto rows = damaged_rows(report);
   cli::print_line(out, "  damaged rows", text_of_runs(rows));
   cli::print_line(out, "  the first",
-                  text(rows.front().begin, ", ", printable(report.stored.index.describe(rows.front().begin))));
+                  text(rows.front().begin, ", ",
+                       printable(report.stored.matrix.describe_row(rows.front().begin, report.stored.index))));
   for (const auto& [file, some] : damaged_parts(report)) {
     cli::print_line(out, "  in a part", text(file.string(), ": ", text_of_runs(some)));
   }
@@ -281,6 +282,7 @@ Json json_of_matrix(const FileReport& report) {
             {"dtype", name_of(matrix.storage)},
             {"bytes", matrix.bytes()},
             {"largest", largest_entry(report.stored)}};
+  if (matrix.entries == Entries::of_samples) json["rows_of_sample"] = matrix.rows_of_sample;
   json["layout"] = report.stored.packed           ? "packed triangle"
                    : report.storage.chunks        ? "chunked"
                    : report.storage.parts.empty() ? "contiguous"
@@ -329,7 +331,8 @@ Json json_of_figures(const MatrixFigures& figures) {
 }  // namespace
 
 file::StoredLayout read_anything(const std::filesystem::path& path) {
-  return file::read_layout(path, {.complete = false, .all_entries = false, .all_rows = false, .unpacked = false});
+  return file::read_layout(
+      path, {.complete = false, .square = false, .all_entries = false, .all_rows = false, .unpacked = false});
 }
 
 FileReport report_on(const std::filesystem::path& path) {
@@ -410,18 +413,14 @@ std::vector<DamagedPart> damaged_parts(const FileReport& report) {
 
 void print(std::ostream& out, const FileReport& report) {
   const auto& stored = report.stored;
-  const auto kind = word(stored.attributes, "matrix");
   out << report.file.string() << ": " << text_of_state(report) << '\n';
-  cli::print_line(out,
-                  kind == "ggn"      ? "Gauss-Newton"
-                  : kind == "fisher" ? "empirical Fisher"
-                                     : "Hessian",
+  cli::print_line(out, cli::title_of(word(stored.attributes, "matrix")),
                   stored.packed ? text("the upper triangle of ", stored.matrix.columns, " x ", stored.matrix.columns,
                                        ' ', name_of(stored.matrix.storage))
                                 : cli::text_of_size(stored.matrix));
   print_storage(out, report);
   print_origin(out, stored);
-  cli::print_line(out, "largest |H|", cli::text_of_number(largest_entry(stored), 6));
+  cli::print_line(out, cli::title_of_largest(stored.matrix), cli::text_of_number(largest_entry(stored), 6));
   for (const auto& [name, figure] : file::named_figures) {
     cli::print_line(out, text(name, " error"), cli::text_of_check(stored_check(stored.attributes, name)));
   }

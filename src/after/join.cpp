@@ -26,7 +26,7 @@ std::string text_of_rows(const Part& part) {
 }
 
 void expect_every_row_once(const std::vector<Part>& parts) {
-  const auto n = parts.front().stored.matrix.columns;
+  const auto n = parts.front().stored.matrix.grid.rows();
   std::int64_t next = 0;
   for (std::size_t k = 0; k < parts.size(); ++k) {
     const auto& rows = parts[k].rows();
@@ -126,15 +126,16 @@ double largest_of(const std::vector<Part>& parts) {
 
 Joined join_parts(const JoinOptions& options) {
   std::vector<Part> parts;
-  for (const auto& path : options.parts) parts.push_back({path, file::read_layout(path, {.all_rows = false})});
+  for (const auto& path : options.parts)
+    parts.push_back({path, file::read_layout(path, {.square = false, .all_rows = false})});
   std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.rows().begin < b.rows().begin; });
   Joined joined;
   joined.warnings = expect_same_job(parts);
   expect_every_row_once(parts);
 
   const auto& first = parts.front().stored;
-  const auto n = first.matrix.columns;
-  const matrix::MatrixShape matrix{matrix::BlockGrid(n, first.matrix.bytes_of_row()), n, first.matrix.storage};
+  const Rows all{0, first.matrix.grid.rows()};
+  const auto matrix = first.matrix.part(all);
   const auto attributes = joined_attributes(parts, options.command_line);
   std::vector<file::PartFile> files;
   files.reserve(parts.size());
@@ -142,18 +143,20 @@ Joined join_parts(const JoinOptions& options) {
   const double tolerance = file::tolerances_of(std::min(first.dtype, matrix.storage)).symmetry;
   file::create_joined_file(
       options.output, {first.index, matrix, first.dtype, first.value, first.gradient, attributes}, files, options.copy,
-      options.overwrite, [&](const std::filesystem::path& file) {
-        joined.symmetry_error =
-            file::symmetry_error(file, file::sample_for_symmetry(first.index, {0, n}), largest_of(parts));
-        if (!(joined.symmetry_error <= tolerance)) {
-          throw RunError(text("the joined matrix is not symmetric (", joined.symmetry_error, " is above ", tolerance,
+      options.overwrite, [&](const std::filesystem::path& file) -> file::Attributes {
+        if (matrix.entries == Entries::of_samples) return {};
+        const double error = file::symmetry_error(file, file::sample_for_symmetry(first.index, all), largest_of(parts));
+        joined.symmetry_error = error;
+        if (!(error <= tolerance)) {
+          throw RunError(text("the joined matrix is not symmetric (", error, " is above ", tolerance,
                               "): a part is damaged, or of another job"));
         }
-        return file::Attributes{{"symmetry_error", joined.symmetry_error},
+        return file::Attributes{{"symmetry_error", error},
                                 {"symmetry_tolerance", tolerance},
                                 {"symmetry_check", std::string(name_of(file::CheckOutcome::passed))}};
       });
-  joined.rows = n;
+  joined.rows = all.end;
+  joined.columns = matrix.columns;
   joined.bytes = static_cast<std::uint64_t>(matrix.bytes());
   return joined;
 }

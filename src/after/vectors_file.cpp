@@ -22,6 +22,17 @@ namespace {
 // As many as fit beside their products into memory that people have.
 constexpr std::uint64_t most_bytes = std::uint64_t{64} << 30;
 
+// The dataset of a file whose rows are the vectors.
+constexpr const char* rows_of_samples = "jacobian";
+
+bool has_rows_of_samples(const std::string& path) {
+  try {
+    return hdf5::File::open_untrusted(path).has(rows_of_samples);
+  } catch (const RunError&) {
+    return false;
+  }
+}
+
 // The count of vectors of a shape.
 std::int64_t count_of(const std::vector<std::uint64_t>& shape, std::int64_t n, const std::string& name) {
   const auto length = static_cast<std::uint64_t>(n);
@@ -44,6 +55,9 @@ Vectors read_dataset(const std::string& path, const std::string& dataset, std::i
   try {
     const auto file = hdf5::File::open_untrusted(path);
     if (!file.has(dataset)) throw InputError(text("'", path, "' has no dataset '", dataset, "'"));
+    if (dataset.ends_with(rows_of_samples) && file.integer_attribute("/", "complete") == 0) {
+      throw InputError(text("'", path, "' is not complete: run its job to the end with --resume first"));
+    }
     const auto shape = file.shape(dataset);
     const auto stored = file.stored_bytes(dataset);
     if (stored && *stored < file.needed_bytes(dataset).value_or(0)) throw RunError("it is shorter than its shape says");
@@ -126,6 +140,7 @@ Vectors read_any(const std::string& name, std::int64_t n) {
     return read_dataset(file, name.substr(file.size() + 1), n);
   }
   if (hdf5::is_hdf5(name)) {
+    if (has_rows_of_samples(name)) return read_dataset(name, rows_of_samples, n);
     throw InputError(text("name the dataset of '", name, "' that has the vectors: '", name, ":path/of/dataset'"));
   }
   std::ifstream in(name, std::ios::binary);

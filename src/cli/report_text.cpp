@@ -46,16 +46,28 @@ std::string text_of_size(const matrix::MatrixShape& matrix) {
     return text(plural(static_cast<std::int64_t>(matrix.grid.pieces()), "diagonal block"), ", the largest ", longest,
                 " x ", longest, ' ', name_of(matrix.storage), ", ", bytes);
   }
-  const auto which =
-      part.count() == matrix.grid.rows() ? std::string() : text("rows ", part.begin, ':', part.end, " of ");
+  const auto which = matrix.has_all_rows() ? std::string() : text("rows ", part.begin, ':', part.end, " of ");
   return text(which, matrix.grid.rows(), " x ", matrix.columns, ' ', name_of(matrix.storage), ", ", bytes);
 }
 
-std::string text_of_rows(const std::vector<std::int64_t>& rows, const matrix::ParameterIndex& index) {
+std::string title_of_largest(const matrix::MatrixShape& matrix) {
+  return matrix.entries == Entries::of_samples ? "largest |J|" : "largest |H|";
+}
+
+std::string title_of(const std::string& kind) {
+  if (kind == "ggn") return "Gauss-Newton";
+  if (kind == "fisher") return "empirical Fisher";
+  if (kind == "jacobian") return "Jacobian";
+  if (kind == "gradients") return "gradients";
+  return "Hessian";
+}
+
+std::string text_of_rows(const std::vector<std::int64_t>& rows, const matrix::ParameterIndex& index,
+                         const matrix::MatrixShape& matrix) {
   constexpr std::size_t most = 5;
   std::string listed;
   for (std::size_t k = 0; k < std::min(rows.size(), most); ++k) {
-    listed += text(k == 0 ? "" : ", ", rows[k], " (", index.describe(rows[k]), ')');
+    listed += text(k == 0 ? "" : ", ", rows[k], " (", matrix.describe_row(rows[k], index), ')');
   }
   return text(plural(static_cast<std::int64_t>(rows.size()), "row"), ": ", listed, rows.size() > most ? ", ..." : "");
 }

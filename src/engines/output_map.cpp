@@ -114,14 +114,17 @@ OutputMap gauss_newton_map(const network::Problem& problem, const network::Batch
           }};
 }
 
+void expect_samples(const Tensor& tensor, Matrix matrix, std::int64_t samples) {
+  if (tensor.dim() > 0 && tensor.size(0) == samples) return;
+  throw InputError(text("--matrix ", name_of(matrix), ": the model returns a tensor of shape ", tensor.sizes(), " for ",
+                        samples, " samples, so that it is not known which numbers are those of a sample"));
+}
+
 // The value of each sample. Split at once: a backward pass then puts their derivatives together in one operation.
-std::vector<c10::IValue> samples_of(const c10::IValue& value, std::int64_t samples) {
+std::vector<c10::IValue> samples_of(const c10::IValue& value, Matrix matrix, std::int64_t samples) {
   std::vector<std::vector<Tensor>> parts;  // of each tensor
   mapped(value, [&](const Tensor& tensor) {
-    if (tensor.dim() == 0 || tensor.size(0) != samples) {
-      throw InputError(text("--matrix fisher: the model returns a tensor of shape ", tensor.sizes(), " for ", samples,
-                            " samples, so that it is not known which numbers are those of a sample"));
-    }
+    expect_samples(tensor, matrix, samples);
     parts.push_back(tensor.split(1));
     return tensor;
   });
@@ -133,14 +136,18 @@ std::vector<c10::IValue> samples_of(const c10::IValue& value, std::int64_t sampl
   return values;
 }
 
+double weight_of_samples(const network::Problem& problem) {
+  return problem.reduction() == Reduction::mean ? static_cast<double>(problem.samples()) : 1;
+}
+
 // The shares y are derived by the outputs once: a pass through the network then has no use for thousands of losses.
-// What follows has the value of y, and its derivatives.
-OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput& of_network, std::int64_t copies) {
+// What this returns has the value of y, and its derivatives.
+Tensor shares_of_samples(const network::Problem& problem, Matrix matrix, const network::BatchOutput& of_network,
+                         double terms) {
   std::vector<Tensor> leaves;
   const auto output = detached(of_network, leaves);
-  const double terms = problem.terms(output, copies);
-  const auto values = samples_of(output.value, output.samples);
-  const auto targets = samples_of(output.targets, output.samples);
+  const auto values = samples_of(output.value, matrix, output.samples);
+  const auto targets = samples_of(output.targets, matrix, output.samples);
   std::vector<Tensor> shares;
   for (std::size_t s = 0; s < values.size(); ++s) shares.push_back(problem.loss_of({values[s], targets[s], 1}, terms));
   const Tensor all = torch::stack(shares);
@@ -154,8 +161,12 @@ OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput
     if (!gradient[k].defined()) continue;
     y = y + ((outputs[k] - leaves[k].detach()) * gradient[k]).reshape({output.samples, -1}).sum(1);
   }
-  const double weight = problem.reduction() == Reduction::mean ? static_cast<double>(problem.samples()) : 1;
-  return {y, [weight](const Tensor& x) { return x * weight; }};
+  return y;
+}
+
+OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput& output, std::int64_t copies) {
+  return {shares_of_samples(problem, Matrix::fisher, output, problem.terms(output, copies)),
+          [weight = weight_of_samples(problem)](const Tensor& x) { return x * weight; }};
 }
 
 }  // namespace
@@ -163,6 +174,20 @@ OutputMap fisher_map(const network::Problem& problem, const network::BatchOutput
 OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch, std::int64_t copies) {
   const auto output = problem.output(batch, copies);
   return matrix == Matrix::ggn ? gauss_newton_map(problem, output, copies) : fisher_map(problem, output, copies);
+}
+
+Tensor numbers_of_samples(const network::Problem& problem, Matrix matrix, const network::BatchOutput& output,
+                          double terms) {
+  if (matrix == Matrix::gradients) {
+    return (shares_of_samples(problem, matrix, output, terms) * weight_of_samples(problem)).unsqueeze(1);
+  }
+  auto outputs = outputs_in(output.value);
+  if (outputs.empty()) throw InputError("the model returns no floating-point tensor: there are no outputs to derive");
+  for (auto& tensor : outputs) {
+    expect_samples(tensor, matrix, output.samples);
+    tensor = tensor.reshape({output.samples, -1});
+  }
+  return torch::cat(outputs, 1);
 }
 
 }  // namespace hessian_mpi::engines

@@ -197,6 +197,9 @@ std::vector<std::vector<std::int64_t>> samples_of(const matrix::ParameterIndex& 
                                                   const matrix::MatrixShape& matrix) {
   std::vector<std::vector<std::int64_t>> groups;
   if (matrix.entries == Entries::all) return {sample_for_symmetry(index, matrix.grid.part())};
+  if (matrix.entries == Entries::of_samples) {
+    return {sample_rows(matrix.grid.part(), static_cast<int>(fewest_rows_for_symmetry))};
+  }
   if (matrix.entries == Entries::diagonal) {
     for (const auto row : sample_for_symmetry(index, matrix.grid.part())) groups.push_back({row});
     return groups;

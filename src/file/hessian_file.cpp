@@ -35,8 +35,8 @@ constexpr const char* format_name = "hessian_mpi";
 constexpr const char* format_of_packed = "hessian_mpi packed triangle";
 constexpr std::int64_t format_version = 1;
 // Attributes of the root group that this module sets itself.
-constexpr std::array own_attributes{"format",    "format_version", "file_id",     "complete",
-                                    "row_begin", "row_end",        sums_attribute};
+constexpr std::array own_attributes{"format",    "format_version", "file_id",        "complete",
+                                    "row_begin", "row_end",        "rows_of_sample", sums_attribute};
 // What metadata, parameters and gradient take at most beside the matrix, roughly: it decides a warning, not a layout.
 constexpr std::uint64_t metadata_allowance = 1 << 20;
 
@@ -111,12 +111,31 @@ void describe_parameters(hdf5::File& file, const std::string& matrix, const matr
   file.write("/parameters/shape", hdf5::Type::int64, table.data());
 }
 
+// Which sample, and which number of it, a row is of. rows_of_sample says the same for a program, and how many rows the
+// matrix has of which this file is a part.
+void describe_rows(hdf5::File& file, const matrix::MatrixShape& matrix) {
+  const auto& part = matrix.grid.part();
+  std::vector<std::int64_t> samples;
+  std::vector<std::int64_t> outputs;
+  for (auto row = part.begin; row < part.end; ++row) {
+    samples.push_back(row / matrix.rows_of_sample);
+    outputs.push_back(row % matrix.rows_of_sample);
+  }
+  file.create_group("/rows");
+  for (const auto& [name, numbers] : {std::pair{"/rows/sample", &samples}, {"/rows/output", &outputs}}) {
+    file.create_dataset(name, hdf5::Type::int64, {numbers->size()});
+    file.write(name, hdf5::Type::int64, numbers->data());
+  }
+  file.set_attribute("/", "rows_of_sample", matrix.rows_of_sample);
+}
+
 // All but the matrix and views of it.
 void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<StoredBlock>& blocks,
               bool packed = false) {
   for (const auto* group : {"/parameters", "/blocks"}) file.create_group(group);
   describe_parameters(file, matrix_object(layout.matrix.entries), layout.index);
   write_blocks(file, blocks);
+  if (layout.matrix.entries == Entries::of_samples) describe_rows(file, layout.matrix);
   for (const auto& [name, values] : {std::pair{"/parameters/value", &layout.value}, {"/gradient", &layout.gradient}}) {
     file.create_dataset(name, hdf5::type_of(layout.dtype), {static_cast<std::uint64_t>(layout.matrix.columns)});
     file.write(name, hdf5::Type::float64, values->data());
@@ -132,8 +151,7 @@ void describe(hdf5::File& file, const HessianLayout& layout, const std::vector<S
 }
 
 void create_views(hdf5::File& file, const HessianLayout& layout) {
-  const bool whole =
-      layout.matrix.entries == Entries::all && layout.matrix.grid.part().count() == layout.matrix.columns;
+  const bool whole = layout.matrix.entries == Entries::all && layout.matrix.has_all_rows();
   if (whole) create_named_blocks(file, layout.index);
 }
 
@@ -265,33 +283,56 @@ void expect_own_datasets(const hdf5::File& file) {
   }
 }
 
+// Of all parts together, in numbers of float32.
+matrix::MatrixShape read_shape(const hdf5::File& file, const matrix::ParameterIndex& index) {
+  const auto entries = entries_in(file);
+  if (entries != Entries::of_samples) return matrix::matrix_of(index, Precision::float32, entries);
+  constexpr auto most = std::int64_t{1} << 31;  // the product of more overflows
+  const auto samples = file.integer_attribute("/", "samples").value_or(0);
+  const auto rows_of_sample = file.integer_attribute("/", "rows_of_sample").value_or(0);
+  if (samples < 1 || samples > most || rows_of_sample < 1 || rows_of_sample > most) {
+    throw InputError(text("'", file.path().string(), "' is damaged: 'samples' or 'rows_of_sample' is wrong"));
+  }
+  return matrix::matrix_of_samples(index, Precision::float32, samples, rows_of_sample);
+}
+
+void expect_table_of_rows(const hdf5::File& file, const Rows& rows) {
+  for (const auto* name : {"/rows/sample", "/rows/output"}) {
+    expect_own_dataset(file, name, false);
+    expect_shape(file, name, {static_cast<std::uint64_t>(rows.count())});
+  }
+}
+
 // The matrix, whose datasets are looked at.
 matrix::MatrixShape read_matrix(const hdf5::File& file, const matrix::ParameterIndex& index, bool packed) {
-  const auto entries = entries_in(file);
+  const auto whole = read_shape(file, index);
+  const auto entries = whole.entries;
   const Rows rows{file.integer_attribute("/", "row_begin").value_or(-1),
                   file.integer_attribute("/", "row_end").value_or(-1)};
   const auto n = index.size();
-  const bool in_order = 0 <= rows.begin && rows.begin < rows.end && rows.end <= n;
+  const bool in_order = 0 <= rows.begin && rows.begin < rows.end && rows.end <= whole.grid.rows();
   constexpr auto most_packed = std::int64_t{1} << 31;  // the square of more overflows
-  if (!in_order || (packed && n > most_packed) || ((entries != Entries::all || packed) && rows != Rows{0, n})) {
+  if (!in_order || (packed && n > most_packed) || ((!whole.has_whole_rows() || packed) && rows != Rows{0, n})) {
     throw InputError(
         text("'", file.path().string(), "' is damaged: '", matrix_object(entries), "' does not have its rows"));
   }
   const auto matrix_in = [&](Precision storage) {
-    auto matrix = matrix::matrix_of(index, storage, entries);
-    if (entries == Entries::all) matrix.grid = matrix::BlockGrid(n, matrix.bytes_of_row(), rows);
-    return matrix;
+    if (!whole.has_whole_rows()) return matrix::matrix_of(index, storage, entries);
+    auto matrix = whole;
+    matrix.storage = storage;
+    return matrix.part(rows);
   };
   auto datasets = datasets_of(matrix_in(Precision::float32), index);
   if (packed) datasets.front().shape = {static_cast<std::uint64_t>(packed_begin(n, n))};
   const auto type = file.type(datasets.front().name);
   for (const auto& dataset : datasets) {
-    expect_own_dataset(file, dataset.name, entries == Entries::all);
+    expect_own_dataset(file, dataset.name, whole.has_whole_rows());
     expect_shape(file, dataset.name, dataset.shape);
     if (file.type(dataset.name) == type) continue;
     throw InputError(
         text("'", file.path().string(), "' is damaged: '", dataset.name, "' has another type than others"));
   }
+  if (entries == Entries::of_samples) expect_table_of_rows(file, rows);
   return matrix_in(type == hdf5::Type::float32 ? Precision::float32 : Precision::float64);
 }
 
@@ -348,7 +389,7 @@ Attributes read_attributes(const hdf5::File& file) {
 StoredLayout read_any_layout(const std::filesystem::path& path) {
   try {
     const auto file = hdf5::File::open_untrusted(path);
-    const bool has_matrix = file.has(matrix_object(Entries::all)) || file.has(matrix_object(Entries::diagonal));
+    const bool has_matrix = file.has(matrix_object(entries_in(file)));
     StoredLayout stored;
     const auto format = file.text_attribute("/", "format");
     stored.packed = format == format_of_packed && file.has(matrix_object(Entries::all));
@@ -385,7 +426,7 @@ bool is_again(const hdf5::RawFile& made, const std::string& name, const std::vec
 // What the attributes of the matrix are of, and what views are of, in a file that takes no space for it.
 void create_without_rows(hdf5::File& file, const HessianLayout& layout) {
   const auto* name = matrix_object(layout.matrix.entries);
-  if (layout.matrix.entries != Entries::all) return file.create_group(name);
+  if (!layout.matrix.has_whole_rows()) return file.create_group(name);
   const auto n = static_cast<std::uint64_t>(layout.matrix.columns);
   const auto rows = static_cast<std::uint64_t>(layout.matrix.grid.part().count());
   file.create_chunked_dataset(name, hdf5::type_of(layout.matrix.storage), {rows, n}, {1, n});
@@ -434,7 +475,13 @@ void expect(const Needed& needed, const StoredLayout& stored, const std::filesys
                           "makes it: hessian_convert '",
                           path.string(), "' WHOLE.h5 makes a whole one of it"));
   }
-  if (needed.all_entries && matrix.entries != Entries::all) {
+  if (needed.square && matrix.entries == Entries::of_samples) {
+    throw InputError(text("'", path.string(), "' has derivatives of first order, ", matrix.grid.rows(),
+                          " rows of samples by ", matrix.columns,
+                          " parameters: this takes a matrix of parameters by "
+                          "parameters, of --matrix hessian, ggn or fisher"));
+  }
+  if (needed.all_entries && !matrix.has_whole_rows()) {
     throw InputError(text("'", path.string(), "' has ",
                           matrix.entries == Entries::diagonal ? "the diagonal" : "diagonal blocks",
                           " alone: this takes a matrix made without --blocks diagonal and --diagonal"));
@@ -443,8 +490,8 @@ void expect(const Needed& needed, const StoredLayout& stored, const std::filesys
     throw InputError(text("'", path.string(), "' is not complete: run its job to the end with --resume first"));
   }
   if (needed.complete) expect_consistent(stored, path);
-  if (needed.all_rows && part.count() != matrix.columns) {
-    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", matrix.columns,
+  if (needed.all_rows && !matrix.has_all_rows()) {
+    throw InputError(text("'", path.string(), "' holds rows ", part.begin, ':', part.end, " of ", matrix.grid.rows(),
                           ": join the parts with hessian_join first"));
   }
 }

@@ -65,7 +65,7 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
   collectively(file_, datasets_, communicator_, [&] {
     const auto row = rows.count() == 0 ? part.begin : rows.begin;
     const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
-    if (matrix_.entries == Entries::all) {
+    if (matrix_.has_whole_rows()) {
       file_.write_tile_collectively(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
     } else if (rows.count() > 0) {  // ranks may be in different datasets
       file_.write_tile_alone(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);

@@ -33,8 +33,9 @@ void add_wrong_parts(const hdf5::File& joined, const std::filesystem::path& fold
                      std::set<std::filesystem::path>& looked_at, std::vector<WrongPart>& wrong) {
   std::error_code none;
   if (!looked_at.insert(std::filesystem::canonical(joined.path(), none)).second) return;
-  if (entries_in(joined) != Entries::all) return;
-  const auto parts = joined.rows_elsewhere(matrix_object(Entries::all));
+  const auto entries = entries_in(joined);
+  if (entries == Entries::diagonal || entries == Entries::diagonal_blocks) return;
+  const auto parts = joined.rows_elsewhere(matrix_object(entries));
   if (parts.empty()) return;
   const auto ids = split_lines(joined.text_attribute("/", "part_file_ids").value_or(""));
   const auto blocks = read_blocks(joined);

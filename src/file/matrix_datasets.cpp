@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* whole = "/hessian";
 constexpr const char* diagonal = "/diagonal";
+constexpr const char* of_samples = "/jacobian";
 
 std::vector<std::uint64_t> shape_of(const Rows& rows, const Rows& columns) {
   return {static_cast<std::uint64_t>(rows.count()), static_cast<std::uint64_t>(columns.count())};
@@ -41,17 +42,20 @@ std::vector<MatrixDataset> blocks_in(const hdf5::File& file) {
 }  // namespace
 
 const char* matrix_object(Entries entries) {
-  return entries == Entries::diagonal ? diagonal : whole;
+  return entries == Entries::diagonal ? diagonal : entries == Entries::of_samples ? of_samples : whole;
 }
 
 Entries entries_in(const hdf5::File& file) {
   if (file.has(diagonal)) return Entries::diagonal;
+  if (file.has(of_samples)) return Entries::of_samples;
   return file.is_group(whole) ? Entries::diagonal_blocks : Entries::all;
 }
 
 std::vector<MatrixDataset> datasets_of(const matrix::MatrixShape& matrix, const matrix::ParameterIndex& index) {
   const Rows& part = matrix.grid.part();
-  if (matrix.entries == Entries::all) return {{whole, part, shape_of(part, {0, matrix.columns})}};
+  if (matrix.has_whole_rows()) {
+    return {{matrix_object(matrix.entries), part, shape_of(part, {0, matrix.columns})}};
+  }
   if (matrix.entries == Entries::diagonal) return {{diagonal, part, {static_cast<std::uint64_t>(part.count())}}};
   std::vector<MatrixDataset> blocks;
   for (const auto& entry : index.entries()) {
@@ -81,9 +85,9 @@ MatrixDatasets::Place MatrixDatasets::place_of(const Rows& rows, const Rows& col
   const auto after = std::upper_bound(datasets_.begin() + 1, datasets_.end(), rows.begin,
                                       [](std::int64_t i, const MatrixDataset& set) { return i < set.rows.begin; });
   const auto& dataset = *(after - 1);
-  const auto first_column = entries_ == Entries::all        ? 0
-                            : entries_ == Entries::diagonal ? columns.begin
-                                                            : dataset.rows.begin;
+  const auto first_column = entries_ == Entries::diagonal          ? columns.begin
+                            : entries_ == Entries::diagonal_blocks ? dataset.rows.begin
+                                                                   : 0;
   return {dataset.name,
           {static_cast<std::uint64_t>(rows.begin - dataset.rows.begin),
            static_cast<std::uint64_t>(columns.begin - first_column), static_cast<std::uint64_t>(rows.count()),

@@ -21,6 +21,8 @@ namespace {
 constexpr std::array datasets{"/gradient",        "/parameters/name",  "/parameters/offset", "/parameters/size",
                               "/parameters/ndim", "/parameters/shape", "/parameters/value",  "/blocks/begin",
                               "/blocks/end",      "/blocks/checksum",  "/blocks/largest",    "/blocks/mark"};
+// Of a matrix with rows of samples.
+constexpr std::array tables_of_rows{"/rows/sample", "/rows/output"};
 // What changes where rows of a file are computed again.
 constexpr std::array changing{"/blocks/checksum", "/blocks/largest", "/blocks/mark", "/@complete"};
 
@@ -43,6 +45,7 @@ std::uint64_t sum_of_text(const std::string& characters) {
 std::vector<std::string> names_in(const std::filesystem::path& path) {
   const auto file = hdf5::File::open_to_read(path);
   std::vector<std::string> names(datasets.begin(), datasets.end());
+  if (entries_in(file) == Entries::of_samples) names.insert(names.end(), tables_of_rows.begin(), tables_of_rows.end());
   if (file.has(group_of_named_blocks)) names.emplace_back(group_of_named_blocks);
   for (const std::string object : {"/", matrix_object(entries_in(file))}) {
     for (const auto& attribute : file.attributes(object)) {
@@ -55,9 +58,9 @@ std::vector<std::string> names_in(const std::filesystem::path& path) {
 // Nothing where it is not there, or cannot be read.
 std::optional<std::uint64_t> sum_if_readable(const hdf5::RawFile& file, const std::string& name) {
   // Of no other objects, which might lead into other files.
-  constexpr std::array objects{"/", "/hessian", "/diagonal"};
+  constexpr std::array objects{"/", "/hessian", "/diagonal", "/jacobian"};
   const auto at = name.find('@');
-  const bool known = has(datasets, name) || name == group_of_named_blocks;
+  const bool known = has(datasets, name) || has(tables_of_rows, name) || name == group_of_named_blocks;
   if (at == std::string::npos ? !known : !has(objects, name.substr(0, at))) return std::nullopt;
   try {
     return sum_of(file, name);

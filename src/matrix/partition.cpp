@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "hessian_mpi/base/error.hpp"
+
 namespace hessian_mpi::matrix {
 namespace {
 
@@ -90,7 +92,18 @@ Rows BlockGrid::block(std::int64_t b) const {
 
 Rows MatrixShape::columns_of(std::int64_t row) const {
   if (entries == Entries::diagonal) return {row, row + 1};
-  return entries == Entries::all ? Rows{0, columns} : grid.piece(grid.piece_of(row));
+  return has_whole_rows() ? Rows{0, columns} : grid.piece(grid.piece_of(row));
+}
+
+std::string MatrixShape::describe_row(std::int64_t row, const ParameterIndex& index) const {
+  if (entries != Entries::of_samples) return index.describe(row);
+  return text("sample ", row / rows_of_sample, ", output ", row % rows_of_sample);
+}
+
+MatrixShape MatrixShape::part(const Rows& rows) const {
+  MatrixShape some = *this;
+  some.grid = BlockGrid(grid.rows(), bytes_of_row(), rows);
+  return some;
 }
 
 std::int64_t MatrixShape::bytes_of_rows(const Rows& rows) const {
@@ -131,6 +144,13 @@ MatrixShape matrix_of(const ParameterIndex& index, Precision storage, Entries en
     bytes_per_row.push_back(entries == Entries::diagonal ? bytes : entry.size * bytes);
   }
   return {BlockGrid(pieces, bytes_per_row), n, storage, entries};
+}
+
+MatrixShape matrix_of_samples(const ParameterIndex& index, Precision storage, std::int64_t samples,
+                              std::int64_t rows_of_sample) {
+  const auto bytes_of_row = index.size() * static_cast<std::int64_t>(bytes_of(storage));
+  return {BlockGrid(samples * rows_of_sample, bytes_of_row), index.size(), storage, Entries::of_samples,
+          rows_of_sample};
 }
 
 Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts) {

@@ -432,12 +432,21 @@ LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
   });
 }
 
+void Problem::expect_outputs() const {
+  if (!model_computes_loss_) return;
+  throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
+}
+
 BatchOutput Problem::output(std::int64_t b, std::int64_t copies) const {
-  if (model_computes_loss_) {
-    throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
-  }
+  expect_outputs();
   const Rows samples = samples_in(b);
   return on_batch(*this, samples, infinities_, [&] { return run(copies_of(samples, copies), b); });
+}
+
+BatchOutput Problem::output_of(const Rows& samples) const {
+  expect_outputs();
+  return on_batch(*this, samples, infinities_,
+                  [&] { return run(data_.batch(samples.begin, samples.end, whole_), samples.begin / batch_size_); });
 }
 
 double Problem::terms(const BatchOutput& output, std::int64_t copies) const {

@@ -149,8 +149,8 @@ ExitCode run(const InfoOptions& options, const ranks::Communicator& world) {
                             "' WHOLE.h5 makes one of this packed triangle"));
     }
     if (options.norms && found.stored.matrix.entries != Entries::all) {
-      throw InputError(text("--norms are those of a whole matrix; '", options.file.string(), "' has ",
-                            cli::text_of_size(found.stored.matrix)));
+      throw InputError(text("--norms are those of a whole matrix of parameters by parameters; '", options.file.string(),
+                            "' has ", cli::text_of_size(found.stored.matrix)));
     }
     return found;
   });

@@ -53,9 +53,11 @@ int run(int argc, const char* const* argv) {
   const auto lock = cli::lock_output("hessian_join", options.files());
   const auto joined = after::join_parts(options);
   for (const auto& warning : joined.warnings) std::cerr << "hessian_join: warning: " << warning << '\n';
-  std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.rows << ", "
+  std::cout << options.output.string() << ": complete, " << joined.rows << " x " << joined.columns << ", "
             << text_of_bytes(joined.bytes) << (options.copy ? " copied from " : " in ") << options.parts.size()
-            << " parts, symmetry error " << joined.symmetry_error << '\n';
+            << " parts";
+  if (joined.symmetry_error) std::cout << ", symmetry error " << *joined.symmetry_error;
+  std::cout << '\n';
   return static_cast<int>(ExitCode::complete);
 }
 

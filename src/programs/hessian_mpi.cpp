@@ -18,6 +18,7 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
+#include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/checkpoint.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
@@ -63,12 +64,12 @@ network::LossAndGradient loss_and_gradient(const network::Problem& problem) {
 }
 
 // Collective. Throws on all ranks where the matrix holds NaN or infinity.
-void refuse_nonfinite_rows(const run::Assembled& own, const matrix::ParameterIndex& index,
-                           const ranks::Communicator& world) {
+void refuse_nonfinite_rows(const run::Assembled& own, const run::Job& job, const ranks::Communicator& world) {
   const auto joined = world.join({own.nonfinite_rows.begin(), own.nonfinite_rows.end()});
   if (joined.empty()) return;
-  throw ranks::AgreedError(ExitCode::failed,
-                           text("H has NaN or infinity in ", cli::text_of_rows({joined.begin(), joined.end()}, index)));
+  throw ranks::AgreedError(
+      ExitCode::failed, text(has_rows_of_samples(job.options.matrix) ? "the matrix" : "H", " has NaN or infinity in ",
+                             cli::text_of_rows({joined.begin(), joined.end()}, job.problem.index(), job.matrix)));
 }
 
 double norm(const std::vector<double>& v) {
@@ -98,9 +99,12 @@ struct Examined {
 // Collective. The proof that there is an H: all that can be wrong with the input is found here.
 Examined examine(const network::Problem& problem, const ranks::Communicator& world) {
   return world.together([&] {
-    auto cures = network::probe_second_derivatives(problem);
+    std::vector<std::string> cures;
+    if (!has_rows_of_samples(problem.matrix())) cures = network::probe_second_derivatives(problem);
     for (const auto& cure : cures) warn(world, cure);
-    return Examined{loss_and_gradient(problem), std::move(cures)};
+    auto point = loss_and_gradient(problem);
+    if (problem.matrix() == Matrix::gradients) engines::expect_losses_of_samples(problem, point.loss);
+    return Examined{std::move(point), std::move(cures)};
   });
 }
 
@@ -219,7 +223,7 @@ cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedB
     const auto blocks = share.of_rank(world.rank());
     missing += matrix::rows_in(grid, share.blocks);
     own += matrix::rows_in(grid, blocks);
-    for (const auto b : blocks) work += layers::cost_of(job.plan, job.problem.index(), grid.block(b));
+    for (const auto b : blocks) work += run::cost_of(job, grid.block(b));
   }
   const auto rows = grid.part().count();
   return {world.is_root() ? job.options.progress : ProgressStyle::none,
@@ -257,7 +261,8 @@ void print_plan(const run::Job& job, const run::Memory& memory, int threads, con
   std::vector<std::string> ways;
   for (const auto& line : split_lines(run::lines_of_methods(job))) ways.push_back(printable(line));
   print(std::cout, run::Forecast{figures, serial, memory_of_rank, world.size(), threads,
-                                 cli::options_of_job(job.options.command_line, job.options.options_beside_plan), ways});
+                                 cli::options_of_job(job.options.command_line, job.options.options_beside_plan), ways,
+                                 has_rows_of_samples(job.options.matrix) ? "backward" : "double-backward"});
 }
 
 // Collective. Computes and writes the rows that are missing; seconds gets what that took on the slowest rank.
@@ -272,7 +277,7 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     file::HessianWriter writer(checkpoint.file(), job.matrix, world);
     if (assembly.reads_back()) writer.keep_pages();
     auto progress = progress_of(job, assembly.shares(), world);
-    const auto cost = [&](const Rows& rows) { return layers::cost_of(job.plan, job.problem.index(), rows); };
+    const auto cost = [&](const Rows& rows) { return run::cost_of(job, rows); };
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once, cost}, writer, checkpoint, stop, world,
                            progress);
@@ -299,7 +304,7 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
   seconds.exchange = world.max(own.exchange_seconds);
   seconds.write = world.max(own.write_seconds);
   seconds.checkpoints = world.max(own.checkpoint_seconds);
-  refuse_nonfinite_rows(own, job.problem.index(), world);
+  refuse_nonfinite_rows(own, job, world);
 }
 
 // Collective. All of that. Returns which blocks each rank has computed, in turn.
@@ -380,7 +385,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   const auto peak = static_cast<std::uint64_t>(world.max(static_cast<std::int64_t>(system::peak_memory())));
   if (world.is_root()) {
     print(std::cout, run::Summary{options.output, complete, job.matrix, resumed, point.loss, norm(point.gradient),
-                                  largest, verdict.figures, seconds, peak});
+                                  largest, verdict.figures, seconds, peak, cli::title_of(name_of(options.matrix))});
   }
   if (complete) return ExitCode::complete;
   throw ranks::AgreedError(ExitCode::failed, text("a check failed: ", joined(verdict.failures, "; "), "; '",

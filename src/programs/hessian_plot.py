@@ -104,6 +104,8 @@ class Matrix:
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise InputError(f"'{path}' has format version {self.attributes.get('format_version')}, this program has {FORMAT_VERSION}")
         self.complete = self.attributes.get("complete") == 1
+        if "jacobian" in file:
+            raise InputError(f"'{path}' has rows of samples by parameters: this draws matrices of parameters by parameters")
         self.dataset = file.get("hessian")
         self.diagonal_blocks = isinstance(self.dataset, h5py.Group)
         self.packed = self.attributes["format"] == PACKED_FORMAT

@@ -13,6 +13,9 @@ copy this file beside yours, or put its folder on PYTHONPATH.
 
 A file of --blocks diagonal has the blocks of parameters with themselves, H["fc.bias", "fc.bias"], and their product with v;
 one of --diagonal has H.diagonal(). One of hessian_convert --triangle has it all: what is not stored is mirrored.
+
+A file of --matrix jacobian or gradients is a matrix of other rows, J.shape = (rows, N): J["fc.bias"] are the columns of a
+parameter, J.rows_of(sample) the rows of a sample, J @ v and w @ J products.
 """
 import difflib
 import math
@@ -97,7 +100,7 @@ class _PackedTriangle(_Stored):
 
 
 class HessianFile:
-    """A complete Hessian on disk, N x N, as a read-only matrix that is read where it is used.
+    """A complete Hessian on disk, N x N, or a Jacobian, as a read-only matrix that is read where it is used.
 
     path: the file of a run, or a joined one. slab_bytes: the most that one read takes, below 1 GiB. unfinished: take a
     file with `complete` = 0, too; the rows that are not there yet are whatever the disk has.
@@ -119,9 +122,9 @@ class HessianFile:
 
     def _read_table(self, unfinished):
         attributes = self._file.attrs
-        table = self._file.get("hessian", self._file.get("diagonal"))
+        table = next((self._file[name] for name in ("hessian", "diagonal", "jacobian") if name in self._file), None)
         self.entries = ("diagonal_blocks" if isinstance(table, h5py.Group)
-                        else "all" if "hessian" in self._file else "diagonal")
+                        else "diagonal" if "diagonal" in self._file else "all")
         if attributes.get("format") not in (FORMAT, PACKED_FORMAT) or table is None:
             raise HessianFileError(f"'{self.path}' is not a file of hessian_mpi")
         if attributes["format_version"] != FORMAT_VERSION:
@@ -130,10 +133,12 @@ class HessianFile:
         of = {key: table.attrs["parameter_" + key] for key in ("names", "offsets", "sizes", "shapes")}
         self._hessian = table if self.entries == "all" else None
         self.N = int(sum(of["sizes"]))
-        n = self.N
-        if (attributes["row_begin"], attributes["row_end"]) != (0, n):
+        self.is_jacobian = "jacobian" in self._file
+        rows = int(attributes["samples"] * attributes["rows_of_sample"]) if self.is_jacobian else self.N
+        self.shape = rows, self.N
+        if (attributes["row_begin"], attributes["row_end"]) != (0, rows):
             raise HessianFileError(f"'{self.path}' is a part, with rows {attributes['row_begin']} to "
-                                   f"{attributes['row_end'] - 1} of {n}: join the parts with hessian_join")
+                                   f"{attributes['row_end'] - 1} of {rows}: join the parts with hessian_join")
         if attributes["complete"] != 1 and not unfinished:
             marks = self._file["blocks/mark"][:]
             raise HessianFileError(f"'{self.path}' is not complete: {np.count_nonzero(marks)} of {marks.size} blocks "
@@ -179,11 +184,8 @@ class HessianFile:
         self.close()
 
     def __repr__(self):
-        return f"<HessianFile '{self.path}': {self.N} x {self.N} {self.dtype} over {len(self.names)} parameters>"
-
-    @property
-    def shape(self):
-        return self.N, self.N
+        rows, columns = self.shape
+        return f"<HessianFile '{self.path}': {rows} x {columns} {self.dtype} over {len(self.names)} parameters>"
 
     @property
     def dtype(self):
@@ -248,17 +250,33 @@ class HessianFile:
         return {name: vector[self._slices[name]].reshape(shape) for name, shape in self.shapes.items()}
 
     def __getitem__(self, key):
-        """A view by names, H["fc.bias"] or H["conv1.weight", "fc.bias"]; numbers by indices, as of an N x N array."""
+        """A view by names, H["fc.bias"] or H["conv1.weight", "fc.bias"]; numbers by indices, as of an array."""
+        if isinstance(key, str) and self.is_jacobian:
+            return View(self._stored(), self._all_rows(), self._side(key))
         if isinstance(key, str):
             key = (key, None)
         if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
             if self.entries == "diagonal_blocks" and key[0] == key[1]:
                 return View(self._block(key[0]), *(self._side(name, self.slice_of(name).start) for name in key))
+            if self.is_jacobian:
+                raise KeyError(f"rows of '{self.path}' are no parameters: [NAME] has the columns of one")
             return View(self._stored(), *(self._side(name) for name in key))
         return self._whole()[key]
 
+    def rows_of(self, sample):
+        """The rows of a sample, of a Jacobian: a slice."""
+        if not self.is_jacobian:
+            raise HessianFileError(f"rows of '{self.path}' are parameters, not samples")
+        if not 0 <= sample < self.attributes["samples"]:
+            raise IndexError(f"sample {sample} of {self.attributes['samples']}")
+        count = int(self.attributes["rows_of_sample"])
+        return slice(sample * count, (sample + 1) * count)
+
     def _whole(self):
-        return View(self._stored(), self._side(None), self._side(None))
+        return View(self._stored(), self._all_rows(), self._side(None))
+
+    def _all_rows(self):
+        return _Side(None, slice(0, self.shape[0]), None)
 
     def _side(self, name, first=0):
         """All rows, or columns, or those of a parameter, in what begins with `first`."""
@@ -283,9 +301,9 @@ class HessianFile:
 
     def __rmatmul__(self, v):
         v = np.asarray(v)
-        if v.shape[-1:] != (self.N,) or v.ndim > 2:
+        if v.shape[-1:] != self.shape[:1] or v.ndim > 2:
             raise ValueError(f"v of shape {v.shape} by H of shape {self.shape}")
-        result = np.zeros(v.shape, np.result_type(self.dtype, v))
+        result = np.zeros(v.shape[:-1] + (self.N,), np.result_type(self.dtype, v))
         for rows, numbers in self.slabs():
             result += v[..., rows] @ numbers
         return result
@@ -296,6 +314,8 @@ class HessianFile:
 
     def diagonal(self):
         """The N second derivatives by one parameter twice."""
+        if self.is_jacobian:
+            raise HessianFileError(f"'{self.path}' has rows of samples: there is no diagonal")
         if self.entries == "diagonal":
             return self._file["diagonal"][:]
         if self.entries == "diagonal_blocks":

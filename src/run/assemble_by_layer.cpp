@@ -192,7 +192,9 @@ LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::
       steps_(shares_.size()),
       unfactored_(unfactored),
       kept_(std::make_unique<KeptRows>(matrix.bytes_of_row())) {
-  for (std::size_t s = 0; s < steps_.size(); ++s) steps_[s].rows = rows_of(plan, problem.index(), s);
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    steps_[s].rows = has_rows_of_parameters() ? rows_of(plan, problem.index(), s) : std::vector{matrix.grid.part()};
+  }
   share_blocks(missing);
   for (auto s = steps_.size(); s-- > 0;) find_rows(s);
   std::vector<Rows> earlier;
@@ -215,7 +217,8 @@ void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
     auto s = steps_.size() - 1;
     while (s > 0 && common({rows}, steps_[s].rows).empty()) --s;
     blocks[s].push_back(b);
-    costs[s].push_back(layers::cost_of(plan_, problem_.index(), rows));
+    costs[s].push_back(has_rows_of_parameters() ? layers::cost_of(plan_, problem_.index(), rows)
+                                                : static_cast<double>(rows.count()));
   }
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     shares_[s] = matrix::shared_by_cost(std::move(blocks[s]), costs[s], communicator_.size());

@@ -14,6 +14,7 @@
 #include "derivative_check.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
+#include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 
@@ -176,7 +177,8 @@ bool Check::is_of_the_same_function(const Direction& some) const {
   return difference <= allowed + deviations * noise_of_loss.front();
 }
 
-// Of a Hessian the gradient; else outputs there, pulled back as they are at the point.
+// Of a Hessian the gradient; of rows of samples what they are derivatives of; else outputs there, pulled back as they
+// are at the point.
 std::vector<double> Check::numbers_at(const Direction& line, double distance) const {
   const auto in_rows = [&](double loss, const std::vector<double>& numbers) {
     auto result = line.in_rows(numbers);
@@ -189,6 +191,12 @@ std::vector<double> Check::numbers_at(const Direction& line, double distance) co
     return line.at(twin, theta_, distance, line.lines.rows.size() + 1, [&] {
       const auto there = network::evaluate(twin);
       return in_rows(there.loss, there.gradient);
+    });
+  }
+  if (has_rows_of_samples(matrix_)) {
+    return line.at(twin, theta_, distance, line.lines.rows.size() + 1, [&] {
+      const auto numbers = engines::numbers_of_all_samples(twin, matrix_);
+      return in_rows(distance == 0 ? here_.loss : network::evaluate(twin).loss, numbers);
     });
   }
   std::vector<torch::Tensor> outputs;
@@ -259,14 +267,14 @@ std::vector<Lines> random_lines(const std::vector<double>& gradient, const matri
     if (all.empty() || all.back().columns != columns) all.push_back({columns, {}, {}, {}});
     all.back().rows.push_back(row);
   }
-  if (matrix.entries != Entries::all && all.size() > most_single_lines) {
+  if (!matrix.has_whole_rows() && all.size() > most_single_lines) {
     std::vector<Lines> some;
     for (std::size_t k = 0; k < most_single_lines; ++k) some.push_back(all[k * all.size() / most_single_lines]);
     all = std::move(some);
   }
   std::mt19937_64 random(line_seed);
   for (auto& lines : all) {
-    const std::size_t count = matrix.entries == Entries::all ? lines_through_all : 1;
+    const std::size_t count = matrix.has_whole_rows() ? lines_through_all : 1;
     for (std::size_t d = 0; d < count; ++d) {
       lines.directions.push_back(random_direction(lines.columns.count(), random));
     }

@@ -53,7 +53,7 @@ class Trial {
   Rows call_from(std::int64_t row, const Rows& rows, const engines::Engine& engine) const {
     const auto fitting = buffer_bytes / matrix_.bytes_of_rows({row, row + 1});
     const auto end = std::min(rows.end, row + std::max({std::int64_t{1}, fitting, engine.rows_at_once()}));
-    if (matrix_.entries == Entries::all) return {row, end};
+    if (matrix_.has_whole_rows()) return {row, end};
     return {row, std::min(end, matrix_.grid.piece(matrix_.grid.piece_of(row)).end)};
   }
 
@@ -115,7 +115,8 @@ class SampledSteps {
         trial_(matrix) {}
 
   void add_unfactored(Estimate& sum) {
-    const auto plain = rows_of(plan_, problem_.index(), 0);
+    const auto plain =
+        matrix_.entries == Entries::of_samples ? std::vector{matrix_.grid.part()} : rows_of(plan_, problem_.index(), 0);
     communicator_.together([&] {
       if (communicator_.is_root()) sum.double_backward_row = seconds_of_row(unfactored_, plain, trial_);
     });

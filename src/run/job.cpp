@@ -7,9 +7,11 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/printable.hpp"
+#include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/engines/double_backward.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
+#include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/layers/jacobian_factors.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/run/assemble.hpp"
@@ -30,12 +32,17 @@ Rows rows_of_job(const Options& options, const matrix::BlockGrid& all) {
   }
   const Rows rows = options.rows.value_or(Rows{0, all.rows()});
   if (rows.end > all.rows()) {
-    throw InputError(text("--rows ", rows.begin, ':', rows.end, ": the Hessian has ", all.rows(), " rows"));
+    throw InputError(text("--rows ", rows.begin, ':', rows.end, ": the ",
+                          has_rows_of_samples(options.matrix) ? "matrix" : "Hessian", " has ", all.rows(), " rows"));
   }
   return rows;
 }
 
 std::string text_of_method(const Job& job) {
+  if (has_rows_of_samples(job.options.matrix)) {
+    const auto rows = text("rows: ", job.matrix.grid.part().count(), " from a backward pass each, through ");
+    return rows + (job.alone ? "its sample alone" : "the batch of its sample");
+  }
   if (!job.jacobian) return layers::text_of(job.plan);
   const auto at_once = job.jacobian->outputs_of_sample * job.problem.batches();
   const auto others = job.jacobian->passes - at_once;
@@ -61,15 +68,19 @@ std::string text_of_loss(const Options& options, const network::Problem& problem
 }  // namespace
 
 matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem& problem) {
-  auto matrix = matrix::matrix_of(problem.index(), options.storage.value_or(problem.precision()), options.entries);
-  if (options.entries == Entries::all) {
-    const auto rows = rows_of_job(options, matrix.grid);
-    matrix.grid = matrix::BlockGrid(matrix.columns, matrix.bytes_of_row(), rows);
-  }
-  return matrix;
+  const auto storage = options.storage.value_or(problem.precision());
+  const auto matrix = has_rows_of_samples(options.matrix)
+                          ? matrix::matrix_of_samples(problem.index(), storage, problem.samples(),
+                                                      engines::rows_of_sample(problem, options.matrix))
+                          : matrix::matrix_of(problem.index(), storage, options.entries);
+  return matrix.has_whole_rows() ? matrix.part(rows_of_job(options, matrix.grid)) : matrix;
 }
 
 Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix) {
+  if (has_rows_of_samples(options.matrix)) {
+    const bool alone = engines::RowsOfSamples(problem, options.matrix).runs_samples_alone();
+    return {options, problem, std::move(matrix), layers::plan_layers(problem, Method::rows), {}, alone};
+  }
   // J of a Fisher matrix has one row for each sample: nothing takes less.
   const bool by_layer = options.matrix != Matrix::fisher;
   Job job{options,
@@ -85,12 +96,20 @@ Job plan_job(const Options& options, const network::Problem& problem, matrix::Ma
   return job;
 }
 
+double cost_of(const Job& job, const Rows& rows) {
+  if (has_rows_of_samples(job.options.matrix)) return static_cast<double>(rows.count());
+  return layers::cost_of(job.plan, job.problem.index(), rows);
+}
+
 Precision accumulation(const Job& job) {
   return job.options.accumulate.value_or(job.problem.precision());
 }
 
 std::unique_ptr<engines::Engine> single_rows_engine(const Job& job) {
   if (job.options.matrix == Matrix::hessian) return std::make_unique<engines::DoubleBackward>(job.problem);
+  if (has_rows_of_samples(job.options.matrix)) {
+    return std::make_unique<engines::RowsOfSamples>(job.problem, job.options.matrix);
+  }
   return std::make_unique<engines::JacobianRows>(job.problem, job.options.matrix);
 }
 
@@ -105,15 +124,20 @@ std::string name_of_method(const Job& job) {
 }
 
 std::string lines_of_methods(const Job& job) {
-  if (!job.jacobian) return layers::lines_of(job.plan, job.problem.index());
+  const bool of_samples = has_rows_of_samples(job.options.matrix);
+  if (!job.jacobian && !of_samples) return layers::lines_of(job.plan, job.problem.index());
   std::string lines;
-  for (const auto& entry : job.problem.index().entries()) lines += entry.name + ": outputs\n";
+  for (const auto& entry : job.problem.index().entries()) {
+    lines += entry.name + (of_samples ? ": rows\n" : ": outputs\n");
+  }
   return lines;
 }
 
 Announcement announcement(const Job& job, int ranks, int threads) {
   const auto& options = job.options;
   const auto& problem = job.problem;
+  const bool by_plan =
+      options.method != Method::rows && !job.jacobian && !problem.by_inputs() && !has_rows_of_samples(options.matrix);
   return {cli::versions().hessian_mpi,
           ranks,
           threads,
@@ -125,14 +149,13 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           text_of_loss(options, problem),
           options.reduction,
           text_of_method(job),
-          options.method == Method::rows || job.jacobian || problem.by_inputs()
-              ? std::vector<std::string>()
-              : layers::text_of_reasons(job.plan, problem.index()),
+          by_plan ? layers::text_of_reasons(job.plan, problem.index()) : std::vector<std::string>(),
           problem.by_inputs(),
           static_cast<std::int64_t>(problem.index().entries().size()),
           job.matrix,
           problem.precision(),
-          options.output};
+          options.output,
+          cli::title_of(name_of(options.matrix))};
 }
 
 matrix::BlockList all_blocks(const Job& job) {

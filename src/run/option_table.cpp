@@ -246,12 +246,16 @@ std::vector<Option> options_of_problem() {
 
 std::vector<Option> options_of_matrix() {
   return {
-      {"--matrix hessian|ggn|fisher",
+      {"--matrix hessian|ggn|fisher|jacobian|gradients",
        "hessian; ggn: the generalised Gauss-Newton matrix, without second derivatives of the network; fisher: the "
-       "empirical Fisher matrix, gradients of samples times themselves",
+       "empirical Fisher matrix, gradients of samples times themselves; jacobian, gradients: not N x N but derivatives "
+       "of each output, or of the loss, of each sample, a row each",
        "hessian",
-       one_of<Matrix>(&Options::matrix,
-                      {{"hessian", Matrix::hessian}, {"ggn", Matrix::ggn}, {"fisher", Matrix::fisher}}),
+       one_of<Matrix>(&Options::matrix, {{"hessian", Matrix::hessian},
+                                         {"ggn", Matrix::ggn},
+                                         {"fisher", Matrix::fisher},
+                                         {"jacobian", Matrix::jacobian},
+                                         {"gradients", Matrix::gradients}}),
        attribute("matrix", &Options::matrix)},
       {"--blocks all|diagonal",
        "all: the whole matrix; diagonal: the block of each parameter tensor alone, one dataset for each, for networks "

@@ -94,8 +94,14 @@ void check_consistency(const Options& options) {
   if (options.entries != Entries::all && (options.rows || options.part_of_rows)) {
     throw InputError("--rows is a part of the whole matrix: leave out --blocks diagonal and --diagonal, or --rows");
   }
-  if (options.matrix == Matrix::fisher && options.l2 > 0) {
-    throw InputError("--matrix fisher is made of gradients of samples, of which --l2 is none: leave out one of them");
+  if ((options.matrix == Matrix::fisher || has_rows_of_samples(options.matrix)) && options.l2 > 0) {
+    throw InputError(text("--matrix ", name_of(options.matrix),
+                          " is made of derivatives of samples, of which --l2 is none: leave out one of them"));
+  }
+  if (has_rows_of_samples(options.matrix) && (options.entries != Entries::all || options.method == Method::layers)) {
+    throw InputError(text("--matrix ", name_of(options.matrix),
+                          " has rows of samples: --blocks diagonal, --diagonal "
+                          "and --method layers are for rows of parameters"));
   }
   if (options.inputs) check_inputs(options);
   if (options.output.empty()) throw InputError("--output is empty: name the file to write");

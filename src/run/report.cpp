@@ -21,7 +21,7 @@ void print(std::ostream& out, const Announcement& a) {
   cli::print_line(out, "loss", text(a.loss, ", ", name_of(a.reduction), ", derived in ", name_of(a.dtype)));
   cli::print_line(out, a.by_inputs ? "inputs" : "parameters",
                   text("N = ", a.matrix.columns, " in ", cli::plural(a.tensors, "tensor")));
-  cli::print_line(out, "Hessian", cli::text_of_size(a.matrix));
+  cli::print_line(out, a.title, cli::text_of_size(a.matrix));
   cli::print_line(out, "method", a.method);
   for (const auto& some : a.by_double_backward) cli::print_line(out, "  double-backward", some);
   cli::print_line(out, "output", a.output.string());
@@ -34,7 +34,7 @@ void print(std::ostream& out, const Forecast& f) {
   for (const auto& way : f.ways) cli::print_line(out, "rows", way);
   cli::print_line(out, "memory", text("at most ", text_of_bytes(f.memory), " a rank"));
   if (f.estimate.double_backward_row > 0)
-    cli::print_line(out, "double-backward",
+    cli::print_line(out, f.pass,
                     text(cli::text_of_number(1e3 * f.estimate.double_backward_row, 3), " ms a row, measured"));
   cli::print_line(out, "computing",
                   text(text_of_seconds(f.estimate.computing(1)), " on one rank, ",
@@ -62,10 +62,10 @@ void print(std::ostream& out, const Forecast& f) {
 
 void print(std::ostream& out, const Summary& s) {
   out << s.output.string() << (s.complete ? ": complete\n" : ": NOT complete\n");
-  cli::print_line(out, "Hessian", cli::text_of_size(s.matrix));
+  cli::print_line(out, s.title, cli::text_of_size(s.matrix));
   cli::print_line(out, "loss", cli::text_of_number(s.loss, 10));
   cli::print_line(out, "gradient norm", cli::text_of_number(s.gradient_norm, 6));
-  cli::print_line(out, "largest |H|", cli::text_of_number(s.largest, 6));
+  cli::print_line(out, cli::title_of_largest(s.matrix), cli::text_of_number(s.largest, 6));
   cli::print_line(out, "verified", text(s.checks.blocks_checked, " of ", cli::plural(s.checks.blocks, "row block")));
   if (s.blocks_resumed > 0)
     cli::print_line(out, "resumed", text(cli::plural(s.blocks_resumed, "row block"), ", computed by earlier runs"));

@@ -13,7 +13,7 @@ namespace {
 file::StoredLayout read_to_resume(const std::filesystem::path& path) {
   system::recover_edit(path);
   try {
-    return file::read_layout(path, {.complete = false, .all_entries = false, .all_rows = false});
+    return file::read_layout(path, {.complete = false, .square = false, .all_entries = false, .all_rows = false});
   } catch (const InputError& error) {
     throw InputError(text("nothing can be gone on with: ", error.what(),
                           "; begin again with --overwrite, or with another --output"));

@@ -11,6 +11,8 @@
 
 #include "derivative_check.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
+#include "hessian_mpi/engines/output_map.hpp"
+#include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 
@@ -41,9 +43,31 @@ std::vector<double> row_from_concatenated_gradient(const network::Problem& probl
   return row;
 }
 
+// Row i of a matrix with rows of samples, from one number selected out of those of a whole batch.
+std::vector<double> row_from_batch(const network::Problem& problem, Matrix matrix, std::int64_t i) {
+  const auto rows_of_sample = engines::rows_of_sample(problem, matrix);
+  const auto batch = i / rows_of_sample / problem.batch_size();
+  const auto output = problem.output(batch);
+  const double terms = matrix == Matrix::gradients ? problem.terms(output) : 1;
+  const auto number = engines::numbers_of_samples(problem, matrix, output, terms)
+                          .reshape(-1)
+                          .select(0, i - problem.samples_in(batch).begin * rows_of_sample);
+  std::vector<double> row(static_cast<std::size_t>(problem.index().size()), 0.0);
+  if (!number.requires_grad()) return row;
+  const auto sum = torch::from_blob(row.data(), {problem.index().size()}, torch::kFloat64);
+  const auto parts = torch::autograd::grad({number}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const auto& entry = problem.index().entries()[p];
+    if (parts[p].defined()) sum.narrow(0, entry.offset, entry.size).copy_(parts[p].to_dense().reshape(-1));
+  }
+  return row;
+}
+
 // Derives rows of the matrix again, one after the other.
 std::function<std::vector<double>(std::int64_t)> rows_again(const network::Problem& problem, Matrix matrix) {
   if (matrix == Matrix::hessian) return [&](std::int64_t i) { return row_from_concatenated_gradient(problem, i); };
+  if (has_rows_of_samples(matrix))
+    return [&problem, matrix](std::int64_t i) { return row_from_batch(problem, matrix, i); };
   const auto engine = std::make_shared<engines::JacobianRows>(problem, matrix);
   return [&problem, matrix, engine](std::int64_t i) {
     std::vector<double> row(static_cast<std::size_t>(problem.index().size()));

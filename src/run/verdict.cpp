@@ -88,15 +88,20 @@ file::CheckFigure from_root(const file::CheckFigure& figure, const ranks::Commun
   return {value(figure.error), value(figure.tolerance), static_cast<file::CheckOutcome>(outcome)};
 }
 
-std::string text_of_constants(const std::vector<double>& gradient, const matrix::ParameterIndex& index) {
+std::string text_of_constants(const std::vector<double>& gradient, const matrix::ParameterIndex& index, Matrix matrix) {
   const auto first = std::find(gradient.begin(), gradient.end(), 0.0) - gradient.begin();
   return text("the loss changes with some of the parameters whose gradient is exactly zero (the first is ",
               index.describe(first),
-              "): autograd takes them for constants, as it does with padding_idx of an embedding, and their rows of H "
-              "are zero");
+              "): autograd takes them for constants, as it does with padding_idx of an embedding, and their ",
+              has_rows_of_samples(matrix) ? "columns" : "rows of H", " are zero");
 }
 
-const char* advice(const std::string& name) {
+const char* advice(const std::string& name, Matrix matrix) {
+  if (name == "difference" && has_rows_of_samples(matrix)) {
+    return ": J v is not the change of the outputs or losses; an operation of the network has a wrong derivative, a "
+           "part "
+           "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
+  }
   if (name == "difference") {
     return ": H v is not the change of the gradient; an operation of the network has a wrong second derivative, a part "
            "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
@@ -108,16 +113,19 @@ const char* advice(const std::string& name) {
   return "";
 }
 
-void judge(Verdict& verdict) {
+void judge(Verdict& verdict, Matrix matrix) {
   for (const auto& [name, figure] : file::named_figures) {
     const auto& check = verdict.figures.*figure;
     if (check.outcome == file::CheckOutcome::failed) {
-      verdict.failures.push_back(text(name, " error ", check.error, " is above ", check.tolerance, advice(name)));
+      verdict.failures.push_back(
+          text(name, " error ", check.error, " is above ", check.tolerance, advice(name, matrix)));
     } else if (check.outcome == file::CheckOutcome::kinks) {
       verdict.warnings.push_back(text("no ", name,
                                       " check: this point lies at a kink of the loss (ReLU, max-pool, abs), "
                                       "whose sides differ by ",
-                                      check.error, "; H is that of the side autograd takes"));
+                                      check.error,
+                                      has_rows_of_samples(matrix) ? "; derivatives are those" : "; H is that",
+                                      " of the side autograd takes"));
     }
   }
 }
@@ -140,7 +148,8 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
     auto own = twin(problem.precision());
     return noise_of_rows(own, matrix, file.matrix, again, least);
   };
-  if (file.matrix.entries != Entries::diagonal) {
+  const bool has_mirrored_entries = file.matrix.entries != Entries::diagonal && !has_rows_of_samples(matrix);
+  if (has_mirrored_entries) {
     double worst = 0;
     for (const auto& group : samples) {
       worst = std::max(worst, file::symmetry_error(file.path, group, file.largest, communicator));
@@ -155,15 +164,15 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
   between_checks();
   const auto lines = lines_with_products(file, samples, point, communicator);
   // Of single blocks or entries, which may be small by chance.
-  const double scale = file.matrix.entries == Entries::all ? 0 : file::floor_of_scale * file.largest;
+  const double scale = file.matrix.has_whole_rows() ? 0 : file::floor_of_scale * file.largest;
   DifferenceFigures found;
   communicator.on_root([&] {
     found = differences(twin, problem.precision(), matrix, point, lines, scale, tolerances.difference, verdict);
   });
-  if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index()));
+  if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index(), matrix));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);
-  judge(verdict);
+  judge(verdict, matrix);
   return verdict;
 }
 

@@ -272,6 +272,22 @@ TEST(MatrixOfDiagonalBlocks, KnowsColumnsAndBytes) {
   EXPECT_EQ(whole.bytes(), std::int64_t{8} * 73'001 * 73'001);
 }
 
+TEST(MatrixOfSamples, HasRowsForEachSample) {
+  const auto index = index_of({3000, 5});
+  const auto whole = matrix_of_samples(index, Precision::float32, 7, 4);
+  EXPECT_EQ(whole.grid.rows(), 28);
+  EXPECT_TRUE(whole.has_all_rows() && whole.has_whole_rows());
+  EXPECT_EQ(whole.columns_of(27), (Rows{0, 3005}));
+  EXPECT_EQ(whole.bytes(), 4 * 28 * 3005);
+  EXPECT_EQ(whole.describe_row(13, index), "sample 3, output 1");
+  EXPECT_EQ(matrix_of(index, Precision::float32, Entries::all).describe_row(13, index), index.describe(13));
+  const auto part = whole.part({10, 20});
+  EXPECT_EQ(part.grid.rows(), 28);
+  EXPECT_EQ(part.grid.part(), (Rows{10, 20}));
+  EXPECT_EQ(part.rows_of_sample, 4);
+  EXPECT_FALSE(part.has_all_rows());
+}
+
 TEST(MatrixShape, CountsBytesBeyond32Bits) {
   const auto bytes = [](std::int64_t n, Precision storage) {
     return MatrixShape{BlockGrid(n, n * static_cast<std::int64_t>(bytes_of(storage))), n, storage}.bytes();

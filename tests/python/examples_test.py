@@ -30,13 +30,13 @@ class Examples(unittest.TestCase):
         self.folder = pathlib.Path(folder.name, "job")
         self.addCleanup(torch.set_default_dtype, torch.float32)
 
-    def run_example(self, name: str, *needed: str) -> str:
+    def run_example(self, name: str, *needed: str, arguments: tuple = ()) -> str:
         """What it prints."""
         for package in needed:
             if importlib.util.find_spec(package) is None:
                 self.skipTest(f"{package} is not installed")
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
-            importlib.import_module(name).main(str(self.folder))
+            importlib.import_module(name).main(str(self.folder), *arguments)
         return printed.getvalue()
 
     def matrix(self, name: str = "hessian.h5", at_minimum: bool = False) -> hessian_mpi.HessianFile:
@@ -64,6 +64,21 @@ class Examples(unittest.TestCase):
         printed = self.run_example("pinn")
         smallest = float(re.search(r"smallest eigenvalues \[\s*(\S+)", printed)[1])
         self.assertAlmostEqual(smallest, np.linalg.eigvalsh(np.asarray(self.matrix()))[0], places=6)
+
+    def test_influence(self) -> None:
+        if not (PROGRAM.parent / "hessian_solve").exists():
+            self.skipTest("built without solvers")
+        printed = self.run_example("influence")
+        self.assertGreater(float(re.search(r"correlation .*: (\S+)", printed)[1]), 0.9)
+        self.assertEqual(hessian_mpi.HessianFile(self.folder / "training/hessian.h5").shape, (100, 32))
+
+    def test_training(self) -> None:
+        if not (PROGRAM.parent / "hessian_spectrum").exists():
+            self.skipTest("built without solvers")
+        self.run_example("training", "sklearn", "matplotlib", arguments=(3,))
+        found = sorted(path.name for path in self.folder.iterdir() if path.is_file())
+        of_steps = [f"step-{step}{kind}.h5" for step in (0, 22, 511) for kind in ("", ".spectrum")]
+        self.assertEqual(found, sorted(of_steps) + ["training.png"])
 
     def test_graph(self) -> None:
         self.assertIn("(24, 12)", self.run_example("graph"))

@@ -44,12 +44,12 @@ def pattern_of(path):
 
 def matrix_of(file):
     """What has the order of parameters: a dataset, or the group of diagonal blocks."""
-    return file["diagonal" if "diagonal" in file else "hessian"]
+    return next(file[name] for name in ("diagonal", "jacobian", "hessian") if name in file)
 
 
 def sizes(file):
     count, n, rows = file["parameters/size"], file["gradient"].shape[0], file.attrs["row_end"] - file.attrs["row_begin"]
-    return {"": (), "N": (n,), "P": count.shape, "B": file["blocks/begin"].shape, "R, N": (rows, n),
+    return {"": (), "N": (n,), "P": count.shape, "B": file["blocks/begin"].shape, "R": (rows,), "R, N": (rows, n),
             "P, D": (count.shape[0], max(1, *file["parameters/ndim"]))}
 
 
@@ -101,6 +101,10 @@ def check_promises(file):
         assert hessian.attrs["parameter_names"][p] == name.decode()
         assert hessian.attrs["parameter_shapes"][p] == str([int(extent) for extent in shape[:dimensions]])
         assert (hessian.attrs["parameter_offsets"][p], hessian.attrs["parameter_sizes"][p]) == (offset[p], size[p])
+    if "rows" in file:
+        row = file["rows/sample"][:] * root["rows_of_sample"] + file["rows/output"][:]
+        assert list(row) == list(range(root["row_begin"], root["row_end"]))
+        assert root["row_end"] <= root["samples"] * root["rows_of_sample"]
     begin, end = file["blocks/begin"][:], file["blocks/end"][:]
     assert (begin[0], end[-1]) == (root["row_begin"], root["row_end"]) and list(begin[1:]) == list(end[:-1])
     for first, behind, largest in zip(begin, end, file["blocks/largest"]):
@@ -119,9 +123,10 @@ def make_files(folder, join, launch):
         subprocess.run([*job, part, "--rows", f"{k}/2"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([join, *parts, "--output", folder / "joined.h5"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([join, "--copy", *parts, "--output", folder / "copied.h5"], check=True, stdout=subprocess.DEVNULL)
-    for kind, option in {"blocks": ["--blocks", "diagonal"], "diagonal": ["--diagonal"]}.items():
+    options = {"blocks": ["--blocks", "diagonal"], "diagonal": ["--diagonal"], "jacobian": ["--matrix", "jacobian", "--rows", "1/3"]}
+    for kind, option in options.items():
         subprocess.run([*job, folder / f"{kind}.h5", *option], check=True, stdout=subprocess.DEVNULL)
-    kinds = ("whole", "joined", "copied", "blocks", "diagonal")
+    kinds = ("whole", "joined", "copied", *options)
     return {"part": parts[1], **{kind: folder / f"{kind}.h5" for kind in kinds}}
 
 
@@ -138,4 +143,4 @@ with tempfile.TemporaryDirectory() as folder:
             check_attributes(matrix_of(file), file, kind, sections["Attributes of `/hessian`"])
             check_attributes(file, file, kind, sections["Attributes of `/`"])
             check_promises(file)
-print("files of six kinds are as the document says")
+print("files of seven kinds are as the document says")

@@ -2,6 +2,7 @@
 /// Joins part files, made with --rows, into one file whose /hessian is whole. Not collective, no MPI.
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,10 @@ struct JoinOptions {
 /// What was joined.
 struct Joined {
   std::int64_t rows = 0;
+  std::int64_t columns = 0;
   std::uint64_t bytes = 0;
-  double symmetry_error = 0;          ///< over sampled tiles of the whole matrix, across parts
+  /// Over sampled tiles of the whole matrix, across parts; none where rows are samples.
+  std::optional<double> symmetry_error;
   std::vector<std::string> warnings;  ///< what the user should know and may accept
 };
 

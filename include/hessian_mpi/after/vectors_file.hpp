@@ -18,8 +18,9 @@ struct Vectors {
 };
 
 /// Reads vectors of n numbers. name: "v.npy", of shape (n,) or (count, n), in float32 or float64;
-/// "v.h5:path/of/dataset", of the same shapes and any number type; or text with a vector on each line. Throws
-/// InputError: no such file, another length, not finite, of another kind.
+/// "v.h5:path/of/dataset", of the same shapes and any number type; a file of hessian_mpi with rows of samples, which
+/// are the vectors; or text with a vector on each line. Throws InputError: no such file, another length, not finite,
+/// not complete, of another kind.
 Vectors read_vectors(const std::string& name, std::int64_t n);
 
 /// Collective. Throws InputError, as ranks::expect_same_files() does, where ranks have read other numbers under that
@@ -31,7 +32,8 @@ void expect_same_vectors(const std::string& name, const std::vector<double>& num
 std::string file_of_vectors(const std::string& name);
 
 /// The formats, for --help.
-constexpr const char* formats_of_vectors = "a .npy file ([N] or [count, N]), FILE.h5:DATASET, or text, one a line";
+constexpr const char* formats_of_vectors =
+    "a .npy file ([N] or [count, N]), FILE.h5:DATASET, a file of --matrix jacobian or gradients, or text, one a line";
 
 /// Entries `rows` of vectors whose entries are 1 or -1 at random, one vector after the other. The same for the same
 /// seed, whichever rows are asked for.

@@ -19,11 +19,18 @@ enum class Precision { float32, float64 };
 enum class Method { automatic, rows, layers };
 
 /// The matrix that is made: the Hessian, the generalised Gauss-Newton matrix (its part without second derivatives of
-/// the network), or the empirical Fisher matrix (gradients of samples times themselves).
-enum class Matrix { hessian, ggn, fisher };
+/// the network), the empirical Fisher matrix (gradients of samples times themselves); or first derivatives, with rows
+/// that are no parameters: of each sample's outputs, and of each sample's loss.
+enum class Matrix { hessian, ggn, fisher, jacobian, gradients };
 
-/// Which entries of the matrix are made: all, the diagonal block of each parameter tensor, or the diagonal alone.
-enum class Entries { all, diagonal_blocks, diagonal };
+/// Whether rows are samples, or outputs of samples, and not parameters.
+constexpr bool has_rows_of_samples(Matrix matrix) {
+  return matrix == Matrix::jacobian || matrix == Matrix::gradients;
+}
+
+/// Which entries of the matrix are made: all, the diagonal block of each parameter tensor, or the diagonal alone. Or
+/// all of a matrix that has rows of samples.
+enum class Entries { all, diagonal_blocks, diagonal, of_samples };
 
 /// Where rows are computed.
 enum class DeviceChoice { automatic, cpu, cuda };
@@ -51,11 +58,32 @@ constexpr const char* name_of(Reduction reduction) {
 }
 
 constexpr const char* name_of(Matrix matrix) {
-  return matrix == Matrix::hessian ? "hessian" : matrix == Matrix::ggn ? "ggn" : "fisher";
+  switch (matrix) {
+    case Matrix::hessian:
+      return "hessian";
+    case Matrix::ggn:
+      return "ggn";
+    case Matrix::fisher:
+      return "fisher";
+    case Matrix::jacobian:
+      return "jacobian";
+    case Matrix::gradients:
+      return "gradients";
+  }
+  return "";
 }
 
 constexpr const char* name_of(Entries entries) {
-  return entries == Entries::all ? "all" : entries == Entries::diagonal_blocks ? "diagonal_blocks" : "diagonal";
+  switch (entries) {
+    case Entries::all:
+    case Entries::of_samples:
+      return "all";
+    case Entries::diagonal_blocks:
+      return "diagonal_blocks";
+    case Entries::diagonal:
+      return "diagonal";
+  }
+  return "";
 }
 
 /// Rows, or columns, [begin, end) of the Hessian.

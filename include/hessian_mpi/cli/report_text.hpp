@@ -23,6 +23,11 @@ std::string text_of_check(const file::CheckFigure& check);
 /// "rows 0:10 of 475 x 475 float32, 19 kB".
 std::string text_of_size(const matrix::MatrixShape& matrix);
 /// "3 rows, the first: 17 (fc.weight[0, 1]), ...": some rows for a message.
-std::string text_of_rows(const std::vector<std::int64_t>& rows, const matrix::ParameterIndex& index);
+std::string text_of_rows(const std::vector<std::int64_t>& rows, const matrix::ParameterIndex& index,
+                         const matrix::MatrixShape& matrix = {});
+/// "largest |H|", or of rows of samples "largest |J|".
+std::string title_of_largest(const matrix::MatrixShape& matrix);
+/// What a matrix of that kind, an attribute of its file, is called.
+std::string title_of(const std::string& kind);
 
 }  // namespace hessian_mpi::cli

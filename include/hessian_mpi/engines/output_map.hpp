@@ -28,4 +28,16 @@ struct OutputMap {
 /// and for fisher where samples are not its first dimension.
 OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_t batch, std::int64_t copies = 1);
 
+/// What the rows of a matrix with rows of samples are derivatives of, for samples that the network has run on:
+/// [samples, rows of a sample], connected to the parameters.
+///
+///   jacobian   all numbers that the network returns for a sample, one tensor after the other
+///   gradients  the sample's loss l_s, such that the loss of the data set is the mean of all l_s, or for a sum their
+///   sum
+///
+/// terms: of the loss of the whole data set (Problem::terms). Throws InputError where samples are not the first
+/// dimension of what the network returns.
+torch::Tensor numbers_of_samples(const network::Problem& problem, Matrix matrix, const network::BatchOutput& output,
+                                 double terms);
+
 }  // namespace hessian_mpi::engines

@@ -129,6 +129,7 @@ struct StoredLayout {
 /// What the reader of a file needs it to be: as it is, a complete and whole matrix.
 struct Needed {
   bool complete = true;     ///< its job has come to the end
+  bool square = true;       ///< of parameters by parameters
   bool all_entries = true;  ///< not diagonal blocks or the diagonal alone
   bool all_rows = true;     ///< not a part
   bool unpacked = true;     ///< not the upper triangle alone

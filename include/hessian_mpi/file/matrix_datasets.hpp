@@ -1,6 +1,7 @@
 #pragma once
 /// Which dataset of the file has which entries of the matrix: /hessian all of them; of diagonal blocks /hessian/NAME
-/// that of parameter NAME (link_name() of named_blocks.hpp); of the diagonal /diagonal its N numbers. Not collective.
+/// that of parameter NAME (link_name() of named_blocks.hpp); of the diagonal /diagonal its N numbers; of a matrix with
+/// rows of samples /jacobian all. Not collective.
 
 #include <cstddef>
 #include <cstdint>

@@ -3,6 +3,7 @@
 /// rank. Pure arithmetic.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
@@ -63,12 +64,22 @@ class BlockGrid {
 };
 
 /// The matrix of a file: the rows that are meant, N columns, the numbers on disk, and which of the entries are made. Of
-/// diagonal blocks, and of a diagonal, each parameter tensor is a piece of the grid.
+/// diagonal blocks, and of a diagonal, each parameter tensor is a piece of the grid. Row i of a matrix with rows of
+/// samples is number i % rows_of_sample of sample i / rows_of_sample.
 struct MatrixShape {
   BlockGrid grid{0, 1};
   std::int64_t columns = 0;
   Precision storage = Precision::float32;
   Entries entries = Entries::all;
+  std::int64_t rows_of_sample = 0;  ///< 0 where rows are parameters
+
+  /// Whether rows have entries in all columns.
+  bool has_whole_rows() const { return entries == Entries::all || entries == Entries::of_samples; }
+  bool has_all_rows() const { return grid.part().count() == grid.rows(); }
+  /// Row `row` in words: the element of a parameter, or sample and output.
+  std::string describe_row(std::int64_t row, const ParameterIndex& index) const;
+  /// The same matrix with other rows of it.
+  MatrixShape part(const Rows& rows) const;
 
   /// The columns in which a row has entries.
   Rows columns_of(std::int64_t row) const;
@@ -84,6 +95,9 @@ struct MatrixShape {
 
 /// The whole matrix over these parameters.
 MatrixShape matrix_of(const ParameterIndex& index, Precision storage, Entries entries);
+/// The whole matrix with so many rows for each sample.
+MatrixShape matrix_of_samples(const ParameterIndex& index, Precision storage, std::int64_t samples,
+                              std::int64_t rows_of_sample);
 
 /// Part k of the given number of parts of the whole grid, cut between blocks: the rows of one task of a job array.
 Rows part_of_grid(const BlockGrid& grid, std::int64_t k, std::int64_t parts);

@@ -91,6 +91,8 @@ class Problem {
   /// What the network returns for batch b, connected to the parameters; copies: as loss() has them. Throws InputError
   /// as loss() does, and where the model computes the loss itself.
   BatchOutput output(std::int64_t b, std::int64_t copies = 1) const;
+  /// The same for some samples of one batch, which run without the others.
+  BatchOutput output_of(const Rows& samples) const;
   /// How many terms the loss of the whole data set has, told by the output of one of its batches; 1 for a sum.
   double terms(const BatchOutput& output, std::int64_t copies = 1) const;
   /// The share of some samples in the loss of a data set with so many terms: a scalar.
@@ -103,6 +105,7 @@ class Problem {
 
  private:
   BatchOutput run(const Data& on_host, std::int64_t b) const;
+  void expect_outputs() const;
   Data copies_of(const Rows& samples, std::int64_t copies) const;
   LossTerm term(std::int64_t b, std::int64_t copies = 1) const;
   double weight_of(const LossTerm& term, double count) const;

@@ -71,6 +71,7 @@ class LayeredAssembly {
     bool is_column = false;                         // later steps need its rows
     std::int64_t rounds = 1;                        // in which its rows get their columns and are made
   };
+  bool has_rows_of_parameters() const { return matrix_.entries != Entries::of_samples; }
   void share_blocks(const matrix::BlockList& missing);
   void find_rows(std::size_t s);
   std::vector<layers::EarlierColumns*> columns_after(std::size_t s);

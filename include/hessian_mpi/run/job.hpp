@@ -26,6 +26,7 @@ struct Job {
   matrix::MatrixShape matrix;
   layers::LayerPlan plan;
   std::optional<layers::JacobianPlan> jacobian;  ///< where all rows of a matrix J^T A J are products of J
+  bool alone = false;  ///< where rows are samples: whether each runs without the others of its batch
 };
 
 /// What the job's file is to hold. Throws InputError where --rows names rows that the matrix does not have.
@@ -34,10 +35,14 @@ matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem
 /// Not collective; the same on all ranks. Takes derivatives to plan how rows are made.
 Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix);
 
+/// What some rows take to be made, relative to others.
+double cost_of(const Job& job, const Rows& rows);
+
 /// Of the sums over samples.
 Precision accumulation(const Job& job);
 
-/// What makes rows one by one, whatever the plan: double-backward, or of J^T A J a row (jacobian_rows.hpp).
+/// What makes rows one by one, whatever the plan: double-backward, of J^T A J a row (jacobian_rows.hpp), or of samples
+/// (rows_of_samples.hpp).
 std::unique_ptr<engines::Engine> single_rows_engine(const Job& job);
 
 /// Collective. What makes the rows of the plan's first step, which are all where no layers are factored: products of J,

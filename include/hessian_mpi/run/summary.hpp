@@ -31,6 +31,7 @@ struct Announcement {
   matrix::MatrixShape matrix;
   Precision dtype = Precision::float32;
   std::filesystem::path output;
+  std::string title = "Hessian";  ///< what the matrix is called
 };
 
 /// Seconds of the parts of a job, and how they shrink with ranks.
@@ -65,8 +66,9 @@ struct Forecast {
   std::uint64_t memory = 0;  ///< bytes of a rank, at most
   int ranks = 1;
   int threads = 1;
-  std::string options;            ///< of the job, each with a space before it
-  std::vector<std::string> ways;  ///< for each parameter how its rows are made
+  std::string options;                   ///< of the job, each with a space before it
+  std::vector<std::string> ways;         ///< for each parameter how its rows are made
+  std::string pass = "double-backward";  ///< what makes a single row
 };
 /// Seconds of the whole job on so many ranks.
 double seconds_of_job(const Forecast& forecast, int ranks);
@@ -97,6 +99,7 @@ struct Summary {
   file::CheckFigures checks;
   StageSeconds seconds;
   std::uint64_t peak_memory = 0;  ///< of the largest rank, bytes
+  std::string title = "Hessian";  ///< what the matrix is called
 };
 
 }  // namespace hessian_mpi::run
