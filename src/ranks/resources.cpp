@@ -72,7 +72,7 @@ CoresOfRank cores_of_rank(const Communicator& communicator) {
   constexpr double rounding = 1e-6;
   const int processors_of_rank = std::max(1, static_cast<int>(processors.size()));
   return {processors_of_rank, std::max(1, static_cast<int>(cores + rounding)),
-          processors_of_rank < system::processors_of_node()};
+          processors.size() < system::processors_of_parent().size()};
 }
 
 std::string warning_of_threads(int threads, const CoresOfRank& has) {

@@ -35,22 +35,26 @@ int core_of(int cpu) {
   return in >> first ? first : cpu;
 }
 
-}  // namespace
-
-int processors_of_node() {
-  return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-}
-
-std::vector<int> processors_of_process() {
+std::vector<int> processors_of(pid_t process) {
   std::vector<int> processors;
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+  if (sched_getaffinity(process, sizeof(set), &set) == 0) {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &set)) processors.push_back(cpu);
     }
   }
   return processors;
+}
+
+}  // namespace
+
+std::vector<int> processors_of_process() {
+  return processors_of(0);
+}
+
+std::vector<int> processors_of_parent() {
+  return processors_of(getppid());
 }
 
 std::set<int> cores_of(const std::vector<int>& processors) {

@@ -20,7 +20,7 @@ Resources resources_of_rank(std::optional<int> threads, std::optional<std::uint6
                             const Communicator& communicator);
 
 /// What a rank has to compute on: processors that it may run on, and the cores that this makes when those that ranks of
-/// the node share are counted in parts. bound: its launcher or batch system has kept others from it.
+/// the node share are counted in parts. bound: what started it may run on more.
 struct CoresOfRank {
   int processors = 1;
   int cores = 1;

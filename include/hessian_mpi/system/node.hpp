@@ -8,10 +8,10 @@
 
 namespace hessian_mpi::system {
 
-/// Processors of the node that are online, and those that this process may run on (its binding). Of a core with
+/// The processors that a process may run on (its binding): this one, or the one that started it. Of a core with
 /// hyperthreads each is one.
-int processors_of_node();
 std::vector<int> processors_of_process();
+std::vector<int> processors_of_parent();
 
 /// The cores of processors. A core's number is that of its first processor.
 std::set<int> cores_of(const std::vector<int>& processors);
