@@ -12,6 +12,7 @@ usage: ./setup.sh build             install what is missing, configure, build al
                                     it, decompose it, all into FOLDER (default: digits)
        ./setup.sh test [OPTION...]  build with the tests, then all checks and tests; options go to ctest (-R NAME)
        ./setup.sh debug [OPTION...] the tests of what has no LibTorch, in a debug build into build-debug
+       ./setup.sh mpich [OPTION...] the same tests with MPICH instead of Open MPI, into build-mpich
        ./setup.sh tidy              clang-tidy on all sources: half an hour on two cores
 
 LibTorch comes from the Python package torch, into .deps/python, unless CMAKE_PREFIX_PATH or Torch_DIR names one.
@@ -70,6 +71,9 @@ is_there() {
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     libopenmpi-dev) have mpicc ;;
     openmpi-bin) have mpirun ;;
+    mpich) have mpiexec.hydra ;;
+    libmpich-dev) have mpicc.mpich ;;
+    libhdf5-mpich-dev) have h5pcc.mpich ;;
     libhdf5-openmpi-dev) have h5pcc ;;
     hdf5-tools) have h5dump ;;
     libboost-program-options-dev) has_header boost/program_options.hpp ;;
@@ -98,6 +102,7 @@ install_packages() {
   local packages=(g++ cmake ninja-build ccache python3-venv libopenmpi-dev openmpi-bin libhdf5-openmpi-dev hdf5-tools
                   libboost-program-options-dev libgtest-dev nlohmann-json3-dev libxxhash-dev libssl-dev)
   if [[ $1 == test || $1 == tidy ]]; then packages+=(clang-format clang-tidy); fi
+  if [[ $1 == mpich ]]; then packages+=(mpich libmpich-dev libhdf5-mpich-dev); fi
   # The tests of slurm/*.sbatch start a cluster, as only root can; others see them skipped.
   if [[ $1 == test && $EUID -eq 0 ]]; then packages+=(slurmctld slurmd); fi
   local missing=() package
@@ -120,7 +125,7 @@ install_packages() {
 # hessian_solve many times faster than the BLAS that comes with LAPACK; help2man makes the man pages.
 install_optional_packages() {
   local packages=(pkg-config liblapack-dev libopenblas0-pthread libscalapack-openmpi-dev petsc-dev slepc-dev help2man)
-  if [[ $1 == test ]]; then packages+=(octave r-cran-hdf5r); fi
+  if [[ $1 == test ]]; then packages+=(octave r-cran-hdf5r bindfs); fi
   local missing
   may_install || return 0
   mapfile -t missing < <(not_installed "${packages[@]}")
@@ -179,7 +184,7 @@ configure() {
     run "${command[@]}"
     echo "$state" >"$stamp"
   fi
-  [[ $mode == run ]] || grep -q hessian_spectrum "$folder/build.ninja" ||
+  [[ $mode == run || $mode == mpich ]] || grep -q hessian_spectrum "$folder/build.ninja" ||
     say "setup.sh: left out: hessian_spectrum, hessian_solve and their tests: CMake has not found all that they need"
 }
 
@@ -240,12 +245,16 @@ cores() {
   echo $((physical > 0 && physical < $(nproc) ? physical : $(nproc)))
 }
 
+is_open_mpi() { mpirun --version 2>/dev/null | grep -q 'Open MPI'; }
+
 is_example() { h5dump -a model "$1" 2>/dev/null | grep -q '"embedded example"'; }
 
 run_program() {
   local launch=(mpirun -n 2) program=$root/build/src/hessian_mpi
-  if [[ $EUID -eq 0 ]]; then launch+=(--allow-run-as-root); fi
-  if [[ $(cores) -lt 2 ]]; then launch+=(--oversubscribe); fi
+  if is_open_mpi; then
+    if [[ $EUID -eq 0 ]]; then launch+=(--allow-run-as-root); fi
+    if [[ $(cores) -lt 2 ]]; then launch+=(--oversubscribe); fi
+  fi
   # The example may replace the example's file, and nothing else.
   if [[ $# -eq 0 ]] && is_example hessian.h5; then set -- --overwrite; fi
   run "${launch[@]}" "${program#"$PWD/"}" "$@"
@@ -289,7 +298,7 @@ check_with_clang_tidy() {
 }
 
 case ${1:-} in
-  build | run | digits | test | debug | tidy) ;;
+  build | run | digits | test | debug | mpich | tidy) ;;
   -h | --help) usage && exit 0 ;;
   *) usage >&2 && exit 2 ;;
 esac
@@ -314,7 +323,7 @@ case $mode in
     configure release build
     build release build hessian_mpi hessian_spectrum
     export PYTHON=$root/$python
-    if [[ $(cores) -lt 2 ]]; then export MPIRUN='mpirun --oversubscribe'; fi
+    if is_open_mpi && [[ $(cores) -lt 2 ]]; then export MPIRUN='mpirun --oversubscribe'; fi
     if [[ $here != "$root" ]]; then run cd "$here"; fi
     run "$root/tests/worked_example/run.sh" "$root/build" "$@"
     ;;
@@ -330,6 +339,11 @@ case $mode in
     configure debug build-debug
     build debug build-debug tests_without_torch
     run ctest --preset debug -L without_torch --parallel "$(nproc)" "$@"
+    ;;
+  mpich)
+    configure mpich build-mpich
+    build mpich build-mpich tests_without_torch
+    run ctest --preset mpich -L without_torch --parallel "$(nproc)" "$@"
     ;;
   tidy)
     configure release build-tidy -B build-tidy -DHESSIAN_MPI_PCH=OFF

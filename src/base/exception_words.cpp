@@ -6,14 +6,37 @@
 
 namespace hessian_mpi {
 
+namespace {
+
+constexpr std::string_view cpu_allocator = "DefaultCPUAllocator: can't allocate memory";
+
+// "... DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes. Error code 12 ..."
+std::string amount_in(std::string_view message) {
+  constexpr std::string_view before = "you tried to allocate ";
+  const auto begin = message.find(before);
+  if (begin == std::string_view::npos) return "";
+  const auto amount = message.substr(begin + before.size());
+  return " (" + std::string(amount.substr(0, amount.find('.'))) + " were not to be had)";
+}
+
+}  // namespace
+
 std::string words_of(const std::exception& error) {
-  constexpr const char* without_memory = "out of memory: run fewer ranks on a node, or give less with --memory";
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return without_memory;
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return "out of memory: run fewer ranks on a node, or give less with --memory";
+  }
   const std::string_view message = error.what();
+  if (message.find(cpu_allocator) != std::string_view::npos) {
+    return "out of memory" + amount_in(message) +
+           ": run fewer ranks on a node, give less with --memory, or take a smaller --batch-size";
+  }
   std::string words(message.substr(0, message.find("\nException raised from ")));
-  if (words.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos) return without_memory;
   if (!is_out_of_gpu_memory(words)) return words;
   return "out of memory on the GPU: take a smaller --batch-size, or fewer ranks for each GPU (" + words + ")";
+}
+
+bool is_out_of_memory(std::string_view message) {
+  return message.find(cpu_allocator) != std::string_view::npos || is_out_of_gpu_memory(message);
 }
 
 bool is_out_of_gpu_memory(std::string_view message) {

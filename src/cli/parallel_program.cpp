@@ -61,10 +61,12 @@ Launch launch_of_process() {
 }
 
 std::string text_of_unconnected(const Launch& launch) {
+  const auto library = ranks::mpi_library_version();
   return text(launch.count, " processes were started together (", launch.variable,
-              "), and MPI connects none of them: each would do the whole job. Start them with srun --mpi=pmix (srun "
-              "--mpi=list says what there is) or with the mpirun of ",
-              ranks::mpi_library_version(), "; where each is to run alone, unset ", launch.variable);
+              "), and MPI connects none of them: each would do the whole job. Start them with srun --mpi=",
+              library.starts_with("Open MPI") ? "pmix" : "pmi2",
+              " (srun --mpi=list says what there is) or with the mpirun of ", library,
+              "; where each is to run alone, unset ", launch.variable);
 }
 
 const std::optional<std::filesystem::path>& written_of(const system::UsedFiles& files) {

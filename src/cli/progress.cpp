@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <ostream>
+#include <string_view>
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
@@ -52,15 +53,34 @@ std::string figures(const ProgressState& state) {
                    text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
 }
 
+// A process as /proc/PID/stat tells of it.
+struct Process {
+  std::string name;
+  int parent = 0;
+};
+
+Process process_of(int id) {
+  std::ifstream in(text("/proc/", id, "/stat"));
+  Process process;
+  char state = 0;
+  // "4711 (mpiexec.hydra) S 4242 ...": launchers' names have no spaces; others are not asked for more than that.
+  in >> id >> process.name >> state >> process.parent;
+  return process;
+}
+
 // mpirun reads the ranks' stderr through a pipe; whether its own goes to a terminal is what counts.
 std::filesystem::path stderr_of_launcher() {
-  const auto parent = std::filesystem::path("/proc") / std::to_string(getppid());
-  std::ifstream in(parent / "comm");
-  std::string name;
-  in >> name;
-  if (name != "mpirun" && name != "orterun" && name != "mpiexec" && name != "prterun") return {};
+  int id = getppid();
+  auto process = process_of(id);
+  if (process.name == "(hydra_pmi_proxy)") {  // MPICH's mpiexec starts the ranks of a node through it
+    id = process.parent;
+    process = process_of(id);
+  }
+  constexpr std::array<std::string_view, 4> launchers{"(mpirun", "(mpiexec", "(orterun", "(prterun"};
+  const auto starts = [&](std::string_view launcher) { return process.name.starts_with(launcher); };
+  if (std::none_of(launchers.begin(), launchers.end(), starts)) return {};
   std::error_code unreadable;
-  return std::filesystem::read_symlink(parent / "fd" / "2", unreadable);
+  return std::filesystem::read_symlink(text("/proc/", id, "/fd/2"), unreadable);
 }
 
 bool names_terminal(const std::filesystem::path& path) {

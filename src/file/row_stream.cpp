@@ -63,7 +63,7 @@ RowStream::RowStream(const std::filesystem::path& path, matrix::MatrixShape matr
   at_hand_.resize(most);
   // On its only core a thread would only get in the way, but where it waits for the disk and the kernel reads nothing
   // ahead.
-  on_thread_ = !reads_plainly() || system::cores_of_process() > 1;
+  on_thread_ = !reads_plainly() || system::processors_of_process().size() > 1;
   if (on_thread_) next_.resize(most);
 }
 

@@ -25,6 +25,7 @@ auto blaming_input(const Step& step, const Words& words) {
   } catch (const std::exception& error) {
     const auto reason = message_of(error);
     if (is_out_of_gpu_memory(reason)) throw std::runtime_error(reason);
+    if (is_out_of_memory(error.what())) throw RunError(words_of(error));
     throw InputError(words(reason));
   }
 }

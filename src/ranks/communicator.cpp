@@ -1,10 +1,13 @@
 #include "hessian_mpi/ranks/communicator.hpp"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <limits>
 #include <numeric>
+#include <regex>
 
 #include "hessian_mpi/base/exception_words.hpp"
 
@@ -19,9 +22,19 @@ void check(int status, const char* call) {
   throw RunError(text(call, " failed: ", std::string(description.data(), static_cast<std::size_t>(length))));
 }
 
+// Ranks that wait yield their core: MPICH's own waiting does not, and Open MPI's where it is told so (below).
+void finish(MPI_Request request, const char* call) {
+  for (int done = 0; done == 0;) {
+    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call);
+    if (done == 0) sched_yield();
+  }
+}
+
 template <class Number>
 Number reduced(Number value, MPI_Datatype type, MPI_Op operation, MPI_Comm communicator) {
-  check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, type, operation, communicator), "MPI_Allreduce");
+  MPI_Request request = MPI_REQUEST_NULL;
+  check(MPI_Iallreduce(MPI_IN_PLACE, &value, 1, type, operation, communicator, &request), "MPI_Iallreduce");
+  finish(request, "MPI_Iallreduce");
   return value;
 }
 
@@ -31,6 +44,21 @@ std::string broadcast(std::string value, int source, MPI_Comm communicator) {
   value.resize(static_cast<std::size_t>(length));
   check(MPI_Bcast(value.data(), static_cast<int>(length), MPI_CHAR, source, communicator), "MPI_Bcast");
   return value;
+}
+
+std::vector<std::uint64_t> join_all(const std::vector<std::uint64_t>& values, MPI_Comm communicator) {
+  int size = 0;
+  check(MPI_Comm_size(communicator, &size), "MPI_Comm_size");
+  const int count = static_cast<int>(values.size());
+  std::vector<int> counts(static_cast<std::size_t>(size));
+  check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator), "MPI_Allgather");
+  std::vector<int> offsets(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+  std::vector<std::uint64_t> joined(static_cast<std::size_t>(offsets.back() + counts.back()));
+  check(MPI_Allgatherv(values.data(), count, MPI_UINT64_T, joined.data(), counts.data(), offsets.data(), MPI_UINT64_T,
+                       communicator),
+        "MPI_Allgatherv");
+  return joined;
 }
 
 // Ranks that wait spin, by default. Here each has a thread that computes meanwhile, on the same core where the launcher
@@ -56,11 +84,11 @@ std::string mpi_library_version() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> version{};
   int length = 0;
   check(MPI_Get_library_version(version.data(), &length), "MPI_Get_library_version");
-  std::string name(version.data());
-  // "Open MPI v4.1.4, package: ..." and the like: what stands before the first comma or line end is enough.
-  name = name.substr(0, name.find_first_of(",\n"));
-  const auto v = name.find(" v");
-  return v == std::string::npos ? name : name.substr(0, v + 1) + name.substr(v + 2);
+  // "Open MPI v4.1.4, package: ...", "MPICH Version:    \t4.0.2\n..." and the like: what stands before the first comma
+  // or line end is enough.
+  const std::string name(version.data());
+  return std::regex_replace(name.substr(0, name.find_first_of(",\n")),
+                            std::regex("(\\s+version)?\\s*:?\\s+v?(?=[0-9])", std::regex::icase), " ");
 }
 
 Communicator Communicator::world() {
@@ -95,7 +123,9 @@ Communicator::~Communicator() {
 }
 
 void Communicator::wait_for_all() const {
-  check(MPI_Barrier(communicator_), "MPI_Barrier");
+  MPI_Request request = MPI_REQUEST_NULL;
+  check(MPI_Ibarrier(communicator_, &request), "MPI_Ibarrier");
+  finish(request, "MPI_Ibarrier");
 }
 
 std::int64_t Communicator::sum(std::int64_t value) const {
@@ -131,16 +161,10 @@ std::vector<double> Communicator::sum(std::vector<double> values) const {
 }
 
 std::vector<std::uint64_t> Communicator::join(const std::vector<std::uint64_t>& values) const {
-  const int count = static_cast<int>(values.size());
-  std::vector<int> counts(static_cast<std::size_t>(size_));
-  check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator_), "MPI_Allgather");
-  std::vector<int> offsets(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
-  std::vector<std::uint64_t> joined(static_cast<std::size_t>(offsets.back() + counts.back()));
-  check(MPI_Allgatherv(values.data(), count, MPI_UINT64_T, joined.data(), counts.data(), offsets.data(), MPI_UINT64_T,
-                       communicator_),
-        "MPI_Allgatherv");
-  return joined;
+  return join_all(values, communicator_);
+}
+std::vector<std::uint64_t> Communicator::join_on_node(const std::vector<std::uint64_t>& values) const {
+  return join_all(values, node_);
 }
 
 void Communicator::complete(char* bytes, const std::vector<std::int64_t>& begins) const {

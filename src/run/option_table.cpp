@@ -287,8 +287,7 @@ std::vector<Option> options_of_run() {
   constexpr std::int64_t most_threads = 4096;
   constexpr std::int64_t most_rows = 1 << 20;
   return {
-      {"--threads T", "compute threads per rank",
-       "OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores of the node / ranks on the node",
+      {"--threads T", "compute threads per rank", "OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, else cores for the rank alone",
        whole_number<int>(&Options::threads, 1, most_threads), attribute("threads", &Options::threads)},
       {"--memory SIZE", "what a rank may use for its buffers, such as 512M or 2G",
        "a quarter of free memory / ranks on the node", read_memory},

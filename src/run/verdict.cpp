@@ -6,6 +6,7 @@
 #include "differences.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
+#include "hessian_mpi/system/page_cache.hpp"
 #include "row_check.hpp"
 
 namespace hessian_mpi::run {
@@ -27,8 +28,8 @@ void read_back(const WrittenFile& file, Verify which, const ranks::Communicator&
                                   " row blocks read back are not what was written, the first with rows ", rows.begin,
                                   " to ", rows.end - 1,
                                   ": the file system or MPI-IO damaged them, or another hand; --resume --verify all "
-                                  "computes damaged row blocks again (should "
-                                  "that end here again, try mpirun --mca io romio321)"));
+                                  "computes damaged row blocks again (should that end here again, try Open MPI's "
+                                  "other MPI-IO: mpirun --mca io romio321)"));
 }
 
 using MakeTwin = std::function<network::Problem(Precision)>;
@@ -138,6 +139,8 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
                    const ranks::Communicator& communicator) {
   Verdict verdict;
   auto& figures = verdict.figures;
+  system::forget_pages_of(file.path);
+  communicator.wait_for_all();
   read_back(file, which, communicator, verdict);
   between_checks();
   if (rows == 0) return verdict;

@@ -7,20 +7,15 @@
 
 #include <algorithm>
 #include <fstream>
-#include <limits>
-#include <optional>
 #include <string>
+
+#include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/system/control_group.hpp"
 
 namespace hessian_mpi::system {
 namespace {
 
 constexpr std::uint64_t kibibyte = 1024;
-
-std::optional<std::uint64_t> number_in(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  std::uint64_t number = 0;
-  return in >> number ? std::optional(number) : std::nullopt;  // "max" is no number: no limit
-}
 
 std::uint64_t available_on_node() {
   std::ifstream in("/proc/meminfo");
@@ -33,38 +28,43 @@ std::uint64_t available_on_node() {
   return static_cast<std::uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-// The folder of this process's control group (version 2), where batch systems set memory limits.
-std::filesystem::path control_group() {
-  std::ifstream in("/proc/self/cgroup");
-  std::string line;
-  while (std::getline(in, line)) {
-    if (line.rfind("0::", 0) == 0) return "/sys/fs/cgroup" + line.substr(3);
-  }
-  return {};
+// The first of the hyperthreads "0-1" or "3,67" of its core, which stands for the core.
+int core_of(int cpu) {
+  std::ifstream in(text("/sys/devices/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
+  int first = 0;
+  return in >> first ? first : cpu;
 }
 
-std::uint64_t left_in_control_group() {
-  const auto group = control_group();
-  const auto limit = number_in(group / "memory.max");
-  const auto used = number_in(group / "memory.current");
-  if (!limit || !used) return std::numeric_limits<std::uint64_t>::max();
-  return *limit > *used ? *limit - *used : 0;
+std::vector<int> processors_of(pid_t process) {
+  std::vector<int> processors;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(process, sizeof(set), &set) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &set)) processors.push_back(cpu);
+    }
+  }
+  return processors;
 }
 
 }  // namespace
 
-int cores_of_node() {
-  return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+std::vector<int> processors_of_process() {
+  return processors_of(0);
 }
 
-int cores_of_process() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : cores_of_node();
+std::vector<int> processors_of_parent() {
+  return processors_of(getppid());
+}
+
+std::set<int> cores_of(const std::vector<int>& processors) {
+  std::set<int> cores;
+  for (const int cpu : processors) cores.insert(core_of(cpu));
+  return cores;
 }
 
 std::uint64_t available_memory() {
-  return std::min(available_on_node(), left_in_control_group());
+  return std::min(available_on_node(), limits_of_control_groups().memory);
 }
 
 std::uint64_t peak_memory() {

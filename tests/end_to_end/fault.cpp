@@ -28,8 +28,10 @@ const char* variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
+// As Open MPI tells it, or Slurm and MPICH.
 bool is_on_this_rank() {
-  return std::strcmp(variable("OMPI_COMM_WORLD_RANK"), variable("FAULT_RANK")) == 0;
+  const char* rank = variable("OMPI_COMM_WORLD_RANK");
+  return std::strcmp(*rank != '\0' ? rank : variable("PMI_RANK"), variable("FAULT_RANK")) == 0;
 }
 
 bool names(const char* file) {

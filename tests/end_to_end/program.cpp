@@ -11,7 +11,9 @@
 #include <cctype>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -107,8 +109,9 @@ RunningCommand::~RunningCommand() {
   wait(std::chrono::seconds(0));
 }
 
+// The leaves of the tree of its processes: some launchers start their ranks through a process of their own.
 std::vector<int> RunningCommand::children() const {
-  std::vector<int> found;
+  std::map<int, std::vector<int>> children;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     const auto name = entry.path().filename().string();
     std::ifstream in(entry.path() / "stat");
@@ -119,10 +122,18 @@ std::vector<int> RunningCommand::children() const {
     char state = 0;
     int parent = 0;
     rest >> state >> parent;
-    if (parent == process_ && state != 'Z') found.push_back(std::stoi(name));
+    if (state != 'Z') children[parent].push_back(std::stoi(name));
   }
-  std::sort(found.begin(), found.end());
-  return found;
+  std::vector<int> leaves;
+  const std::function<void(int)> descend = [&](int process) {
+    for (const int child : children[process]) {
+      if (children[child].empty()) leaves.push_back(child);
+      descend(child);
+    }
+  };
+  descend(process_);
+  std::sort(leaves.begin(), leaves.end());
+  return leaves;
 }
 
 bool RunningCommand::has_ended() {
@@ -159,9 +170,9 @@ Finished run_command(const std::vector<std::string>& command, const std::filesys
 }
 
 Words launch(int ranks, const Words& arguments, const Words& exported, const std::string& program) {
-  Words command{MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(ranks)};
-  for (const auto& variable : exported) command = command + Words{"-x", variable};
-  return command + Words{program} + arguments;
+  const auto command = Words{MPI_TEST_LAUNCH} + Words{"-n", std::to_string(ranks)};
+  // By env, since each MPI has an option of its own for it.
+  return command + (exported.empty() ? Words{} : Words{"env"} + exported) + Words{program} + arguments;
 }
 
 Finished run_program(int ranks, const Words& arguments, const std::filesystem::path& folder, const Words& exported,

@@ -42,8 +42,8 @@ std::string lower_case(std::string text) {
   return text;
 }
 
-void expect_one_message(const Finished& finished, const Words& mentioned) {
-  EXPECT_EQ(finished.exit_code, 2) << finished.errors << finished.output;
+void expect_one_message(const Finished& finished, const Words& mentioned, int exit_code = 2) {
+  EXPECT_EQ(finished.exit_code, exit_code) << finished.errors << finished.output;
   EXPECT_EQ(occurrences(finished.errors, "hessian_mpi: error: "), 1U) << finished.errors;
   EXPECT_TRUE(finished.errors.starts_with("hessian_mpi: error: ")) << finished.errors;
   EXPECT_LE(lines_of(finished.errors).size(), 6U) << finished.errors;
@@ -85,6 +85,15 @@ TEST(Output, NoRoomOnTheDiskIsFoundBeforeComputing) {
     const auto started = std::chrono::steady_clock::now();
     expect_refused(job(model, "data.h5"), {"no room", "result.h5", "GB"});
     EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(60));
+  }
+}
+
+TEST(Memory, ThatRunsOutInAnOperatorIsNoMistakeOfTheInput) {
+  for (const auto* model : {"greedy.pt", "greedy.pt2"}) {
+    const Folder folder;
+    const auto finished = run_program(2, job(model, "data.h5"), folder.path());
+    expect_one_message(finished, {"out of memory", "20000000000000000 bytes", "fewer ranks", "--batch-size"}, 1);
+    EXPECT_TRUE(is_empty(folder)) << "files were left";
   }
 }
 

@@ -945,6 +945,17 @@ class OnceDifferentiable(nn.Module):
         return self.out(torch.tanh(self.word(words).sum(1) * groups[0] + groups[1]))
 
 
+class Greedy(nn.Module):
+    """Takes more memory than there is in an operator, not for its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * torch.ones(x.shape[0], 1000000000000000)[:, :1]
+
+
 class Huge(nn.Module):
     """Four million parameters: a matrix of 64 TB."""
 
@@ -1023,6 +1034,7 @@ def write_usage_files(folder: pathlib.Path) -> None:
     write_both(OnceDifferentiable(), (words,), folder / "once_differentiable")
     write_data(folder, [words], y, "words")
     write_both(Huge(), (x,), folder / "huge")
+    write_both(Greedy(), (x,), folder / "greedy")
     write_both(CutOff(), (x,), folder / "cut_off")
     write_both(AtKink(), (x,), folder / "at_kink")
     write_both(CastsInside().double(), (x.double(),), folder / "casts_inside")

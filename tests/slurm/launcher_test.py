@@ -11,10 +11,12 @@ OPEN_MPI = "mpirun (Open MPI) 4.1.4"
 MPICH = "HYDRA build details:"
 CASES = [  # what `srun --mpi=list` and `mpirun --version` say, and what starts the ranks
     ("none pmi2 pmix pmix_v4", OPEN_MPI, "srun --mpi=pmix"),
-    ("none pmi2 pmix pmix_v4", MPICH, "srun --mpi=pmix"),
+    ("none pmi2 pmix pmix_v4", MPICH, "srun --mpi=pmi2"),
     ("none pmi2", MPICH, "srun --mpi=pmi2"),
-    ("none pmi2", OPEN_MPI, "mpirun -n 6"),
-    ("none cray_shasta", OPEN_MPI, "mpirun -n 6"),
+    ("none pmix pmix_v4", MPICH, "srun --mpi=pmix"),
+    ("none pmi2", OPEN_MPI, "mpirun -n 6 --map-by slot:PE=1 --bind-to core"),
+    ("none cray_shasta", OPEN_MPI, "mpirun -n 6 --map-by slot:PE=1 --bind-to core"),
+    ("none", MPICH, "mpirun -n 6 -bind-to core:1"),
 ]
 STUBS = {
     "srun": 'if [[ $1 == --mpi=list ]]; then echo "$OFFERED" >&2; else echo "started by srun $*"; fi',

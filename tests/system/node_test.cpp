@@ -9,8 +9,10 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace hessian_mpi::system {
@@ -35,41 +37,57 @@ int processors_of_cpuinfo() {
   return count;
 }
 
-// Cores of "0-3,8", as /proc/self/status tells the cores that a process may use.
-int cores_allowed_by_status() {
+// Pairs of "physical id" and "core id" of cpuinfo; nothing where the machine does not tell them.
+std::set<std::pair<std::string, std::string>> cores_of_cpuinfo() {
+  std::ifstream in("/proc/cpuinfo");
+  std::set<std::pair<std::string, std::string>> cores;
+  std::string package;
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("physical id", 0) == 0) package = line;
+    if (line.rfind("core id", 0) == 0) cores.emplace(package, line);
+  }
+  return cores;
+}
+
+// Processors of "0-3,8", as /proc/self/status tells those that a process may use.
+std::size_t processors_allowed_by_status() {
   std::ifstream in("/proc/self/status");
   const std::string key = "Cpus_allowed_list:";
   std::string line;
   while (std::getline(in, line) && line.rfind(key, 0) != 0) {
   }
   std::istringstream ranges(line.substr(key.size()));
-  int count = 0;
+  std::size_t count = 0;
   for (std::string range; std::getline(ranges, range, ',');) {
     const auto dash = range.find('-');
-    count += dash == std::string::npos ? 1 : std::stoi(range.substr(dash + 1)) - std::stoi(range.substr(0, dash)) + 1;
+    count += dash == std::string::npos ? 1 : std::stoul(range.substr(dash + 1)) - std::stoul(range.substr(0, dash)) + 1;
   }
   return count;
 }
 
-TEST(Node, CountsTheCoresOfCpuinfo) {
-  EXPECT_EQ(cores_of_node(), processors_of_cpuinfo());
+TEST(Node, CountsTheProcessorsThatTheProcessMayUse) {
+  EXPECT_EQ(processors_of_process().size(), processors_allowed_by_status());
 }
 
-TEST(Node, CountsTheCoresThatTheProcessMayUse) {
-  EXPECT_EQ(cores_of_process(), cores_allowed_by_status());
+TEST(Node, CountsHyperthreadsAsOneCore) {
+  std::vector<int> all(static_cast<std::size_t>(processors_of_cpuinfo()));
+  std::iota(all.begin(), all.end(), 0);
+  const auto told = cores_of_cpuinfo();
+  if (told.empty()) GTEST_SKIP() << "cpuinfo does not tell of cores";
+  EXPECT_EQ(cores_of(all).size(), told.size());
 }
 
-TEST(Node, CountsOneCoreForAProcessBoundToOne) {
+TEST(Node, KnowsTheProcessorThatAProcessIsBoundTo) {
   cpu_set_t before;
   ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
-  int first = 0;
-  while (!CPU_ISSET(first, &before)) ++first;
+  const int last = processors_of_process().back();
+  const auto processors_of_parent_before = processors_of_parent().size();
   cpu_set_t one;
   CPU_ZERO(&one);
-  CPU_SET(first, &one);
+  CPU_SET(last, &one);
   ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
-  EXPECT_EQ(cores_of_process(), 1);
-  EXPECT_EQ(cores_of_node(), processors_of_cpuinfo());
+  EXPECT_EQ(processors_of_process(), std::vector<int>{last});
+  EXPECT_EQ(processors_of_parent().size(), processors_of_parent_before);
   ASSERT_EQ(sched_setaffinity(0, sizeof(before), &before), 0);
 }
 

@@ -221,13 +221,13 @@ TEST_F(OutputLocks, OfAnotherUserAreSeenAndReplaced) {
       try {
         if (as_told()) action();
       } catch (const InputError&) {
-        ::raise(SIGUSR1);
+        ::raise(SIGALRM);
       }
     });
   };
   const auto usual = ::umask(0077);
   auto held = lock();
-  EXPECT_EQ(as_nobody([&] { lock(); }), SIGUSR1);
+  EXPECT_EQ(as_nobody([&] { lock(); }), SIGALRM);
   held.reset();
   kill_a_holder();
   ::umask(usual);

@@ -26,7 +26,7 @@ folder=${2:-digits}
 options=("${@:3}")
 python=${PYTHON:-python3}
 read -ra mpirun <<<"${MPIRUN:-mpirun}"
-if [[ $EUID -eq 0 ]]; then mpirun+=(--allow-run-as-root); fi
+if [[ $EUID -eq 0 ]] && "${mpirun[0]}" --version | grep -q 'Open MPI'; then mpirun+=(--allow-run-as-root); fi
 l2=0.001 # of the training, and so of the loss whose Hessian it is
 
 run() {

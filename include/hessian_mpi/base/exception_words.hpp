@@ -11,7 +11,9 @@ namespace hessian_mpi {
 /// GPU's.
 std::string words_of(const std::exception& error);
 
-/// Whether LibTorch says so, with this exception or in a trace of TorchScript's, which hides the exception's type.
+/// Whether LibTorch says so, with this exception or in a trace of TorchScript's, which hides the exception's type: of
+/// the host's memory or a GPU's, or of a GPU's.
+bool is_out_of_memory(std::string_view message);
 bool is_out_of_gpu_memory(std::string_view message);
 
 }  // namespace hessian_mpi

@@ -24,7 +24,7 @@ class MpiSession {
   MpiSession& operator=(const MpiSession&) = delete;
 };
 
-/// "Open MPI 4.1.4": the library in use.
+/// "Open MPI 4.1.4", "MPICH 4.0.2": the library in use.
 std::string mpi_library_version();
 
 /// An error that all ranks have learned of and all throw: what Communicator::together() ends in.
@@ -71,6 +71,8 @@ class Communicator {
   std::vector<double> sum(std::vector<double> values) const;
   /// Collective. The vectors of all ranks, joined in the order of ranks, on all ranks.
   std::vector<std::uint64_t> join(const std::vector<std::uint64_t>& values) const;
+  /// Collective. Those of the ranks of this rank's node.
+  std::vector<std::uint64_t> join_on_node(const std::vector<std::uint64_t>& values) const;
   /// Collective. Completes an array of which every rank holds a piece, on all ranks. begins: where the piece of each
   /// rank begins, in bytes, and at last where the array ends; the same on all ranks. As large as memory has room for.
   void complete(char* bytes, const std::vector<std::int64_t>& begins) const;

@@ -3,14 +3,20 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
+#include <vector>
 
 namespace hessian_mpi::system {
 
-/// Cores of the node that are online, and those that this process may run on (its binding).
-int cores_of_node();
-int cores_of_process();
+/// The processors that a process may run on (its binding): this one, or the one that started it. Of a core with
+/// hyperthreads each is one.
+std::vector<int> processors_of_process();
+std::vector<int> processors_of_parent();
 
-/// Bytes of memory that can be used without swapping, now: the node's, or what is left of the control group's limit.
+/// The cores of processors. A core's number is that of its first processor.
+std::set<int> cores_of(const std::vector<int>& processors);
+
+/// Bytes of memory that can be used without swapping, now: the node's, or what is left of the control groups' limits.
 std::uint64_t available_memory();
 
 /// Largest resident memory that this process has had, in bytes.

@@ -7,6 +7,7 @@
 #include "exported_program/graph.hpp"
 #include "exported_program/operator_argument.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/exception_words.hpp"
 #include "hessian_mpi/network/torch_error.hpp"
 
 namespace hessian_mpi::network {
@@ -176,6 +177,7 @@ std::vector<IValue> run_graph(const Graph& graph, std::vector<IValue> inputs, co
     } catch (const NodeFailed&) {
       throw;  // a node of a region
     } catch (const std::exception& error) {
+      if (is_out_of_memory(error.what())) throw;
       throw NodeFailed(text("operator ", describe(node), " failed: ", message_of(error)));
     }
   }
