@@ -64,11 +64,13 @@ class Exchange {
       const auto got = communicator_.exchange(bytes_, counts);
       const Rows some = part_of(own_, begin, begin + step);
       const auto* numbers = reinterpret_cast<const double*>(got.data());
-      for (const auto& unit : units) {
-        if (!unit) continue;
-        double* sum = sums.data() + unit->sum * own_.count() + some.begin - own_.begin;
-        for (std::int64_t k = 0; k < some.count(); ++k) sum[k] += numbers[k];
-        numbers += some.count();
+      for (std::size_t rank = 0; rank < units.size(); ++rank) {
+        if (!units[rank]) continue;
+        const bool here = static_cast<int>(rank) == communicator_.rank();
+        const double* from = here ? made.data() + some.begin : numbers;
+        double* sum = sums.data() + units[rank]->sum * own_.count() + some.begin - own_.begin;
+        for (std::int64_t k = 0; k < some.count(); ++k) sum[k] += from[k];
+        if (!here) numbers += some.count();
       }
     }
   }
@@ -77,11 +79,12 @@ class Exchange {
   static Rows part_of(const Rows& elements, std::int64_t begin, std::int64_t end) {
     return {std::min(elements.begin + begin, elements.end), std::min(elements.begin + end, elements.end)};
   }
-  // Fills bytes_ with what each rank is to get of this one's vector; how much that is.
+  // Fills bytes_ with what the other ranks are to get of this one's vector; how much that is.
   std::vector<int> hand_out(const std::vector<double>& made, std::int64_t begin, std::int64_t end) {
     std::vector<int> counts(static_cast<std::size_t>(communicator_.size()), 0);
     bytes_.clear();
     for (int rank = 0; rank < communicator_.size() && !made.empty(); ++rank) {
+      if (rank == communicator_.rank()) continue;
       const Rows some = part_of(elements_of_rank(summands_.n, rank, communicator_.size()), begin, end);
       const auto* from = reinterpret_cast<const char*>(made.data() + some.begin);
       const auto size = static_cast<std::size_t>(some.count()) * sizeof(double);

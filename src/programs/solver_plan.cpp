@@ -16,16 +16,16 @@ namespace hessian_mpi::programs {
 
 OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
                          const file::Needed& needed) {
+  // First: LibTorch may find this BLAS in the place of its own.
+  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
+  solvers::use_blas_threads(resources.threads);
   if (options.network) {
     auto network = open_network(program, options, world);
-    solvers::use_blas_threads(network->threads());
     auto layout = network->layout();
     return {options.file, std::move(layout), 0, std::move(network)};
   }
   auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
   file::expect_one_file(options.file, hessian, world);
-  const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
-  solvers::use_blas_threads(resources.threads);
   const auto& matrix = hessian.matrix;
   cli::say(world, "matrix",
            text(options.file.string(), ": ", matrix.columns, " x ", matrix.columns, ", ", name_of(matrix.storage), ", ",
