@@ -47,7 +47,8 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const Re
       file.create_group("/hessian");
       file::set_attributes(file, "/hessian", hessian.attributes);
       // Of a network: there is no file that has them.
-      if (hessian.blocks.empty()) file::name_parameters(file, "/hessian", hessian.index);
+      if (hessian.blocks.empty() && hessian.matrix.columns == hessian.index.size())
+        file::name_parameters(file, "/hessian", hessian.index);
       file.close();
     });
     // Large datasets begin at multiples of 1 MiB, and no result has more than three; 1 MiB for all the small ones.
