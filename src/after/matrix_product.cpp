@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "hessian_mpi/ranks/spread_vectors.hpp"
+
 namespace hessian_mpi::after {
 namespace {
 
@@ -228,22 +230,10 @@ std::vector<double> MatrixProduct::times(const std::vector<double>& vectors, std
 
 std::vector<double> whole_product(const std::vector<double>& own, std::int64_t count, const matrix::MatrixShape& matrix,
                                   const ranks::Communicator& communicator) {
-  const auto rows = matrix.grid.part().count();
-  std::vector<std::int64_t> begins;  // in bytes, of the ranks' pieces
-  for (int rank = 0; rank < communicator.size(); ++rank) {
-    const auto begin = file::rows_of_rank(matrix, rank, communicator.size()).begin - matrix.grid.part().begin;
-    begins.push_back(begin * static_cast<std::int64_t>(sizeof(double)));
-  }
-  begins.push_back(rows * static_cast<std::int64_t>(sizeof(double)));
-  const auto first = begins[static_cast<std::size_t>(communicator.rank())] / static_cast<std::int64_t>(sizeof(double));
-  const auto own_rows = count > 0 ? static_cast<std::int64_t>(own.size()) / count : 0;
-  std::vector<double> all(static_cast<std::size_t>(rows * count));
-  for (std::int64_t v = 0; v < count; ++v) {
-    auto* of_vector = all.data() + v * rows;
-    std::copy_n(own.data() + v * own_rows, own_rows, of_vector + first);
-    communicator.complete(reinterpret_cast<char*>(of_vector), begins);
-  }
-  return all;
+  const auto& part = matrix.grid.part();
+  const auto rows = file::rows_of_rank(matrix, communicator.rank(), communicator.size());
+  return ranks::whole_vectors(own.data(), count, {rows.begin - part.begin, rows.end - part.begin}, part.count(),
+                              communicator);
 }
 
 }  // namespace hessian_mpi::after

@@ -9,12 +9,17 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/version.hpp"
+#include "hessian_mpi/file/parameter_names.hpp"
 #include "hessian_mpi/ranks/one_folder.hpp"
 
 namespace hessian_mpi::after {
 std::filesystem::path name_of_result(const std::filesystem::path& source, const std::string& kind) {
   auto name = source;
-  if (name.extension() == ".h5" || name.extension() == ".hdf5") name.replace_extension();
+  for (const auto* ending : {".h5", ".hdf5", ".pt2", ".pt"}) {
+    if (name.extension() != ending) continue;
+    name.replace_extension();
+    break;
+  }
   name += '.' + kind + ".h5";
   return name;
 }
@@ -41,6 +46,9 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool replace, const Re
                             {"N", hessian.matrix.columns}});
       file.create_group("/hessian");
       file::set_attributes(file, "/hessian", hessian.attributes);
+      // Of a network: there is no file that has them.
+      if (hessian.blocks.empty() && hessian.matrix.columns == hessian.index.size())
+        file::name_parameters(file, "/hessian", hessian.index);
       file.close();
     });
     // Large datasets begin at multiples of 1 MiB, and no result has more than three; 1 MiB for all the small ones.

@@ -47,15 +47,19 @@ void describe_result(po::options_description& to, const char* kind) {
   describe_general(to);
 }
 
-void describe_resources(po::options_description& to, const char* rows_of) {
-  const auto memory = text("of ", rows_of,
-                           ": what a rank's rows may take (512M, 2G); larger ones are read again for every product; a "
-                           "quarter of free memory / ranks on the "
-                           "node where absent");
-  to.add_options()("memory", po::value<std::string>()->value_name("SIZE"), memory.c_str())(
+void describe_machine(po::options_description& to, const std::string& memory) {
+  const auto words = memory + " (512M, 2G); a quarter of free memory / ranks on the node where absent";
+  to.add_options()("memory", po::value<std::string>()->value_name("SIZE"), words.c_str())(
       "threads", po::value<int>()->value_name("T"),
-      "of a rank; OMP_NUM_THREADS or its share of the cores where absent")("plan", po::bool_switch(),
-                                                                           "say what it will take, and do nothing");
+      "of a rank; OMP_NUM_THREADS or its share of the cores where absent");
+}
+
+void describe_resources(po::options_description& to, const char* rows_of) {
+  describe_machine(to,
+                   text("of ", rows_of,
+                        ": what a rank's rows may take, larger ones are read again for every product; of a network: "
+                        "what a rank may keep of its batches between products"));
+  to.add_options()("plan", po::bool_switch(), "say what it will take, and do nothing");
 }
 
 system::UsedFiles ResultOptions::files() const {
@@ -76,7 +80,12 @@ void take_result_options(const std::string& program, const char* kind, int argc,
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return;
-  options.file = file_of(program, given);
+  if (options.file.empty()) {
+    options.file = file_of(program, given);
+  } else if (!files_of(given).empty()) {
+    throw InputError(text("'", files_of(given).front(), "' and '", options.file.string(),
+                          "': name a file of hessian_mpi or a network, not both"));
+  }
   options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
                                               : name_of_result(options.file, kind);
   options.overwrite = given["overwrite"].as<bool>();

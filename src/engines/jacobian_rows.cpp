@@ -8,19 +8,8 @@
 #include "flat_row.hpp"
 
 namespace hessian_mpi::engines {
-namespace {
 
 using torch::Tensor;
-
-// J^T x for J by some parameters, each part undefined where y does not depend on one.
-std::vector<Tensor> transposed_times(const std::vector<Tensor>& parameters, const Tensor& y, const Tensor& x,
-                                     bool create_graph) {
-  if (!y.requires_grad()) return std::vector<Tensor>(parameters.size());
-  return torch::autograd::grad({y}, parameters, {x}, /*retain_graph=*/true, create_graph,
-                               /*allow_unused=*/true);
-}
-
-}  // namespace
 
 std::int64_t JacobianRows::rows_at_once() const {
   return rows_worth_a_call(problem_.batches());
@@ -33,24 +22,21 @@ std::uint64_t JacobianRows::bytes_per_row(std::int64_t columns) const {
 const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
   if (!graph_ || graph_->batch != batch) {
     graph_.reset();  // the old graph's memory before the new one's
-    auto map = output_map(problem_, matrix_, batch);
-    auto cotangent = torch::zeros_like(map.y).detach().requires_grad_();
-    auto products = transposed_times(problem_.parameters(), map.y, cotangent, /*create_graph=*/true);
-    graph_ = Graph{batch, std::move(map), std::move(cotangent), std::move(products)};
+    graph_ = Graph{batch, JacobianGraph(problem_, matrix_, batch)};
   }
   return *graph_;
 }
 
 std::vector<Tensor> JacobianRows::row(const Graph& graph, const std::vector<Tensor>& parameters, std::int64_t i) const {
   const auto [parameter, element] = problem_.index().locate(i);
-  const Tensor& g = graph.products[parameter];
+  const auto& jacobian = graph.jacobian;
+  const Tensor& g = jacobian.products()[parameter];
   std::vector<Tensor> none(parameters.size());
   if (!g.defined() || !g.requires_grad()) return none;
   const Tensor unit = torch::zeros_like(g).contiguous().detach();
   set_element(unit, element, 1);
-  const auto column = torch::autograd::grad({g}, {graph.cotangent}, {unit}, true, false, /*allow_unused=*/true).front();
-  if (!column.defined()) return none;
-  return transposed_times(parameters, graph.map.y, graph.map.times(column.detach()), /*create_graph=*/false);
+  const Tensor column = jacobian.times({g}, {unit});
+  return column.defined() ? jacobian.pulled_back(column, parameters) : none;
 }
 
 template <class Number>
@@ -83,12 +69,17 @@ std::vector<Tensor> outputs_of(const network::Problem& problem, Matrix matrix) {
   return outputs;
 }
 
+std::vector<Tensor> pulled_back(const network::Problem& problem, Matrix matrix, std::int64_t batch,
+                                const Tensor& output) {
+  const auto map = output_map(problem, matrix, batch);
+  return transposed_times(problem.parameters(), map.y, map.times(output.to(map.y.scalar_type())),
+                          /*create_graph=*/false);
+}
+
 std::vector<double> pulled_back(const network::Problem& problem, Matrix matrix, const std::vector<Tensor>& outputs) {
   std::vector<double> sum(static_cast<std::size_t>(problem.index().size()), 0.0);
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
-    const auto map = output_map(problem, matrix, b);
-    const Tensor x = map.times(outputs[static_cast<std::size_t>(b)].to(map.y.scalar_type()));
-    all_columns(problem).add(transposed_times(problem.parameters(), map.y, x, /*create_graph=*/false), sum.data());
+    all_columns(problem).add(pulled_back(problem, matrix, b, outputs[static_cast<std::size_t>(b)]), sum.data());
   }
   return sum;
 }

@@ -14,6 +14,7 @@
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/file/joined_parts.hpp"
 #include "hessian_mpi/file/matrix_datasets.hpp"
+#include "hessian_mpi/file/parameter_names.hpp"
 #include "hessian_mpi/file/sums.hpp"
 #include "hessian_mpi/hdf5/raw_file.hpp"
 #include "hessian_mpi/ranks/one_folder.hpp"
@@ -76,25 +77,19 @@ void take_space(const std::filesystem::path& file, const std::filesystem::path& 
 
 // matrix: the object that has the order of parameters.
 void describe_parameters(hdf5::File& file, const std::string& matrix, const matrix::ParameterIndex& index) {
+  name_parameters(file, matrix, index);
   std::vector<std::string> names;
-  std::vector<std::string> shapes;
   std::vector<std::int64_t> offsets;
   std::vector<std::int64_t> sizes;
   std::vector<std::int64_t> dimensions;
   std::size_t most_dimensions = 0;
   for (const auto& entry : index.entries()) {
     names.push_back(entry.name);
-    shapes.push_back(matrix::text_of_shape(entry.shape));
     offsets.push_back(entry.offset);
     sizes.push_back(entry.size);
     dimensions.push_back(static_cast<std::int64_t>(entry.shape.size()));
     most_dimensions = std::max(most_dimensions, entry.shape.size());
   }
-  file.set_attribute(matrix, "parameter_names", names);
-  file.set_attribute(matrix, "parameter_offsets", offsets);
-  file.set_attribute(matrix, "parameter_sizes", sizes);
-  file.set_attribute(matrix, "parameter_shapes", shapes);
-
   const auto count = names.size();
   most_dimensions = std::max<std::size_t>(most_dimensions, 1);  // a network of scalars still has a table
   std::vector<std::int64_t> table(count * most_dimensions, 0);

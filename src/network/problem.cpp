@@ -509,24 +509,32 @@ void Problem::set_parameters(const std::vector<double>& theta) {
   }
 }
 
+BatchGradient loss_and_gradient(const Problem& problem, std::int64_t batch) {
+  const auto value = problem.loss(batch);
+  return {value.item<double>(), derivatives(value, problem.parameters(), /*create_graph=*/false)};
+}
+
+void add_l2_term(const Problem& problem, LossAndGradient& sum) {
+  if (problem.l2() == 0) return;
+  sum.loss += problem.l2_term();
+  const auto theta = problem.flat_parameters();
+  for (std::size_t k = 0; k < theta.size(); ++k) sum.gradient[k] += problem.l2() * theta[k];
+}
+
 LossAndGradient evaluate(const Problem& problem) {
   LossAndGradient sum;
   sum.gradient.assign(static_cast<std::size_t>(problem.index().size()), 0.0);
   const auto flat = torch::from_blob(sum.gradient.data(), {problem.index().size()}, torch::kFloat64);
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
-    const auto value = problem.loss(b);
-    sum.loss += value.item<double>();
-    const auto gradient = derivatives(value, problem.parameters(), /*create_graph=*/false);
+    const auto [loss, gradient] = loss_and_gradient(problem, b);
+    sum.loss += loss;
     for (std::size_t p = 0; p < gradient.size(); ++p) {
       const auto& entry = problem.index().entries()[p];
       if (gradient[p].defined())
         flat.narrow(0, entry.offset, entry.size).add_(gradient[p].to_dense().reshape(-1).cpu());
     }
   }
-  if (problem.l2() == 0) return sum;
-  sum.loss += problem.l2_term();
-  const auto theta = problem.flat_parameters();
-  for (std::size_t k = 0; k < theta.size(); ++k) sum.gradient[k] += problem.l2() * theta[k];
+  add_l2_term(problem, sum);
   return sum;
 }
 

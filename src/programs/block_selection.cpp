@@ -37,6 +37,11 @@ Parameters parameters_named(const std::vector<std::string>& patterns, const file
 
 }  // namespace
 
+std::uint64_t bytes_of(const file::StoredLayout& hessian, const Block& block) {
+  return block.ranges.empty() ? static_cast<std::uint64_t>(hessian.matrix.bytes())
+                              : static_cast<std::uint64_t>(block.n * block.n) * bytes_of(hessian.matrix.storage);
+}
+
 std::vector<Block> blocks_named(const std::vector<std::string>& names, const file::StoredLayout& hessian) {
   const auto entries = hessian.matrix.entries;
   if (entries == Entries::diagonal)

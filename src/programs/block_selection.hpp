@@ -17,6 +17,9 @@ struct Block {
   std::int64_t n = 0;        ///< rows
 };
 
+/// Of its numbers in the file.
+std::uint64_t bytes_of(const file::StoredLayout& hessian, const Block& block);
+
 /// For --help.
 constexpr const char* words_for_blocks =
     "the blocks of these parameters with themselves in place of the whole matrix: each that fits a name or shell "

@@ -9,7 +9,6 @@
 #include <numeric>
 #include <utility>
 
-#include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/lines.hpp"
 #include "hessian_mpi/base/printable.hpp"
@@ -127,21 +126,6 @@ run::Resumed find_in_file(const run::Job& job, const file::HessianLayout& layout
     found.complete = false;
   }
   return found;
-}
-
-// Collective. Ranks that were started in other folders may read other files under the same names.
-void expect_same_inputs(const run::Options& options, const ranks::Communicator& world) {
-  if (world.size() == 1) return;
-  const auto sum_if_readable = [](const std::filesystem::path& path) -> std::string {
-    try {
-      return sha256_of_file(path);
-    } catch (const InputError&) {
-      return "";  // what is wrong with it is told where it is read
-    }
-  };
-  std::vector<ranks::SeenFile> seen;
-  for (const auto& input : options.files().inputs) seen.push_back({input, sum_if_readable(input)});
-  ranks::expect_same_files(seen, world);
 }
 
 // On root.
@@ -443,7 +427,7 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
 
 // Collective. A job that is asked to stop says how to go on.
 ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ranks::Communicator& world) {
-  expect_same_inputs(options, world);
+  run::expect_same_inputs(options, world);
   bool begun = false;
   try {
     return make_file(options, stop, world, begun);

@@ -4,7 +4,13 @@
 #include <boost/program_options.hpp>
 #include <cmath>
 #include <iostream>
+#include <memory>
 #include <numeric>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/after/result_file.hpp"
@@ -19,20 +25,25 @@
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/products/network.hpp"
+#include "hessian_mpi/ranks/spread_vectors.hpp"
+#include "hessian_mpi/run/network_options.hpp"
+#include "matrix_options.hpp"
+#include "open_network.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
 namespace po = boost::program_options;
 
-struct MultiplyOptions : after::ResultOptions {
+struct MultiplyOptions : MatrixOptions {
   std::string vectors;
   bool gradient = false;
   std::int64_t random = 0;
   std::uint64_t seed = 0;
 
   system::UsedFiles files() const {
-    auto used = ResultOptions::files();
+    auto used = MatrixOptions::files();
     if (!vectors.empty()) used.inputs.emplace_back(after::file_of_vectors(vectors));
     return used;
   }
@@ -44,20 +55,28 @@ po::options_description described_options() {
   described.add_options()("vectors,v", po::value<std::string>()->default_value("")->value_name("FILE"),
                           vectors.c_str())("gradient", po::bool_switch(), "the gradient that the file holds")(
       "random", po::value<std::int64_t>()->default_value(0)->value_name("COUNT"), "so many vectors of random signs")(
-      "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"), "of --random");
+      "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"),
+      "of --random, and of a network's random layers");
+  after::describe_machine(described, "of a network: what a rank may keep of its batches between products");
   after::describe_result(described, "product");
   return described;
 }
 
+// That have another meaning here.
+const std::set<std::string> own_options{"seed"};
+
 MultiplyOptions parse(int argc, const char* const* argv) {
-  const auto given = after::parse_arguments("hessian_multiply", argc, argv, described_options());
+  const auto given =
+      after::parse_arguments("hessian_multiply", argc, argv,
+                             po::options_description().add(described_options()).add(run::network_options(own_options)));
   MultiplyOptions options;
-  after::take_result_options("hessian_multiply", "product", argc, argv, given, options);
+  take_matrix_options("hessian_multiply", "product", argc, argv, given, own_options, options);
   if (options.help || options.version) return options;
   options.vectors = given["vectors"].as<std::string>();
   options.gradient = given["gradient"].as<bool>();
   options.random = given["random"].as<std::int64_t>();
   options.seed = given["seed"].as<std::uint64_t>();
+  if (options.network) options.network->seed = options.seed;
   constexpr std::int64_t most_random = 1024;
   if (options.random < 0 || options.random > most_random) {
     throw InputError(text("--random ", options.random, ": from 1 to ", most_random));
@@ -69,10 +88,15 @@ MultiplyOptions parse(int argc, const char* const* argv) {
 }
 
 void print_multiply_help(std::ostream& out) {
-  out << "hessian_multiply: H times vectors, in one pass over a finished file of any size\n\n"
-         "  mpirun -n 4 hessian_multiply hessian.h5 --vectors v.npy\n\n"
-      << cli::text_of_options("Options", described_options())
-      << "\nThe result has /vectors and /products, [count, N] in float64, and the trace and the Frobenius norm of H.\n";
+  out << "hessian_multiply: H times vectors, in one pass over a finished file of any size, or by a network without "
+         "H\n\n"
+         "  mpirun -n 4 hessian_multiply hessian.h5 --vectors v.npy\n"
+         "  mpirun -n 4 hessian_multiply --model net.pt2 --data batch.h5 --batch-size 16 --vectors v.npy\n\n"
+      << cli::text_of_options("Options", described_options()) << "\n"
+      << cli::text_of_options(heading_of_network, run::network_options(own_options))
+      << "\nThe result has /vectors and /products, [count, N] in float64, and of a file the trace and the Frobenius "
+         "norm "
+         "of H.\n";
 }
 
 after::Vectors vectors_of(const MultiplyOptions& options, const file::StoredLayout& hessian) {
@@ -124,8 +148,21 @@ void print_products(std::ostream& out, const after::Vectors& vectors, const std:
 // What one pass gives, on all ranks.
 struct Products {
   std::vector<double> numbers;
-  after::MatrixFigures figures;
+  std::optional<after::MatrixFigures> figures;  ///< of a file
 };
+
+// Collective.
+Products multiply(products::Network& network, const after::Vectors& vectors, const ranks::Communicator& world) {
+  const auto n = network.layout().matrix.columns;
+  const auto& elements = network.own();
+  std::vector<double> own;
+  for (auto x = vectors.numbers.begin(); x != vectors.numbers.end(); x += n) {
+    own.insert(own.end(), x + elements.begin, x + elements.end);
+  }
+  std::vector<double> products(own.size());
+  network.multiply(own.data(), vectors.count, products.data());
+  return {ranks::whole_vectors(products.data(), vectors.count, elements, n, world), std::nullopt};
+}
 
 // Collective.
 Products multiply(const MultiplyOptions& options, const file::StoredLayout& hessian, const after::Vectors& vectors,
@@ -146,7 +183,8 @@ Products multiply(const MultiplyOptions& options, const file::StoredLayout& hess
 // The sums that are no finite numbers; nothing where all are.
 std::string text_of_overflows(const MultiplyOptions& options, const file::StoredLayout& hessian,
                               const Products& products) {
-  const auto& norms = products.figures.block_norms;
+  if (!products.figures) return "";  // told where they are made
+  const auto& norms = products.figures->block_norms;
   const auto& entries = hessian.index.entries();
   for (std::size_t k = 0; k < norms.size(); ++k) {
     if (std::isfinite(norms[k])) continue;
@@ -155,7 +193,7 @@ std::string text_of_overflows(const MultiplyOptions& options, const file::Stored
                 printable(entries[k / entries.size()].name), " and the columns of ",
                 printable(entries[k % entries.size()].name));
   }
-  if (!std::isfinite(products.figures.frobenius_norm)) return "the sum of the squares of all numbers of H overflows";
+  if (!std::isfinite(products.figures->frobenius_norm)) return "the sum of the squares of all numbers of H overflows";
   const auto wrong = std::find_if_not(products.numbers.begin(), products.numbers.end(),
                                       [](double number) { return std::isfinite(number); });
   if (wrong == products.numbers.end()) return "";
@@ -164,33 +202,61 @@ std::string text_of_overflows(const MultiplyOptions& options, const file::Stored
               place % hessian.matrix.columns, ": divide the vector by a number");
 }
 
-ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
-  const auto hessian = world.together([&] { return file::read_layout(options.file); });
+// A matrix, in a file or of a network.
+struct Opened {
+  file::StoredLayout hessian;
+  std::unique_ptr<products::Network> network;
+};
+
+// Collective.
+Opened open(const MultiplyOptions& options, const ranks::Communicator& world) {
+  if (options.network) {
+    auto network = open_network("hessian_multiply", options, world);
+    auto layout = network->layout();
+    return {std::move(layout), std::move(network)};
+  }
+  auto hessian = world.together([&] { return file::read_layout(options.file); });
   file::expect_one_file(options.file, hessian, world);
-  const auto vectors = world.together([&] { return vectors_of(options, hessian); });
+  return {std::move(hessian), nullptr};
+}
+
+// On root.
+void print_summary(const MultiplyOptions& options, const file::StoredLayout& hessian, const after::Vectors& vectors,
+                   const Products& products, double seconds, int ranks) {
+  std::cout << options.output.string() << ": H times " << cli::plural(vectors.count, "vector") << '\n';
+  const auto on_ranks = text("in ", text_of_seconds(seconds), " on ", cli::plural(ranks, "rank"));
+  if (products.figures) {
+    const auto speed = static_cast<double>(hessian.matrix.bytes()) / seconds;
+    cli::print_line(std::cout, "matrix", text(options.file.string(), ", ", cli::text_of_size(hessian.matrix)));
+    cli::print_line(std::cout, "read", text(on_ranks, ", ", text_of_bytes(static_cast<std::uint64_t>(speed)), "/s"));
+    cli::print_line(std::cout, "trace", cli::text_of_number(products.figures->trace, 10));
+    cli::print_line(std::cout, "Frobenius norm", cli::text_of_number(products.figures->frobenius_norm, 10));
+  } else {
+    cli::print_line(std::cout, "multiplied", on_ranks);
+  }
+  print_products(std::cout, vectors, products.numbers, hessian.matrix.columns);
+}
+
+ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
+  const auto [hessian, network] = open(options, world);
+  const auto vectors = world.together([&, &layout = hessian] { return vectors_of(options, layout); });
   if (!options.vectors.empty()) after::expect_same_vectors(options.vectors, vectors.numbers, world);
   const auto n = hessian.matrix.columns;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi product", options.file, options.command_line}, hessian,
                            2 * vectors.numbers.size() * sizeof(double), world);
   Stopwatch watch;
-  const auto products = multiply(options, hessian, vectors, world);
+  const auto products = network ? multiply(*network, vectors, world) : multiply(options, hessian, vectors, world);
   const double seconds = world.max(watch.seconds());
   const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(vectors.count), static_cast<std::uint64_t>(n)};
   result.add("/vectors", shape, vectors.numbers);
   result.add("/products", shape, products.numbers);
-  result.publish({{"trace", products.figures.trace}, {"frobenius_norm", products.figures.frobenius_norm}});
-  if (world.is_root()) {
-    const auto bytes = static_cast<double>(hessian.matrix.bytes());
-    std::cout << options.output.string() << ": H times " << cli::plural(vectors.count, "vector") << '\n';
-    cli::print_line(std::cout, "matrix", text(options.file.string(), ", ", cli::text_of_size(hessian.matrix)));
-    cli::print_line(std::cout, "read",
-                    text("in ", text_of_seconds(seconds), " on ", cli::plural(world.size(), "rank"), ", ",
-                         text_of_bytes(static_cast<std::uint64_t>(bytes / seconds)), "/s"));
-    cli::print_line(std::cout, "trace", cli::text_of_number(products.figures.trace, 10));
-    cli::print_line(std::cout, "Frobenius norm", cli::text_of_number(products.figures.frobenius_norm, 10));
-    print_products(std::cout, vectors, products.numbers, n);
+  file::Attributes attributes;
+  if (products.figures) {
+    attributes = {{"trace", products.figures->trace}, {"frobenius_norm", products.figures->frobenius_norm}};
   }
+  result.publish(attributes);
+  if (world.is_root()) print_summary(options, hessian, vectors, products, seconds, world.size());
   const auto overflows = text_of_overflows(options, hessian, products);
   if (overflows.empty()) return ExitCode::complete;
   throw ranks::AgreedError(ExitCode::failed, overflows);

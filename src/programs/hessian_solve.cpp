@@ -23,6 +23,7 @@
 #include "hessian_mpi/solvers/lanczos.hpp"
 #include "hessian_mpi/solvers/linear_solve.hpp"
 #include "inverse.hpp"
+#include "matrix_operator.hpp"
 #include "solve_options.hpp"
 #include "solver_plan.hpp"
 
@@ -35,17 +36,19 @@ constexpr std::int64_t steps_for_curvature = 100;
 // What all parts of the work need: a system, of the whole matrix or of a block.
 struct Work {
   const SolveOptions& options;
+  const OpenedMatrix& opened;
   const file::StoredLayout& hessian;
   const ranks::Communicator& world;
   Block block;
   solvers::RightSides right_sides;
   std::int64_t n() const { return block.n; }
   std::int64_t count() const { return static_cast<std::int64_t>(right_sides.size()) / n(); }
-  std::uint64_t bytes() const {
-    return block.ranges.empty() ? static_cast<std::uint64_t>(hessian.matrix.bytes())
-                                : static_cast<std::uint64_t>(n() * n()) * bytes_of(hessian.matrix.storage);
-  }
+  std::uint64_t bytes() const { return bytes_of(hessian, block); }
 };
+
+double tolerance_of(const Work& work) {
+  return work.options.tolerance.value_or(usual_tolerance(work.opened));
+}
 
 // The largest; NaN where one is, which std::max_element may pass over.
 double worst(const std::vector<double>& errors) {
@@ -82,6 +85,10 @@ solvers::RightSides right_sides(const SolveOptions& options, const file::StoredL
   return sides;
 }
 
+const char* name_of(solvers::Solver solver) {
+  return solver == solvers::Solver::cg ? "CG" : solver == solvers::Solver::minres ? "MINRES" : "factors";
+}
+
 // What the plan begins with.
 std::string text_of_system(const Work& work) {
   const auto size = work.world.size();
@@ -107,8 +114,15 @@ void plan_dense(const Work& work) {
 
 // Collective. The method, said with what it will take. Throws InputError where there is no memory for what was asked
 // for.
-solvers::Solver plan(const Work& work, std::uint64_t memory) {
+solvers::Solver plan(const Work& work) {
   const auto& world = work.world;
+  const auto memory = work.opened.memory;
+  if (work.opened.network) {
+    const auto solver = work.options.solver.value_or(solvers::Solver::minres);
+    cli::say(world, "plan",
+             text_of_system(work) + text(name_of(solver), ": a product with the network for each iteration"));
+    return solver;
+  }
   const auto cost = cost_of_factors(work);
   const bool fits = world.max(std::int64_t{cost.bytes > memory_of_rank(world)}) == 0;
   const auto solver = work.options.solver.value_or(fits ? solvers::Solver::dense : solvers::Solver::minres);
@@ -117,7 +131,7 @@ solvers::Solver plan(const Work& work, std::uint64_t memory) {
     words += "Cholesky or LU factors: " + text_of_cost(cost);
   } else {
     const auto own = work.bytes() / static_cast<std::uint64_t>(world.size());
-    words += text(solver == solvers::Solver::cg ? "CG" : "MINRES", ": ",
+    words += text(name_of(solver), ": ",
                   own <= memory ? text_of_bytes(own) + " a rank" : "the file is read for every iteration");
   }
   cli::say(world, "plan", words);
@@ -228,6 +242,7 @@ Solved solve_small(const Work& work) {
 Solved solve_by_products(const Work& work, solvers::Solver solver, solvers::SymmetricOperator& matrix) {
   auto options = work.options.iteration;
   options.solver = solver;
+  options.tolerance = tolerance_of(work);
   const Stopwatch watch;
   constexpr double seconds_between_lines = 10;
   PeriodicTimer line(seconds_between_lines);
@@ -241,7 +256,7 @@ Solved solve_by_products(const Work& work, solvers::Solver solver, solvers::Symm
   solved.iterations = std::accumulate(found.iterations.begin(), found.iterations.end(), std::int64_t{0});
   cli::say(work.world, "solved",
            text("in ", text_of_seconds(watch.seconds()), " and ", *solved.iterations, " iterations"));
-  solved.solver = text(solvers::slepc_version(), solver == solvers::Solver::cg ? ", CG" : ", MINRES");
+  solved.solver = text(solvers::slepc_version(), ", ", name_of(solver));
   solved.solutions = std::move(found.solutions);
   return solved;
 }
@@ -253,7 +268,7 @@ double length(const std::vector<double>& vector) {
 // Newton's step, and by how much the loss changes with it in the quadratic model, which H alone makes, not damping.
 // Where that model has no minimum the step leads to a saddle of it, and no change is promised.
 void describe_step(const Work& work, const Solved& solved, file::Attributes& attributes) {
-  const auto& [options, hessian, world, block, sides] = work;
+  const auto& [options, opened, hessian, world, block, sides] = work;
   const auto& step = solved.solutions;
   const auto& curvature = solved.curvature;
   const double of_value = length(hessian.value);
@@ -280,14 +295,15 @@ void describe_step(const Work& work, const Solved& solved, file::Attributes& att
 }
 
 // Collective. A system, whole or of a block, with the errors of its solutions.
-Solved solve_one(const Work& work, solvers::Solver solver, std::uint64_t memory) {
-  const auto& [options, hessian, world, block, sides] = work;
+Solved solve_one(const Work& work, solvers::Solver solver) {
+  const auto& [options, opened, hessian, world, block, sides] = work;
   const bool small = !block.ranges.empty() && work.n() <= solvers::small_matrix;
   const bool dense = solver == solvers::Solver::dense;
   Solved solved;
   // Factors take the memory first, and give it back.
   if (dense) solved = small ? world.together([&] { return solve_small(work); }) : solve_densely(work);
-  solvers::SymmetricOperator matrix(options.file, hessian.matrix, block.ranges, memory, world);
+  const auto made = operator_of(opened, block, world);
+  auto& matrix = *made;
   if (!dense) solved = solve_by_products(work, solver, matrix);
   const double norm = solvers::estimated_norm(matrix, 0) + std::abs(options.damping);
   solved.errors = solvers::errors_of(matrix, options.damping, norm, sides, solved.solutions);
@@ -329,7 +345,7 @@ void add_residuals(const Work& work, const Solved& part, std::vector<double>& sq
 }
 
 // Collective. The systems of blocks, one after the other; all else is zero in the solutions.
-Solved solve_blocks(const Work& whole, const std::vector<Block>& blocks, std::uint64_t memory) {
+Solved solve_blocks(const Work& whole, const std::vector<Block>& blocks) {
   const auto n = whole.hessian.matrix.columns;
   Solved all;
   all.solutions.resize(whole.right_sides.size());
@@ -340,8 +356,9 @@ Solved solve_blocks(const Work& whole, const std::vector<Block>& blocks, std::ui
   std::int64_t left = n;
   for (const auto& block : blocks) {
     cli::say(whole.world, "block", text(block.name, ": ", block.n, " x ", block.n));
-    const Work work{whole.options, whole.hessian, whole.world, block, in_block(whole.right_sides, n, block)};
-    const auto part = solve_one(work, solvers::Solver::dense, memory);
+    const Work work{whole.options, whole.opened, whole.hessian,
+                    whole.world,   block,        in_block(whole.right_sides, n, block)};
+    const auto part = solve_one(work, solvers::Solver::dense);
     left -= block.n;
     put_block(part.solutions, n, block, all.solutions);
     put_block(part.errors.products, n, block, all.errors.products);
@@ -366,19 +383,18 @@ Solved solve_blocks(const Work& whole, const std::vector<Block>& blocks, std::ui
 }
 
 // Collective. Solves, checks and adds to the result; whether the check passed.
-bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver solver, std::uint64_t memory,
-           after::ResultFile& result) {
-  const auto& [options, hessian, world, block, sides] = work;
-  const auto solved = blocks.empty() ? solve_one(work, solver, memory) : solve_blocks(work, blocks, memory);
+bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver solver, after::ResultFile& result) {
+  const auto& [options, opened, hessian, world, block, sides] = work;
+  const auto solved = blocks.empty() ? solve_one(work, solver) : solve_blocks(work, blocks);
   const double residual = worst(solved.errors.residuals);
   const double backward = worst(solved.errors.backward_errors);
   // Factors answer for the backward error; how much of b is left then depends on the condition of A.
-  const bool right = solver == solvers::Solver::dense ? backward <= solvers::spectrum_tolerance
-                                                      : residual <= 2 * options.iteration.tolerance;
+  const bool right =
+      solver == solvers::Solver::dense ? backward <= solvers::spectrum_tolerance : residual <= 2 * tolerance_of(work);
   cli::say(world, "checked",
            text("|b - (A + damping I) x| / |b| = ", residual, ", backward error ", backward,
                 right ? " (within " : " (NOT within ",
-                solver == solvers::Solver::dense ? solvers::spectrum_tolerance : 2 * options.iteration.tolerance, ")"));
+                solver == solvers::Solver::dense ? solvers::spectrum_tolerance : 2 * tolerance_of(work), ")"));
   file::Attributes attributes{{"damping", options.damping},
                               {"rhs", options.right_sides.value_or("minus the gradient")},
                               {"solver", solved.solver},
@@ -425,25 +441,25 @@ std::vector<Block> blocks_of(const SolveOptions& options, const file::StoredLayo
 }
 
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix(options, world, {.all_entries = false});
+  const auto opened = open_matrix("hessian_solve", options, world, {.all_entries = false});
   const auto& hessian = opened.hessian;
   const auto blocks = world.together([&] { return blocks_of(options, hessian); });
   if (options.inverse.wanted()) return inverse(options, hessian, opened.memory, world);
-  const Work work{options, hessian, world, {{}, {}, hessian.matrix.columns}, world.together([&] {
+  const Work work{options, opened, hessian, world, {{}, {}, hessian.matrix.columns}, world.together([&] {
                     return right_sides(options, hessian);
                   })};
   if (options.right_sides) after::expect_same_vectors(*options.right_sides, work.right_sides, world);
   auto solver = solvers::Solver::dense;
-  if (blocks.empty()) solver = world.together([&] { return plan(work, opened.memory); });
+  if (blocks.empty()) solver = world.together([&] { return plan(work); });
   for (const auto& block : blocks) {
-    const Work part{options, hessian, world, block, in_block(work.right_sides, work.n(), block)};
+    const Work part{options, opened, hessian, world, block, in_block(work.right_sides, work.n(), block)};
     world.together([&] { plan_dense(part); });
   }
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(options.output, options.overwrite,
                            {"hessian_mpi solution", options.file, options.command_line}, hessian,
                            2 * work.right_sides.size() * sizeof(double), world);
-  const bool right = solve(work, blocks, solver, opened.memory, result);
+  const bool right = solve(work, blocks, solver, result);
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
   if (right) return ExitCode::complete;

@@ -22,7 +22,9 @@
 #include "hessian_mpi/solvers/extreme_eigenvalues.hpp"
 #include "hessian_mpi/solvers/low_rank.hpp"
 #include "hessian_mpi/solvers/spectral_density.hpp"
-#include "hessian_mpi/solvers/symmetric_operator.hpp"
+#include "hessian_mpi/solvers/stored_operator.hpp"
+#include "hessian_mpi/solvers/trace_estimate.hpp"
+#include "matrix_operator.hpp"
 #include "solver_plan.hpp"
 #include "spectrum_options.hpp"
 
@@ -37,15 +39,13 @@ constexpr const char* other_ways = "--largest, --smallest and --density";
 // What all parts of the work need.
 struct Work {
   const SpectrumOptions& options;
+  const OpenedMatrix& opened;
   const file::StoredLayout& hessian;
   const ranks::Communicator& world;
   const Block& block;
   std::string group = {};  ///< of the block in the result; empty: that of the whole matrix
   std::int64_t n() const { return block.n; }
-  std::uint64_t bytes() const {
-    return block.ranges.empty() ? static_cast<std::uint64_t>(hessian.matrix.bytes())
-                                : static_cast<std::uint64_t>(n() * n()) * bytes_of(hessian.matrix.storage);
-  }
+  std::uint64_t bytes() const { return bytes_of(hessian, block); }
 };
 
 std::string text_of_outcome(bool right, double tolerance) {
@@ -217,10 +217,10 @@ std::string text_of_checks(const Decomposition& found) {
 
 // Collective. The same of a matrix of low rank, whose other eigenvalues are zero to the bound; none where it has
 // another.
-std::optional<Decomposition> decompose_low_rank(const Work& work, std::uint64_t memory) {
+std::optional<Decomposition> decompose_low_rank(const Work& work) {
   const Stopwatch watch;
   const auto& world = work.world;
-  solvers::SymmetricOperator matrix(work.options.file, work.hessian.matrix, work.block.ranges, memory, world);
+  solvers::StoredOperator matrix(work.options.file, work.hessian.matrix, work.block.ranges, work.opened.memory, world);
   PeriodicTimer line(seconds_between_lines);
   const auto low = solvers::low_rank(matrix, low_rank_options(work), [&](std::int64_t vectors, double left) {
     if (!line.is_due()) return;
@@ -248,10 +248,10 @@ std::optional<Decomposition> decompose_low_rank(const Work& work, std::uint64_t 
 }
 
 // Collective. Reads, decomposes, checks and adds to the result.
-Decomposition all_eigenvalues(const Work& work, std::uint64_t memory, after::ResultFile& result) {
+Decomposition all_eigenvalues(const Work& work, after::ResultFile& result) {
   const Stopwatch watch;
   std::optional<Decomposition> low;
-  if (tries_low_rank(work)) low = decompose_low_rank(work, memory);
+  if (tries_low_rank(work)) low = decompose_low_rank(work);
   if (!low && !is_small(work)) expect_memory(cost_of_all(work).bytes, other_ways, work.world);
   auto found = low ? std::move(*low) : is_small(work) ? decompose_small(work, result) : decompose(work, result);
   cli::say(work.world, "eigenvalues",
@@ -334,10 +334,13 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
     const double left = watch.seconds() / static_cast<double>(steps) * static_cast<double>(options.steps - steps);
     cli::say(work.world, "density", text("step ", steps, " of ", options.steps, ", ", text_of_seconds(left), " left"));
   });
+  const auto trace = solvers::estimated_trace(matrix, options.probes, options.seed);
   const bool right = found.orthogonality_error <= solvers::spectrum_tolerance;
   cli::say(work.world, "density",
            text(options.probes, " probes of ", options.steps, " steps in ", text_of_seconds(watch.seconds()),
                 ": mean eigenvalue ", found.mean_eigenvalue, " +- ", found.mean_error));
+  cli::say(work.world, "trace",
+           text(trace.trace, " +- ", trace.error, " by Hutch++, ", 3 * options.probes, " products"));
   cli::say(work.world, "checked",
            text("Lanczos bases orthogonal to ", found.orthogonality_error) +
                text_of_outcome(right, solvers::spectrum_tolerance));
@@ -352,28 +355,27 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
                           {"seed", static_cast<std::int64_t>(options.seed)},
                           {"mean_eigenvalue", found.mean_eigenvalue},
                           {"mean_eigenvalue_error", found.mean_error},
+                          {"trace", trace.trace},
+                          {"trace_error", trace.error},
                           {"orthogonality_error", found.orthogonality_error}});
   return right;
 }
 
 // Collective. What is found by multiplying vectors; whether all checks passed.
-bool by_products(const Work& work, std::uint64_t memory, after::ResultFile& result) {
+bool by_products(const Work& work, after::ResultFile& result) {
   const auto& options = work.options;
   if (options.largest == 0 && options.smallest == 0 && !options.density) return true;
-  const Stopwatch watch;
-  solvers::SymmetricOperator matrix(options.file, work.hessian.matrix, work.block.ranges, memory, work.world);
-  const auto bytes = text_of_bytes(work.bytes());
-  cli::say(work.world, "read",
-           matrix.in_memory() ? text(bytes, " in ", text_of_seconds(watch.seconds()))
-                              : text(bytes, " again for every product: more than --memory"));
+  const auto opened = operator_of(work.opened, work.block, work.world);
+  auto& matrix = *opened;
   bool right = true;
   const bool ends = options.largest > 0 || options.smallest > 0;
+  const double tolerance = options.tolerance.value_or(usual_tolerance(work.opened));
   const double norm = ends ? solvers::estimated_norm(matrix, options.of_density.seed) : 0;
   for (const auto& [end, count] :
        {std::pair(solvers::End::largest, options.largest), std::pair(solvers::End::smallest, options.smallest)}) {
     if (count == 0) continue;
     const bool passed =
-        extreme_eigenvalues(matrix, {end, count, options.tolerance, norm, options.of_density.seed}, work, result);
+        extreme_eigenvalues(matrix, {end, count, tolerance, norm, options.of_density.seed}, work, result);
     right = right && passed;
   }
   if (options.density) right = density(matrix, work, result) && right;
@@ -381,8 +383,9 @@ bool by_products(const Work& work, std::uint64_t memory, after::ResultFile& resu
 }
 
 // Collective. Says what it will take, and throws InputError where that is not there.
-void plan(const Work& work, std::uint64_t memory) {
-  const auto& [options, hessian, world, block, group] = work;
+void plan(const Work& work) {
+  const auto& [options, opened, hessian, world, block, group] = work;
+  const auto memory = opened.memory;
   const auto ranks = text(" on ", world.size(), world.size() == 1 ? " rank: " : " ranks: ");
   if (options.all && !is_small(work)) {
     const auto cost = cost_of_all(work);
@@ -401,12 +404,18 @@ void plan(const Work& work, std::uint64_t memory) {
   }
   if (most == 0 && !options.density) return;
   const auto own_rows = work.n() / world.size() + 1;
-  const auto rows = work.bytes() / static_cast<std::uint64_t>(work.n()) * static_cast<std::uint64_t>(own_rows);
+  const auto rows =
+      opened.network ? 0 : work.bytes() / static_cast<std::uint64_t>(work.n()) * static_cast<std::uint64_t>(own_rows);
   const auto vectors = static_cast<std::uint64_t>(most == 0 ? 0 : solvers::vectors_kept(most, work.n()));
   auto bytes = std::max(vectors * static_cast<std::uint64_t>(own_rows) * sizeof(double),
                         options.density ? solvers::bytes_of_lanczos(own_rows, options.of_density.probes,
                                                                     std::min(options.of_density.steps, work.n()))
                                         : 0);
+  if (opened.network) {
+    cli::say(world, "plan", text("products with the network", ranks, text_of_bytes(bytes), " a rank for vectors"));
+    expect_memory(bytes, "fewer eigenvalues, --probes or --steps", world);
+    return;
+  }
   if (rows <= memory) bytes += rows;
   // Twice two operations for each number: as a row, and as a column.
   const double operations = 4 * static_cast<double>(work.n()) * static_cast<double>(own_rows);
@@ -455,18 +464,18 @@ void print(const Table& table, const std::vector<Block>& blocks, const ranks::Co
 }
 
 // Collective. What was asked for of each block, and the table of them; whether all checks passed.
-bool of_blocks(const std::vector<Block>& blocks, const Work& whole, std::uint64_t memory, after::ResultFile& result) {
+bool of_blocks(const std::vector<Block>& blocks, const Work& whole, after::ResultFile& result) {
   Table table;
   bool right = true;
   std::vector<std::string> names;
   for (std::size_t k = 0; k < blocks.size(); ++k) {
     const auto& block = blocks[k];
     names.push_back(block.name);
-    const Work work{whole.options, whole.hessian, whole.world, block, text("/blocks/", k)};
+    const Work work{whole.options, whole.opened, whole.hessian, whole.world, block, text("/blocks/", k)};
     cli::say(work.world, "block", text(block.name, ": ", block.n, " x ", block.n));
-    right = by_products(work, memory, result) && right;
+    right = by_products(work, result) && right;
     if (whole.options.all) {
-      const auto found = all_eigenvalues(work, memory, result);
+      const auto found = all_eigenvalues(work, result);
       right = found.right() && right;
       table.append(found);
     }
@@ -486,14 +495,14 @@ bool of_blocks(const std::vector<Block>& blocks, const Work& whole, std::uint64_
 }
 
 ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix(options, world, {.all_entries = false});
+  const auto opened = open_matrix("hessian_spectrum", options, world, {.all_entries = false});
   const auto& hessian = opened.hessian;
   const auto blocks = world.together([&] { return blocks_named(options.blocks, hessian); });
   const Block everything{{}, {}, hessian.matrix.columns};
-  const Work whole{options, hessian, world, everything};
+  const Work whole{options, opened, hessian, world, everything};
   std::int64_t numbers = 0;  // of vectors
   for (const auto& block : blocks.empty() ? std::vector<Block>{everything} : blocks) {
-    world.together([&] { plan({options, hessian, world, block}, opened.memory); });
+    world.together([&] { plan({options, opened, hessian, world, block}); });
     const auto vectors = options.vectors ? (options.all ? block.n : 0) + options.largest + options.smallest : 0;
     numbers += vectors * block.n;
   }
@@ -503,10 +512,10 @@ ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
       static_cast<std::uint64_t>(numbers) * sizeof(double) + blocks.size() * gap_of_datasets, world);
   bool right = true;
   if (!blocks.empty()) {
-    right = of_blocks(blocks, whole, opened.memory, result);
+    right = of_blocks(blocks, whole, result);
   } else {
-    right = by_products(whole, opened.memory, result);
-    if (options.all) right = all_eigenvalues(whole, opened.memory, result).right() && right;
+    right = by_products(whole, result);
+    if (options.all) right = all_eigenvalues(whole, result).right() && right;
   }
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());

@@ -18,6 +18,7 @@
 #include "hessian_mpi/solvers/dense_eigensolver.hpp"
 #include "hessian_mpi/solvers/lanczos.hpp"
 #include "hessian_mpi/solvers/linear_solve.hpp"
+#include "hessian_mpi/solvers/stored_operator.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
@@ -220,7 +221,7 @@ Made by_eigenvectors(const Work& work, DistributedMatrix& matrix) {
 // Collective. How far B times the answers is from what was given.
 double backward_error(const Work& work, const Made& made, std::uint64_t memory) {
   const auto& [options, hessian, world, ranges] = work;
-  solvers::SymmetricOperator own(options.file, hessian.matrix, memory, world);
+  solvers::StoredOperator own(options.file, hessian.matrix, memory, world);
   auto given = made.given;
   for (auto& number : given) number /= options.inverse.scale;
   const double damping = options.damping / options.inverse.scale;
@@ -244,7 +245,7 @@ std::pair<DistributedMatrix, double> in_sandwich(const Work& work, const file::S
   solvers::sandwich(inverse, matrix);
   const auto given = after::random_signs(1, {0, work.n()}, 1);
   const auto once = solvers::product(inverse, given, world);
-  solvers::SymmetricOperator of_middle(*options.inverse.sandwich, middle.matrix, memory, world);
+  solvers::StoredOperator of_middle(*options.inverse.sandwich, middle.matrix, memory, world);
   auto expected = solvers::errors_of(of_middle, 0, 1, once, once).products;
   for (auto& number : expected) number *= options.inverse.scale;
   expected = solvers::product(inverse, expected, world);

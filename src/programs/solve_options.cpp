@@ -10,6 +10,8 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/run/network_options.hpp"
+#include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -26,9 +28,9 @@ po::options_description of_systems() {
       "rhs", po::value<std::string>()->value_name("FILE"), sides.c_str())(
       "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
       "dense: Cholesky or LU factors, up to N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each "
-      "iteration; cg: positive definite A + X I alone; auto: dense where memory allows it, else minres")(
-      "tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
-      "of minres and cg: |b - (A + X I) x| / |b|")(
+      "iteration; cg: positive definite A + X I alone; auto: dense where memory allows it and there is a file, else "
+      "minres")("tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
+                "of minres and cg: |b - (A + X I) x| / |b|")(
       "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
       "block", po::value<std::vector<std::string>>()->multitoken()->value_name("NAME..."), block_words.c_str());
   return described;
@@ -96,10 +98,18 @@ void take_inverse_options(const po::variables_map& given, InverseOptions& option
   }
 }
 
+// What a network has not.
+void refuse_whole_matrix(const SolveOptions& options) {
+  if (options.solver == solvers::Solver::dense) expect_file(options, "--method dense");
+  if (!options.blocks.empty()) expect_file(options, "--block");
+  if (!options.inverse.of.empty()) expect_file(options, "--inverse");
+  if (options.inverse.log_determinant) expect_file(options, "--logdet");
+}
+
 }  // namespace
 
 system::UsedFiles SolveOptions::files() const {
-  auto used = ResultOptions::files();
+  auto used = MatrixOptions::files();
   if (right_sides) used.inputs.emplace_back(after::file_of_vectors(*right_sides));
   if (inverse.sandwich) {
     const auto more = file::files_of_matrix(*inverse.sandwich);
@@ -110,33 +120,38 @@ system::UsedFiles SolveOptions::files() const {
 
 SolveOptions parse_solve_options(int argc, const char* const* argv) {
   const auto given = after::parse_arguments(
-      "hessian_solve", argc, argv, po::options_description().add(of_systems()).add(of_inverses()).add(general()));
+      "hessian_solve", argc, argv,
+      po::options_description().add(of_systems()).add(of_inverses()).add(run::network_options({})).add(general()));
   const bool inverse = given.count("inverse") != 0 || given["logdet"].as<bool>();
   SolveOptions options;
-  after::take_result_options("hessian_solve", inverse ? "inverse" : "solution", argc, argv, given, options);
+  take_matrix_options("hessian_solve", inverse ? "inverse" : "solution", argc, argv, given, {}, options);
   if (options.help || options.version) return options;
   if (given.count("rhs") != 0) options.right_sides = given["rhs"].as<std::string>();
   options.damping = given["damping"].as<double>();
   if (!std::isfinite(options.damping)) throw InputError("--damping must be a finite number");
   options.solver = solver_named(given["method"].as<std::string>());
-  options.iteration.tolerance = given["tolerance"].as<double>();
-  if (!(options.iteration.tolerance > 0)) throw InputError("--tolerance must be positive");
+  if (given.count("tolerance") != 0) options.tolerance = given["tolerance"].as<double>();
+  if (options.tolerance && !(*options.tolerance > 0)) throw InputError("--tolerance must be positive");
   options.iteration.most = given["iterations"].as<std::int64_t>();
   if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_inverse_options(given, options.inverse);
+  refuse_whole_matrix(options);
   return options;
 }
 
 void print_solve_help(std::ostream& out) {
-  out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian;\n"
+  out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian, or of "
+         "a network's;\n"
          "without --rhs, x is Newton's step from the point at which H was taken. Or what statistics ask of A:\n"
          "inverses, whose diagonals are variances, and the logarithm of the determinant\n\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.npy --damping 1e-3 --method minres\n"
+         "  mpirun -n 4 hessian_solve --model net.pt2 --data batch.h5 --batch-size 16 --damping 1e-2\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --inverse diagonal --scale 1797 --logdet\n\n"
       << cli::text_of_options("Systems", of_systems()) << "\n"
       << cli::text_of_options("Inverses", of_inverses()) << "\n"
+      << cli::text_of_options(heading_of_network, run::network_options({})) << "\n"
       << cli::text_of_options("General", general());
 }
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/solvers/linear_solve.hpp"
+#include "matrix_options.hpp"
 
 namespace hessian_mpi::programs {
 
@@ -22,11 +22,12 @@ struct InverseOptions {
   bool wanted() const { return !of.empty() || log_determinant; }
 };
 
-struct SolveOptions : after::ResultOptions {
+struct SolveOptions : MatrixOptions {
   std::optional<std::string> right_sides;  ///< a file; minus the gradient where absent
   double damping = 0;
   std::optional<solvers::Solver> solver;  ///< dense where it fits where absent
   solvers::IterationOptions iteration;
+  std::optional<double> tolerance;  ///< of iterations; usual_tolerance() where absent
   InverseOptions inverse;
   std::vector<std::string> blocks;  ///< names, as blocks_named() takes them
 

@@ -10,20 +10,40 @@
 #include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/solvers/blas.hpp"
 #include "hessian_mpi/system/node.hpp"
+#include "open_network.hpp"
 
 namespace hessian_mpi::programs {
 
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
                          const file::Needed& needed) {
-  auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
-  file::expect_one_file(options.file, hessian, world);
+  // First: LibTorch may find this BLAS in the place of its own.
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
+  if (options.network) {
+    auto network = open_network(program, options, world);
+    auto layout = network->layout();
+    return {options.file, std::move(layout), 0, std::move(network)};
+  }
+  auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
+  file::expect_one_file(options.file, hessian, world);
   const auto& matrix = hessian.matrix;
   cli::say(world, "matrix",
            text(options.file.string(), ": ", matrix.columns, " x ", matrix.columns, ", ", name_of(matrix.storage), ", ",
                 text_of_bytes(static_cast<std::uint64_t>(matrix.bytes()))));
-  return {std::move(hessian), resources.memory};
+  return {options.file, std::move(hessian), resources.memory, nullptr};
+}
+
+double usual_tolerance(const OpenedMatrix& opened) {
+  constexpr double of_float32 = 1e-5;
+  constexpr double of_float64 = 1e-8;
+  return opened.network && opened.hessian.dtype == Precision::float32 ? of_float32 : of_float64;
+}
+
+void expect_file(const MatrixOptions& options, const char* what) {
+  if (!options.network) return;
+  throw InputError(text(what,
+                        " takes the whole matrix, which a network has not: make it by hessian_mpi, and name its "
+                        "file in the place of --model"));
 }
 
 std::string text_of_cost(const solvers::DecompositionCost& cost) {

@@ -2,24 +2,36 @@
 /// What programs that compute from a matrix do before they begin: open it, and say what will be taken.
 
 #include <cstdint>
+#include <filesystem>
+#include <memory>
 #include <string>
 
-#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/products/network.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/solvers/dense_eigensolver.hpp"
+#include "matrix_options.hpp"
 
 namespace hessian_mpi::programs {
 
 /// A whole matrix, and the bytes that a rank's rows may take.
 struct OpenedMatrix {
+  std::filesystem::path file;
   file::StoredLayout hessian;
   std::uint64_t memory = 0;
+  std::unique_ptr<products::Network> network;  ///< where there is one in the file's place
 };
 
-/// Collective. Reads all but the rows of options.file, says what it is, and has BLAS use the threads of the options.
-OpenedMatrix open_matrix(const after::ResultOptions& options, const ranks::Communicator& world,
+/// Collective. Reads all but the rows of options.file, or loads the network, says what it is, and has BLAS use the
+/// threads of the options. program: its name, for warnings. Options and communicator must outlive it.
+OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
                          const file::Needed& needed = {});
+
+/// Of residuals, where the user names none: in float32 products of a network round.
+double usual_tolerance(const OpenedMatrix& opened);
+
+/// Throws InputError where the options name a network. what: that takes a whole matrix, such as "--block".
+void expect_file(const MatrixOptions& options, const char* what);
 
 /// "135 MB a rank, 4.6e+07 operations, about 0.0 s".
 std::string text_of_cost(const solvers::DecompositionCost& cost);

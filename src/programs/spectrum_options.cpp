@@ -8,11 +8,16 @@
 #include "block_selection.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/help.hpp"
+#include "hessian_mpi/run/network_options.hpp"
+#include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
 
 namespace po = boost::program_options;
+
+// That have another meaning here, or none of a network alone.
+const std::set<std::string> own_options{"seed"};
 
 po::options_description what_to_compute() {
   po::options_description described;
@@ -33,9 +38,10 @@ po::options_description how_to_compute() {
       "of the density: Lanczos steps for each, 100 where absent; details come with them")(
       "sigma", po::value<double>()->value_name("X"),
       "of the density: width of the Gaussian it is smoothed by; range / (2 steps) where absent")(
-      "seed", po::value<std::uint64_t>()->value_name("S"), "of random vectors; 0 where absent")(
+      "seed", po::value<std::uint64_t>()->value_name("S"),
+      "of random vectors, and of a network's random layers; 0 where absent")(
       "tolerance", po::value<double>()->value_name("X"),
-      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent");
+      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent, 1e-5 of a network in float32");
   described.add_options()(
       "low-rank", po::value<std::string>()->default_value("auto")->value_name("auto, yes or no"),
       "of --all without --vectors: whether the nonzero eigenvalues are looked for by products with vectors first, "
@@ -81,7 +87,7 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
   take(given, "probes", std::int64_t{2}, options.of_density.probes);
   take(given, "steps", std::int64_t{1}, options.of_density.steps);
   take(given, "seed", std::uint64_t{0}, options.of_density.seed);
-  take_positive(given, "tolerance", options.tolerance);
+  if (given.count("tolerance") != 0) take_positive(given, "tolerance", options.tolerance.emplace());
   if (given.count("sigma") != 0) take_positive(given, "sigma", options.of_density.sigma.emplace());
   for (const auto* name : {"probes", "steps", "sigma"}) {
     if (given.count(name) != 0 && !options.density) throw InputError(text("--", name, " is of --density"));
@@ -91,14 +97,24 @@ void take_how(const po::variables_map& given, SpectrumOptions& options) {
   }
 }
 
+// What a network has not.
+void refuse_whole_matrix(const SpectrumOptions& options) {
+  if (options.all)
+    expect_file(options, "--all, which is meant where neither --largest, --smallest nor --density is given,");
+  if (!options.blocks.empty()) expect_file(options, "--block");
+}
+
 }  // namespace
 
 SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
-  const auto given =
-      after::parse_arguments("hessian_spectrum", argc, argv,
-                             po::options_description().add(what_to_compute()).add(how_to_compute()).add(general()));
+  const auto given = after::parse_arguments("hessian_spectrum", argc, argv,
+                                            po::options_description()
+                                                .add(what_to_compute())
+                                                .add(how_to_compute())
+                                                .add(run::network_options(own_options))
+                                                .add(general()));
   SpectrumOptions options;
-  after::take_result_options("hessian_spectrum", "spectrum", argc, argv, given, options);
+  take_matrix_options("hessian_spectrum", "spectrum", argc, argv, given, own_options, options);
   if (options.help || options.version) return options;
   take(given, "largest", std::int64_t{1}, options.largest);
   take(given, "smallest", std::int64_t{1}, options.smallest);
@@ -107,17 +123,22 @@ SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
   options.vectors = given["vectors"].as<bool>();
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_how(given, options);
+  refuse_whole_matrix(options);
+  if (options.network) options.network->seed = options.of_density.seed;
   return options;
 }
 
 void print_spectrum_help(std::ostream& out) {
-  out << "hessian_spectrum: eigenvalues of the symmetric part A = (H + H^T) / 2 of a finished Hessian\n\n"
+  out << "hessian_spectrum: eigenvalues of the symmetric part A = (H + H^T) / 2 of a finished Hessian, or of a "
+         "network's\n\n"
          "  mpirun -n 4 hessian_spectrum hessian.h5\n"
          "  mpirun -n 4 hessian_spectrum hessian.h5 --largest 20 --smallest 5 --density\n"
+         "  mpirun -n 4 hessian_spectrum --model net.pt2 --data batch.h5 --batch-size 16 --largest 20 --density\n"
          "  mpirun -n 4 hessian_spectrum hessian.h5 --block 'conv*.weight' fc.weight,fc.bias\n\n"
       << cli::text_of_options("What to compute (all eigenvalues, where none of these is given)", what_to_compute())
       << "\n"
       << cli::text_of_options("How", how_to_compute()) << "\n"
+      << cli::text_of_options(heading_of_network, run::network_options(own_options)) << "\n"
       << cli::text_of_options("General", general());
 }
 

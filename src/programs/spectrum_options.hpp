@@ -3,25 +3,26 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/solvers/spectral_density.hpp"
+#include "matrix_options.hpp"
 
 namespace hessian_mpi::programs {
 
 /// Whether all eigenvalues are looked for as those of a matrix of low rank first.
 enum class LowRankTry { automatic, yes, no };
 
-struct SpectrumOptions : after::ResultOptions {
+struct SpectrumOptions : MatrixOptions {
   bool all = true;  ///< every eigenvalue: also where nothing else is asked for
   bool vectors = false;
   std::int64_t largest = 0;  ///< how many; 0: not asked for
   std::int64_t smallest = 0;
   bool density = false;
   solvers::DensityOptions of_density;
-  double tolerance = 1e-8;
+  std::optional<double> tolerance;  ///< usual_tolerance() where absent
   LowRankTry low_rank = LowRankTry::automatic;
   std::vector<std::string> blocks;  ///< names, as blocks_named() takes them
 };

@@ -1,4 +1,4 @@
-#include "derivative_check.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 
 #include <algorithm>
 #include <array>

@@ -11,12 +11,12 @@
 #include <random>
 #include <utility>
 
-#include "derivative_check.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 
 namespace hessian_mpi::run {
 namespace {

@@ -347,4 +347,16 @@ const std::vector<Option>& option_table() {
   return table;
 }
 
+std::vector<Option> table_of_network() {
+  auto table = options_of_problem();
+  for (auto& option : table) {
+    if (option.name() == "model" || option.name() == "data") option.usual.clear();  // without them there is none
+  }
+  for (const auto* name : {"matrix", "device"}) {
+    table.push_back(*std::find_if(option_table().begin(), option_table().end(),
+                                  [&](const Option& option) { return option.name() == name; }));
+  }
+  return table;
+}
+
 }  // namespace hessian_mpi::run

@@ -34,4 +34,7 @@ struct Option {
 /// In the order of --help.
 const std::vector<Option>& option_table();
 
+/// Those of them that describe a network, which matrix of it is meant, and on which device.
+std::vector<Option> table_of_network();
+
 }  // namespace hessian_mpi::run

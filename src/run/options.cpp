@@ -11,6 +11,7 @@
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/help.hpp"
+#include "hessian_mpi/run/network_options.hpp"
 #include "option_table.hpp"
 
 namespace hessian_mpi::run {
@@ -18,9 +19,9 @@ namespace {
 
 namespace po = boost::program_options;
 
-po::options_description described_options() {
+po::options_description described(const std::vector<Option>& table) {
   po::options_description all;
-  for (const auto& option : option_table()) {
+  for (const auto& option : table) {
     auto names = option.name();
     if (!option.short_name().empty()) names += "," + option.short_name();
     // Values are read as text: a wrong one is then told in the project's words, with the option's name.
@@ -36,6 +37,10 @@ po::options_description described_options() {
     }
   }
   return all;
+}
+
+po::options_description described_options() {
+  return described(option_table());
 }
 
 // The words that an option was given: none for one without a value, nothing where it was not given.
@@ -177,7 +182,34 @@ Options parsed(int argc, const char* const* argv) {
   return options;
 }
 
+std::vector<Option> network_table(const std::set<std::string>& but_for) {
+  auto table = table_of_network();
+  std::erase_if(table, [&](const Option& option) { return but_for.count(option.name()) != 0; });
+  return table;
+}
+
 }  // namespace
+
+po::options_description network_options(const std::set<std::string>& but_for) {
+  return described(network_table(but_for));
+}
+
+std::optional<Options> take_network_options(const po::variables_map& given, const std::set<std::string>& but_for) {
+  Options options;
+  std::string first;
+  for (const auto& option : network_table(but_for)) {
+    const auto words = words_of(given, option.name());
+    if (!words) continue;
+    if (first.empty()) first = option.name();
+    option.read(option, *words, options);
+  }
+  if (first.empty()) return std::nullopt;
+  if (!options.model && !options.data) {
+    throw InputError(text("--", first, " is of a network: name it by --model and --data, in the place of a file"));
+  }
+  check_consistency(options);
+  return options;
+}
 
 // A loss is the name of one or a file; options of a loss may be files: weight=@FILE.
 system::UsedFiles Options::files() const {

@@ -9,12 +9,12 @@
 #include <limits>
 #include <memory>
 
-#include "derivative_check.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/engines/output_map.hpp"
 #include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 
 namespace hessian_mpi::run {
 namespace {

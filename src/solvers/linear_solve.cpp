@@ -7,8 +7,8 @@
 #include <limits>
 #include <numeric>
 
-#include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/ranks/spread_vectors.hpp"
 #include "hessian_mpi/solvers/cholesky.hpp"
 #include "petsc.hpp"
 #include "scalapack.hpp"
@@ -108,7 +108,7 @@ void append_numbers(Vec vector, std::int64_t count, std::vector<double>& to) {
 
 // Vectors of which every rank has its own rows, whole on all.
 std::vector<double> whole(const std::vector<double>& own, std::int64_t count, const SymmetricOperator& matrix) {
-  return after::whole_product(own, count, matrix.shape(), matrix.communicator());
+  return ranks::whole_vectors(own.data(), count, matrix.own(), matrix.size(), matrix.communicator());
 }
 
 }  // namespace

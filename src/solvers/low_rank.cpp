@@ -165,7 +165,7 @@ std::uint64_t bytes_of_low_rank(std::int64_t own_rows, std::int64_t n, const Low
   return static_cast<std::uint64_t>(own + everywhere) * sizeof(double);
 }
 
-LowRank low_rank(SymmetricOperator& matrix, const LowRankOptions& options,
+LowRank low_rank(StoredOperator& matrix, const LowRankOptions& options,
                  const std::function<void(std::int64_t, double)>& made) {
   const auto before = matrix.passes();
   const auto sums = matrix.sums();

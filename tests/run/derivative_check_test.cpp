@@ -1,7 +1,7 @@
 // Derivatives against differences, of functions that are written down: what agrees, what doesn't, what a kink is taken
 // for, and what noise.
 
-#include "derivative_check.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 
 #include <gtest/gtest.h>
 

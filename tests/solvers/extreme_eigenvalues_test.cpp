@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "hessian_mpi/solvers/stored_operator.hpp"
 #include "known_matrix.hpp"
 
 namespace hessian_mpi::solvers {
@@ -18,7 +19,7 @@ TEST(ExtremeEigenvalues, OfSecondDifferencesAreTheirFormula) {
   constexpr std::int64_t n = 120;
   const MatrixFile file(world, n, second_differences(n));
   for (const std::uint64_t memory : {plenty, std::uint64_t{1}}) {
-    SymmetricOperator matrix(file.path(), file.matrix, memory, world);
+    StoredOperator matrix(file.path(), file.matrix, memory, world);
     for (const auto end : {End::largest, End::smallest}) {
       std::int64_t told = 0;
       const auto found = extreme_eigenvalues(matrix, {end, 4, 1e-10, 4, 0}, [&](std::int64_t converged, std::int64_t) {
@@ -55,7 +56,7 @@ TEST(ExtremeEigenvalues, MayBeACluster) {
   std::vector<double> numbers(n * n);
   for (std::int64_t i = 0; i < n; ++i) numbers[static_cast<std::size_t>(i * (n + 1))] = value_of(i);
   const MatrixFile file(world, n, numbers);
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto found = extreme_eigenvalues(matrix, {End::smallest, 5, 1e-8, 60, 0});
   ASSERT_EQ(found.values.size(), 5U);
   for (std::int64_t k = 0; k < 5; ++k) {
@@ -68,7 +69,7 @@ TEST(ExtremeEigenvalues, CanBeAll) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 9;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto found = extreme_eigenvalues(matrix, {End::smallest, n, 1e-10, 4, 0});
   for (std::int64_t k = 0; k < n; ++k) {
     EXPECT_NEAR(found.values[static_cast<std::size_t>(k)], eigenvalue_of_differences(k, n), 1e-9);
@@ -80,7 +81,7 @@ TEST(ExtremeEigenvalues, ThrowWhatAProductThrowsOnAllRanks) {
   constexpr std::int64_t n = 30;
   const MatrixFile file(world, n, second_differences(n));
   file.damage(3, 20, std::numeric_limits<double>::quiet_NaN());
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   try {
     extreme_eigenvalues(matrix, {End::largest, 2, 1e-8, 4, 0});
     ADD_FAILURE() << "no error";

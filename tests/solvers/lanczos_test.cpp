@@ -7,6 +7,7 @@
 #include <random>
 
 #include "hessian_mpi/solvers/spectral_density.hpp"
+#include "hessian_mpi/solvers/stored_operator.hpp"
 #include "known_matrix.hpp"
 
 namespace hessian_mpi::solvers {
@@ -22,7 +23,7 @@ TEST(Lanczos, AllStepsGiveAllEigenvaluesOfEveryVector) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 30;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto found = lanczos(matrix, random_unit_vectors(matrix, 3, 1), 3, n + 5);
   EXPECT_LT(found.orthogonality_error, 1e-13);
   EXPECT_EQ(matrix.passes(), n);
@@ -42,7 +43,7 @@ TEST(Lanczos, EndsWhereTheKrylovSpaceDoesAndGoesOnWithOtherVectors) {
   std::vector<double> numbers(n * n);
   for (std::int64_t i = 0; i < n; ++i) numbers[static_cast<std::size_t>(i * n + i)] = static_cast<double>(i % 4);
   const MatrixFile file(world, n, numbers);
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   auto starts = random_unit_vectors(matrix, 2, 1);
   for (std::int64_t i = 0; i < matrix.own().count(); ++i) {  // the first vector lies in one eigenspace
     starts[static_cast<std::size_t>(i)] = matrix.own().begin + i == 7 ? 1 : 0;
@@ -61,7 +62,7 @@ TEST(Lanczos, FewStepsIntegratePolynomialsExactly) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 200;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto start = random_unit_vectors(matrix, 1, 3);
   const auto found = lanczos(matrix, start, 1, 4);
   std::vector<double> power = start;
@@ -83,7 +84,7 @@ TEST(RandomSigns, AreTheSameWhateverTheNumberOfRanks) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 50;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto own = random_unit_vectors(matrix, 2, 9);
   std::vector<double> first(n);
   std::copy_n(own.begin(), matrix.own().count(), first.begin() + matrix.own().begin);
@@ -96,7 +97,7 @@ TEST(EstimatedNorm, IsThatOfTheMatrixToAFewPerCent) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 300;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const double norm = estimated_norm(matrix, 0);
   EXPECT_NEAR(norm, eigenvalue_of_differences(n - 1, n), 0.05 * norm);
 }
@@ -114,7 +115,7 @@ TEST(SpectralDensity, IsTheExactOneWithinItsErrors) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 300;
   const MatrixFile file(world, n, second_differences(n));
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto found = spectral_density(matrix, {20, 80, 0.05, 4});
   EXPECT_EQ(matrix.passes(), 80);
   EXPECT_LT(found.orthogonality_error, 1e-12);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "hessian_mpi/solvers/stored_operator.hpp"
 #include "known_matrix.hpp"
 
 namespace hessian_mpi::solvers {
@@ -59,7 +60,7 @@ TEST_P(Damping, MinresGivesTheSolution) {
   const auto world = ranks::Communicator::world();
   const System system(GetParam());
   const MatrixFile file(world, n, system.matrix);
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   std::int64_t last = 0;
   const auto found = solve_iteratively(matrix, system.damping, system.right_sides, {Solver::minres, 1e-12, 1000},
                                        [&](std::int64_t iteration, double) { last = iteration; });
@@ -74,7 +75,7 @@ TEST(ConjugateGradients, GiveTheSolutionOfAPositiveMatrix) {
   const auto world = ranks::Communicator::world();
   const System system(0.5);
   const MatrixFile file(world, n, system.matrix);
-  SymmetricOperator matrix(file.path(), file.matrix, 1, world);
+  StoredOperator matrix(file.path(), file.matrix, 1, world);
   const auto found = solve_iteratively(matrix, 0.5, system.right_sides, {Solver::cg, 1e-12, 1000});
   expect_near(found.solutions, system.solutions, 1e-9);
 }
@@ -93,7 +94,7 @@ TEST(Failures, SayWhatToDo) {
   const auto world = ranks::Communicator::world();
   const System system(-1);
   const MatrixFile file(world, n, system.matrix);
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   expect_failure([&] { solve_iteratively(matrix, -1, system.right_sides, {Solver::cg, 1e-12, 1000}); }, "minres");
   expect_failure(
       [&] {
@@ -111,7 +112,7 @@ TEST(ErrorsOfSolutions, AreThoseOfTheEquation) {
   const auto world = ranks::Communicator::world();
   System system(0.5);
   const MatrixFile file(world, n, system.matrix);
-  SymmetricOperator matrix(file.path(), file.matrix, plenty, world);
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
   const auto right = errors_of(matrix, 0.5, 4.5, system.right_sides, system.solutions);
   EXPECT_LT(right.residuals[0], 1e-14);
   EXPECT_LT(right.backward_errors[1], 1e-14);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "hessian_mpi/solvers/stored_operator.hpp"
 #include "known_matrix.hpp"
 
 namespace hessian_mpi::solvers {
@@ -31,7 +32,7 @@ std::vector<double> of_eigenvalues(const std::vector<double>& values) {
 LowRank found_in(const std::vector<double>& numbers, const LowRankOptions& options, std::uint64_t memory = plenty) {
   const auto world = ranks::Communicator::world();
   const MatrixFile file(world, n, numbers);
-  SymmetricOperator matrix(file.path(), file.matrix, memory, world);
+  StoredOperator matrix(file.path(), file.matrix, memory, world);
   return low_rank(matrix, options);
 }
 

@@ -28,7 +28,7 @@ void describe_overwrite(boost::program_options::options_description& to);
 
 /// What the programs are given that make a result of a whole matrix; each takes what it describes.
 struct ResultOptions {
-  std::filesystem::path file;
+  std::filesystem::path file;  ///< set before where it is no argument of its own
   std::filesystem::path output;
   bool overwrite = false;
   std::optional<int> threads;
@@ -46,7 +46,9 @@ struct ResultOptions {
 /// --overwrite,
 /// --version and --help.
 void describe_result(boost::program_options::options_description& to, const char* kind);
-/// Describes --memory, --threads and --plan. rows_of: what --memory is of.
+/// Describes --memory and --threads. memory: what the first is.
+void describe_machine(boost::program_options::options_description& to, const std::string& memory);
+/// These, and --plan. rows_of: what --memory is of.
 void describe_resources(boost::program_options::options_description& to, const char* rows_of);
 /// Takes the values of all these; nothing but help and version where one of them is given.
 void take_result_options(const std::string& program, const char* kind, int argc, const char* const* argv,

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "hessian_mpi/engines/engine.hpp"
-#include "hessian_mpi/engines/output_map.hpp"
+#include "hessian_mpi/engines/jacobian_graph.hpp"
 #include "hessian_mpi/network/problem.hpp"
 
 namespace hessian_mpi::engines {
@@ -26,12 +26,9 @@ class JacobianRows final : public Engine {
                const std::function<void(double)>& advance) override;
 
  private:
-  // One batch with the graph of J^T u; kept between calls.
   struct Graph {
     std::int64_t batch;
-    OutputMap map;
-    torch::Tensor cotangent;              // u
-    std::vector<torch::Tensor> products;  // J^T u, undefined where the outputs do not depend on a parameter
+    JacobianGraph jacobian;
   };
   const Graph& graph_of(std::int64_t batch);
   template <class Number>
@@ -41,13 +38,17 @@ class JacobianRows final : public Engine {
 
   const network::Problem& problem_;
   Matrix matrix_;
-  std::optional<Graph> graph_;
+  std::optional<Graph> graph_;  // kept between calls
 };
 
 /// Not collective. J^T A y for y of another network: of one point's outputs, at the problem's own point. What it adds
 /// up to along a line changes as the matrix says: its derivative is J^T A J v. outputs: y of each batch. N numbers.
 std::vector<double> pulled_back(const network::Problem& problem, Matrix matrix,
                                 const std::vector<torch::Tensor>& outputs);
+
+/// The same of one batch: by each parameter, undefined where y does not depend on it.
+std::vector<torch::Tensor> pulled_back(const network::Problem& problem, Matrix matrix, std::int64_t batch,
+                                       const torch::Tensor& output);
 
 /// y of each batch, without a graph.
 std::vector<torch::Tensor> outputs_of(const network::Problem& problem, Matrix matrix);

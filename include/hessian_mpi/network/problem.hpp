@@ -143,4 +143,13 @@ struct LossAndGradient {
 };
 LossAndGradient evaluate(const Problem& problem);
 
+/// For those who add up batches themselves: a batch's share of the loss, and its derivatives by each parameter,
+/// undefined where it does not depend on one; then what the L2 term adds to the sum of all.
+struct BatchGradient {
+  double loss = 0;
+  std::vector<torch::Tensor> gradient;
+};
+BatchGradient loss_and_gradient(const Problem& problem, std::int64_t batch);
+void add_l2_term(const Problem& problem, LossAndGradient& sum);
+
 }  // namespace hessian_mpi::network

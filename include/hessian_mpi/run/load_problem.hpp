@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "hessian_mpi/network/problem.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/run/options.hpp"
 
 namespace hessian_mpi::run {
@@ -12,5 +13,9 @@ namespace hessian_mpi::run {
 /// parameters, data and derivatives; the model's where absent. Throws InputError.
 network::Problem load_problem(const Options& options, std::optional<Precision> precision,
                               torch::Device device = torch::kCPU);
+
+/// Collective. Ranks that were started in other folders may read other files under the names that the options have:
+/// throws InputError then.
+void expect_same_inputs(const Options& options, const ranks::Communicator& communicator);
 
 }  // namespace hessian_mpi::run

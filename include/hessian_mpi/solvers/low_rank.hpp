@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "hessian_mpi/solvers/symmetric_operator.hpp"
+#include "hessian_mpi/solvers/stored_operator.hpp"
 
 namespace hessian_mpi::solvers {
 
@@ -35,7 +35,7 @@ struct LowRank {
 std::uint64_t bytes_of_low_rank(std::int64_t own_rows, std::int64_t n, const LowRankOptions& options);
 
 /// Collective. made: called after every block with the vectors so far, and what is left of the norm, in parts of it.
-LowRank low_rank(SymmetricOperator& matrix, const LowRankOptions& options,
+LowRank low_rank(StoredOperator& matrix, const LowRankOptions& options,
                  const std::function<void(std::int64_t, double)>& made = {});
 
 }  // namespace hessian_mpi::solvers

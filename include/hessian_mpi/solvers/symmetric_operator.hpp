@@ -1,69 +1,47 @@
 #pragma once
-/// A = (H + H^T) / 2 as something that multiplies vectors, which is all that iterative methods ask of a matrix.
+/// A symmetric matrix as something that multiplies vectors, which is all that iterative methods ask of it. Every rank
+/// has contiguous elements of each vector.
 
 #include <cstdint>
-#include <filesystem>
-#include <functional>
-#include <optional>
 #include <vector>
 
-#include "hessian_mpi/file/hessian_rows.hpp"
-#include "hessian_mpi/file/row_stream.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 
 namespace hessian_mpi::solvers {
 
-/// Each rank has contiguous rows: in memory where they fit, else read from the file again for every product.
 class SymmetricOperator {
  public:
-  /// Collective. matrix: whole, as read_layout() found it. memory: bytes that a rank's rows may take. The
-  /// communicator must outlive the object.
-  SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix, std::uint64_t memory,
-                    const ranks::Communicator& communicator);
+  /// own: the elements of this rank; the ranks' follow each other. The communicator must outlive the object.
+  SymmetricOperator(std::int64_t size, const Rows& own, const ranks::Communicator& communicator)
+      : size_(size), own_(own), communicator_(communicator) {}
+  virtual ~SymmetricOperator() = default;
+  SymmetricOperator(const SymmetricOperator&) = delete;
+  SymmetricOperator& operator=(const SymmetricOperator&) = delete;
 
-  /// Collective. The same of the block that these ranges of rows and columns make; of the whole where there are none.
-  SymmetricOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
-                    const std::vector<Rows>& ranges, std::uint64_t memory, const ranks::Communicator& communicator);
-
-  std::int64_t size() const { return matrix_.columns; }
-  const matrix::MatrixShape& shape() const { return matrix_; }
-  /// The rows of this rank, and the elements that it has of every vector.
+  std::int64_t size() const { return size_; }
   const Rows& own() const { return own_; }
-  bool in_memory() const { return in_memory_; }
   const ranks::Communicator& communicator() const { return communicator_; }
 
   /// Collective. own: of `count` vectors, one after the other, this rank's own().count() numbers each; products: of A
-  /// times each of them the same. Takes 16 N bytes for each vector. Throws on all ranks where the file cannot be read,
-  /// and RunError where a product is not finite, as where H is not.
-  void multiply(const double* own, std::int64_t count, double* products);
-
-  /// Collective. Of H's numbers: those of A but for the part of H that is not symmetric, with which the squares add up
-  /// to more.
-  struct Sums {
-    double squares = 0;
-    double trace = 0;
-  };
-  Sums sums();
+  /// times each of them the same. Throws on all ranks: RunError where a product is not finite, among others.
+  void multiply(const double* own, std::int64_t count, double* products) {
+    ++passes_;
+    apply(own, count, products);
+  }
 
   /// How often the matrix was gone through.
   std::int64_t passes() const { return passes_; }
 
- private:
-  void add_slab(const file::Slab& slab, const double* whole, const double* own, std::int64_t count, double* by_rows,
-                double* by_columns);
-  void each_slab(const std::function<void(const file::Slab&)>& visit);
-  void each_stored_slab(const std::function<void(const file::Slab&)>& visit);
+ protected:
+  void count_pass() { ++passes_; }
 
-  matrix::MatrixShape matrix_;
-  const ranks::Communicator& communicator_;
+ private:
+  virtual void apply(const double* own, std::int64_t count, double* products) = 0;
+
+  std::int64_t size_;
   Rows own_;
-  std::optional<file::RowStream> stream_;      // of a whole matrix
-  std::optional<file::HessianReader> reader_;  // of a block
-  std::vector<Rows> ranges_;                   // of it
-  bool in_memory_;
-  std::vector<char> rows_;         // all of this rank's, if in memory
-  std::vector<double> as_double_;  // those of a slab
+  const ranks::Communicator& communicator_;
   std::int64_t passes_ = 0;
 };
 

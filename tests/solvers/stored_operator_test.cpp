@@ -1,4 +1,4 @@
-#include "hessian_mpi/solvers/symmetric_operator.hpp"
+#include "hessian_mpi/solvers/stored_operator.hpp"
 
 #include <gtest/gtest.h>
 
@@ -23,7 +23,7 @@ TEST_P(InMemoryOrNot, ProductsAreOfTheSymmetricPart) {
   const auto world = ranks::Communicator::world();
   const auto numbers = any_numbers(n);
   const MatrixFile file(world, n, numbers);
-  SymmetricOperator matrix(file.path(), file.matrix, GetParam(), world);
+  StoredOperator matrix(file.path(), file.matrix, GetParam(), world);
   EXPECT_EQ(matrix.in_memory(), GetParam() == plenty);
   for (const std::int64_t count : {1, 3}) {
     std::vector<double> own;
@@ -51,7 +51,7 @@ TEST_P(InMemoryOrNot, ANumberThatIsNotFiniteIsAnErrorOnAllRanks) {
   const auto world = ranks::Communicator::world();
   const MatrixFile file(world, n, any_numbers(n));
   file.damage(7, 2, std::numeric_limits<double>::infinity());
-  SymmetricOperator matrix(file.path(), file.matrix, GetParam(), world);
+  StoredOperator matrix(file.path(), file.matrix, GetParam(), world);
   const std::vector<double> ones(static_cast<std::size_t>(matrix.own().count()), 1.0);
   std::vector<double> products(ones.size());
   EXPECT_THROW(matrix.multiply(ones.data(), 1, products.data()), ranks::AgreedError);

@@ -1,0 +1,128 @@
+#include "hessian_mpi/products/shared_sum.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "hessian_mpi/matrix/partition.hpp"
+
+namespace hessian_mpi::products {
+namespace {
+
+struct Unit {
+  std::int64_t batch;
+  std::int64_t sum;
+};
+
+// Which vectors are made at the same time, one by each rank. Those of one sum come in the order of batches, by rounds
+// and then by ranks.
+class Rounds {
+ public:
+  Rounds(const Summands& summands, int ranks)
+      : batches_(summands.batches), count_(summands.count), ranks_(ranks), whole_batches_(batches_ >= ranks) {}
+
+  std::int64_t count() const {
+    const auto rounds_of = [&](std::int64_t units) { return (units + ranks_ - 1) / ranks_; };
+    return whole_batches_ ? rounds_of(batches_) * count_ : rounds_of(batches_ * count_);
+  }
+  // What a rank makes, if anything. A batch that is one rank's has its graph made there once for all sums.
+  std::optional<Unit> unit(std::int64_t round, int rank) const {
+    const auto place = (whole_batches_ ? round / count_ : round) * ranks_ + rank;
+    const Unit unit = whole_batches_ ? Unit{place, round % count_} : Unit{place / count_, place % count_};
+    return unit.batch < batches_ ? std::optional(unit) : std::nullopt;
+  }
+
+ private:
+  std::int64_t batches_;
+  std::int64_t count_;
+  std::int64_t ranks_;
+  bool whole_batches_;
+};
+
+// What one exchange takes from a rank's elements, so that no rank sends or gets more than MPI can count.
+std::int64_t elements_at_once(int ranks) {
+  constexpr std::int64_t most_bytes = 1 << 29;
+  return std::max<std::int64_t>(1, most_bytes / static_cast<std::int64_t>(sizeof(double)) / ranks);
+}
+
+// Adds up what the ranks have made in a round.
+class Exchange {
+ public:
+  Exchange(const Summands& summands, const ranks::Communicator& communicator)
+      : summands_(summands),
+        communicator_(communicator),
+        own_(elements_of_rank(summands.n, communicator.rank(), communicator.size())),
+        most_(summands.n / communicator.size() + 1) {}
+
+  const Rows& own() const { return own_; }
+
+  // Collective. made: this rank's vector, or nothing. units: what each rank has made, in order.
+  void add(const std::vector<double>& made, const std::vector<std::optional<Unit>>& units, std::vector<double>& sums) {
+    const auto step = elements_at_once(communicator_.size());
+    for (std::int64_t begin = 0; begin < most_; begin += step) {
+      const auto counts = hand_out(made, begin, begin + step);
+      const auto got = communicator_.exchange(bytes_, counts);
+      const Rows some = part_of(own_, begin, begin + step);
+      const auto* numbers = reinterpret_cast<const double*>(got.data());
+      for (std::size_t rank = 0; rank < units.size(); ++rank) {
+        if (!units[rank]) continue;
+        const bool here = static_cast<int>(rank) == communicator_.rank();
+        const double* from = here ? made.data() + some.begin : numbers;
+        double* sum = sums.data() + units[rank]->sum * own_.count() + some.begin - own_.begin;
+        for (std::int64_t k = 0; k < some.count(); ++k) sum[k] += from[k];
+        if (!here) numbers += some.count();
+      }
+    }
+  }
+
+ private:
+  static Rows part_of(const Rows& elements, std::int64_t begin, std::int64_t end) {
+    return {std::min(elements.begin + begin, elements.end), std::min(elements.begin + end, elements.end)};
+  }
+  // Fills bytes_ with what the other ranks are to get of this one's vector; how much that is.
+  std::vector<int> hand_out(const std::vector<double>& made, std::int64_t begin, std::int64_t end) {
+    std::vector<int> counts(static_cast<std::size_t>(communicator_.size()), 0);
+    bytes_.clear();
+    for (int rank = 0; rank < communicator_.size() && !made.empty(); ++rank) {
+      if (rank == communicator_.rank()) continue;
+      const Rows some = part_of(elements_of_rank(summands_.n, rank, communicator_.size()), begin, end);
+      const auto* from = reinterpret_cast<const char*>(made.data() + some.begin);
+      const auto size = static_cast<std::size_t>(some.count()) * sizeof(double);
+      bytes_.insert(bytes_.end(), from, from + size);
+      counts[static_cast<std::size_t>(rank)] = static_cast<int>(size);
+    }
+    return counts;
+  }
+
+  const Summands& summands_;
+  const ranks::Communicator& communicator_;
+  Rows own_;
+  std::int64_t most_;  // elements of a rank, at most
+  std::vector<char> bytes_;
+};
+
+}  // namespace
+
+Rows elements_of_rank(std::int64_t n, int rank, int ranks) {
+  const auto share = matrix::share(n, rank, ranks);
+  return {share.begin, share.end};
+}
+
+std::vector<double> sum_over_batches(const Summands& summands, const std::function<void()>& between,
+                                     const ranks::Communicator& communicator) {
+  const Rounds rounds(summands, communicator.size());
+  Exchange exchange(summands, communicator);
+  std::vector<double> sums(static_cast<std::size_t>(summands.count * exchange.own().count()));
+  for (std::int64_t round = 0; round < rounds.count(); ++round) {
+    if (between) between();
+    std::vector<std::optional<Unit>> units;
+    for (int rank = 0; rank < communicator.size(); ++rank) units.push_back(rounds.unit(round, rank));
+    const auto& own = units[static_cast<std::size_t>(communicator.rank())];
+    const auto made =
+        communicator.together([&] { return own ? summands.make(own->batch, own->sum) : std::vector<double>(); });
+    exchange.add(made, units, sums);
+  }
+  return sums;
+}
+
+}  // namespace hessian_mpi::products

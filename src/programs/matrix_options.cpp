@@ -1,0 +1,26 @@
+#include "matrix_options.hpp"
+
+#include "hessian_mpi/run/network_options.hpp"
+
+namespace hessian_mpi::programs {
+
+system::UsedFiles MatrixOptions::files() const {
+  auto used = network ? system::UsedFiles{network->files().inputs, output} : ResultOptions::files();
+  if (plan) used.output.reset();
+  return used;
+}
+
+void take_matrix_options(const std::string& program, const char* kind, int argc, const char* const* argv,
+                         const boost::program_options::variables_map& given, const std::set<std::string>& but_for,
+                         MatrixOptions& options) {
+  const bool asks = given["help"].as<bool>() || given["version"].as<bool>();
+  if (!asks) options.network = run::take_network_options(given, but_for);
+  if (options.network) options.file = *options.network->model;
+  after::take_result_options(program, kind, argc, argv, given, options);
+  if (!options.network) return;
+  options.network->threads = options.threads;
+  options.network->memory = options.memory;
+  options.network->command_line = options.command_line;
+}
+
+}  // namespace hessian_mpi::programs

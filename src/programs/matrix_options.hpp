@@ -1,0 +1,28 @@
+#pragma once
+/// The command line of programs that take a file of a matrix, or a network in its place.
+
+#include <boost/program_options.hpp>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "hessian_mpi/after/tool_options.hpp"
+#include "hessian_mpi/run/options.hpp"
+
+namespace hessian_mpi::programs {
+
+struct MatrixOptions : after::ResultOptions {
+  std::optional<run::Options> network;  ///< in the file's place
+
+  system::UsedFiles files() const;
+};
+
+/// The heading of run::network_options() in --help.
+constexpr const char* heading_of_network = "A network in the place of the file: products without the matrix";
+
+/// As after::take_result_options(), which it calls. but_for: as run::network_options() has it.
+void take_matrix_options(const std::string& program, const char* kind, int argc, const char* const* argv,
+                         const boost::program_options::variables_map& given, const std::set<std::string>& but_for,
+                         MatrixOptions& options);
+
+}  // namespace hessian_mpi::programs
