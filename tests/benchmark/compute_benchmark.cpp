@@ -40,16 +40,21 @@ using namespace hessian_mpi;
 constexpr std::uint64_t factor_memory = std::uint64_t{4} << 30;
 constexpr auto memory_of_columns = std::numeric_limits<std::uint64_t>::max();  // there is no file to read them from
 
-// Some rows into a buffer that is used again. It is not filled before, as the program's are not.
-void compute(engines::Engine& engine, const std::vector<Rows>& rows, const matrix::MatrixShape& matrix) {
+// Some rows into a buffer that is used again. It is not filled before, as the program's are not. Returns the seconds of
+// each run of them.
+std::vector<double> compute(engines::Engine& engine, const std::vector<Rows>& rows, const matrix::MatrixShape& matrix) {
   const auto most = std::max<std::int64_t>(1, run::buffer_bytes / matrix.bytes_of_row());
   const auto buffer = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(most * matrix.bytes_of_row()));
+  std::vector<double> seconds;
   for (const auto& run : rows) {
+    const Stopwatch watch;
     for (auto row = run.begin; row < run.end; row += most) {
       const Rows some{row, std::min(run.end, row + most)};
       engine.compute(some, {0, matrix.columns}, matrix.storage, buffer.get(), [](double) {});
     }
+    seconds.push_back(watch.seconds());
   }
+  return seconds;
 }
 
 std::vector<Rows> rows_of(const matrix::BlockList& blocks, const matrix::MatrixShape& matrix) {
@@ -94,8 +99,9 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
     Stopwatch watch;
     double bringing = 0;
     double on_each = 0;
+    std::vector<double> runs;
     if (s == 0) {
-      compute(*unfactored, own, matrix);
+      runs = compute(*unfactored, own, matrix);
     } else {
       layers::EarlierColumns columns(earlier, chosen, world.rank(), matrix.storage);
       const std::vector<char> zeros(static_cast<std::size_t>(matrix.bytes_of_row()));
@@ -107,13 +113,17 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
       layers::LayerFactors factors(job.problem, plan.steps[s], own, columns, *unfactored, run::accumulation(job),
                                    factor_memory);
       on_each = watch.lap();
-      compute(factors, own, matrix);
+      runs = compute(factors, own, matrix);
     }
     const double seconds = watch.lap();
     auto rows = layers::rows_of(plan, job.problem.index(), s);
     const auto columns =
         layers::count_of(earlier) * layers::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
-    steps.push_back({{"own", seconds}, {"bringing", bringing}, {"on_each", on_each}, {"bytes_of_columns", columns}});
+    steps.push_back({{"own", seconds},
+                     {"runs", runs},
+                     {"bringing", bringing},
+                     {"on_each", on_each},
+                     {"bytes_of_columns", columns}});
     earlier.insert(earlier.end(), rows.begin(), rows.end());
     std::sort(earlier.begin(), earlier.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
   }
@@ -136,48 +146,65 @@ nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks
   return {{"rank", rank}, {"ranks", ranks}, {"steps", steps}};
 }
 
-// For each rank some of a step's rows: of each parameter one in so many groups of neighbours that come of the same
-// passes.
+// For each rank some of a step's rows: of each parameter, evenly spread, one in so many groups of neighbours that come
+// of the same passes, a run each, and a few at least.
 std::vector<std::vector<Rows>> sample_of(const run::Job& job, std::size_t step, std::int64_t every, int ranks) {
   std::vector<std::vector<Rows>> rows(static_cast<std::size_t>(ranks));
-  std::size_t turn = 0;
   for (std::size_t p = 0; p < job.plan.parameters.size(); ++p) {
     const auto& way = job.plan.parameters[p];
     const auto& entry = job.problem.index().entries()[p];
     if (way.step != step) continue;
-    const auto end = entry.offset + entry.size;
     const auto groups = (entry.size + way.rows_together - 1) / way.rows_together;
-    for (auto g = std::min(every, groups) / 2; g < groups; g += every) {
-      const auto begin = entry.offset + g * way.rows_together;
-      matrix::append_run({begin, std::min(end, begin + way.rows_together)}, rows[turn++ % rows.size()]);
+    const auto count = std::min(groups, std::max<std::int64_t>(3 * ranks, groups / every));
+    for (std::int64_t k = 0; k < count; ++k) {
+      const auto begin = entry.offset + (2 * k + 1) * groups / (2 * count) * way.rows_together;
+      rows[static_cast<std::size_t>(k % ranks)].push_back(
+          {begin, std::min(entry.offset + entry.size, begin + way.rows_together)});
     }
   }
   return rows;
 }
 
-// All rows, from a sample of them, each rank's by what the plan says that they cost.
+// What all of a rank's rows of a step take: of each parameter its first group, which may need passes that serve the
+// others too, and the others as many times as there are more of them. rows: in the step, on one rank of so many.
+double extrapolated(const std::vector<Rows>& runs, const nlohmann::json& seconds, const run::Job& job, int ranks) {
+  double sum = 0;
+  for (std::size_t k = 0; k < runs.size();) {
+    const auto p = job.problem.index().locate(runs[k].begin).parameter;
+    const auto first = runs[k].count();
+    sum += seconds[k].get<double>();
+    double others = 0;
+    std::int64_t made = 0;
+    for (++k; k < runs.size() && job.problem.index().locate(runs[k].begin).parameter == p; ++k) {
+      others += seconds[k].get<double>();
+      made += runs[k].count();
+    }
+    const double share = static_cast<double>(job.problem.index().entries()[p].size) / ranks;
+    if (made > 0) sum += others / static_cast<double>(made) * std::max(0.0, share - static_cast<double>(first));
+  }
+  return sum;
+}
+
+// All rows, from a sample of them, as if each rank had its part of every parameter.
 nlohmann::json sampled(const run::Job& job, std::int64_t every, const ranks::Communicator& world) {
-  const auto cost_of = [&](const std::vector<Rows>& rows) {
-    double cost = 0;
-    for (const auto& run : rows) cost += layers::cost_of(job.plan, job.problem.index(), run);
-    return cost;
-  };
-  std::int64_t rows = 0;
-  std::vector<double> of_all;  // for each step, of a rank's share what it has made of it
+  std::vector<std::vector<std::vector<Rows>>> chosen;  // step, rank
   const auto steps = by_steps(job, world, [&](std::size_t s) {
-    auto chosen = sample_of(job, s, every, world.size());
-    const double all = cost_of(layers::rows_of(job.plan, job.problem.index(), s)) / world.size();
-    const double own = cost_of(chosen[static_cast<std::size_t>(world.rank())]);
-    of_all.push_back(own > 0 ? all / own : 0);
-    for (const auto& some : chosen) rows += layers::count_of(some);
-    return chosen;
+    chosen.push_back(sample_of(job, s, every, world.size()));
+    return chosen.back();
   });
   double seconds = 0;
-  for (std::size_t s = 0; s < of_all.size(); ++s) {
-    const double own = steps[s].at("own").get<double>() + steps[s].at("bringing").get<double>();
-    seconds += world.max(own * of_all[s] + steps[s].at("on_each").get<double>());
+  std::int64_t rows = 0;
+  for (std::size_t s = 0; s < chosen.size(); ++s) {
+    const auto& own = chosen[s][static_cast<std::size_t>(world.rank())];
+    std::int64_t made = 0;
+    for (const auto& some : chosen[s]) made += layers::count_of(some);
+    if (made == 0) continue;
+    const auto all = static_cast<double>(layers::count_of(layers::rows_of(job.plan, job.problem.index(), s)));
+    seconds += extrapolated(own, steps[s].at("runs"), job, world.size()) + steps[s].at("on_each").get<double>() +
+               steps[s].at("bringing").get<double>() * all / static_cast<double>(made);
+    rows += made;
   }
-  return {{"seconds", seconds}, {"rows", rows}};
+  return {{"seconds", world.sum(std::vector{seconds}).front() / world.size()}, {"rows", rows}};
 }
 
 }  // namespace
