@@ -93,12 +93,15 @@ def check_report(path: pathlib.Path, root: pathlib.Path, folder: pathlib.Path) -
 
 
 def check_sample(build: str, mpirun: list[str], folder: pathlib.Path) -> None:
-    """Half of the groups of rows that share passes, and all rows where there is one group."""
-    inputs = ["--model", folder / "mlp/model.pt2", "--data", folder / "mlp/data.h5"]
+    """Three of the four groups of rows that share passes on one rank; on two, which want three each, all."""
+    inputs = [option for name in ("model", "data") for option in (f"--{name}", *folder.glob(f"perceptron-31-128/{name}.*"))]
+    made = {}
     for ranks in (1, 2):
-        command = [*mpirun, "-n", str(ranks), pathlib.Path(build, "tests/benchmark/compute_benchmark"), "--every", "2", *inputs]
+        command = [*mpirun, "-n", str(ranks), pathlib.Path(build, "tests/benchmark/compute_benchmark"), "--every", "4", *inputs]
         line = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        assert line["N"] == 148 and 148 // 2 <= line["rows"] < 148 and line["seconds"] > 0, line
+        assert line["N"] == 3327 and line["seconds"] > 0, line
+        made[ranks] = line["rows"]
+    assert 3327 * 0.6 < made[1] < 3327 * 0.9 and made[2] == 3327, made
 
 
 def main(build: str, mpirun: list[str]) -> int:

@@ -21,7 +21,7 @@ import problems
 
 PACKAGES = {"torch.func": "torch", "jax": "jax", "curvlinops": "curvlinops-for-pytorch"}
 FEW_ROWS = 4
-TOLERANCE = 1e-3  # of rows in float32, relative to the largest number of those compared
+TOLERANCE = 1e-4  # of rows in float32, relative to the largest number of those compared
 
 Rows = Callable[[int], torch.Tensor]  # from the first row of a chunk on
 Ways = dict[str, Callable[[int], Rows]]  # for a number of rows at a time

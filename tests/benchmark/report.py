@@ -131,29 +131,38 @@ def draw_computing(results: dict, path: pathlib.Path) -> None:
 
 
 def draw_growth(results: dict, path: pathlib.Path) -> None:
-    """On two ranks; the other programs', of one core and as many rows as the matrix has, are halved."""
-    figure, axes = new_figure(2, 3.8)
+    """On two ranks; what the other programs took on one core is halved, and goes as N^2 and as the samples."""
+    from matplotlib.ticker import NullFormatter
+
+    figure, axes = new_figure(2, 3.4)
     limits = results["limits"]
     peak, disk = limits["multiplication"]["2"], limits["bytes_a_second"]
-    for axis, what, measured in zip(axes, ("N", "samples"), ("mlp", "mlp20k")):
-        points = sorted(results["growth"].get({"N": "parameters"}.get(what, what), []), key=lambda point: point[what])
+    styles = {"torch.func": "-", "jax": "--", "curvlinops": ":"}
+    labelled = {}
+    for axis, what, measured in zip(axes, ("parameters", "samples"), ("mlp", "mlp20k")):
+        key = {"parameters": "N"}.get(what, what)
+        points = sorted(results["growth"].get(what, []), key=lambda point: point[key])
         if not points:
             continue
-        x = [point[what] for point in points]
-        for stage, style, label in (("all", "o-", "job"), ("rows", "s--", "computing")):
+        x = [point[key] for point in points]
+
+        def draw(label: str, y: list[float], style: str, colour: str, **more) -> None:
+            (labelled[label],) = axis.plot(x, y, style, color=colour, **more)
+
+        for stage, label, style in (("all", "job", "o-"), ("rows", "its computing", "s--")):
             y = [statistics.median(r[stage] for r in point["rounds"]) for point in points]
-            axis.plot(x, y, style, color=BLUE, label=label, markersize=4)
+            draw(label, y, style, BLUE, markersize=4)
         if found := results["networks"].get(measured):
             m = Network(measured, found)
-            power, own = (2, m.n) if what == "N" else (1, found["samples"])
+            power, own = (2, m.n) if key == "N" else (1, found["samples"])
             for peer, p in m.peers.items():
-                line = {"torch.func": "-", "jax": "--", "curvlinops": ":"}[peer]
-                axis.plot(x, [p["seconds"] / 2 * (k / own) ** power for k in x], line, color=ORANGE, linewidth=1, label=f"{peer}, two cores, from {what} = {own:,}")
-        axis.plot(x, [point["N"] ** 2 * point["samples"] / peak for point in points], "-.", color=GREY, label=f"{peak / 1e9:.0f} GFlop/s")
-        axis.plot(x, [4 * point["N"] ** 2 / disk for point in points], ":", color=GREY, label=f"writing, {disk / 1e9:.1f} GB/s")
-        axis.set(xscale="log", yscale="log", xlabel={"N": "parameters N, 128 samples", "samples": f"samples, N = {points[0]['N']:,}"}[what])
-        axis.legend(frameon=False, fontsize=7)
+                draw(f"{peer}, from one size", [p["seconds"] / 2 * (k / own) ** power for k in x], styles[peer], ORANGE, linewidth=1)
+        draw(f"products at {peak / 1e9:.0f} GFlop/s", [point["N"] ** 2 * point["samples"] / peak for point in points], "-.", GREY)
+        draw(f"writing at {disk / 1e9:.1f} GB/s", [4 * point["N"] ** 2 / disk for point in points], ":", GREY)
+        axis.set(xscale="log", yscale="log", xlabel="parameters, 128 samples" if key == "N" else f"samples, {points[0]['N']:,} parameters")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("seconds on two ranks")
+    figure.legend(labelled.values(), labelled.keys(), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -7,15 +7,16 @@ BUILD: the folder with src/hessian_mpi and tests/benchmark/compute_benchmark. WH
 seconds with "parameters" and "samples"; all unless some are named, whose results take the place of those in FILE.
 Of each network, one thread a rank, all in turn:
   - computing alone, the rows thrown away (compute_benchmark), on 1 and on 2 ranks; where that takes long, of a sample;
-  - what --plan says of the job on 2 ranks, and the job, into a file; not where computing was sampled;
+  - what --plan says of the job on 2 ranks, and the job, into a file, but where it is to take minutes;
   - --method rows on one rank, on a sample of the rows, as if for all of them;
   - two processes that write as many bytes and sync them: each its half of a file of its own, new or with its space taken
     before, whichever is faster;
   - the programs of peers.py, on one core, as far as they are installed.
-The output files lie in FOLDER, up to 24 GB at a time; --largest: 40 GB. report.py makes tables and pictures of FILE.
+The output files lie in FOLDER, up to 17 GB at a time; --whole: 24 GB, --largest: 40 GB. report.py makes tables and pictures of FILE.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -29,7 +30,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -37,10 +38,11 @@ import peers
 import problems
 
 RANKS = 2
-LONG = 100  # seconds of computing on one rank, as --plan says it, from which on it is sampled, in as many seconds
+LONG = 40  # seconds of computing on one rank, as --plan says it, from which on it is sampled, in as many seconds
+LONG_JOB = 150  # of a job on two ranks, from which on it is left out
 WIDTHS = (12, 31, 64, 140)  # of perceptrons: 1,000 to 30,000 parameters
 LARGEST = 281  # 100,000
-SAMPLES = (64, 512, 4096, 20000, 60000)
+SAMPLES = (64, 512, 4096, 60000)
 
 
 def seconds_of(text: str) -> float:
@@ -60,8 +62,8 @@ class Setting:
         self.launch = shlex.split(arguments.launch)
         self.repetitions = 1 if self.quick else 3
         self.pieces = 2 if self.quick else 8  # of the rows one by one, spread over the matrix
-        self.peer_seconds = 0.02 if self.quick else 4.0
-        self.row_seconds = 0.02 if self.quick else 10.0
+        self.peer_seconds = 0.02 if self.quick else 3.0
+        self.row_seconds = 0.02 if self.quick else 6.0
 
     def run(self, ranks: int, program: str, *options: str) -> str:
         command = [*self.launch, "-n", str(ranks), str(self.build / program), *options]
@@ -75,10 +77,15 @@ class Setting:
         problems.write(name, folder, self.quick)
         return ["--model", str(folder / "model.pt2"), "--data", str(folder / "data.h5")]
 
-    def output(self) -> pathlib.Path:
+    @contextlib.contextmanager
+    def output(self) -> Iterator[str]:
+        """A file that is not there yet, and not afterwards."""
         path = self.folder / "hessian.h5"
         path.unlink(missing_ok=True)
-        return path
+        try:
+            yield str(path)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def hessian_mpi(setting: Setting, ranks: int, *options: str) -> dict[str, float]:
@@ -102,15 +109,14 @@ def computing(setting: Setting, ranks: int, every: int, *options: str) -> dict:
 
 def rows_one_by_one(setting: Setting, inputs: list[str], n: int) -> float:
     """Seconds for all rows, from pieces of them."""
-    output = setting.output()
     made, seconds, count = 0, 0.0, 8
     for piece in range(setting.pieces):
         begin = (2 * piece + 1) * (n - count) // (2 * setting.pieces)
         options = ["--method", "rows", "--rows", f"{begin}:{begin + count}", "--check", "0", "--verify", "none"]
-        seconds += hessian_mpi(setting, 1, *inputs, *options, "--output", str(output))["rows"]
+        with setting.output() as output:
+            seconds += hessian_mpi(setting, 1, *inputs, *options, "--output", output)["rows"]
         made += count
         count = max(8, min(n // setting.pieces, int(setting.row_seconds / setting.pieces * made / seconds)))
-        output.unlink()
     return seconds / made * n
 
 
@@ -153,17 +159,15 @@ def has_room(setting: Setting, size: int) -> bool:
 
 
 def job(setting: Setting, inputs: list[str]) -> dict[str, float]:
-    output = setting.output()
-    phases = hessian_mpi(setting, RANKS, *inputs, "--output", str(output))
-    output.unlink()
-    return phases
+    with setting.output() as output:
+        return hessian_mpi(setting, RANKS, *inputs, "--output", output)
 
 
 def rounds_of(setting: Setting, measure: Callable[[], dict]) -> list[dict]:
     """One where that takes long."""
     rounds: list[dict] = []
     start = time.perf_counter()
-    while len(rounds) < setting.repetitions and time.perf_counter() - start < 45:
+    while len(rounds) < setting.repetitions and time.perf_counter() - start < 30:
         rounds.append(measure())
     return rounds
 
@@ -185,32 +189,31 @@ def measure_peer(setting: Setting, peer: str, name: str) -> dict:
 
 def measure_network(setting: Setting, name: str) -> dict:
     inputs = setting.inputs(name)
-    plan = planned(setting, *inputs, "--output", str(setting.output()))
+    with setting.output() as output:
+        plan = planned(setting, *inputs, "--output", output)
     every = 1 if setting.whole or plan["computing"] < LONG else math.ceil(plan["computing"] / LONG) + 1
-    found = computing(setting, 1, every, *inputs)
-    n, size = found["N"], 4 * found["N"] ** 2
-    writes = every == 1 and has_room(setting, size)
+    found: dict = {}
 
     def one_round() -> dict:
-        taken = {"computing, 1": computing(setting, 1, every, *inputs)["seconds"] if rounds_made else found["seconds"]}
-        rounds_made.append(True)
-        taken["computing, 2"] = computing(setting, RANKS, every, *inputs)["seconds"]
-        if writes:
+        found.update(computing(setting, 1, every, *inputs))
+        taken = {"computing, 1": found["seconds"], "computing, 2": computing(setting, RANKS, every, *inputs)["seconds"]}
+        size = 4 * found["N"] ** 2
+        if (setting.whole or plan["job"] < LONG_JOB) and has_room(setting, size):
             taken["job"] = job(setting, inputs)
             taken["write"] = plain_write(setting.folder, size)
         return taken
 
-    rounds_made: list[bool] = []
+    rounds = rounds_of(setting, one_round)
     data = problems.make(name, setting.quick)[1][0]
     return {
-        "N": n,
+        "N": found["N"],
         "samples": len(data),
         "tokens": 0 if data.is_floating_point() else data.numel(),
         "sampled_every": every,
         "plan": plan,
         "method": found["plan"],
-        "rounds": rounds_of(setting, one_round),
-        "rows": rows_one_by_one(setting, inputs, n),
+        "rounds": rounds,
+        "rows": rows_one_by_one(setting, inputs, found["N"]),
         "peers": {peer: measure_peer(setting, peer, name) for peer in peers.PACKAGES},
     }
 
@@ -225,13 +228,11 @@ def growth_point(setting: Setting, width: int, samples: int, check: bool = False
     point = {"N": n, "samples": samples}
     if not check:
         return point | {"rounds": rounds_of(setting, lambda: job(setting, inputs))}
-    output = setting.output()
-    point["rounds"] = [hessian_mpi(setting, RANKS, *inputs, "--output", str(output))]
-    start = time.perf_counter()
-    setting.run(RANKS, "src/hessian_info", str(output), "--verify")
-    point["verified"] = time.perf_counter() - start
-    output.unlink()
-    return point
+    with setting.output() as output:
+        point["rounds"] = [hessian_mpi(setting, RANKS, *inputs, "--output", output)]
+        start = time.perf_counter()
+        setting.run(RANKS, "src/hessian_info", output, "--verify")
+        return point | {"verified": time.perf_counter() - start}
 
 
 def multiplication(threads: int, seconds: float) -> float:
