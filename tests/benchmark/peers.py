@@ -133,7 +133,7 @@ def relative_error(network: Network, trial: Trial) -> float:
 
 
 def measured(network: Network, ways: Ways, seconds: float) -> dict:
-    """Each way with a few rows at a time; the fastest with twice as many, as long as that is faster; what is fastest for long."""
+    """Each way with a few rows at a time; the fastest with twice as many, until that is slower twice; what is fastest for long."""
     n = network.theta.numel()
     tried: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -162,8 +162,9 @@ def measured(network: Network, ways: Ways, seconds: float) -> dict:
         attempt(way, FEW_ROWS)
     if best is None:
         return {"tried": tried, "failed": failed}
-    way, chunk = best[1], 2 * FEW_ROWS
-    while chunk <= n and best[2].first < seconds and attempt(way, chunk):
+    way, chunk, slower = best[1], 2 * FEW_ROWS, 0
+    while chunk <= n and best[2].first < seconds and slower < 2:
+        slower = 0 if attempt(way, chunk) else slower + 1
         chunk *= 2
     pace, way, trial = best
     places = max(2, round(seconds / (pace * trial.chunk)))
