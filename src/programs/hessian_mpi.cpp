@@ -40,6 +40,7 @@
 #include "hessian_mpi/run/report.hpp"
 #include "hessian_mpi/run/resume.hpp"
 #include "hessian_mpi/run/verdict.hpp"
+#include "hessian_mpi/run/version_details.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/stop.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
@@ -450,11 +451,15 @@ ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ra
 
 int start(int argc, char** argv) {
   system::StopRequest request;
-  return cli::run_program({"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv,
-                          run::parse_options, [&](const run::Options& options, const ranks::Communicator& world) {
-                            request.set_time_limit(options.time_limit);
-                            return run(options, {request, world}, world);
-                          });
+  return cli::run_program(
+      {"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv, run::parse_options,
+      [&](const run::Options& options, const ranks::Communicator& world) {
+        request.set_time_limit(options.time_limit);
+        return run(options, {request, world}, world);
+      },
+      [](const run::Options& options, const ranks::Communicator& world) {
+        if (options.verbose) run::print_version_details(std::cout, options.output, world);
+      });
 }
 
 }  // namespace
