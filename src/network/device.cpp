@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Version.h>
+#include <ATen/core/Tensor.h>
 
 #include "hessian_mpi/base/error.hpp"
 

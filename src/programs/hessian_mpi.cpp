@@ -26,6 +26,7 @@
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/libtorch_version.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/ranks/one_folder.hpp"
@@ -393,6 +394,7 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
   Stopwatch stage;
   run::StageSeconds seconds;
 
+  world.together([] { network::expect_libtorch_of_build(network::libtorch_version()); });
   const bool resuming = finds_file_to_resume(given, world);
   const run::Options options = resuming ? with_threads_of_file(given, world) : given;
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);

@@ -4,6 +4,7 @@
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/network/device.hpp"
+#include "hessian_mpi/network/libtorch_version.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/surroundings.hpp"
 
@@ -24,7 +25,8 @@ std::string text_of_place(const std::filesystem::path& output) {
 void print_version_details(std::ostream& out, const std::filesystem::path& output, const ranks::Communicator& world) {
   cli::print_line(out, "program", std::filesystem::read_symlink("/proc/self/exe").string());
   cli::print_line(out, "compiler", HESSIAN_MPI_COMPILER);
-  cli::print_line(out, "LibTorch", system::loaded_library("libtorch_cpu").string());
+  cli::print_line(out, "LibTorch",
+                  text(system::loaded_library("libtorch_cpu").string(), ", built with ", network::libtorch_of_build()));
   cli::print_line(out, "MPI", system::loaded_library("libmpi").string());
   cli::print_line(out, "HDF5", system::loaded_library("libhdf5").string());
   cli::print_line(out, "solvers", HESSIAN_MPI_SOLVER_LIBRARIES);
