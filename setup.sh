@@ -15,7 +15,8 @@ usage: ./setup.sh build             install what is missing, configure, build al
        ./setup.sh mpich [OPTION...] the same tests with MPICH instead of Open MPI, into build-mpich
        ./setup.sh tidy              clang-tidy on all sources: half an hour on two cores
 
-LibTorch comes from the Python package torch, into .deps/python, unless CMAKE_PREFIX_PATH or Torch_DIR names one.
+LibTorch comes from the Python package torch: that of the active environment, or that which Torch_ROOT, CMAKE_PREFIX_PATH
+or Torch_DIR names, or else one that is installed into .deps/python.
 The package without GPU support is much smaller: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index to get it.
 USAGE
 }
@@ -136,9 +137,12 @@ install_optional_packages() {
 
 # --- LibTorch and Python ----------------------------------------------------------------------------------------------
 
+# As src/cmake/FindTorch.cmake looks for it.
 users_own_torch() {
-  local place prefixes=${CMAKE_PREFIX_PATH:-}
+  local place prefixes=${Torch_ROOT:-}:${CMAKE_PREFIX_PATH:-}
   [[ ! -e ${Torch_DIR:-}/TorchConfig.cmake ]] || return 0
+  if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]] &&
+    python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then return 0; fi
   while IFS= read -rd : place; do
     [[ ! -e $place/Torch/TorchConfig.cmake && ! -e $place/share/cmake/Torch/TorchConfig.cmake ]] || return 0
   done <<<"${prefixes//;/:}:"
@@ -174,7 +178,8 @@ configure() {
   [[ $("${CXX:-c++}" -dumpversion) == 12 ]] || command+=(-DHESSIAN_MPI_WERROR=OFF)
 
   local stamp=$folder/setup.configured state
-  state="${command[*]} Torch_DIR=${Torch_DIR:-} CMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH:-} $(cksum <CMakePresets.json)"
+  state="${command[*]} Torch_DIR=${Torch_DIR:-} Torch_ROOT=${Torch_ROOT:-} CMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH:-}"
+  state+=" environment=${VIRTUAL_ENV:-}${CONDA_PREFIX:-} $(cksum <CMakePresets.json)"
   if [[ $(cat "$stamp" 2>/dev/null) == "$state" ]]; then
     run "${command[@]}" --log-level=ERROR >/dev/null
   else

@@ -17,7 +17,8 @@ if [[ -e no_solvers && $* == *slepc* ]]; then exit 100; fi
 for word in "${@:2}"; do if [[ $word != -* ]]; then echo "installed $word" >>installed; fi; done""",
     "dpkg-query": "cat installed",
     "sudo": """while [[ $1 == -* ]]; do shift; done; exec "$@" """,
-    "python3": """if [[ $2 == venv ]]; then mkdir -p .deps/python/bin; cp "$0" .deps/python/bin/python; fi""",
+    "python3": """if [[ $2 == venv ]]; then mkdir -p .deps/python/bin; cp "$0" .deps/python/bin/python; fi
+if [[ $2 == *torch* && -e no_torch ]]; then exit 1; fi""",
     "cmake": """
 folder=build
 if [[ $2 == debug ]]; then folder=build-debug; fi
@@ -52,10 +53,10 @@ class Machine:
         path.write_text(text)
         path.chmod(0o755)
 
-    def setup(self, *words, exit_code=0):
+    def setup(self, *words, exit_code=0, **variables):
         """What it called, and what it said."""
         (self.folder / "log").write_text("")
-        environment = {"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": str(self.folder)}
+        environment = {"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": str(self.folder), **variables}
         run = subprocess.run([self.folder / "setup.sh", *words], cwd=self.folder, env=environment, capture_output=True, text=True)
         assert run.returncode == exit_code, f"{words}: exit code {run.returncode}\n{run.stdout}{run.stderr}"
         return (self.folder / "log").read_text(), run.stderr
@@ -94,6 +95,15 @@ def a_build_that_fails_is_a_failure(machine):
     assert "mpirun" not in calls and "broken" in said, (calls, said)
 
 
+def the_torch_of_an_active_environment_is_taken(machine):
+    environment = {"VIRTUAL_ENV": str(machine.folder / "venv")}
+    calls, _ = machine.setup("run", **environment)
+    assert "pip install" not in calls and "CMAKE_PREFIX_PATH" not in calls, calls
+    (machine.folder / "no_torch").touch()
+    calls, _ = machine.setup("run", **environment)
+    assert "pip install torch" in calls and "CMAKE_PREFIX_PATH" in calls, calls
+
+
 def help_is_complete(machine):
     modes = TREE.joinpath("setup.sh").read_text().split("case ${1:-} in\n")[1].split(")")[0].replace("|", " ").split()
     calls, _ = machine.setup("--help")
@@ -106,7 +116,7 @@ def help_is_complete(machine):
 
 
 for case in (solvers_that_come_later_are_built, what_is_left_out_is_said, a_failure_is_not_kept,
-             a_build_that_fails_is_a_failure, help_is_complete):
+             a_build_that_fails_is_a_failure, the_torch_of_an_active_environment_is_taken, help_is_complete):
     with tempfile.TemporaryDirectory(prefix="hessian_mpi_test_") as folder:
         case(Machine(pathlib.Path(folder)))
     print("ok:", case.__name__)

@@ -2,6 +2,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
+#include <ATen/Version.h>
+#include <ATen/core/Tensor.h>
 
 #include "hessian_mpi/base/error.hpp"
 
@@ -14,6 +16,12 @@ int gpus_of_node() {
         "--device cpu");
   }
   return static_cast<int>(at::getNumGPUs());
+}
+
+std::string text_of_devices() {
+  const auto cpu = text("cpu with ", at::get_cpu_capability());
+  if (!at::globalContext().hasCUDART()) return cpu + "; this LibTorch was built without CUDA";
+  return text(cpu, "; cuda: ", at::getNumGPUs(), " GPUs");
 }
 
 bool has_drawn_random_numbers(c10::Device device) {

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/version.h>
 
 #include <cstdlib>
 #include <functional>
@@ -126,10 +125,6 @@ void use_fast_convolutions(const Problem& problem) {
   // Measured on one core, backward of 8 x 1 x 12 x 12 to 32 channels: 0.09 ms, with oneDNN 0.24 to 0.36 ms. From three
   // channels on oneDNN is the faster by two to four times.
   if (problem.convolves_single_channels()) at::globalContext().setUserEnabledMkldnn(false);
-}
-
-std::string libtorch_version() {
-  return TORCH_VERSION;
 }
 
 }  // namespace hessian_mpi::network

@@ -26,6 +26,7 @@
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/libtorch_version.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/ranks/one_folder.hpp"
@@ -40,6 +41,7 @@
 #include "hessian_mpi/run/report.hpp"
 #include "hessian_mpi/run/resume.hpp"
 #include "hessian_mpi/run/verdict.hpp"
+#include "hessian_mpi/run/version_details.hpp"
 #include "hessian_mpi/system/node.hpp"
 #include "hessian_mpi/system/stop.hpp"
 #include "hessian_mpi/system/unfinished_file.hpp"
@@ -383,6 +385,7 @@ ExitCode make_file(const run::Options& given, const ranks::StopPoint& stop, cons
   Stopwatch stage;
   run::StageSeconds seconds;
 
+  world.together([] { network::expect_libtorch_of_build(network::libtorch_version()); });
   const bool resuming = finds_file_to_resume(given, world);
   const run::Options options = resuming ? with_threads_of_file(given, world) : given;
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
@@ -441,11 +444,15 @@ ExitCode run(const run::Options& options, const ranks::StopPoint& stop, const ra
 
 int start(int argc, char** argv) {
   system::StopRequest request;
-  return cli::run_program({"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv,
-                          run::parse_options, [&](const run::Options& options, const ranks::Communicator& world) {
-                            request.set_time_limit(options.time_limit);
-                            return run(options, {request, world}, world);
-                          });
+  return cli::run_program(
+      {"hessian_mpi", run::print_help, "LibTorch " + network::libtorch_version()}, argc, argv, run::parse_options,
+      [&](const run::Options& options, const ranks::Communicator& world) {
+        request.set_time_limit(options.time_limit);
+        return run(options, {request, world}, world);
+      },
+      [](const run::Options& options, const ranks::Communicator& world) {
+        if (options.verbose) run::print_version_details(std::cout, options.output, world);
+      });
 }
 
 }  // namespace

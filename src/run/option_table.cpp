@@ -316,6 +316,10 @@ std::vector<Option> options_of_run() {
       {"--config FILE", "file with the same options, one 'name = value' a line; the command line wins", "",
        word(&Options::config)},
       {"--version", "version of the program and its libraries", "", set_flag(&Options::version)},
+      {"--verbose",
+       "with --version: what a report of a fault needs, paths of the libraries, machine, devices, file system of "
+       "--output",
+       "", set_flag(&Options::verbose)},
       {"-h, --help", "this text", "", set_flag(&Options::help)},
   };
 }

@@ -109,6 +109,7 @@ void check_consistency(const Options& options) {
                           "and --method layers are for rows of parameters"));
   }
   if (options.inputs) check_inputs(options);
+  if (options.verbose) throw InputError("--verbose is of --version: leave it out, or add --version");
   if (options.output.empty()) throw InputError("--output is empty: name the file to write");
   if (options.output.filename().empty()) {
     throw InputError(text("--output '", options.output.string(), "' is a folder: name a file"));
@@ -169,7 +170,11 @@ Options parsed(int argc, const char* const* argv) {
   Options options;
   options.help = words_of(given, "help").has_value();
   options.version = words_of(given, "version").has_value();
-  if (options.help || options.version) return options;
+  if (options.help || options.version) {
+    options.verbose = words_of(given, "verbose").has_value();
+    if (const auto output = words_of(given, "output")) options.output = output->front();
+    return options;
+  }
   options = options_from(given);
   check_consistency(options);
   options.command_line = cli::command_line_of(argc, argv);

@@ -5,7 +5,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/version.hpp"
-#include "hessian_mpi/network/kernels.hpp"
+#include "hessian_mpi/network/libtorch_version.hpp"
 #include "option_table.hpp"
 
 namespace hessian_mpi::run {

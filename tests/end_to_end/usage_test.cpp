@@ -393,11 +393,11 @@ TEST_F(Configuration, CommandLineWins) {
 // -------------------------------------------------------------------------------------------------------------
 
 const Words options_of_the_contract{
-    "accumulate", "model",          "data",   "loss",       "loss-option", "l2",      "whole",   "reduction",
-    "mode",       "batch-size",     "dtype",  "parameters", "seed",        "matrix",  "method",  "device",
-    "rows",       "threads",        "memory", "time-limit", "plan",        "output",  "storage", "resume",
-    "overwrite",  "check",          "verify", "progress",   "config",      "version", "help",    "blocks",
-    "diagonal",   "with-respect-to"};
+    "accumulate", "model",           "data",   "loss",       "loss-option", "l2",      "whole",   "reduction",
+    "mode",       "batch-size",      "dtype",  "parameters", "seed",        "matrix",  "method",  "device",
+    "rows",       "threads",         "memory", "time-limit", "plan",        "output",  "storage", "resume",
+    "overwrite",  "check",           "verify", "progress",   "config",      "version", "help",    "blocks",
+    "diagonal",   "with-respect-to", "verbose"};
 
 TEST(Help, ListsEveryOptionOfTheContractOnce) {
   const Folder folder;
@@ -425,6 +425,24 @@ TEST(Version, NamesTheProgramAndItsLibraries) {
     EXPECT_EQ(occurrences(finished.output, name) > 0, true) << finished.output;
   }
   EXPECT_EQ(finished.output, run_program(1, {"--version"}, folder.path()).output);
+  EXPECT_TRUE(is_empty(folder));
+}
+
+TEST(Version, TellsWhereLibrariesAndOutputAre) {
+  const Folder folder;
+  const auto finished = run_program(2, {"--version", "--verbose", "--output", "/proc/there.h5"}, folder.path());
+  EXPECT_EQ(finished.exit_code, 0);
+  EXPECT_EQ(finished.errors, "");
+  for (const auto* name : {"LibTorch", "MPI", "HDF5"}) {
+    const std::regex line(std::string("  ") + name + " +(/[^,]*).*");
+    bool found = false;
+    for (const auto& told : lines_of(finished.output)) {
+      std::smatch path;
+      found = found || (std::regex_match(told, path, line) && std::filesystem::exists(path[1].str()));
+    }
+    EXPECT_TRUE(found) << name << '\n' << finished.output;
+  }
+  EXPECT_NE(finished.output.find("  output            proc "), std::string::npos) << finished.output;
   EXPECT_TRUE(is_empty(folder));
 }
 

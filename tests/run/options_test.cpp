@@ -228,6 +228,13 @@ TEST(Options, LetHelpAndVersionStandBesideAnything) {
   EXPECT_TRUE(parsed({"--version", "--resume"}).version);
 }
 
+TEST(Options, TakeVerboseForVersionAlone) {
+  const auto options = parsed({"--version", "--verbose", "--output", "there.h5"});
+  EXPECT_TRUE(options.version && options.verbose);
+  EXPECT_EQ(options.output, "there.h5");
+  expect_refused({"--verbose"}, {"--verbose", "--version"});
+}
+
 TEST(Options, KeepTheCommandLine) {
   EXPECT_EQ(parsed({"--loss", "mse", "--seed", "3"}).command_line, "hessian_mpi --loss mse --seed 3");
 }
@@ -320,11 +327,11 @@ TEST(Help, NamesEveryOptionOfTheManual) {
   std::ostringstream out;
   print_help(out);
   for (const auto* option :
-       {"-m, --model",       "-d, --data",   "-l, --loss",   "--reduction",   "--mode",       "--batch-size",
-        "--dtype",           "--parameters", "--seed",       "--method",      "--device",     "--rows",
-        "--threads",         "--memory",     "--time-limit", "--plan",        "-o, --output", "--storage",
-        "--resume",          "--overwrite",  "--check",      "--loss-option", "--l2",         "--whole",
-        "--with-respect-to", "--verify",     "--progress",   "--config",      "--version",    "-h, --help"}) {
+       {"-m, --model",   "-d, --data", "-l, --loss",   "--reduction",       "--mode",   "--batch-size", "--dtype",
+        "--parameters",  "--seed",     "--method",     "--device",          "--rows",   "--threads",    "--memory",
+        "--time-limit",  "--plan",     "-o, --output", "--storage",         "--resume", "--overwrite",  "--check",
+        "--loss-option", "--l2",       "--whole",      "--with-respect-to", "--verify", "--progress",   "--config",
+        "--version",     "--verbose",  "-h, --help"}) {
     EXPECT_NE(out.str().find(option), std::string::npos) << option;
   }
 }
@@ -467,7 +474,8 @@ TEST(Options, OfAConfigurationFileThatPlansAreThoseOfThePrintedLine) {
 
 TEST(OptionTable, HasNoFlagThatKeepsAPrintedLineFromWorking) {
   for (const auto& option : option_table()) {
-    if (!option.value().empty() || option.name() == "help" || option.name() == "version") continue;
+    if (!option.value().empty() || std::set<std::string>{"help", "version", "verbose"}.contains(option.name()))
+      continue;
     const auto line = "hessian_mpi --" + option.name();
     EXPECT_TRUE(parsed(words_after_program(cli::command_line_to_resume(line))).resume) << line;
     EXPECT_FALSE(parsed(words_after_program("hessian_mpi" + cli::options_of_job(line))).plan) << line;

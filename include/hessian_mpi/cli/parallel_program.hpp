@@ -42,9 +42,10 @@ void expect_printed();
 
 /// The frame of a program with a command line: parse(argc, argv) makes options that have the flags help and version,
 /// and files() that they name, on every rank; run(options, world), collective, does what they say and returns the exit
-/// code.
-template <class Parse, class Run>
-int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
+/// code. print_more(options, world), on root, follows the versions of --version.
+template <class Parse, class Run, class PrintMore>
+int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run,
+                const PrintMore& print_more) {
   return run_parallel_program(program.name, argc, argv, [&](const ranks::Communicator& world) {
     const auto options = world.together([&] { return parse(argc, argv); });
     if (!options.help && !options.version) {
@@ -53,9 +54,16 @@ int run_program(const ProgramText& program, int argc, char** argv, const Parse& 
       return run_as_owner(program.name, files, world, [&] { return run(options, world); });
     }
     if (world.is_root() && options.help) program.print_help(std::cout);
-    if (world.is_root() && options.version) print_versions(std::cout, program);
+    if (world.is_root() && options.version) {
+      print_versions(std::cout, program);
+      print_more(options, world);
+    }
     return ExitCode::complete;
   });
+}
+template <class Parse, class Run>
+int run_program(const ProgramText& program, int argc, char** argv, const Parse& parse, const Run& run) {
+  return run_program(program, argc, argv, parse, run, [](const auto&, const ranks::Communicator&) {});
 }
 
 /// A line of what such a program reports: what, and what of it. Root's alone.

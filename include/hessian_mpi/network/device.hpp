@@ -12,6 +12,9 @@ namespace hessian_mpi::network {
 /// GPUs that LibTorch sees on this node. Throws InputError where it was built without them.
 int gpus_of_node();
 
+/// For a person: what LibTorch can compute on here, and with which instructions of the CPU.
+std::string text_of_devices();
+
 /// A part of the work on another thread than the one that made the DifferentiableKernels (kernels.hpp): each thread has
 /// a current device, and a handler of warnings, of its own.
 class OnDevice {

@@ -40,7 +40,4 @@ std::vector<std::string> probe_second_derivatives(const Problem& problem);
 /// in every run.
 void use_fast_convolutions(const Problem& problem);
 
-/// Version of LibTorch in use, such as "2.13.0".
-std::string libtorch_version();
-
 }  // namespace hessian_mpi::network

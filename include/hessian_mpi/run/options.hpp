@@ -57,6 +57,7 @@ struct Options {
 
   bool help = false;
   bool version = false;
+  bool verbose = false;      ///< of version
   std::string command_line;  ///< as typed, for the file
   /// Where the configuration file says to plan: its other options, as a command line has them.
   std::optional<std::string> options_beside_plan;

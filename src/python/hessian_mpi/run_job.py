@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
@@ -93,8 +94,10 @@ def _words(options: dict[str, Any]) -> list[str]:
 
 
 def _program(given: str | os.PathLike | None) -> str:
-    """That of the installation that this package is in, or the one on the PATH."""
-    installed = pathlib.Path(__file__).resolve().parents[3] / "bin" / PROGRAM
+    """That of the installation that this package is in, by cmake or by pip, or the one on the PATH."""
+    here = pathlib.Path(__file__).resolve()
+    by_pip = here.parents[1] == pathlib.Path(sysconfig.get_path("platlib")).resolve()
+    installed = pathlib.Path(sysconfig.get_path("scripts") if by_pip else here.parents[3] / "bin", PROGRAM)
     found = given or (installed if installed.exists() else shutil.which(PROGRAM))
     if found is None:
         raise FileNotFoundError("hessian_mpi, the program, is not on the PATH: build and install it, or give program=...")
