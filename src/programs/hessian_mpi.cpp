@@ -99,6 +99,7 @@ struct Examined {
 Examined examine(const network::Problem& problem, const ranks::Communicator& world) {
   return world.together([&] {
     auto cures = network::probe_second_derivatives(problem);
+    for (const auto& note : problem.notes()) warn(world, note);
     for (const auto& cure : cures) warn(world, cure);
     return Examined{loss_and_gradient(problem), std::move(cures)};
   });
@@ -358,7 +359,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   const double largest = largest_of(checkpoint.records());
   const auto verdict = run::check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
-      [&](Precision precision) { return run::load_problem(options, precision, job.problem.device()); }, options.verify,
+      [&](Precision precision) { return run::load_twin(options, job.problem, precision); }, options.verify,
       options.check_rows, stop, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = stage.lap();

@@ -12,7 +12,7 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
   const network::ProblemSettings settings{
       options.loss,       options.reduction, options.mode,         options.batch_size, precision,
       options.parameters, options.seed,      options.loss_options, options.l2,         device,
-      options.matrix,     options.whole};
+      options.matrix,     options.whole,     options.values,       options.keep_casts};
   if (options.model) {
     const bool some_may_be_whole =
         !options.whole.empty() || (network::model_computes(options.loss) && !options.batch_size);
@@ -20,6 +20,11 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
   }
   auto example = network::make_example(options.seed);
   return {std::move(example.model), example.data, settings};
+}
+
+network::Problem load_twin(Options options, const network::Problem& problem, Precision precision) {
+  options.keep_casts = options.keep_casts || problem.precision() == Precision::float32;
+  return load_problem(options, precision, problem.device());
 }
 
 }  // namespace hessian_mpi::run

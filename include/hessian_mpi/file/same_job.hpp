@@ -12,11 +12,28 @@ namespace hessian_mpi::file {
 
 /// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
 /// ranks. A test holds the options of hessian_mpi to them.
-inline constexpr std::array deciding_attributes{"model_sha256",    "data_sha256", "loss",       "loss_sha256",
-                                                "loss_options",    "l2",          "reduction",  "mode",
-                                                "batch_size",      "whole",       "samples",    "seed",
-                                                "dtype",           "threads",     "device",     "matrix",
-                                                "entries",         "method",      "accumulate", "hessian_mpi_version",
+inline constexpr std::array deciding_attributes{"model_sha256",
+                                                "values_sha256",
+                                                "data_sha256",
+                                                "loss",
+                                                "loss_sha256",
+                                                "loss_options",
+                                                "l2",
+                                                "reduction",
+                                                "mode",
+                                                "batch_size",
+                                                "whole",
+                                                "samples",
+                                                "seed",
+                                                "dtype",
+                                                "keep_casts",
+                                                "threads",
+                                                "device",
+                                                "matrix",
+                                                "entries",
+                                                "method",
+                                                "accumulate",
+                                                "hessian_mpi_version",
                                                 "libtorch_version"};
 
 struct JobComparison {

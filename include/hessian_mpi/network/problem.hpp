@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +34,8 @@ struct ProblemSettings {
   /// Arguments of forward() that are not cut into samples. Where the model computes the loss and there is no
   /// batch_size, all may be whole, and are where their first dimensions differ.
   std::vector<std::string> whole = {};
+  std::optional<std::filesystem::path> values;  ///< file of a state_dict that takes the place of the model's own
+  bool keep_casts = false;  ///< in float64, what the network casts to narrower dtypes is computed so
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -65,6 +68,8 @@ class Problem {
   /// The samples of batch b, of which the last batch may have fewer.
   Rows samples_in(std::int64_t b) const;
   std::string model_format() const { return model_->format(); }
+  /// What was done with the file of values that its user may not expect.
+  const std::vector<std::string>& notes() const { return notes_; }
   /// The loss's options as text_of_loss_options() has them; empty where there are none.
   const std::string& loss_options() const { return loss_options_; }
   /// lambda: what the L2 term adds to the diagonal of H; 0 where there is none.
@@ -124,6 +129,7 @@ class Problem {
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;
   Whole whole_;
+  std::vector<std::string> notes_;
 };
 
 /// Loss and gradient at the problem's parameters, the L2 term among them, batches added up in float64.

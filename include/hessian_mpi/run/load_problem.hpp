@@ -13,4 +13,8 @@ namespace hessian_mpi::run {
 network::Problem load_problem(const Options& options, std::optional<Precision> precision,
                               torch::Device device = torch::kCPU);
 
+/// The same function as the problem's in the precision, to check it by: in float64 casts that float32 has rounded by,
+/// such as to half, round as well.
+network::Problem load_twin(Options options, const network::Problem& problem, Precision precision);
+
 }  // namespace hessian_mpi::run
