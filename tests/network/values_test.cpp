@@ -112,7 +112,8 @@ TEST(Values, OfFilesThatHoldSomethingElseAreRefused) {
   expect_refused("list.pt", {"holds no state_dict"});
   expect_refused("other_key.pt", {"its keys are 'epoch', 'weights'", "torch.save(checkpoint[KEY], FILE)"});
   expect_refused("legacy.pt", {"before PyTorch 1.6"});
-  expect_refused("nested.pt", {"torch.save(net.state_dict(), FILE)"});
+  expect_refused("nested.pt", {"is a network or some other archive", "torch.save(net.state_dict(), FILE)"});
+  expect_refused("nested.pt2", {"is a network or some other archive"});
   expect_refused("beyond.pt", {"need more bytes than the file has"});
   expect_refused("negative.pt", {"do not fit each other"});
   expect_refused("nowhere.pt", {"no such file"});

@@ -51,6 +51,9 @@ class PickledTensors {
         throw InputError("was written on a machine with another byte order");
       }
     }
+    if (!reader_.hasRecord("data.pkl") || reader_.hasRecord("constants.pkl")) {
+      throw InputError("is a network or some other archive, no state_dict: write torch.save(net.state_dict(), FILE)");
+    }
     objects_ = pickled_objects(reader_, "data.pkl", "data");
   }
 
