@@ -196,7 +196,7 @@ def checkpoints(place: Place) -> None:
         Job(f"{tasks.id}_{task}").expect("COMPLETED")
         with h5py.File(place.folder / f"{name}.h5") as file:
             assert file.attrs["complete"] == 1 and file.attrs["values"] == f"{name}.pt"
-            assert np.array_equal(file["parameters/value"][:], scale * state["4.bias"].numpy())
+            assert np.array_equal(file["parameters/value"][:], scale * state["4.bias"].detach().numpy())
 
 
 def node_failure(place: Place) -> None:
