@@ -4,8 +4,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace caffe2::serialize {
 class PyTorchStreamReader;
@@ -27,6 +29,29 @@ void check_archive(const std::filesystem::path& file);
 /// tensor library. Throws InputError without the file's name.
 void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
                   const std::string& folder);
+
+/// What a pickle says, without anything being made of it.
+struct PickledObject {
+  enum class Kind { other, integer, text, global, tuple, list, dict, object, storage };
+  Kind kind = Kind::other;
+  std::int64_t number = 0;           ///< an integer
+  std::string text;                  ///< a text; of a global "module name"
+  std::vector<std::uint32_t> parts;  ///< of a container: its elements by their numbers, keys and values in turn; of an
+                                     ///< object: what makes it, and of what; of a storage: what names it
+};
+
+struct PickledObjects {
+  std::vector<PickledObject> all;
+  std::uint32_t whole = 0;  ///< the number of that which holds the others
+};
+
+/// The same for a pickle that is not for LibTorch, but to be looked into: objects of any kind may stand in it, of which
+/// nothing is made, and which may hold themselves. Storages of tensors have the bytes that they declare.
+PickledObjects pickled_objects(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
+                               const std::string& folder);
+
+/// The bytes of an element of "torch FloatStorage", by its name; 0 where that is no such storage.
+std::int64_t bytes_of_element(const std::string& storage);
 
 /// True if the bytes that a tensor's sizes and strides reach are in its storage: LibTorch's unpickler takes them as
 /// they stand. The tensor is a strided one on the CPU.

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "casts.hpp"
 #include "exported_program/archive.hpp"
 #include "exported_program/graph.hpp"
 #include "exported_program/inputs.hpp"
@@ -108,8 +109,10 @@ class ExportedProgram final : public Model {
 
   std::string format() const override { return "exported program"; }
   std::vector<NamedTensor> parameters() const override { return parameters_; }
+  std::vector<StateTensor> state() const override;
   std::vector<std::string> input_names() const override { return user_inputs_.names(); }
   void convert(torch::Dtype dtype, torch::Device device) override;
+  void keep_casts(bool keep) override { casts_are_kept_ = keep; }
   void set_mode(Mode mode) override;
   IValue forward(const std::vector<IValue>& arguments) override;
 
@@ -118,6 +121,7 @@ class ExportedProgram final : public Model {
   void add_input(ExportedArchive& archive, const json& spec, const json& graph);
   std::size_t add_parameter(torch::Tensor value, const std::string& name);
   void add_state(torch::Tensor value);
+  void name_state_dict(ExportedArchive& archive);
   void read_outputs(const json& specs);
   std::vector<IValue> graph_inputs(const std::vector<IValue>& user) const;
   std::vector<std::uint32_t> parameter_versions() const;
@@ -129,10 +133,13 @@ class ExportedProgram final : public Model {
   std::vector<InputSource> sources_;
   std::vector<NamedTensor> parameters_;
   std::vector<torch::Tensor> state_;  ///< buffers and constants
+  std::vector<std::pair<std::string, InputSource>> names_of_state_dict_;
   ExpectedInputs user_inputs_;
   std::vector<std::size_t> user_outputs_;  ///< which of the graph's outputs the user sees
-  std::optional<torch::Dtype> converted_to_;
   torch::Device device_ = torch::kCPU;
+  std::vector<torch::Dtype> dtypes_of_file_;
+  bool casts_are_kept_ = false;
+  Casts casts_;
 };
 
 void check_version(const json& program) {
@@ -163,7 +170,10 @@ ExportedProgram::ExportedProgram(const std::filesystem::path& file) : file_(file
     add_parameter(archive.weight(name), name);
   }
   read_inputs(archive, program);
+  name_state_dict(archive);
   read_outputs(signature.at("output_specs"));
+  dtypes_of_file_ = dtypes_of(parameters_);
+  if (dtypes_of_file_.empty()) dtypes_of_file_ = user_inputs_.dtypes();
   user_inputs_.set_ranges(program.at("range_constraints"));
   // Absent before PyTorch 2.9.
   if (const auto guards = program.find("guards_code"); guards != program.end()) user_inputs_.set_guards(*guards);
@@ -230,6 +240,33 @@ void ExportedProgram::add_state(torch::Tensor value) {
   if (same == state_.end()) state_.push_back(value.set_requires_grad(false));
 }
 
+// Those that the graph does not use are names alone.
+void ExportedProgram::name_state_dict(ExportedArchive& archive) {
+  for (const std::string& name : archive.weight_names()) {
+    InputSource source;
+    const torch::Tensor* const value = archive.known_weight(name);
+    for (std::size_t p = 0; value != nullptr && p < parameters_.size(); ++p) {
+      if (parameters_[p].value.is_same(*value)) source = {InputSource::From::parameter, p};
+    }
+    for (std::size_t k = 0; value != nullptr && k < state_.size(); ++k) {
+      if (state_[k].is_same(*value)) source = {InputSource::From::state, k};
+    }
+    names_of_state_dict_.emplace_back(name, source);
+  }
+}
+
+std::vector<StateTensor> ExportedProgram::state() const {
+  std::vector<StateTensor> all;
+  for (const auto& [name, source] : names_of_state_dict_) {
+    const bool is_parameter = source.from == InputSource::From::parameter;
+    const bool is_state = source.from == InputSource::From::state;
+    all.push_back({name, is_parameter ? parameters_[source.index].value
+                         : is_state   ? state_[source.index]
+                                      : torch::Tensor{}});
+  }
+  return all;
+}
+
 void ExportedProgram::read_outputs(const json& specs) {
   if (specs.size() != graph_.outputs.size()) {
     throw InputError(text("names ", specs.size(), " outputs for a graph with ", graph_.outputs.size()));
@@ -254,10 +291,10 @@ void ExportedProgram::convert(torch::Dtype dtype, torch::Device device) {
     const torch::Dtype wanted = tensor.is_complex()          ? c10::toComplexType(dtype)
                                 : tensor.is_floating_point() ? dtype
                                                              : own;
-    if (own != wanted) converted_to_ = dtype;
     if (own == wanted && tensor.device() == device) return;
     tensor = tensor.detach().to(device, wanted).set_requires_grad(tensor.requires_grad());
   };
+  casts_ = Casts(dtypes_of_file_, dtype, casts_are_kept_);
   for (NamedTensor& parameter : parameters_) convert_one(parameter.value);
   for (torch::Tensor& tensor : state_) convert_one(tensor);
 }
@@ -274,8 +311,9 @@ void ExportedProgram::set_mode(Mode mode) {
 
 IValue ExportedProgram::forward(const std::vector<IValue>& arguments) try {
   const std::vector<std::uint32_t> versions = parameter_versions();
+  const CastsInEffect casts(casts_);
   const std::vector<IValue> results =
-      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {converted_to_, device_, !writes_in_place_});
+      run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {device_, !writes_in_place_});
   check_unchanged(versions);
   if (user_outputs_.size() == 1) return results[user_outputs_.front()];
   std::vector<IValue> seen;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "blaming_input.hpp"
+#include "casts.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "plain_operators.hpp"
@@ -105,6 +106,7 @@ DifferentiableKernels::~DifferentiableKernels() = default;
 
 std::vector<std::string> probe_second_derivatives(const Problem& problem) {
   const CalledOperators called;
+  const WidenedCasts casts;
   std::vector<std::string> cures;
   try {
     derive_twice(problem);
@@ -116,6 +118,7 @@ std::vector<std::string> probe_second_derivatives(const Problem& problem) {
   }
   if (const auto reason = called.refusal()) throw InputError(*reason);
   for (auto& cure : called.cures()) cures.push_back(std::move(cure));
+  if (auto cure = casts.cure()) cures.push_back(std::move(*cure));
   if (has_drawn_random_numbers(problem.device()))
     cures.emplace_back("random layers draw the same numbers in every forward (--seed)");
   return cures;

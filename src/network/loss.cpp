@@ -557,8 +557,9 @@ std::vector<c10::IValue> arguments_for(const Model& module, const c10::IValue& o
   return arguments;
 }
 
-Loss loss_from_file(const std::string& file, Reduction reduction) {
+Loss loss_from_file(const std::string& file, Reduction reduction, bool keep_casts) {
   const std::shared_ptr<Model> module = load_loss(file);
+  module->keep_casts(keep_casts);
   const auto converted_to = std::make_shared<std::optional<torch::TensorOptions>>();
   return [module, converted_to, file, reduction](const c10::IValue& output, const c10::IValue& targets,
                                                  std::int64_t samples) {
@@ -608,7 +609,7 @@ const std::vector<std::string>& loss_names() {
   return names;
 }
 
-Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options) {
+Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options, bool keep_casts) {
   for (const auto& loss : named_losses) {
     if (name == loss.name) return named_loss(loss, arguments_of(loss, reduction, options));
   }
@@ -625,7 +626,7 @@ Loss make_loss(const std::string& name, Reduction reduction, const std::vector<s
     throw InputError(text("--loss-option '", options.front(), "': the loss '", name, "' takes none, since ",
                           is_file ? "the module in it" : "the model", " computes it: write the value there"));
   }
-  if (is_file) return loss_from_file(name, reduction);
+  if (is_file) return loss_from_file(name, reduction, keep_casts);
   return [name, reduction](const c10::IValue& output, const c10::IValue&, std::int64_t samples) {
     return opaque_term(name, output, reduction, samples);
   };

@@ -15,6 +15,7 @@
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/torch_error.hpp"
 #include "tensor_text.hpp"
+#include "values.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -267,7 +268,7 @@ struct Problem::Halves {
 
 Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
     : model_(std::move(model)),
-      loss_(make_loss(settings.loss, settings.reduction, settings.loss_options)),
+      loss_(make_loss(settings.loss, settings.reduction, settings.loss_options, settings.keep_casts)),
       loss_options_(text_of_loss_options(settings.loss_options)),
       l2_(settings.l2),
       model_computes_loss_(model_computes(settings.loss)),
@@ -283,7 +284,9 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
   whole_ = whole_of(data_, model_->input_names(), settings);
   batch_size_ = std::min(settings.batch_size.value_or(samples()), samples());
   infinities_ = infinities_in(data_);
+  model_->keep_casts(settings.keep_casts);
   model_->convert(dtype_of(precision_), device_);
+  if (settings.values) notes_ = set_values(*model_, *settings.values, settings.precision);
   model_->set_mode(settings.mode);
   if (settings.inputs) {
     select_inputs(chosen);

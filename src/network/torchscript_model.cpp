@@ -292,6 +292,9 @@ torch::jit::Module checked_module(const std::filesystem::path& file) {
 
 }  // namespace
 
+TorchScriptModel::TorchScriptModel(torch::jit::Module module)
+    : module_(std::move(module)), dtypes_of_file_(dtypes_of(parameters())) {}
+
 std::vector<NamedTensor> TorchScriptModel::parameters() const {
   std::vector<NamedTensor> result;
   for (const auto& [prefix, object] : submodules(module_)) {
@@ -304,6 +307,27 @@ std::vector<NamedTensor> TorchScriptModel::parameters() const {
     }
   }
   return result;
+}
+
+namespace {
+
+void append_state(const Object& object, const std::string& prefix, std::vector<StateTensor>& all) {
+  const auto type = object->type();
+  for (std::size_t slot = 0; slot < type->numAttributes(); ++slot) {
+    const c10::IValue value = object->getSlot(slot);
+    const auto& name = type->getAttributeName(slot);
+    if (value.isModule()) append_state(value.toObject(), prefix + name + ".", all);
+    if (!value.isTensor() || !(type->is_parameter(slot) || type->is_buffer(slot))) continue;
+    all.push_back({prefix + name, value.toTensor(), type->is_buffer(slot)});
+  }
+}
+
+}  // namespace
+
+std::vector<StateTensor> TorchScriptModel::state() const {
+  std::vector<StateTensor> all;
+  append_state(module_._ivalue(), "", all);
+  return all;
 }
 
 std::vector<std::string> TorchScriptModel::input_names() const {
@@ -319,6 +343,7 @@ std::vector<std::string> TorchScriptModel::input_names() const {
 // shared stays shared.
 void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {
   const torch::NoGradGuard no_grad;
+  casts_ = Casts(dtypes_of_file_, dtype, casts_are_kept_);
   if (device != device_of_code_) {
     move_code(module_, device);
     move_device_attributes(module_, device);
@@ -351,6 +376,7 @@ c10::IValue TorchScriptModel::forward(const std::vector<c10::IValue>& arguments)
   const BorrowedState state(module_);
   const auto before = parameters();
   const auto versions = versions_of(before);
+  const CastsInEffect casts(casts_);
   c10::IValue result = module_.forward(copies_of(arguments));
   const auto now = versions_of(before);
   for (std::size_t p = 0; p < before.size(); ++p) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "casts.hpp"
 #include "hessian_mpi/network/model.hpp"
 #include "hessian_mpi/network/torch_error.hpp"
 
@@ -15,14 +16,17 @@ namespace hessian_mpi::network {
 
 class TorchScriptModel final : public Model {
  public:
-  explicit TorchScriptModel(torch::jit::Module module) : module_(std::move(module)) {}
+  explicit TorchScriptModel(torch::jit::Module module);
 
   std::string format() const override { return "TorchScript"; }
   std::vector<NamedTensor> parameters() const override;
+  /// Buffers among them are optional: the file does not say whether they are persistent.
+  std::vector<StateTensor> state() const override;
   std::vector<std::string> input_names() const override;
-  /// Tensors and devices in the code, and devices in attributes, are moved too; dtypes in the code stay. Only the first
-  /// call may change the device: forward() goes on with the code that it began with.
+  /// Tensors and devices in the code, and devices in attributes, are moved too; dtypes in the code are as Casts has
+  /// them. Only the first call may change the device: forward() goes on with the code that it began with.
   void convert(torch::Dtype dtype, torch::Device device) override;
+  void keep_casts(bool keep) override { casts_are_kept_ = keep; }
   /// Throws InputError where tracing or freezing has written the other mode into the code.
   void set_mode(Mode mode) override;
   /// Runs on copies of the buffers and of all other state, so that neither what the module changes in them nor undoing
@@ -32,6 +36,9 @@ class TorchScriptModel final : public Model {
  private:
   torch::jit::Module module_;
   std::optional<torch::Device> device_of_code_;  // as convert() has set it
+  std::vector<torch::Dtype> dtypes_of_file_;
+  bool casts_are_kept_ = false;
+  Casts casts_;
 };
 
 /// Loads a module onto the CPU. Nothing in it runs. Throws InputError naming the file where it holds no TorchScript

@@ -102,6 +102,7 @@ Examined examine(const network::Problem& problem, const ranks::Communicator& wor
   return world.together([&] {
     std::vector<std::string> cures;
     if (!has_rows_of_samples(problem.matrix())) cures = network::probe_second_derivatives(problem);
+    for (const auto& note : problem.notes()) warn(world, note);
     for (const auto& cure : cures) warn(world, cure);
     auto point = loss_and_gradient(problem);
     if (problem.matrix() == Matrix::gradients) engines::expect_losses_of_samples(problem, point.loss);
@@ -351,7 +352,7 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   const double largest = largest_of(checkpoint.records());
   const auto verdict = run::check_file(
       {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
-      [&](Precision precision) { return run::load_problem(options, precision, job.problem.device()); }, options.verify,
+      [&](Precision precision) { return run::load_twin(options, job.problem, precision); }, options.verify,
       options.check_rows, stop, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = stage.lap();

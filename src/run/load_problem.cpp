@@ -17,7 +17,7 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
   const network::ProblemSettings settings{
       options.loss,       options.reduction, options.mode,         options.batch_size, precision,
       options.parameters, options.seed,      options.loss_options, options.l2,         device,
-      options.matrix,     options.whole,     options.inputs};
+      options.matrix,     options.whole,     options.inputs,       options.values,     options.keep_casts};
   if (options.model) {
     const bool some_may_be_whole =
         !options.whole.empty() || (network::model_computes(options.loss) && !options.batch_size);
@@ -39,6 +39,11 @@ void expect_same_inputs(const Options& options, const ranks::Communicator& world
   std::vector<ranks::SeenFile> seen;
   for (const auto& input : options.files().inputs) seen.push_back({input, sum_if_readable(input)});
   ranks::expect_same_files(seen, world);
+}
+
+network::Problem load_twin(Options options, const network::Problem& problem, Precision precision) {
+  options.keep_casts = options.keep_casts || problem.precision() == Precision::float32;
+  return load_problem(options, precision, problem.device());
 }
 
 }  // namespace hessian_mpi::run

@@ -193,12 +193,23 @@ FileAttributes attribute_with_digest(const char* name, Member Options::*member) 
   return attributes;
 }
 
+FileAttributes attributes_of_values() {
+  auto attributes = attribute_with_digest("values", &Options::values);
+  attributes.front().value = [](const Options& options) -> Value {
+    return options.values ? options.values->string() : "";
+  };
+  return attributes;
+}
+
 // --- the table
 
 std::vector<Option> options_of_problem() {
   return {
       {"-m, --model FILE", "network: exported program (.pt2, torch.export.save) or TorchScript module (torch.jit.save)",
        "embedded example", word(&Options::model), attribute_with_digest("model", &Options::model)},
+      {"--values FILE",
+       "parameters and buffers in place of the model's: torch.save(net.state_dict(), FILE), or safetensors",
+       "the model's", word(&Options::values), attributes_of_values()},
       {"-d, --data FILE",
        "HDF5 file with datasets inputs and targets, or torch.save file with a dict of these keys or a tuple (inputs, "
        "targets); first dimension = sample",
@@ -230,6 +241,8 @@ std::vector<Option> options_of_problem() {
        words_between_spaces(&Options::whole), attribute("whole", &Options::whole)},
       {"--dtype float32|float64", "dtype of parameters, data and derivatives", "the model's",
        one_of(&Options::dtype, precisions), attribute("dtype", &Options::dtype)},
+      {"--keep-casts", "in float64, compute what the network casts to float32 or half so, and not in float64 as well",
+       "", set_flag(&Options::keep_casts), attribute("keep_casts", &Options::keep_casts)},
       {"--parameters PATTERN...", "shell patterns of parameter names; rows and columns of the others are left out", "*",
        words_between_spaces(&Options::parameters), attribute("parameters", &Options::parameters)},
       {"--with-respect-to parameters|inputs[:NAME,...]",

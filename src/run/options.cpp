@@ -219,7 +219,7 @@ std::optional<Options> take_network_options(const po::variables_map& given, cons
 // A loss is the name of one or a file; options of a loss may be files: weight=@FILE.
 system::UsedFiles Options::files() const {
   system::UsedFiles used{{}, plan ? std::nullopt : std::optional(output)};
-  for (const auto& file : {config, model, data}) {
+  for (const auto& file : {config, model, values, data}) {
     if (file) used.inputs.push_back(*file);
   }
   std::error_code ignored;

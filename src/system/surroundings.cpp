@@ -48,7 +48,7 @@ std::string text_of_machine() {
   utsname kernel{};
   ::uname(&kernel);
   return text(static_cast<const char*>(kernel.sysname), ' ', static_cast<const char*>(kernel.release), ", ",
-              processor(), ", ", cores_of_process(), " of ", cores_of_node(), " cores");
+              processor(), ", ", cores_of(processors_of_process()).size(), " of its cores");
 }
 
 std::filesystem::path loaded_library(const std::string& name) {

@@ -49,8 +49,11 @@ const std::vector<std::string> losses{"soft_targets",         "loss_nll",       
                                       "loss_soft_margin",     "loss_exported",   "two_sets",
                                       "whole_boundary",       "by_positions",    "by_inputs_of_samples",
                                       "by_some_inputs",       "by_inputs_alone"};
-const std::vector<std::string> only_scripted{"derivative_by_input"};
 const std::vector<std::string> only_scripted_and_whole{"by_positions_with_forces"};
+// Networks that take derivatives in forward(), in float64.
+const std::vector<std::string> with_derivatives{"derivative_by_input"};
+// A network in float64 that casts.
+const std::vector<std::string> with_casts{"casts"};
 
 struct Run {
   std::string name;
@@ -87,9 +90,12 @@ std::vector<Run> all_runs() {
     add(name, false, true, std::nullopt);
     add(name, true, false, std::nullopt);
   }
-  for (const auto& name : only_scripted) {
-    add(name, false, true, std::nullopt);
-    add(name, false, true, 2);
+  for (const bool exported : {false, true}) {
+    for (const auto& name : with_derivatives) {
+      add(name, exported, true, std::nullopt);
+      add(name, exported, true, 2);
+    }
+    for (const auto& name : with_casts) add(name, exported, true, std::nullopt);
   }
   for (const auto& name : only_scripted_and_whole) {
     add(name, false, true, std::nullopt);
@@ -116,8 +122,9 @@ Words arguments_of(const Run& run) {
   Words arguments{"--model",  folder / run.model, "--data",    folder / run.data,
                   "--output", "result.h5",        "--threads", "1"};
   arguments = arguments + options_of(run.name);
-  // Models are in float32 and float64_model in float64: the other dtype is asked for, the model's own is the default.
-  const bool own = (run.name == "float64_model") == (run.dtype == "float64");
+  // Models are in float32, float64_model and casts in float64: the other dtype is asked for, the model's own is the
+  // default.
+  const bool own = (run.name == "float64_model" || run.name == "casts") == (run.dtype == "float64");
   if (!own) arguments.insert(arguments.end(), {"--dtype", run.dtype});
   if (run.batch_size) arguments.insert(arguments.end(), {"--batch-size", std::to_string(*run.batch_size)});
   return arguments;
@@ -178,11 +185,40 @@ INSTANTIATE_TEST_SUITE_P(Reference, AgainstPyTorchAlone,
                                          Run{"float64_model", "model.pt2", "data.h5", "float64", 3, {}}),
                          testing::PrintToStringParamName());
 
+// Casts that are not made are named by operator and line; those that are kept have the rounding of float32 and half,
+// which the checks know.
+class Casts : public testing::TestWithParam<const char*> {};
+
+TEST_P(Casts, AreNamedOrKept) {
+  Batch batch;
+  const end_to_end::Run run{"casts", GetParam(), "data.h5", "float64", 1, {}};
+  batch.add("wide", 1, arguments_of(run));
+  batch.add("kept", 1, arguments_of(run) + Words{"--keep-casts"});
+  batch.run();
+  const StoredFile wide(batch.folder("wide") / "result.h5"), kept(batch.folder("kept") / "result.h5");
+  const auto cures = wide.attribute_text("/", "cures");
+  for (const auto* named : {"to float32 (", "softmax float32 (", "to float16 (", "end_to_end_models.py:"}) {
+    EXPECT_NE(cures.find(named), std::string::npos) << named << " is not in " << cures;
+    EXPECT_NE(batch.finished("wide").errors.find(named), std::string::npos) << named;
+  }
+  EXPECT_EQ(wide.attribute_integer("/", "keep_casts"), 0);
+  EXPECT_EQ(batch.finished("kept").exit_code, 0) << batch.finished("kept").errors;
+  EXPECT_EQ(kept.attribute_text("/", "cures"), "");
+  EXPECT_EQ(kept.attribute_integer("/", "keep_casts"), 1);
+  const double difference =
+      relative_difference(batch.folder("kept") / "result.h5", models() / "casts" / "reference.h5");
+  EXPECT_GT(difference, 1e-6);
+  EXPECT_LT(difference, 1e-2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, Casts, testing::Values("model.pt", "model.pt2"));
+
 TEST(Reference, EveryCaseThatWasMadeIsRun) {
   auto run = networks;
   run.insert(run.end(), losses.begin(), losses.end());
-  run.insert(run.end(), only_scripted.begin(), only_scripted.end());
   run.insert(run.end(), only_scripted_and_whole.begin(), only_scripted_and_whole.end());
+  run.insert(run.end(), with_derivatives.begin(), with_derivatives.end());
+  run.insert(run.end(), with_casts.begin(), with_casts.end());
   auto made = lines_of(content_of(models() / "cases"));
   std::sort(run.begin(), run.end());
   std::sort(made.begin(), made.end());

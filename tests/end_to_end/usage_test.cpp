@@ -393,11 +393,11 @@ TEST_F(Configuration, CommandLineWins) {
 // -------------------------------------------------------------------------------------------------------------
 
 const Words options_of_the_contract{
-    "accumulate", "model",           "data",   "loss",       "loss-option", "l2",      "whole",   "reduction",
-    "mode",       "batch-size",      "dtype",  "parameters", "seed",        "matrix",  "method",  "device",
-    "rows",       "threads",         "memory", "time-limit", "plan",        "output",  "storage", "resume",
-    "overwrite",  "check",           "verify", "progress",   "config",      "version", "help",    "blocks",
-    "diagonal",   "with-respect-to", "verbose"};
+    "accumulate", "model",           "data",    "loss",       "loss-option", "l2",      "whole",   "reduction",
+    "mode",       "batch-size",      "dtype",   "parameters", "seed",        "matrix",  "method",  "device",
+    "rows",       "threads",         "memory",  "time-limit", "plan",        "output",  "storage", "resume",
+    "overwrite",  "check",           "verify",  "progress",   "config",      "version", "help",    "blocks",
+    "diagonal",   "with-respect-to", "verbose", "values",     "keep-casts"};
 
 TEST(Help, ListsEveryOptionOfTheContractOnce) {
   const Folder folder;

@@ -82,6 +82,13 @@ std::vector<Subject> subjects(const fs::path& models) {
   }
   const fs::path scripted = models / "scripted_loss";
   found.push_back({"scripted_loss/loss.pt", arguments_of(scripted, "model.pt2", "data.h5"), "--loss"});
+  for (const char* name : {"state_dict.pt", "under_model.pt", "values.safetensors"}) {
+    const fs::path values = models / "values";
+    found.push_back(
+        {text("values/", name),
+         {"--model", values / "nested.pt2", "--data", values / "data.pt", "--loss", "mse", "--values", values / name},
+         "--values"});
+  }
   auto compressed = arguments_of(models / "mlp_mse", "model.pt2", "data.h5");
   compressed[3] = models / "hostile" / "compressed.h5";
   found.push_back({"hostile/compressed.h5", compressed, "--data"});

@@ -22,7 +22,7 @@ import pathlib
 import sys
 import warnings
 from dataclasses import dataclass, field
-from typing import Callable, Optional, Tuple
+from typing import Callable, Final, Optional, Tuple
 
 import h5py
 import numpy as np
@@ -31,6 +31,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "src" / "python"))
+import hessian_mpi
 
 warnings.filterwarnings("ignore")
 
@@ -252,6 +255,33 @@ class SlopeMinusValue(nn.Module):
         return slope - u
 
 
+class Casting(nn.Module):
+    """A language model with its loss, which computes some of it in float32 and half, as those of transformers do."""
+
+    casts: Final[bool]
+
+    def __init__(self, words: int = 7, width: int = 4, casts: bool = True):
+        super().__init__()
+        self.casts = casts
+        self.word = nn.Embedding(words, width)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, width))
+        self.value = nn.Linear(width, width)
+        self.gate = nn.Linear(width, width)
+        self.out = nn.Linear(width, words)
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        x = self.word(tokens)
+        h = x.to(torch.float32) if self.casts else x
+        x = self.scale * (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        scores = x @ x.transpose(1, 2)
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32) if self.casts else F.softmax(scores, dim=-1)
+        x = x + weights.to(x.dtype) @ self.value(x)
+        gate = torch.sigmoid(self.gate(x).half() if self.casts else self.gate(x))
+        logits = self.out(x * gate.to(x.dtype))
+        logits = logits.float() if self.casts else logits
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
 class TwoSets(nn.Module):
     """A loss over points inside a region and others on its boundary, of which there are fewer."""
 
@@ -352,7 +382,8 @@ class Case:
     mode: str = "eval"
     dynamic: bool = True  # the exported program takes any number of samples
     whole: tuple[int, ...] = ()  # inputs that are not cut into samples
-    exported: bool = True  # torch.export can take the model
+    exported: bool = True  # by torch.export; else by the package hessian_mpi, which takes derivatives in forward() too
+    reference: Optional[nn.Module] = None  # what the program is to compute, where that is not what the model does
     traced: bool = False  # torch.jit.trace instead of torch.jit.script
     selected: Callable[[str], bool] = lambda name: True
     scripted_loss: Optional[nn.Module] = None
@@ -630,6 +661,14 @@ def derivative_by_input() -> Case:
     return Case(SlopeMinusValue(), [x], torch.cos(x), F.mse_loss, ["--loss", "mse"], exported=False)
 
 
+def casts() -> Case:
+    """In float64, what the model casts is in float64 as well."""
+    tokens = torch.randint(0, 7, (4, 5))
+    model, reference = Casting().double(), Casting(casts=False).double()
+    reference.load_state_dict(model.state_dict())
+    return Case(model, [tokens], tokens.clone(), first, ["--loss", "output"], reference=reference)
+
+
 def two_sets() -> Case:
     """Inputs that share no first dimension, all of them whole."""
     return Case(TwoSets(), [torch.rand(7, 2), torch.rand(3, 2)], None, first, ["--loss", "output"], dynamic=False)
@@ -751,6 +790,7 @@ CASES = [
     loss_soft_margin,
     loss_exported,
     derivative_by_input,
+    casts,
     two_sets,
     whole_boundary,
     by_positions,
@@ -809,6 +849,7 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
         spanning = [(name, case.inputs[k]) for k, name in case.by_inputs.items()]
     state = {n: widened(t.detach().clone()) for n, t in [*case.model.named_parameters(), *case.model.named_buffers()]}
     inputs, targets = [widened(x) for x in case.inputs], widened(case.targets)
+    model = case.reference or case.model
     loss_module = case.scripted_loss
     loss = loss_module.double().requires_grad_(False) if loss_module is not None else case.loss
     arguments = inputs + ([targets] if case.loss is first and targets is not None else [])
@@ -822,7 +863,7 @@ def write_reference(case: Case, path: pathlib.Path) -> None:
         # Buffers are cloned: BatchNorm in train mode changes its running statistics.
         tensors = {n: t.clone() for n, t in state.items()} | mine
         with sdpa_kernel(SDPBackend.MATH):
-            output = functional_call(case.model, tensors, tuple(arguments), tie_weights=True)
+            output = functional_call(model, tensors, tuple(arguments), tie_weights=True)
         return output, [tensors[n] for n, p in case.model.named_parameters() if p.requires_grad]
 
     def value_of(theta: Tensor, arguments=arguments, targets=targets, samples=slice(None)) -> Tensor:
@@ -911,6 +952,9 @@ def write_case(make: Callable[[], Case], out: pathlib.Path) -> None:
     script(case.model, example, case.traced).save(folder / "model.pt")
     if case.exported:
         torch.export.save(export(case.model, example, case.dynamic, case.whole), folder / "model.pt2")
+    else:
+        hessian_mpi.export(folder / "job", case.model, (*case.inputs, case.targets), loss=case.options[1])
+        (folder / "job" / "model.pt2").rename(folder / "model.pt2")
     if case.scripted_loss is not None:
         torch.jit.script(case.scripted_loss).save(folder / "loss.pt")
         output = case.model(*example)

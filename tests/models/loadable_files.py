@@ -1,9 +1,12 @@
 """Files for the tests of loading, written by Python as users write them, with what has to be found in them.
 
-    python loadable_files.py FOLDER     writes FOLDER/torchscript/* and FOLDER/data/*
+    python loadable_files.py FOLDER     writes FOLDER/torchscript/*, FOLDER/values/* and FOLDER/data/*
 """
 
+import json
+import os
 import pathlib
+import struct
 import sys
 import warnings
 import zipfile
@@ -186,6 +189,87 @@ def write_torchscript(out: pathlib.Path) -> None:
         archive.writestr("a/readme.txt", "no model")
 
 
+def write_safetensors(tensors: dict[str, torch.Tensor], file: pathlib.Path) -> None:
+    """As the format is described, without its package."""
+    kinds = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64"}
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in tensors.items():
+        content = tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else bytes(8)
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape),
+                        "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    words = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(words)) + words + data)
+
+
+class RunsCode:
+    """What a hostile pickle does where Python reads it."""
+
+    def __reduce__(self):
+        return os.mkdir, ("code_of_a_pickle_was_run",)
+
+
+def write_values(out: pathlib.Path) -> None:
+    """Nested in both formats, and the values of another one in files of all kinds; its output, in float64, is in expected.pt."""
+    nested, other, words = Nested().eval(), Nested().eval(), torch.tensor([1, 2])
+    torch.jit.script(nested).save(out / "nested.pt")
+    torch.export.save(torch.export.export(nested, (words,)), out / "nested.pt2")
+    optimiser = torch.optim.Adam(other.parameters())
+    other(words).sum().backward()
+    optimiser.step()
+    with torch.no_grad():  # values that bfloat16 has, too
+        for tensor in (*other.parameters(), other.shift):
+            tensor.copy_((tensor + torch.randn_like(tensor)).bfloat16())
+        other.order.copy_(torch.tensor([0, 2, 4, 6, 1, 3, 5]))
+    state = {k: v.clone() for k, v in other.state_dict().items()}
+    torch.save((words, torch.zeros(2, 7)), out / "data.pt")
+    torch.save({"words": words, "output": other.double()(words).detach()}, out / "expected.pt")
+    other.float()
+
+    def save(name, **changes):
+        torch.save({k: v for k, v in {**state, **changes}.items() if v is not None}, out / f"{name}.pt")
+
+    torch.save(other.state_dict(), out / "state_dict.pt")
+    rest = {"epoch": 3, "optimizer": optimiser.state_dict(), "best": torch.tensor(0.5), "at": np.float64(1.5), "large": 2**70,
+            "less": -(2**40), "code": RunsCode()}
+    for key in ("state_dict", "model_state_dict", "model"):
+        torch.save({**rest, key: other.state_dict()}, out / f"under_{key}.pt")
+    torch.save({"module." + k: v for k, v in state.items()}, out / "data_parallel.pt")
+    torch.save({"module._orig_mod." + k: v for k, v in state.items()}, out / "compiled.pt")
+    torch.save({k: nn.Parameter(v) if v.is_floating_point() else v for k, v in state.items()}, out / "parameters.pt")
+    torch.save({k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}, out / "bfloat16.pt")
+    flat = torch.cat([v.flatten().float() for v in state.values()])
+    views, at = {}, 0
+    for k, v in state.items():
+        views[k] = flat[at : at + v.numel()].view(v.shape) if v.is_floating_point() else v
+        at += v.numel()
+    torch.save(views, out / "views.pt")
+    untied = {k: v for k, v in state.items() if k != "decoder.weight"}
+    write_safetensors(untied, out / "values.safetensors")
+    write_safetensors({k: v.bfloat16() if v.is_floating_point() else v for k, v in untied.items()}, out / "bfloat16.safetensors")
+    save("without_buffers", order=None, shift=None)
+
+    save("missing", scale=None, fixed=None)
+    save("unexpected", **{"head.weight": torch.ones(2)})
+    save("shape", scale=torch.ones(8))
+    save("kind", order=torch.ones(7))
+    save("float64", scale=torch.ones(7, dtype=torch.float64))
+    save("untied", **{"decoder.weight": torch.ones(7, 4)})
+    save("code", scale=RunsCode())
+    save("expanded", scale=torch.ones(1).expand(7))
+    save("sparse", scale=torch.ones(7).to_sparse())
+    torch.save(other, out / "module.pt")
+    torch.save({"epoch": 3, "weights": state}, out / "other_key.pt")
+    torch.save([1, 2], out / "list.pt")
+    torch.save(state, out / "legacy.pt", _use_new_zipfile_serialization=False)
+    for name, old, new in [("beyond", b"K\x07K\x04\x86", b"K\x09K\x04\x86"), ("negative", b"K\x07K\x04\x86", b"J\xff\xff\xff\xffK\x04\x86")]:
+        with zipfile.ZipFile(out / "state_dict.pt") as whole, zipfile.ZipFile(out / f"{name}.pt", "w") as archive:
+            for member in whole.namelist():
+                content = whole.read(member)
+                assert old in content or not member.endswith("data.pkl")
+                archive.writestr(member, content.replace(old, new) if member.endswith("data.pkl") else content)
+
+
 class Custom:
     def __init__(self, x):
         self.x = x
@@ -279,7 +363,7 @@ def write_hdf5(out: pathlib.Path) -> None:
 
 def main(folder: str) -> None:
     torch.manual_seed(0)
-    for name, writers in {"torchscript": [write_torchscript], "data": [write_torch_save, write_hdf5]}.items():
+    for name, writers in {"torchscript": [write_torchscript], "values": [write_values], "data": [write_torch_save, write_hdf5]}.items():
         out = pathlib.Path(folder) / name
         out.mkdir(parents=True, exist_ok=True)
         for write in writers:

@@ -452,7 +452,7 @@ TEST(OptionTable, HasTheAttributesThatDecideTheJob) {
     for (const auto& attribute : option.attributes) attributes.insert(attribute.name);
   }
   // Files may have other names, patterns other words: what is in them and what they match is compared.
-  for (const auto* name : {"model", "data", "parameters"}) EXPECT_EQ(attributes.erase(name), 1U) << name;
+  for (const auto* name : {"model", "values", "data", "parameters"}) EXPECT_EQ(attributes.erase(name), 1U) << name;
   // What decides the job beside them, or is known only after the options were looked at.
   attributes.insert({"samples", "method", "hessian_mpi_version", "libtorch_version"});
   EXPECT_EQ(std::set<std::string>(file::deciding_attributes.begin(), file::deciding_attributes.end()), attributes);

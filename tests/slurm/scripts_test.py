@@ -3,7 +3,7 @@
 
 usage: scripts_test.py CASE CLUSTER NETWORK PROGRAM JOIN_PROGRAM
 
-CASE:    one_node, many_nodes, requeue, array or node_failure
+CASE:    one_node, many_nodes, requeue, array, checkpoints or node_failure
 CLUSTER: the link that `cluster.sh start` has made: four nodes of two CPUs each, all on this machine
 NETWORK: the folder that slow_network.py has filled
 
@@ -183,6 +183,22 @@ def array(place: Place) -> None:
     place.expect_hessian()
 
 
+def checkpoints(place: Place) -> None:
+    """A task for each of two checkpoints, of one parameter's rows."""
+    import torch  # by others not needed
+
+    state = torch.export.load(place.network / "model.pt2").state_dict
+    for name, scale in ("half", 0.5), ("twice", 2.0):
+        torch.save({k: v * scale for k, v in state.items()}, place.folder / f"{name}.pt")
+    inputs = ["--model", place.network / "model.pt2", "--data", place.network / "data.h5", "--parameters", "4.bias"]
+    tasks = place.submit("checkpoints.sbatch", ["--array=0-1", "--ntasks=1"], "half.pt", "twice.pt", "--", *inputs)
+    for task, (name, scale) in enumerate([("half", 0.5), ("twice", 2.0)]):
+        Job(f"{tasks.id}_{task}").expect("COMPLETED")
+        with h5py.File(place.folder / f"{name}.h5") as file:
+            assert file.attrs["complete"] == 1 and file.attrs["values"] == f"{name}.pt"
+            assert np.array_equal(file["parameters/value"][:], scale * state["4.bias"].detach().numpy())
+
+
 def node_failure(place: Place) -> None:
     """The ranks on a node of three die and Slurm finds it down: it requeues the job, on the node that was spare."""
     job = place.submit_network("requeue.sbatch", ["--nodes=3", "--ntasks-per-node=1"])
@@ -219,7 +235,7 @@ def set_node(name: str, *changes: str) -> None:
     subprocess.run(["scontrol", "update", f"NodeName={name}", *changes], check=True)
 
 
-CASES = {case.__name__: case for case in (one_node, many_nodes, requeue, array, node_failure)}
+CASES = {case.__name__: case for case in (one_node, many_nodes, requeue, array, checkpoints, node_failure)}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ namespace hessian_mpi::file {
 /// Attributes that decide numbers. Not among them: names of files, whose contents have checksums, and the number of
 /// ranks. A test holds the options of hessian_mpi to them.
 inline constexpr std::array deciding_attributes{"model_sha256",
+                                                "values_sha256",
                                                 "data_sha256",
                                                 "loss",
                                                 "loss_sha256",
@@ -26,6 +27,7 @@ inline constexpr std::array deciding_attributes{"model_sha256",
                                                 "with_respect_to",
                                                 "seed",
                                                 "dtype",
+                                                "keep_casts",
                                                 "threads",
                                                 "device",
                                                 "matrix",

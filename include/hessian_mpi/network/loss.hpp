@@ -42,8 +42,10 @@ const std::vector<std::string>& loss_names();
 /// cosine_embedding and triplet count vectors; the others count the elements of the output. "output" takes the
 /// model's output as the loss of the batch; it and a loss from a file are taken as a mean over the batch's samples for
 /// Reduction::mean, as a sum for Reduction::sum, and have no options. A loss from a file is converted to the dtype of
-/// the output, and moved to its device. Throws InputError naming the file, the known names, or the option at fault.
-Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options = {});
+/// the output, its casts kept or not (Model::keep_casts()), and moved to its device. Throws InputError naming the file,
+/// the known names, or the option at fault.
+Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options = {},
+               bool keep_casts = false);
 
 /// True for the loss that the model computes itself, from inputs and then targets.
 bool model_computes(const std::string& loss_name);

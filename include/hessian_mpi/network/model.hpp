@@ -17,6 +17,12 @@ struct NamedTensor {
   torch::Tensor value;
 };
 
+struct StateTensor {
+  std::string name;
+  torch::Tensor value;    ///< the one that forward() reads; undefined where it reads none
+  bool optional = false;  ///< a state_dict may be without it: the file does not say
+};
+
 /// One loaded network. Implementations: TorchScriptModel, ExportedProgram.
 class Model {
  public:
@@ -44,6 +50,19 @@ class Model {
   /// statistics) as they were, and derivatives of the result stay valid.
   /// Throws c10::Error or std::exception where the network itself throws.
   virtual c10::IValue forward(const std::vector<c10::IValue>& arguments) = 0;
+
+  /// The tensors of a state_dict under all of its names: one shared by several names stands there once for each.
+  virtual std::vector<StateTensor> state() const;
+
+  /// Whether convert() to float64, when it is called next, leaves what the network casts to narrower dtypes as it is,
+  /// rather than compute that in float64 as well.
+  virtual void keep_casts(bool /*keep*/) {}
 };
+
+inline std::vector<StateTensor> Model::state() const {
+  std::vector<StateTensor> all;
+  for (const auto& [name, value] : parameters()) all.push_back({name, value});
+  return all;
+}
 
 }  // namespace hessian_mpi::network

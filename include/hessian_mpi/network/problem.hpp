@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,8 @@ struct ProblemSettings {
   /// Names of forward()'s arguments that span the Hessian in the place of parameters, which are held fixed; all
   /// floating-point inputs where there is none; absent: parameters. Not with an L2 term.
   std::optional<std::vector<std::string>> inputs = std::nullopt;
+  std::optional<std::filesystem::path> values;  ///< file of a state_dict that takes the place of the model's own
+  bool keep_casts = false;  ///< in float64, what the network casts to narrower dtypes is computed so
 };
 
 /// What a network returns for some samples, and what the loss takes beside it.
@@ -70,6 +73,8 @@ class Problem {
   /// The samples of batch b, of which the last batch may have fewer.
   Rows samples_in(std::int64_t b) const;
   std::string model_format() const { return model_->format(); }
+  /// What was done with the file of values that its user may not expect.
+  const std::vector<std::string>& notes() const { return notes_; }
   /// The loss's options as text_of_loss_options() has them; empty where there are none.
   const std::string& loss_options() const { return loss_options_; }
   /// lambda: what the L2 term adds to the diagonal of H; 0 where there is none.
@@ -134,6 +139,7 @@ class Problem {
   std::vector<torch::Tensor> parameters_;
   matrix::ParameterIndex index_;
   Whole whole_;
+  std::vector<std::string> notes_;
 };
 
 /// Loss and gradient at the problem's parameters, the L2 term among them, batches added up in float64.

@@ -18,4 +18,8 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
 /// throws InputError then.
 void expect_same_inputs(const Options& options, const ranks::Communicator& communicator);
 
+/// The same function as the problem's in the precision, to check it by: in float64 casts that float32 has rounded by,
+/// such as to half, round as well.
+network::Problem load_twin(Options options, const network::Problem& problem, Precision precision);
+
 }  // namespace hessian_mpi::run

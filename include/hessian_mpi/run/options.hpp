@@ -21,8 +21,9 @@ struct PartOfRows {
 
 /// What the user asked for; the manual is src/run/options.md, which a test holds to `--help`.
 struct Options {
-  std::optional<std::filesystem::path> model;  ///< the embedded example where absent
-  std::optional<std::filesystem::path> data;   ///< the embedded example where absent
+  std::optional<std::filesystem::path> model;   ///< the embedded example where absent
+  std::optional<std::filesystem::path> data;    ///< the embedded example where absent
+  std::optional<std::filesystem::path> values;  ///< of parameters and buffers; the model's where absent
   std::string loss = "cross_entropy";
   std::vector<std::string> loss_options;  ///< each a NAME=VALUE, looked at where the loss is made
   double l2 = 0;
@@ -31,6 +32,7 @@ struct Options {
   std::optional<std::int64_t> batch_size;
   std::vector<std::string> whole;  ///< inputs that are not cut into samples
   std::optional<Precision> dtype;
+  bool keep_casts = false;  ///< in float64, casts to narrower dtypes inside the network
   std::vector<std::string> parameters = {"*"};
   /// Names of the inputs that rows and columns are of, all floating ones where there is none; parameters where absent.
   std::optional<std::vector<std::string>> inputs;

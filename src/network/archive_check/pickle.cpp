@@ -22,22 +22,20 @@ constexpr std::size_t deepest_nesting = 200;
   throw InputError("is damaged: " + how);
 }
 
-/// What stands on the stack of the pickle's machine, as far as it matters: containers share what they hold.
-struct Object {
-  enum class Kind { other, integer, text, global, tuple, list, dict, object };
-  Kind kind = Kind::other;
-  std::int64_t number = 0;
-  std::string text;                  // of a text; of a global "module name"
-  std::vector<std::uint32_t> parts;  // of a container: the numbers of its elements
-};
+/// What stands on the stack of the pickle's machine: containers share what they hold.
+using Object = PickledObject;
+
+/// Whether LibTorch is to read the pickle, which makes what it says, or it is looked into alone.
+enum class Purpose { for_libtorch, to_look_into };
 
 /// The machine of Python's pickle module, protocol 2, with the operations that PyTorch writes.
 class PickleMachine {
  public:
-  PickleMachine(std::string_view bytes, caffe2::serialize::PyTorchStreamReader& archive, std::string folder)
-      : bytes_(bytes), archive_(archive), folder_(std::move(folder)) {}
+  PickleMachine(std::string_view bytes, caffe2::serialize::PyTorchStreamReader& archive, std::string folder,
+                Purpose purpose)
+      : bytes_(bytes), archive_(archive), folder_(std::move(folder)), looks_into_(purpose == Purpose::to_look_into) {}
 
-  void run();
+  PickledObjects run();
 
  private:
   using Number = std::uint32_t;  // of an object
@@ -63,13 +61,17 @@ class PickleMachine {
   void recall(std::uint64_t place);
   void push_text(std::string_view value);
   void push_global();
+  void push_long();
   void call();
+  void make_object();
+  void set_state();
   void push_storage();
   void check_nesting() const;
 
   std::string_view bytes_;
   caffe2::serialize::PyTorchStreamReader& archive_;
   std::string folder_;
+  bool looks_into_;
   std::size_t at_ = 0;
   std::vector<Object> objects_;
   std::vector<Number> stack_;
@@ -127,10 +129,11 @@ std::vector<PickleMachine::Number> PickleMachine::pop_to_mark() {
 }
 
 Object& PickleMachine::container(Object::Kind kind) {
-  if (stack_.empty() || (!marks_.empty() && stack_.size() <= marks_.back()) || objects_[stack_.back()].kind != kind) {
-    damaged("a pickle in it fills what is no container");
-  }
-  return objects_[stack_.back()];
+  const bool there = !stack_.empty() && (marks_.empty() || stack_.size() > marks_.back());
+  Object* const top = there ? &objects_[stack_.back()] : nullptr;
+  const bool some_object = looks_into_ && there && top->kind == Object::Kind::object;
+  if (top == nullptr || !(top->kind == kind || some_object)) damaged("a pickle in it fills what is no container");
+  return *top;
 }
 
 void PickleMachine::make(Object::Kind kind, std::vector<Number> parts) {
@@ -166,28 +169,62 @@ void PickleMachine::push_text(std::string_view value) {
 void PickleMachine::push_global() {
   const std::string_view module = line(), name = line();
   const auto refuse = [&](const char* why) {
-    throw InputError(text("holds an object of ", printable(text(module, ".", name)), ", ", why));
+    if (!looks_into_) throw InputError(text("holds an object of ", printable(text(module, ".", name)), ", ", why));
   };
   if (module.find("torch.classes") != std::string_view::npos) {
     refuse("which is made by code outside of the tensor library");
   }
   if (module.starts_with("torch.distributed")) refuse("which belongs to another process");
-  if (name == "_rebuild_qtensor") {
+  if (!looks_into_ && name == "_rebuild_qtensor") {
     throw InputError("holds a quantized tensor, through which no derivative is taken");
   }
   push({Object::Kind::global, 0, text(module, " ", name), {}});
 }
 
+// In as many bytes as it takes, with its sign; LibTorch reads those of eight alone.
+void PickleMachine::push_long() {
+  const auto width = unsigned_number(1);
+  if (!looks_into_ && width != 8) damaged("a pickle in it has a number that is not of 64 bits");
+  if (width > 8) {
+    take(width);
+    return push({});
+  }
+  auto value = unsigned_number(width);
+  const auto bits = 8 * width;
+  if (bits > 0 && bits < 64 && (value >> (bits - 1)) != 0) value |= ~std::uint64_t{0} << bits;
+  push_number(static_cast<std::int64_t>(value));
+}
+
 // A class that is made and then given its state, or a function and its arguments.
 void PickleMachine::call() {
   const Number argument = pop(), callee = pop();
-  if (objects_[callee].kind != Object::Kind::global) damaged("a pickle in it calls what is no function");
+  if (!looks_into_ && objects_[callee].kind != Object::Kind::global)
+    damaged("a pickle in it calls what is no function");
   // Lists and dicts with their types: the list itself is what comes of it.
-  make(Object::Kind::object, {argument});
+  const bool is_dict = looks_into_ && objects_[callee].text == "collections OrderedDict";
+  if (is_dict) return make(Object::Kind::dict, {});
+  make(Object::Kind::object, {callee, argument});
 }
 
-// The bytes of an element of "torch FloatStorage".
-std::int64_t element_size(const std::string& storage) {
+// Of the class, which gets its state later.
+void PickleMachine::make_object() {
+  const Number arguments = pop();  // an empty tuple, where LibTorch reads it
+  const Number its_class = pop();
+  if (objects_[its_class].kind != Object::Kind::global) damaged("a pickle in it makes an object of what is no class");
+  if (!looks_into_) return stack_.push_back(its_class);
+  make(Object::Kind::object, {its_class, arguments});
+}
+
+// Of a dict it is what a state_dict says about its modules.
+void PickleMachine::set_state() {
+  if (!looks_into_) return call();
+  pop();
+  stack_.push_back(pop());
+}
+
+}  // namespace
+
+std::int64_t bytes_of_element(const std::string& storage) {
   static constexpr std::pair<std::string_view, std::int64_t> sizes[] = {
       {"torch DoubleStorage", 8},     {"torch FloatStorage", 4},        {"torch HalfStorage", 2},
       {"torch BFloat16Storage", 2},   {"torch LongStorage", 8},         {"torch IntStorage", 4},
@@ -197,8 +234,10 @@ std::int64_t element_size(const std::string& storage) {
   for (const auto& [name, size] : sizes) {
     if (name == storage) return size;
   }
-  throw InputError(text("holds a tensor of a kind that is not supported (", printable(storage), ")"));
+  return 0;
 }
+
+namespace {
 
 // ('storage', torch.FloatStorage, KEY, 'cpu', NUMBER OF ELEMENTS): LibTorch takes the number as it stands.
 void PickleMachine::push_storage() {
@@ -210,7 +249,11 @@ void PickleMachine::push_storage() {
                                 [&](Number part, Object::Kind kind) { return objects_[part].kind == kind; }) &&
                      objects_[parts[0]].text == "storage";
   if (!known) damaged("a pickle in it refers to something that is no tensor's storage");
-  const std::int64_t elements = objects_[parts[4]].number, size = element_size(objects_[parts[1]].text);
+  const std::int64_t elements = objects_[parts[4]].number, size = bytes_of_element(objects_[parts[1]].text);
+  if (size == 0 && looks_into_) return push({});
+  if (size == 0) {
+    throw InputError(text("holds a tensor of a kind that is not supported (", printable(objects_[parts[1]].text), ")"));
+  }
   const std::string record = folder_ + "/" + objects_[parts[2]].text;
   if (elements < 0) damaged(text("a tensor of ", elements, " elements"));
   if (elements > 0) {
@@ -221,7 +264,7 @@ void PickleMachine::push_storage() {
                    " has ", stored, " bytes"));
     }
   }
-  push({});
+  make(Object::Kind::storage, std::vector<Number>(parts));
 }
 
 bool PickleMachine::do_constant(char operation) {
@@ -245,8 +288,11 @@ bool PickleMachine::do_constant(char operation) {
       push_number(static_cast<std::int32_t>(unsigned_number(4)));
       return true;
     case '\x8a':
-      if (unsigned_number(1) != 8) damaged("a pickle in it has a number that is not of 64 bits");
-      push_number(static_cast<std::int64_t>(unsigned_number(8)));
+      push_long();
+      return true;
+    case 'U':
+      if (!looks_into_) return false;
+      push_text(take(unsigned_number(1)));
       return true;
     case 'X':
       push_text(take(unsigned_number(4)));
@@ -308,13 +354,12 @@ void PickleMachine::step(char operation) {
       return recall(unsigned_number(4));
     case 'c':
       return push_global();
-    case '\x81':  // an object of the class, which gets its state later
-      pop();      // the arguments: an empty tuple
-      container(Object::Kind::global);
-      return;
+    case '\x81':
+      return make_object();
     case 'R':
-    case 'b':
       return call();
+    case 'b':
+      return set_state();
     case 'Q':
       return push_storage();
     default:
@@ -348,7 +393,7 @@ void PickleMachine::check_nesting() const {
   }
 }
 
-void PickleMachine::run() {
+PickledObjects PickleMachine::run() {
   constexpr std::string_view protocol_2 = "\x80\x02";
   if (take(2) != protocol_2) damaged("a pickle in it is not of protocol 2");
   while (true) {
@@ -357,7 +402,8 @@ void PickleMachine::run() {
     step(operation);
   }
   if (stack_.size() != 1) damaged("a pickle in it does not come to one object");
-  check_nesting();
+  if (!looks_into_) check_nesting();
+  return {std::move(objects_), stack_.front()};
 }
 
 }  // namespace
@@ -365,7 +411,13 @@ void PickleMachine::run() {
 void check_pickle(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
                   const std::string& folder) {
   const auto [bytes, size] = archive.getRecord(record);
-  PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, folder).run();
+  PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, folder, Purpose::for_libtorch).run();
+}
+
+PickledObjects pickled_objects(caffe2::serialize::PyTorchStreamReader& archive, const std::string& record,
+                               const std::string& folder) {
+  const auto [bytes, size] = archive.getRecord(record);
+  return PickleMachine({static_cast<const char*>(bytes.get()), size}, archive, folder, Purpose::to_look_into).run();
 }
 
 bool lies_in_its_storage(const at::Tensor& tensor) {

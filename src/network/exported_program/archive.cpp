@@ -181,6 +181,24 @@ std::vector<std::string> ExportedArchive::parameter_names(const std::set<std::st
   return names;
 }
 
+std::vector<std::string> ExportedArchive::weight_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, payload] : weights_.config.items()) names.push_back(name);
+  for (const auto& [name, tensor] : weights_.pickled) names.push_back(name);
+  return names;
+}
+
+const torch::Tensor* ExportedArchive::known_weight(const std::string& name) const {
+  for (const auto& [known, value] : weights_.pickled) {
+    if (known == name) return &value;
+  }
+  const auto found = weights_.config.find(name);
+  if (found == weights_.config.end()) return nullptr;
+  const std::string record = weights_.path + found->at("path_name").get<std::string>();
+  const auto read = tensors_.find({record, found->at("tensor_meta").dump()});
+  return read == tensors_.end() ? nullptr : &read->second;
+}
+
 torch::Tensor ExportedArchive::weight(const std::string& name) {
   return tensor(weights_, name);
 }

@@ -43,6 +43,12 @@ class ExportedArchive {
   /// by requires_grad alone: used are those that the graph takes as parameters, among which frozen ones are found.
   std::vector<std::string> parameter_names(const std::set<std::string>& used) const;
 
+  /// Of all parameters and persistent buffers, those that nothing uses among them.
+  std::vector<std::string> weight_names() const;
+
+  /// What weight() has given for the name, or for another one of the same tensor; none where it was not asked.
+  const torch::Tensor* known_weight(const std::string& name) const;
+
   /// A parameter or persistent buffer. On the CPU, contiguous in row-major order, owning its memory; two names of
   /// one tensor give the same tensor.
   torch::Tensor weight(const std::string& name);

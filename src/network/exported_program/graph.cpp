@@ -195,7 +195,7 @@ Graph parse_graph(const json& graph, int nesting);
 
 Argument argument_from(const json& object, const Names& names, int nesting) {
   const Tagged given = tagged(object);
-  if (given.kind == "as_scalar_type") return DtypeArgument{dtype_from(given.value)};
+  if (given.kind == "as_scalar_type") return IValue(static_cast<std::int64_t>(dtype_from(given.value)));
   if (given.kind == "as_device") return DeviceArgument{};
   if (given.kind == "as_graph") {
     return std::make_shared<const Graph>(parse_graph(given.value.at("graph"), nesting + 1));
@@ -290,7 +290,7 @@ void fill_in_dtype(Node& node, const c10::FunctionSchema& schema, const json& no
   if (constant == nullptr || !constant->isNone()) return;
   const std::string name = node_json.at("outputs")[0].at("as_tensor").at("name").get<std::string>();
   if (const auto meta = tensor_values.find(name); meta != tensor_values.end()) {
-    dtype = DtypeArgument{dtype_from(meta->at("dtype"))};
+    dtype = IValue(static_cast<std::int64_t>(dtype_from(meta->at("dtype"))));
   }
 }
 

@@ -23,17 +23,13 @@ struct Graph;
 struct ValueRef {
   std::size_t slot = 0;
 };
-/// A dtype argument; follows a conversion of the model.
-struct DtypeArgument {
-  torch::Dtype dtype;
-};
 /// A device argument: the device that the model was exported on, replaced by the one it runs on.
 struct DeviceArgument {};
 
 using Element = std::variant<c10::IValue, ValueRef>;
 /// What a node is called with; vector: a list. A missing constant is the IValue None.
-using Argument = std::variant<c10::IValue, ValueRef, DtypeArgument, DeviceArgument, std::vector<Element>,
-                              std::shared_ptr<const Graph>>;
+using Argument =
+    std::variant<c10::IValue, ValueRef, DeviceArgument, std::vector<Element>, std::shared_ptr<const Graph>>;
 
 /// Where one returned value goes: one slot, or, for a returned list, one per element; nothing where it is not used.
 struct Output {
@@ -59,11 +55,8 @@ struct Graph {
   std::vector<Argument> outputs;
 };
 
-/// What changes between the model as it was exported and as it runs.
+/// What changes between the model as it was exported and as it runs, beside dtypes (casts.hpp).
 struct Conversion {
-  /// Of the dtype arguments that are floating, where parameters, buffers or data were converted to it; complex ones
-  /// become its complex dtype.
-  std::optional<torch::Dtype> dtype;
   torch::Device device = torch::kCPU;  ///< of all device arguments
   /// Parameters, buffers and data lie in row-major order, which they may not have done at export: what cannot be a
   /// view any more becomes a copy. Not to be had where the program writes into tensors.

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "casts.hpp"
 #include "exported_program/graph.hpp"
 #include "exported_program/operator_argument.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -37,18 +38,11 @@ Values evaluate(const std::vector<Element>& elements, const Values& values) {
   return list;
 }
 
-IValue dtype_value(torch::Dtype dtype, const Conversion& conversion) {
-  if (conversion.dtype && at::isFloatingType(dtype)) dtype = *conversion.dtype;
-  if (conversion.dtype && at::isComplexType(dtype)) dtype = c10::toComplexType(*conversion.dtype);
-  return static_cast<std::int64_t>(dtype);
-}
-
 IValue evaluate_single(const Argument& argument, const Values& values, const Conversion& conversion) {
   return std::visit(
       Overloaded{
           [](const IValue& constant) { return constant; },
           [&](const ValueRef& reference) { return values[reference.slot]; },
-          [&](const DtypeArgument& given) { return dtype_value(given.dtype, conversion); },
           [&](const DeviceArgument&) { return IValue(conversion.device); },
           [](const std::vector<Element>&) -> IValue {
             throw std::invalid_argument("a list where one value is wanted");
@@ -101,11 +95,9 @@ Values call(SymbolicFunction function, const Node& node, const Values& values, c
   return {function(arguments)};
 }
 
-// A dtype is what the program says: under autocast, it is not the one of parameters and data.
 RegionArgument region_argument(const Argument& argument, const Values& values, const Conversion& conversion) {
   if (const auto* graph = std::get_if<std::shared_ptr<const Graph>>(&argument)) return *graph;
   if (const auto* list = std::get_if<std::vector<Element>>(&argument)) return evaluate(*list, values);
-  if (const auto* given = std::get_if<DtypeArgument>(&argument)) return IValue(static_cast<std::int64_t>(given->dtype));
   return evaluate_single(argument, values, conversion);
 }
 
@@ -154,6 +146,7 @@ void check_grad_mode(const Node& node, const Values& results) {
 }
 
 void run_node(const Node& node, Values& values, const Conversion& conversion) {
+  const LineOfPython line(node.python_line);
   Values results = std::visit([&](const auto& callee) { return call(callee, node, values, conversion); }, node.call);
   check_grad_mode(node, results);
   store(node, std::move(results), values);

@@ -95,6 +95,14 @@ std::vector<std::string> ExpectedInputs::names() const {
   return names;
 }
 
+std::vector<torch::Dtype> ExpectedInputs::dtypes() const {
+  std::vector<torch::Dtype> dtypes;
+  for (const ExpectedInput& input : inputs_) {
+    if (input.kind == ExpectedInput::Kind::tensor && at::isFloatingType(input.dtype)) dtypes.push_back(input.dtype);
+  }
+  return dtypes;
+}
+
 void ExpectedInputs::set_ranges(const json& constraints) {
   for (const auto& [symbol, bounds] : constraints.items()) {
     Range range;

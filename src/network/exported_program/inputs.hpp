@@ -49,6 +49,8 @@ class ExpectedInputs {
   void set_guards(const nlohmann::json& guards);
   std::size_t count() const { return inputs_.size(); }
   std::vector<std::string> names() const;
+  /// The floating dtypes that tensors had at export.
+  std::vector<torch::Dtype> dtypes() const;
 
   /// The arguments, numbers as such even where they came as tensors of one element. Throws InputError for a wrong
   /// number of them, a wrong kind or shape: it says what the program takes and, where an extent was fixed at export,

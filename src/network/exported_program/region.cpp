@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "casts.hpp"
 #include "exported_program/graph.hpp"
 #include "hessian_mpi/base/error.hpp"
 
@@ -86,17 +87,20 @@ Values grad_mode(const Arguments& arguments, const RunGraph& run_graph) {
 }
 
 // (device type, dtype, enabled, cache enabled, body, inputs...); autocast of another device than the inputs' does
-// nothing.
+// nothing, and none does in float64.
 Values autocast(const Arguments& arguments, const RunGraph& run_graph) {
   constexpr std::size_t body = 4;
   const IValue &device = value(arguments, 0), &dtype = value(arguments, 1);
   if (!device.isString() || !(dtype.isNone() || dtype.isInt()))
     throw std::invalid_argument("is not what autocast is exported as");
-  const bool enabled = flag(value(arguments, 2), "enabled");
+  const bool in_file = flag(value(arguments, 2), "enabled");
+  const auto* const casts = CastsInEffect::current();
+  const bool enabled = in_file && (casts == nullptr || !casts->are_all_wide());
   const bool on_cpu = device.toStringRef() == "cpu";
   if (!on_cpu && device.toStringRef() != "cuda") {
     return run_graph(graph(arguments, body), values_from(arguments, body + 1));
   }
+  if (in_file && !enabled) WidenedCasts::note("autocast");
   const auto chosen = dtype.isNone() ? std::nullopt : std::optional(static_cast<at::ScalarType>(dtype.toInt()));
   const Autocast guard(on_cpu ? at::kCPU : at::kCUDA, enabled, chosen);
   return run_graph(graph(arguments, body), values_from(arguments, body + 1));
