@@ -28,9 +28,8 @@ struct VectorOf {
   using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
 };
 
-// The sums of the products for some rows and a piece of columns, which lie at this distance from their first; adds: to
-// what is there.
-template <class R, bool adds, int rows, class Number, class Out>
+// The sums of the products for some rows and a piece of columns, which lie at this distance from their first.
+template <class R, int rows, class Number, class Out>
 HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row, std::int64_t piece,
                              std::int64_t columns, Out* out, std::int64_t out_stride) {
   using Vector = typename VectorOf<R, Number>::Type;
@@ -41,11 +40,6 @@ HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int
   Vector sums[rows][vectors] = {};
   Number finished[rows][width];
   static_assert(sizeof(finished) == sizeof(sums));
-  if constexpr (adds) {
-    std::memset(finished, 0, sizeof(finished));
-    for (int i = 0; i < rows; ++i) std::copy_n(out + i * out_stride, columns, finished[i]);
-    std::memcpy(sums, finished, sizeof(sums));
-  }
   for (const auto& product : products) {
     const Number* left = product.left + first_row;
     const Number* right = product.right.begin + piece * product.right.piece_step;
@@ -80,20 +74,20 @@ HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int
 }
 
 // The last rows, fewer than a tile has.
-template <class R, bool adds, int rows, class Number, class Out>
+template <class R, int rows, class Number, class Out>
 HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, std::span<const Product<Number>> products,
                                   std::int64_t first_row, std::int64_t piece, std::int64_t columns, Out* out,
                                   std::int64_t out_stride) {
   if constexpr (rows > 0) {
     if (wanted == rows) {
-      tile<R, adds, rows>(products, first_row, piece, columns, out, out_stride);
+      tile<R, rows>(products, first_row, piece, columns, out, out_stride);
     } else {
-      last_tile<R, adds, rows - 1>(wanted, products, first_row, piece, columns, out, out_stride);
+      last_tile<R, rows - 1>(wanted, products, first_row, piece, columns, out, out_stride);
     }
   }
 }
 
-template <class R, bool adds, class Number, class Out>
+template <class R, class Number, class Out>
 HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products, std::int64_t rows, Out* out,
                                       std::int64_t out_stride) {
   constexpr auto width = Strips<Number>::width;
@@ -104,9 +98,9 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
       const auto columns = std::min(width, all_columns - j);
       Out* const to = out + i * out_stride + j;
       if (here == R::tile_rows) {
-        tile<R, adds, R::tile_rows>(products, i, j / width, columns, to, out_stride);
+        tile<R, R::tile_rows>(products, i, j / width, columns, to, out_stride);
       } else {
-        last_tile<R, adds, R::tile_rows - 1>(here, products, i, j / width, columns, to, out_stride);
+        last_tile<R, R::tile_rows - 1>(here, products, i, j / width, columns, to, out_stride);
       }
     }
   }
@@ -174,37 +168,32 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
 
 // The same functions for a target, which no template can name.
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
-#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                      \
-  struct Name {                                                                                                    \
-    template <class Number, class Out>                                                                             \
-    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,            \
-                                std::int64_t out_stride) {                                                         \
-      multiply_with<OwnRegisters, false>(products, rows, out, out_stride);                                         \
-    }                                                                                                              \
-    template <class Number>                                                                                        \
-    target static void multiply_and_add(std::span<const Product<Number>> products, std::int64_t rows, Number* out, \
-                                        std::int64_t out_stride) {                                                 \
-      multiply_with<OwnRegisters, true>(products, rows, out, out_stride);                                          \
-    }                                                                                                              \
-    template <class Number>                                                                                        \
-    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,           \
-                               Strips<Number>& out, std::int64_t k, std::int64_t column) {                         \
-      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                                        \
-    }                                                                                                              \
-    template <class Number>                                                                                        \
-    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,                 \
-                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {                  \
-      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                           \
-    }                                                                                                              \
-    template <class Number>                                                                                        \
-    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                    \
-      accumulate_with(count, s, a, out);                                                                           \
-    }                                                                                                              \
-    template <class Number>                                                                                        \
-    target static void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner,            \
-                                       std::int64_t step, std::span<Number> sums) {                                \
-      add_up_products_with(factors[0], factors[1], inner, step, sums);                                             \
-    }                                                                                                              \
+#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
+  struct Name {                                                                                          \
+    template <class Number, class Out>                                                                   \
+    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,  \
+                                std::int64_t out_stride) {                                               \
+      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                      \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
+                               Strips<Number>& out, std::int64_t k, std::int64_t column) {               \
+      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                              \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,       \
+                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {        \
+      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                 \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {          \
+      accumulate_with(count, s, a, out);                                                                 \
+    }                                                                                                    \
+    template <class Number>                                                                              \
+    target static void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner,  \
+                                       std::int64_t step, std::span<Number> sums) {                      \
+      add_up_products_with(factors[0], factors[1], inner, step, sums);                                   \
+    }                                                                                                    \
   }
 // NOLINTEND(bugprone-macro-parentheses)
 
@@ -234,11 +223,6 @@ void for_this_processor(const Function& function) {
 template <class Number, class Out>
 void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride) {
   for_this_processor([&](auto own) { own.multiply(products, rows, out, out_stride); });
-}
-
-template <class Number>
-void multiply_and_add(const Product<Number>& product, std::int64_t rows, Number* out, std::int64_t out_stride) {
-  for_this_processor([&](auto own) { own.multiply_and_add(std::span(&product, 1), rows, out, out_stride); });
 }
 
 template <class Number, class Out>
@@ -275,8 +259,6 @@ template void multiply(std::span<const Product<float>>, std::int64_t, float*, st
 template void multiply(std::span<const Product<float>>, std::int64_t, double*, std::int64_t);
 template void multiply(std::span<const Product<double>>, std::int64_t, float*, std::int64_t);
 template void multiply(std::span<const Product<double>>, std::int64_t, double*, std::int64_t);
-template void multiply_and_add(const Product<float>&, std::int64_t, float*, std::int64_t);
-template void multiply_and_add(const Product<double>&, std::int64_t, double*, std::int64_t);
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, float*);
 template void add_up(const float*, std::int64_t, std::int64_t, std::int64_t, double*);
 template void add_up(const double*, std::int64_t, std::int64_t, std::int64_t, float*);

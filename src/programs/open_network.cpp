@@ -29,7 +29,8 @@ std::unique_ptr<products::Network> open_network(const char* program, const Matri
                 cli::plural(network->samples(), "sample"), " in ", cli::plural(network->batches(), "batch", "es"),
                 " on ", cli::plural(world.size(), "rank"), ", ", cli::plural(network->threads(), "thread"), " each"));
   cli::say(world, "checked", text("a product against differences: ", cli::text_of_check(network->check())));
-  cli::say(world, "product", text("about ", cli::text_of_number(network->seconds_of_product(), 3), " s with one vector"));
+  cli::say(world, "product",
+           text("about ", cli::text_of_number(network->seconds_of_product(), 3), " s with one vector"));
   return network;
 }
 

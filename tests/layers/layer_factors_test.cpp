@@ -244,6 +244,41 @@ const auto name_of_test = [](const testing::TestParamInfo<Network>& info) {
   return name;
 };
 // Without the files there is nothing to instantiate, and the test below says so.
+// The mean square of what a linear layer makes of ones, and the square of their mean over the positions of a sample.
+class SquaresOfLayer final : public network::Model {
+ public:
+  SquaresOfLayer() {
+    parameters_ = {{"weight", torch::ones({1, 3})}, {"bias", torch::ones({1})}};
+    for (auto& parameter : parameters_) parameter.value.requires_grad_();
+  }
+  std::string format() const override { return "test"; }
+  std::vector<network::NamedTensor> parameters() const override { return parameters_; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
+  void convert(torch::Dtype, torch::Device) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
+    const auto z = at::linear(arguments.front().toTensor(), parameters_[0].value, parameters_[1].value);
+    return z.square().mean() + z.mean(1).square().mean();
+  }
+
+ private:
+  std::vector<network::NamedTensor> parameters_;
+};
+
+// All elements are 4. A sum in float32 of so many equal numbers is wrong in the fourth digit.
+TEST(ManyPlaces, AreSummedToTheLastDigitsOfFloat32) {
+  const std::int64_t many = 200'000;
+  for (const std::int64_t samples : {std::int64_t{2}, many}) {  // of as many positions in all
+    network::ProblemSettings settings;
+    settings.loss = "output";
+    const auto x = torch::ones({samples, many / samples, 3});
+    const network::Problem problem(std::make_unique<SquaresOfLayer>(), {{x}, {}}, settings);
+    EXPECT_TRUE(plan_layers(problem, Method::layers).is_factored(0));
+    const auto engine = make_layers_engine(problem);
+    for (const float number : all_rows<float>(*engine, problem)) EXPECT_NEAR(number, 4, 1e-4) << samples;
+  }
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(RandomNetwork);
 INSTANTIATE_TEST_SUITE_P(Networks, RandomNetwork, testing::ValuesIn(networks()), name_of_test);
 

@@ -110,7 +110,8 @@ TEST(Summary, TellsWhatTheRunHasDone) {
   EXPECT_EQ(line_of(told, "difference error"),
             "0.5  kinks: the loss has no derivative at this point, nothing to compare with (at most 0.0001)");
   EXPECT_EQ(line_of(told, "seconds"),
-            "load 0.5, gradient 1.25, create 0.01, rows 8 (passes 5, exchange 0.75), write 2 (checkpoints 0.25), checks 3; in all 15");
+            "load 0.5, gradient 1.25, create 0.01, rows 8 (passes 5, exchange 0.75), write 2 (checkpoints 0.25), "
+            "checks 3; in all 15");
   EXPECT_EQ(line_of(told, "rows a second"), "250");
   EXPECT_EQ(line_of(told, "memory"), "734 MB on the largest rank");
 }

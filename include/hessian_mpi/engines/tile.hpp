@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "hessian_mpi/base/vocabulary.hpp"
+
 namespace hessian_mpi::engines {
 
 /// The right factor of a product, [inner, columns], where it lies: in pieces of 64 bytes of columns, which may be read
@@ -40,7 +42,11 @@ class Strips {
   Number* at(std::int64_t k, std::int64_t column) {
     return numbers_.data() + (column / width * inner_ + k) * width + column % width;
   }
-  RightFactor<Number> factor() const { return {numbers_.data(), width, inner_ * width, inner_, columns_}; }
+  RightFactor<Number> factor() const { return factor({0, inner_}); }
+  /// Some of its rows.
+  RightFactor<Number> factor(const Rows& rows) const {
+    return {numbers_.data() + rows.begin * width, width, inner_ * width, rows.count(), columns_};
+  }
 
  private:
   std::int64_t inner_ = 0;
@@ -66,10 +72,6 @@ struct Product {
 /// out[i * out_stride + j] = the products, one after the other, summed over k, for i < rows and j < their columns.
 template <class Number, class Out>
 void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride);
-
-/// The same, going on with the sums that are there: what a product of the k before has left.
-template <class Number>
-void multiply_and_add(const Product<Number>& product, std::int64_t rows, Number* out, std::int64_t out_stride);
 
 template <class Number, class Out>
 void multiply(const Product<Number>& product, std::int64_t rows, Out* out, std::int64_t out_stride) {

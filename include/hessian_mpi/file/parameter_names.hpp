@@ -8,7 +8,8 @@
 
 namespace hessian_mpi::file {
 
-/// Not collective. Sets parameter_names, parameter_offsets, parameter_sizes and parameter_shapes of an object of a file.
+/// Not collective. Sets parameter_names, parameter_offsets, parameter_sizes and parameter_shapes of an object of a
+/// file.
 void name_parameters(hdf5::File& file, const std::string& object, const matrix::ParameterIndex& index);
 
 }  // namespace hessian_mpi::file

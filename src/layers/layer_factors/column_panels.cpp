@@ -1,6 +1,7 @@
 #include "layer_factors/column_panels.hpp"
 
 #include <algorithm>
+#include <functional>
 
 namespace hessian_mpi::layers {
 namespace {
@@ -44,18 +45,20 @@ void ColumnPanels<Number>::multiply_in_pieces(const Slab<Number>& x, const RowsO
   const auto widest = widest_panel_of<Number>(most_units);
   for (auto column = some.begin; column < some.end; column += widest) {
     const auto count = std::min(widest, some.end - column);
-    sums_.assign(static_cast<std::size_t>(rows.count() * count), Number{0});
+    piece_.resize(static_cast<std::size_t>(rows.count() * count));
+    sums_.assign(piece_.size(), 0);
     for (first_unit_ = 0; first_unit_ < factors_.units(); first_unit_ += most_units) {
       panel_.resize(std::min(most_units, factors_.units() - first_unit_), count);
       fill(of_output, y, column);
       const auto* inputs = x.inputs + first_unit_ * x.columns + rows.begin;
-      engines::multiply_and_add(engines::Product<Number>{inputs, x.columns, panel_.factor()}, rows.count(),
-                                sums_.data(), count);
+      engines::multiply(engines::Product<Number>{inputs, x.columns, panel_.factor()}, rows.count(), piece_.data(),
+                        count);
+      std::transform(sums_.begin(), sums_.end(), piece_.begin(), sums_.begin(), std::plus<>());
     }
     for (std::int64_t i = 0; i < rows.count(); ++i) {
       const auto* const from = sums_.data() + i * count;
       std::transform(from, from + count, out + i * stride + column - some.begin,
-                     [](Number sum) { return static_cast<Out>(sum); });
+                     [](double sum) { return static_cast<Out>(sum); });
     }
   }
 }

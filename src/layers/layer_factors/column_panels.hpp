@@ -42,7 +42,8 @@ class ColumnPanels {
   const Factors<Number>& factors_;
   engines::Strips<Number> panel_;  // of some neighbouring units,
   std::int64_t first_unit_ = 0;    // from this one on
-  std::vector<Number> sums_;       // over the units so far, where the matrix has other numbers
+  std::vector<Number> piece_;      // summed over these,
+  std::vector<double> sums_;       // and over all so far
   std::vector<Number> line_;
 };
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <span>
 
 namespace hessian_mpi::layers {
 namespace {
 
 constexpr std::int64_t bytes_at_once = 4 << 20;
+constexpr std::int64_t most_places = 4096;  // whose sum is rounded to the precision of the factors
 
 }  // namespace
 
@@ -103,42 +105,61 @@ void RowSums<Number>::multiply(const Sums<Number>& sums, std::int64_t i, const S
   std::copy(numbers.begin() + (some.begin - first), numbers.begin() + (some.end - first), out);
 }
 
-// In all columns of some outputs, counted from the slab's first.
+// In all columns of some outputs, counted from the slab's first: the sums of pieces are added up in float64, since
+// rounding in float32 grows with the number of places.
 template <class Number>
 template <class Out>
 void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
                                        const Rows& outputs, Out* out) {
+  const auto places = factors_.units() * factors_.layer(y.layer).positions;
+  if (!sums.derivatives.empty() && !y.bias) {
+    derivatives_ = seen(sums, i, y);
+    if (!y.by_input && !y.diagonal) engines::fill_strips(derivatives_, places, y.columns, seen_strips_);
+  }
+  if (places <= most_places) return multiply_places(sums, i, y, outputs, {0, places}, out);
+  const auto count = static_cast<std::size_t>(outputs.count() * y.columns);
+  piece_.resize(count);
+  std::vector<double> all(count, 0);
+  for (std::int64_t first = 0; first < places; first += most_places) {
+    multiply_places(sums, i, y, outputs, {first, std::min(places, first + most_places)}, piece_.data());
+    std::transform(all.begin(), all.end(), piece_.begin(), all.begin(), std::plus<>());
+  }
+  std::transform(all.begin(), all.end(), out, [](double sum) { return static_cast<Out>(sum); });
+}
+
+// The same, summed over some places.
+template <class Number>
+template <class Out>
+void RowSums<Number>::multiply_places(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
+                                      const Rows& outputs, const Rows& places, Out* out) {
   const auto& layer = factors_.layer(y.layer);
-  const auto places = factors_.units() * layer.positions;
-  const auto first = y.first_output + outputs.begin;
-  const Number* const second = sums.second.data() + i * places * layer.outputs + first;
-  if (y.bias) {
-    engines::add_up(second, layer.outputs, outputs.count(), places, out);
-    return;
-  }
-  const std::size_t products = sums.derivatives.empty() ? 1 : 2;
-  const Number* const derivatives = sums.derivatives.empty() ? nullptr : seen(sums, i, y);
+  const auto first = places.begin * layer.outputs + y.first_output + outputs.begin;
+  const Number* const second = sums.second.data() + i * factors_.units() * layer.positions * layer.outputs + first;
+  if (y.bias) return engines::add_up(second, layer.outputs, outputs.count(), places.count(), out);
   const Number* const delta = layer.delta.data() + first;
+  const bool downstream = !sums.derivatives.empty();
+  const std::size_t products = downstream ? 2 : 1;
   if (y.diagonal) {
-    const Number* const seen_here = derivatives == nullptr ? nullptr : derivatives + outputs.begin;
+    const auto begin = places.begin * layer.outputs + outputs.begin;
     line_.assign(static_cast<std::size_t>(outputs.count()), Number{0});
-    engines::add_up_products<Number>({second, y.inputs + outputs.begin}, places, layer.outputs, line_);
-    if (derivatives != nullptr) engines::add_up_products<Number>({delta, seen_here}, places, layer.outputs, line_);
+    engines::add_up_products<Number>({second, y.inputs + begin}, places.count(), layer.outputs, line_);
+    if (downstream) {
+      engines::add_up_products<Number>({delta, derivatives_ + begin}, places.count(), layer.outputs, line_);
+    }
     std::transform(line_.begin(), line_.end(), out, [](Number sum) { return static_cast<Out>(sum); });
-    return;
-  }
-  if (y.by_input) {
+  } else if (y.by_input) {
+    const auto begin = places.begin * y.columns;
     const std::array<engines::Product<Number>, 2> both{
-        engines::Product<Number>{y.inputs, y.columns,
-                                 engines::rows_as_factor(second, layer.outputs, places, layer.outputs)},
-        engines::Product<Number>{derivatives, y.columns,
-                                 engines::rows_as_factor(delta, layer.outputs, places, layer.outputs)}};
+        engines::Product<Number>{y.inputs + begin, y.columns,
+                                 engines::rows_as_factor(second, layer.outputs, places.count(), layer.outputs)},
+        engines::Product<Number>{downstream ? derivatives_ + begin : nullptr, y.columns,
+                                 engines::rows_as_factor(delta, layer.outputs, places.count(), layer.outputs)}};
     hessian_mpi::engines::multiply(std::span(both).first(products), y.columns, out, layer.outputs);
   } else {
-    if (derivatives != nullptr) engines::fill_strips(derivatives, places, y.columns, seen_strips_);
     const std::array<engines::Product<Number>, 2> both{
-        engines::Product<Number>{second, layer.outputs, y.strips.factor()},
-        engines::Product<Number>{delta, layer.outputs, seen_strips_.factor()}};
+        engines::Product<Number>{second, layer.outputs, y.strips.factor(places)},
+        engines::Product<Number>{delta, layer.outputs,
+                                 downstream ? seen_strips_.factor(places) : engines::RightFactor<Number>{}}};
     hessian_mpi::engines::multiply(std::span(both).first(products), outputs.count(), out, y.columns);
   }
 }

@@ -43,12 +43,17 @@ class RowSums {
   const Number* seen(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y);
   template <class Out>
   void multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
+  template <class Out>
+  void multiply_places(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs,
+                       const Rows& places, Out* out);
 
   const Factors<Number>& factors_;
   const std::vector<Number>& ones_;
   Sums<Number> sums_;
-  std::vector<Number> seen_;  // D of a row as a slab sees it
+  std::vector<Number> seen_;             // D of a row as a slab sees it
+  const Number* derivatives_ = nullptr;  // the same, where it lies
   std::vector<Number> line_;
+  std::vector<Number> piece_;
   engines::Strips<Number> seen_strips_;
 };
 
