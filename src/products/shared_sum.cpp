@@ -116,6 +116,7 @@ std::vector<double> sum_over_batches(const Summands& summands, const std::functi
   for (std::int64_t round = 0; round < rounds.count(); ++round) {
     if (between) between();
     std::vector<std::optional<Unit>> units;
+    units.reserve(static_cast<std::size_t>(communicator.size()));
     for (int rank = 0; rank < communicator.size(); ++rank) units.push_back(rounds.unit(round, rank));
     const auto& own = units[static_cast<std::size_t>(communicator.rank())];
     const auto made =

@@ -189,7 +189,7 @@ Options parsed(int argc, const char* const* argv) {
 
 std::vector<Option> network_table(const std::set<std::string>& but_for) {
   auto table = table_of_network();
-  std::erase_if(table, [&](const Option& option) { return but_for.count(option.name()) != 0; });
+  std::erase_if(table, [&](const Option& option) { return but_for.contains(option.name()); });
   return table;
 }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <utility>
+#include <utility>
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -21,12 +23,12 @@ matrix::MatrixShape shape_of_block(const std::vector<Rows>& ranges) {
 
 }  // namespace
 
-StoredOperator::StoredOperator(const matrix::MatrixShape& matrix, const std::vector<Rows>& ranges,
+StoredOperator::StoredOperator(const matrix::MatrixShape& matrix, std::vector<Rows> ranges,
                                const ranks::Communicator& communicator)
     : SymmetricOperator(matrix.columns, file::rows_of_rank(matrix, communicator.rank(), communicator.size()),
                         communicator),
       matrix_(matrix),
-      ranges_(ranges) {}
+      ranges_(std::move(ranges)) {}
 
 StoredOperator::StoredOperator(const std::filesystem::path& path, const matrix::MatrixShape& matrix,
                                std::uint64_t memory, const ranks::Communicator& communicator)

@@ -38,8 +38,7 @@ class StoredOperator final : public SymmetricOperator {
   Sums sums();
 
  private:
-  StoredOperator(const matrix::MatrixShape& matrix, const std::vector<Rows>& ranges,
-                 const ranks::Communicator& communicator);
+  StoredOperator(const matrix::MatrixShape& matrix, std::vector<Rows> ranges, const ranks::Communicator& communicator);
   // Takes 16 N bytes for each vector. Throws on all ranks where the file cannot be read.
   void apply(const double* vectors_here, std::int64_t count, double* products) override;
   void add_slab(const file::Slab& slab, const double* whole, const double* vectors_here, std::int64_t count,
