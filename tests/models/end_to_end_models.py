@@ -953,7 +953,8 @@ def write_case(make: Callable[[], Case], out: pathlib.Path) -> None:
     if case.exported:
         torch.export.save(export(case.model, example, case.dynamic, case.whole), folder / "model.pt2")
     else:
-        hessian_mpi.export(folder / "job", case.model, (*case.inputs, case.targets), loss=case.options[1])
+        data = case.inputs if case.targets is None else (*case.inputs, case.targets)
+        hessian_mpi.export(folder / "job", case.model, tuple(data), loss=case.options[1])
         (folder / "job" / "model.pt2").rename(folder / "model.pt2")
     if case.scripted_loss is not None:
         torch.jit.script(case.scripted_loss).save(folder / "loss.pt")
