@@ -1,5 +1,6 @@
 #include "matrix_options.hpp"
 
+#include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/run/network_options.hpp"
 
 namespace hessian_mpi::programs {
@@ -18,6 +19,10 @@ void take_matrix_options(const std::string& program, const char* kind, int argc,
   if (options.network) options.file = *options.network->model;
   after::take_result_options(program, kind, argc, argv, given, options);
   if (!options.network) return;
+  if (has_rows_of_samples(options.network->matrix)) {
+    throw InputError(text("--matrix ", name_of(options.network->matrix),
+                          " has rows of samples: what is multiplied here is N x N, hessian, ggn or fisher"));
+  }
   options.network->threads = options.threads;
   options.network->memory = options.memory;
   options.network->command_line = options.command_line;

@@ -95,6 +95,7 @@ def test_what_takes_the_whole_matrix_is_refused() -> None:
         ("hessian_solve", [*network, "--logdet"], "--logdet takes the whole matrix"),
         ("hessian_solve", [*network, "--method", "dense"], "--method dense takes the whole matrix"),
         ("hessian_multiply", [*network[:2], "--gradient"], "--model needs --data"),
+        ("hessian_multiply", [*network, "--gradient", "--matrix", "jacobian"], "has rows of samples"),
     ):
         finished = run(1, program, *arguments, "-o", "none.h5")
         assert finished.returncode == 2 and words in finished.stderr, (program, arguments, finished)

@@ -84,6 +84,7 @@ struct SimulatedCUDAHooks final : CUDAHooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
+  std::string showConfig() const override { return {}; }
   int getNumGPUs() const override { return simulated_gpu::devices; }
   DeviceIndex deviceCount() const override { return simulated_gpu::devices; }
   DeviceIndex current_device() const override { return simulated_gpu::current_device().index(); }
