@@ -239,10 +239,14 @@ std::optional<std::size_t> tied_set_of(const CapturedForward& forward, std::size
   return std::nullopt;
 }
 
-std::size_t first_call_with(const CapturedForward& forward, std::size_t parameter) {
-  const auto found = std::find_if(forward.calls.begin(), forward.calls.end(),
-                                  [=](const LayerCall& call) { return has(call, parameter); });
-  return static_cast<std::size_t>(found - forward.calls.begin());
+std::vector<std::size_t> first_calls(const CapturedForward& forward) {
+  std::vector<std::size_t> first(forward.reasons.size(), forward.calls.size());
+  for (auto c = forward.calls.size(); c-- > 0;) {
+    for (const auto& parameter : {forward.calls[c].weight, forward.calls[c].bias}) {
+      if (parameter) first[*parameter] = c;
+    }
+  }
+  return first;
 }
 
 }  // namespace hessian_mpi::layers

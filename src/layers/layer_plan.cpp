@@ -249,7 +249,7 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
   if (!common.alike) {
     return all_by_double_backward(problem, "the network runs other layers in other batches");
   }
-  Network network{problem, graph, {}};
+  Network network{problem, graph, {}, first_calls(graph.forward())};
   const Crossing crossing(graph, problem.batch_size(), common.has_samples);
   std::vector<std::size_t> sound;
   std::vector<std::string> unsound(crossing.count());

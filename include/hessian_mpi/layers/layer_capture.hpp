@@ -73,7 +73,7 @@ CapturedForward capture_layers(const network::Problem& problem, std::int64_t bat
 
 /// The set of tied calls that a call is in; none if it shares nothing.
 std::optional<std::size_t> tied_set_of(const CapturedForward& forward, std::size_t call);
-/// The first call that has a parameter.
-std::size_t first_call_with(const CapturedForward& forward, std::size_t parameter);
+/// Of each parameter the first call that has it; the number of calls where none has.
+std::vector<std::size_t> first_calls(const CapturedForward& forward);
 
 }  // namespace hessian_mpi::layers

@@ -18,7 +18,7 @@ bool contains(const std::vector<std::size_t>& list, std::size_t one) {
 std::int64_t own_parameters(const Network& network, std::size_t c, bool bias) {
   const auto& call = network.graph.call(c);
   const auto& parameter = bias ? call.bias : call.weight;
-  if (!parameter || first_call_with(network.graph.forward(), *parameter) != c) return 0;
+  if (!parameter || network.first_calls[*parameter] != c) return 0;
   return network.problem.parameters()[*parameter].numel();
 }
 

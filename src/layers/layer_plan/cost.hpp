@@ -18,6 +18,7 @@ struct Network {
   const network::Problem& problem;
   const LayerGraph& graph;
   std::vector<std::vector<std::size_t>> upstream;  ///< of each call, all calls
+  std::vector<std::size_t> first_calls;  ///< of each parameter, that has it; the number of calls where none has
 };
 
 /// A call that is to be factored, and what its derivatives do not cross.
