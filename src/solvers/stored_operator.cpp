@@ -5,7 +5,6 @@
 #include <functional>
 #include <numeric>
 #include <utility>
-#include <utility>
 
 #include "hessian_mpi/after/matrix_product.hpp"
 #include "hessian_mpi/base/error.hpp"
