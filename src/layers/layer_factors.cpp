@@ -249,11 +249,7 @@ double LayerFactors::seconds_in_passes() const {
 void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                            const std::function<void(double)>& advance) {
   const network::OnDevice on_device(device_);
-  if (storage == Precision::float32) {
-    assembly_->compute(rows, columns, storage, static_cast<float*>(out), advance);
-  } else {
-    assembly_->compute(rows, columns, storage, static_cast<double*>(out), advance);
-  }
+  engines::with_numbers(storage, out, [&](auto* numbers) { assembly_->compute(rows, columns, storage, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::layers

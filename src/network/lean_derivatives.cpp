@@ -116,6 +116,55 @@ Tensor gelu_gradient(const Tensor& g, const Tensor& x, c10::string_view approxim
   return approximate == "tanh" ? activation_gradient<GeluByTanh>(g, x) : activation_gradient<Gelu>(g, x);
 }
 
+// --- Products of matrices ------------------------------------------------------------------------------------------
+
+// Of C = A B with cotangent G: G B^T and A^T G. Their derivatives are contiguous, where LibTorch adds up those that are
+// transposed and those that are not.
+struct ProductGradients : Function<ProductGradients> {
+  static variable_list forward(AutogradContext* graph, const Tensor& g, const Tensor& a, const Tensor& b) {
+    graph->set_materialize_grads(false);
+    graph->save_for_backward({g, a, b});
+    const Kernels kernels;
+    return {g.bmm(b.mH()), a.mH().bmm(g)};
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = saved[0], &a = saved[1], &b = saved[2];
+    const Tensor &of_a = cotangents[0], &of_b = cotangents[1];
+    variable_list result(3);
+    if (graph->needs_input_grad(0)) {
+      if (of_a.defined()) result[0] = of_a.bmm(b);
+      if (of_b.defined()) result[0] = result[0].defined() ? result[0].baddbmm(a, of_b) : a.bmm(of_b);
+    }
+    if (of_b.defined() && graph->needs_input_grad(1)) result[1] = g.bmm(of_b.mH());
+    if (of_a.defined() && graph->needs_input_grad(2)) result[2] = of_a.mH().bmm(g);
+    return result;
+  }
+};
+
+struct Product : Function<Product> {
+  static Tensor forward(AutogradContext* graph, const Tensor& a, const Tensor& b) {
+    graph->save_for_backward({a, b});
+    const Kernels kernels;
+    return a.bmm(b);
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = cotangents[0], &a = saved[0], &b = saved[1];
+    const bool by_a = graph->needs_input_grad(0), by_b = graph->needs_input_grad(1);
+    if (by_a && by_b && at::GradMode::is_enabled()) return ProductGradients::apply(g, a, b);
+    return {by_a ? g.bmm(b.mH()) : Tensor(), by_b ? a.mH().bmm(g) : Tensor()};
+  }
+};
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  if (is_derived(a, b)) return Product::apply(a, b);
+  const Kernels kernels;
+  return a.bmm(b);
+}
+
 // --- Softmax -------------------------------------------------------------------------------------------------------
 
 // y (g - sum y g), of y the softmax along a dimension.
@@ -385,6 +434,7 @@ NormResult batch_norm_of_export(const Tensor& x, const OptionalTensor& weight, c
 void register_lean_derivatives(torch::Library& library) {
   library.impl("gelu_backward", TORCH_FN(gelu_gradient));
   library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
+  library.impl("bmm", TORCH_FN(product));
   library.impl("_softmax_backward_data", TORCH_FN(softmax_gradient));
   library.impl("_log_softmax_backward_data", TORCH_FN(log_softmax_gradient));
   library.impl("native_layer_norm", TORCH_FN(layer_norm));

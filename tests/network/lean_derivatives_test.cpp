@@ -56,6 +56,24 @@ const std::vector<Case>& cases() {
       {"gelu", [](const Tensors& t) { return torch::gelu(t[0]); }, {{3, 5}}},
       {"gelu_tanh", [](const Tensors& t) { return torch::gelu(t[0], "tanh"); }, {{3, 5}}},
       {"silu", [](const Tensors& t) { return torch::silu(t[0]); }, {{3, 5}}},
+      {"bmm", [](const Tensors& t) { return t[0].bmm(t[1]); }, {{2, 3, 4}, {2, 4, 5}}},
+      {"bmm_of_views",
+       [](const Tensors& t) {
+         return t[0].mT().bmm(t[1].expand({2, 4, 5}));
+       },
+       {{2, 4, 3}, {4, 5}}},
+      {"bmm_with_itself", [](const Tensors& t) { return t[0].bmm(t[0]); }, {{2, 3, 3}}},
+      {"bmm_with_a_constant",
+       [](const Tensors& t) {
+         return t[0].bmm(torch::ones({2, 4, 5}, torch::kDouble));
+       },
+       {{2, 3, 4}}},
+      {"complex_bmm",
+       [](const Tensors& t) {
+         const Tensor z = torch::complex(t[0], t[1]);
+         return torch::real(z.bmm(z.mH()).bmm(z * z));
+       },
+       {{2, 3, 3}, {2, 3, 3}}},
       {"softmax", [](const Tensors& t) { return t[0].softmax(-1); }, {{2, 3, 4}}},
       {"softmax_inside", [](const Tensors& t) { return t[0].softmax(1); }, {{2, 3, 4}}},
       {"softmax_masked",
@@ -204,7 +222,7 @@ TEST_P(LeanDerivatives, StandInThePlaceOfLibTorchs) {
   for (const auto* of_libtorch :
        {"GeluBackwardBackward0", "SiluBackwardBackward0", "SoftmaxBackwardDataBackward0",
         "LogSoftmaxBackwardDataBackward0", "NativeLayerNormBackwardBackward0", "NativeLayerNormBackward0",
-        "NativeGroupNormBackward0", "NativeBatchNormBackwardBackward0"}) {
+        "NativeGroupNormBackward0", "BmmBackward0", "NativeBatchNormBackwardBackward0"}) {
     EXPECT_FALSE(functions.contains(of_libtorch)) << of_libtorch;
   }
 }
