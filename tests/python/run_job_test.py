@@ -5,7 +5,9 @@ usage: run_job_test.py PROGRAM FAULT_LIBRARY MPIRUN...
 
 import contextlib
 import io
+import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -23,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian_mpi
-from hessian_mpi import run_job
+from hessian_mpi import export_job, run_job
 
 PROGRAM, FAULT_LIBRARY, LAUNCHER = sys.argv[1], sys.argv[2], shlex.join(sys.argv[3:])
 
@@ -116,6 +118,27 @@ class Matrix(Tests):
         self.assert_is(H, hessian(network, lambda model: F.gaussian_nll_loss(model(self.x)[0], target, model(self.x)[1], full=True)))
 
 
+    def test_at_values_and_in_an_output_beside_the_caller(self) -> None:
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir(self.folder.parent)
+        other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        torch.save(other.state_dict(), "other.pt")
+        H = self.hessian(self.network, (self.x, self.y), values="other.pt", output="first.h5")
+        expected = hessian(other, lambda model: F.cross_entropy(model(self.x), self.y))
+        self.assert_is(H, expected)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            H = hessian_mpi.run(self.folder, output="second.h5", program=PROGRAM, launcher=LAUNCHER)
+        self.assert_is(H, expected)
+        self.assertEqual({path.name for path in pathlib.Path().glob("*.h5")}, {"first.h5", "second.h5"})
+
+    def test_by_an_input_that_is_named_as_its_argument(self) -> None:
+        H = self.hessian(self.network, (self.x, self.y), with_respect_to="inputs:input")
+        self.assertEqual(H.names, ["input"])
+        self.assert_is(H, torch.autograd.functional.hessian(lambda x: F.cross_entropy(self.network(x), self.y),
+                                                            self.x).reshape(30, 30))
+
+
 class Errors(Tests):
     def test_are_the_words_of_the_program_alone(self) -> None:
         with self.assertRaises(hessian_mpi.JobError) as caught:
@@ -123,6 +146,20 @@ class Errors(Tests):
         self.assertEqual(str(caught.exception), "--dtype 'float16' is none of: float32, float64")
         self.assertEqual(caught.exception.exit_code, 2)
         self.assertEqual(self.errors.getvalue(), "")
+
+    def test_name_options_that_there_are_not_before_anything_is_written(self) -> None:
+        for option, words in (("batchsize", "did you mean batch_size="), ("rank", "did you mean ranks="), ("foo", "lists all")):
+            with self.assertRaisesRegex(TypeError, f"{option}= is no option.*{words}"):
+                self.hessian(self.network, (self.x, self.y), **{option: 3})
+        with self.assertRaisesRegex(FileNotFoundError, "no_program"):
+            hessian_mpi.hessian(self.network, (self.x, self.y), folder=self.folder, program="no_program", launcher=LAUNCHER)
+        self.assertFalse(self.folder.exists())
+
+    def test_options_with_files_are_known(self) -> None:
+        """The package has a list of them, since it exports where no program is."""
+        listed = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True).stdout
+        files = re.findall(r"^(?:  -\w, |      )--(\w+) +(?:NAME\|)?FILE ", listed, re.M)
+        self.assertEqual(set(files) - {"model", "data", "loss", "config"}, set(export_job._PATHS))
 
     def test_leave_a_file_that_is_there(self) -> None:
         self.hessian(self.network, (self.x, self.y)).close()
