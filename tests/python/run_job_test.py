@@ -4,6 +4,7 @@ usage: run_job_test.py PROGRAM FAULT_LIBRARY MPIRUN...
 """
 
 import contextlib
+import inspect
 import io
 import os
 import pathlib
@@ -137,6 +138,24 @@ class Matrix(Tests):
         self.assertEqual(H.names, ["input"])
         self.assert_is(H, torch.autograd.functional.hessian(lambda x: F.cross_entropy(self.network(x), self.y),
                                                             self.x).reshape(30, 30))
+
+
+    def test_says_in_which_lines_of_the_user_it_computes_otherwise(self) -> None:
+        def of_output(output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output.float(), target)
+
+        def of_model(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            x = batch[0].requires_grad_()
+            slope, = torch.autograd.grad(model(x).float().pow(2).sum(), x, create_graph=True)
+            return slope.square().mean()
+
+        for loss, words in ((of_output, "output.float(), target"), (of_model, "model(x).float()")):
+            lines, first = inspect.getsourcelines(loss)
+            line = first + next(k for k, text in enumerate(lines) if words in text)
+            self.hessian(self.network, (self.x, self.y), loss, overwrite=True).close()
+            warned = [text for text in self.errors.getvalue().splitlines() if "warning" in text]
+            self.assertIn(f"run_job_test.py:{line}: ", "\n".join(warned))
+            self.assertNotIn("trace.py", "\n".join(warned))
 
 
 class Errors(Tests):

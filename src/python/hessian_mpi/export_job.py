@@ -62,6 +62,7 @@ def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | C
     if options.get("values") and not os.path.exists(options["values"]):
         raise FileNotFoundError(f"values='{options['values']}' is not there")
     job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
+    trace.keep_lines_of(loss)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # without it there is no job until this one is whole
     words = job.write_data(folder / DATA, data, whole)
