@@ -198,6 +198,20 @@ class Data(Tests):
         self.export(WithLoss(), ((self.x, self.x[:1]), self.x), "output", with_respect_to="inputs:x", whole=["scale", "y"])
         self.assertEqual(self.options()["whole"], "scale y")
 
+    def test_without_targets_for_a_jacobian(self) -> None:
+        class Heads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 3)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return self.linear(x), self.linear(x).sum(1)
+
+        network = Heads()
+        printed = self.export(network, self.x, matrix="jacobian")
+        self.assertIn("loss and gradient, here and in Python, are equal", printed)
+        self.assertTrue(torch.equal(self.program()(self.x)[1], network(self.x)[1]))
+
     def test_of_several_inputs_without_targets(self) -> None:
         class Sum(nn.Module):
             def __init__(self) -> None:

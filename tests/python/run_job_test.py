@@ -158,6 +158,27 @@ class Matrix(Tests):
             self.assertNotIn("trace.py", "\n".join(warned))
 
 
+    def test_says_that_a_padding_is_taken_for_a_constant(self) -> None:
+        class Words(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.word = nn.Embedding.from_pretrained(torch.randn(4, 3), freeze=False, padding_idx=0)
+                self.head = nn.Linear(3, 2)
+
+            def forward(self, words: Tensor) -> Tensor:
+                return self.head(self.word(words).mean(1).tanh())
+
+        for options in ({"l2": 0.1}, {}):
+            self.hessian(Words(), (torch.arange(20).reshape(10, 2) % 4, self.y), overwrite=True, **options).close()
+            self.assertRegex(self.errors.getvalue(), "gradient is exactly zero .the first is .*word.weight.*padding_idx")
+
+    def test_of_outputs_needs_no_targets(self) -> None:
+        J = self.hessian(self.network, (self.x,), matrix="jacobian", batch_size=4)
+        parts = torch.func.jacrev(lambda p: torch.func.functional_call(self.network, p, (self.x,)).flatten())(
+            dict(self.network.named_parameters()))
+        self.assert_is(J, torch.cat([part.flatten(1) for part in parts.values()], 1).detach())
+
+
 class Errors(Tests):
     def test_are_the_words_of_the_program_alone(self) -> None:
         with self.assertRaises(hessian_mpi.JobError) as caught:

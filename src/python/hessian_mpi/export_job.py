@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import check, data_file, trace
 from .batch import Layout, described
 from .check import ExportError
-from .loss import Loss, make_loss, reduction_of, text_of_options
+from .loss import Loss, make_loss, reduction_of, text_of_options, without_loss
 from .program import find, require_options
 
 MODEL, DATA, CONFIG, HESSIAN = "model.pt2", "data.h5", "job.cfg", "hessian.h5"
@@ -127,6 +127,9 @@ class _Job:
         if not all(self.is_cut):  # a loss of the program's own is a mean over samples
             self.loss = _inside(self.loss)
         self._require_outputs()
+        has_targets = self.layout.inputs < len(self.layout.names)
+        if self.options.get("matrix") == "jacobian" and not has_targets and self.loss.name != "triplet":
+            self.loss = without_loss()
         self._find_spanning_inputs()
         return [f"{path}: {self.samples} samples" if self.samples else f"{path}: whole, not cut into samples"]
 

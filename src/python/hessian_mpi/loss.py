@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from .batch import Layout, call
 
@@ -123,6 +125,18 @@ def _loss_by_name(name: str, options: dict[str, Any], reduction: str) -> Loss:
         return _LOSSES[name][0](*outputs, **{"reduction": reduction, **given})
 
     return Loss(name, compute, value, options)
+
+
+def without_loss() -> Loss:
+    """Of a Jacobian of data without targets: a sum of outputs is what programs are compared by."""
+
+    def value(output: Any, layout: Layout, tensors: list[Tensor]) -> Tensor:
+        found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if not found:
+            raise ValueError(f"the model returns a {type(output).__name__} without floating-point tensors: no Jacobian is of it")
+        return torch.stack([tensor.sum() for tensor in found]).sum()
+
+    return Loss("cross_entropy", lambda model, layout, tensors: call(model, layout.parts(tensors)[0]), value)
 
 
 def _named(loss: Any, options: dict[str, Any], reduction: str) -> tuple[Any, dict[str, Any]]:
