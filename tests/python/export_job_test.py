@@ -49,7 +49,7 @@ class Written(Tests):
         self.assertEqual(self.options(), {"model": "model.pt2", "data": "data.h5", "loss": "cross_entropy", "output": "hessian.h5",
                                           "dtype": "float64", "l2": "0.5", "parameters": "0.* 2.bias"})
         self.assertTrue(torch.equal(self.program()(self.x), self.network(self.x)))
-        self.assertIn("N = 26 in 4 tensors; in eval mode", printed)
+        self.assertIn("N = 18 in 3 tensors; in eval mode", printed)
         self.assertEqual(printed.splitlines()[-1], f"cd {self.folder} && mpirun -n 8 hessian_mpi --config job.cfg")
 
     def test_takes_any_number_of_samples(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import os
 import pathlib
@@ -159,8 +160,12 @@ class _Job:
 
     def _find_spanning_inputs(self) -> None:
         """Names of the inputs that rows and columns are of, or of parameters, and how many numbers there are."""
-        self.names = list(check.trainable(self.network))
-        self.numbers = sum(p.numel() for p in check.trainable(self.network).values())
+        patterns = self.options.get("parameters") or "*"
+        patterns = patterns.split() if isinstance(patterns, str) else patterns
+        chosen = {name: p for name, p in check.trainable(self.network).items()
+                  if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        self.names = list(chosen)
+        self.numbers = sum(p.numel() for p in chosen.values())
         if not self.by_inputs:
             return
         inputs = dict(zip(self.layout.names[:self.layout.inputs], self.first))
