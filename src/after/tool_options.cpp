@@ -41,7 +41,8 @@ void describe_overwrite(po::options_description& to) {
 }
 
 void describe_result(po::options_description& to, const char* kind) {
-  const auto output = text("the file to write; ", name_of_result("hessian.h5", kind).string(), " for hessian.h5");
+  const auto output = text("the file to write; ", name_of_result("hessian.h5", kind).string(), " for hessian.h5, ",
+                           name_of_result("net.pt2", kind).string(), " for a network net.pt2, beside it");
   to.add_options()("output,o", po::value<std::string>()->value_name("FILE"), output.c_str());
   describe_overwrite(to);
   describe_general(to);

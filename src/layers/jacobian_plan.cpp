@@ -47,7 +47,7 @@ class SamplesApart {
   void look(const Tensor& in_set) {
     const auto& y = forward_.outputs.y;
     const Tensor mask = in_set.unsqueeze(1).expand({samples_, y.numel() / samples_}).reshape(-1).to(y.device());
-    const Tensor x = patternless_like(y) * mask.to(y.scalar_type());
+    const Tensor x = patternless_.like(y) * mask.to(y.scalar_type());
     in_loss_ = in_loss_ && !(forward_.outputs.times(x) != 0).logical_and(~mask).any().item<bool>();
     const auto deltas = derivatives_of_outputs(forward_, x, all_of(forward_), {});
     const Tensor outside = (~in_set).to(y.device());
@@ -63,6 +63,7 @@ class SamplesApart {
 
   const CapturedForward& forward_;
   std::int64_t samples_;
+  Patternless patternless_;
   bool in_loss_ = true;
   std::vector<bool> first_;
   std::vector<bool> last_;

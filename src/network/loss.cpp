@@ -632,6 +632,28 @@ Loss make_loss(const std::string& name, Reduction reduction, const std::vector<s
   };
 }
 
+bool wants_targets(const std::string& loss_name) {
+  const auto has_name = [&](const auto& loss) { return loss_name == loss.name; };
+  const auto* several = std::find_if(std::begin(losses_of_several), std::end(losses_of_several), has_name);
+  if (several != std::end(losses_of_several)) return several->targets != Targets::none;
+  return std::any_of(std::begin(named_losses), std::end(named_losses), has_name);
+}
+
+Loss sum_of_outputs() {
+  return [](const c10::IValue& output, const c10::IValue&, std::int64_t samples) {
+    std::vector<c10::IValue> tensors;
+    append_tensors(output, tensors);
+    Tensor sum;
+    for (const auto& tensor : tensors) {
+      if (!tensor.toTensor().is_floating_point()) continue;
+      sum = sum.defined() ? sum + tensor.toTensor().sum() : tensor.toTensor().sum();
+    }
+    if (!sum.defined()) throw InputError(text("the model returns ", kind_of(output), ", and no floating-point tensor"));
+    require_finite("sum of outputs", sum);
+    return LossTerm{sum, 1, static_cast<double>(samples)};
+  };
+}
+
 bool model_computes(const std::string& loss_name) {
   return loss_name == models_own_loss;
 }

@@ -269,6 +269,7 @@ struct Problem::Halves {
 Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSettings& settings)
     : model_(std::move(model)),
       loss_(make_loss(settings.loss, settings.reduction, settings.loss_options, settings.keep_casts)),
+      loss_name_(settings.loss),
       loss_options_(text_of_loss_options(settings.loss_options)),
       l2_(settings.l2),
       model_computes_loss_(model_computes(settings.loss)),
@@ -277,6 +278,11 @@ Problem::Problem(std::unique_ptr<Model> model, const Data& data, const ProblemSe
       device_(settings.device),
       matrix_(settings.matrix),
       by_inputs_(settings.inputs.has_value()) {
+  if (matrix_ == Matrix::jacobian && data.targets.empty() && wants_targets(loss_name_)) {
+    loss_ = sum_of_outputs();
+    loss_name_ = "none";
+    loss_options_.clear();
+  }
   const auto ordered = data.in_order_of(model_->input_names());
   const auto chosen = spanning_inputs(ordered, model_->input_names(), settings);
   precision_ = precision_for(*model_, ordered, chosen, settings);
@@ -437,7 +443,12 @@ LossTerm Problem::term(std::int64_t b, std::int64_t copies) const {
 
 void Problem::expect_outputs() const {
   if (!model_computes_loss_) return;
-  throw InputError("--loss output: the model returns the loss itself, so that nothing is known of outputs before it");
+  throw InputError(text("--matrix ", name_of(matrix_),
+                        " is made of the model's outputs, and with --loss output the model returns the loss alone: "
+                        "export it without its loss",
+                        matrix_ == Matrix::jacobian
+                            ? ""
+                            : ", and name that by --loss; one of your own is exported to a file (--loss FILE)"));
 }
 
 BatchOutput Problem::output(std::int64_t b, std::int64_t copies) const {

@@ -210,6 +210,7 @@ struct Opened {
 
 // Collective.
 Opened open(const MultiplyOptions& options, const ranks::Communicator& world) {
+  expect_room_for_result(options, world);
   if (options.network) {
     auto network = open_network("hessian_multiply", options, world);
     auto layout = network->layout();

@@ -1,6 +1,7 @@
 #include "matrix_options.hpp"
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/run/network_options.hpp"
 
 namespace hessian_mpi::programs {
@@ -9,6 +10,11 @@ system::UsedFiles MatrixOptions::files() const {
   auto used = network ? system::UsedFiles{network->files().inputs, output} : ResultOptions::files();
   if (plan) used.output.reset();
   return used;
+}
+
+void expect_room_for_result(const MatrixOptions& options, const ranks::Communicator& world) {
+  if (options.plan) return;
+  world.on_root([&] { file::check_room_for(options.output, 0, options.overwrite); });
 }
 
 void take_matrix_options(const std::string& program, const char* kind, int argc, const char* const* argv,

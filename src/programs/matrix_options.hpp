@@ -7,6 +7,7 @@
 #include <string>
 
 #include "hessian_mpi/after/tool_options.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/run/options.hpp"
 
 namespace hessian_mpi::programs {
@@ -16,6 +17,9 @@ struct MatrixOptions : after::ResultOptions {
 
   system::UsedFiles files() const;
 };
+
+/// Collective. Before anything is computed: throws InputError where the result cannot be made.
+void expect_room_for_result(const MatrixOptions& options, const ranks::Communicator& world);
 
 /// The heading of run::network_options() in --help.
 constexpr const char* heading_of_network = "A network in the place of the file: products without the matrix";

@@ -60,8 +60,9 @@ bool is_worth_it(const layers::JacobianPlan& jacobian, const Job& job) {
   return job.options.method == Method::layers || jacobian.passes <= passes_of_row * n * job.problem.batches();
 }
 
-std::string text_of_loss(const Options& options, const network::Problem& problem) {
-  return text(options.loss, problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
+std::string text_of_loss(const network::Problem& problem) {
+  if (problem.loss_name() == "none") return "none, since there are no targets: the sum of outputs in its place";
+  return text(problem.loss_name(), problem.loss_options().empty() ? "" : " (" + problem.loss_options() + ")",
               problem.l2() > 0 ? text(" + l2 of ", problem.l2()) : "");
 }
 
@@ -147,7 +148,7 @@ Announcement announcement(const Job& job, int ranks, int threads) {
           options.data ? options.data->string() : "embedded example",
           problem.samples(),
           problem.batches(),
-          text_of_loss(options, problem),
+          text_of_loss(problem),
           options.reduction,
           text_of_method(job),
           by_plan ? layers::text_of_reasons(job.plan, problem.index()) : std::vector<std::string>(),

@@ -96,6 +96,9 @@ void check_consistency(const Options& options) {
     throw InputError(options.model ? "--model needs --data: the data set at which to take the Hessian"
                                    : "--data needs --model: the network to differentiate");
   }
+  if (options.values && !options.model) {
+    throw InputError("--values needs --model and --data: the network whose parameters it has, and the data set");
+  }
   if (options.entries != Entries::all && (options.rows || options.part_of_rows)) {
     throw InputError("--rows is a part of the whole matrix: leave out --blocks diagonal and --diagonal, or --rows");
   }

@@ -13,6 +13,7 @@ namespace {
 
 // What the user left open, as the run has decided it.
 Options decided(Options options, const network::Problem& problem, Precision accumulate, int threads) {
+  options.loss = problem.loss_name();
   options.loss_options = {problem.loss_options()};
   options.batch_size = problem.batch_size();
   if (options.inputs) {

@@ -71,12 +71,22 @@ DifferenceFigures differences(const MakeTwin& make, Precision precision, Matrix 
   return {};
 }
 
+// The gradient but for the L2 term: its zeros are of parameters that autograd takes for constants.
+std::vector<double> gradient_by_graph(const network::Problem& problem, const network::LossAndGradient& point) {
+  auto gradient = point.gradient;
+  const auto theta = problem.flat_parameters();
+  for (std::size_t k = 0; k < gradient.size(); ++k) {
+    if (gradient[k] == problem.l2() * theta[k]) gradient[k] = 0;
+  }
+  return gradient;
+}
+
 // Collective. Lines through the point, with what the file says of the change along them.
 std::vector<Lines> lines_with_products(const WrittenFile& file, const std::vector<std::vector<std::int64_t>>& samples,
-                                       const network::LossAndGradient& point, const ranks::Communicator& communicator) {
+                                       const std::vector<double>& gradient, const ranks::Communicator& communicator) {
   std::vector<std::int64_t> rows;
   for (const auto& group : samples) rows.insert(rows.end(), group.begin(), group.end());
-  auto all = random_lines(point.gradient, file.matrix, rows);
+  auto all = random_lines(gradient, file.matrix, rows);
   for (auto& lines : all) lines.products = products(file.path, lines, communicator);
   return all;
 }
@@ -89,27 +99,30 @@ file::CheckFigure from_root(const file::CheckFigure& figure, const ranks::Commun
   return {value(figure.error), value(figure.tolerance), static_cast<file::CheckOutcome>(outcome)};
 }
 
-std::string text_of_constants(const std::vector<double>& gradient, const matrix::ParameterIndex& index, Matrix matrix) {
+std::string text_of_constants(const std::vector<double>& gradient, const network::Problem& problem, Matrix matrix) {
   const auto first = std::find(gradient.begin(), gradient.end(), 0.0) - gradient.begin();
   return text("the loss changes with some of the parameters whose gradient is exactly zero (the first is ",
-              index.describe(first),
+              problem.index().describe(first),
               "): autograd takes them for constants, as it does with padding_idx of an embedding, and their ",
-              has_rows_of_samples(matrix) ? "columns" : "rows of H", " are zero");
+              has_rows_of_samples(matrix) ? "columns" : "rows of H", " are zero",
+              problem.l2() > 0 ? " but for the L2 term" : "");
 }
 
 const char* advice(const std::string& name, Matrix matrix) {
   if (name == "difference" && has_rows_of_samples(matrix)) {
     return ": J v is not the change of the outputs or losses; an operation of the network has a wrong derivative, a "
            "part "
-           "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
+           "is cut off the graph (detach, no_grad, padding_idx of an embedding), or float32 is too coarse here (try "
+           "--dtype float64)";
   }
   if (name == "difference") {
     return ": H v is not the change of the gradient; an operation of the network has a wrong second derivative, a part "
-           "is cut off the graph (detach, no_grad), or float32 is too coarse here (try --dtype float64)";
+           "is cut off the graph (detach, no_grad, padding_idx of an embedding), or float32 is too coarse here (try "
+           "--dtype float64)";
   }
   if (name == "gradient") {
     return ": the gradient is not the slope of the loss; an operation of the network has a wrong derivative, or a part "
-           "is cut off the graph (detach, no_grad)";
+           "is cut off the graph (detach, no_grad, padding_idx of an embedding)";
   }
   return "";
 }
@@ -165,14 +178,15 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
       row_error(file.path, file.matrix, problem, matrix, again, file.largest, communicator), tolerances.row,
       [&] { return rounding_relative_to(file::floor_of_scale * file.largest); }, communicator);
   between_checks();
-  const auto lines = lines_with_products(file, samples, point, communicator);
+  const auto gradient = gradient_by_graph(problem, point);
+  const auto lines = lines_with_products(file, samples, gradient, communicator);
   // Of single blocks or entries, which may be small by chance.
   const double scale = file.matrix.has_whole_rows() ? 0 : file::floor_of_scale * file.largest;
   DifferenceFigures found;
   communicator.on_root([&] {
     found = differences(twin, problem.precision(), matrix, point, lines, scale, tolerances.difference, verdict);
   });
-  if (found.constants) verdict.warnings.push_back(text_of_constants(point.gradient, problem.index(), matrix));
+  if (found.constants) verdict.warnings.push_back(text_of_constants(gradient, problem, matrix));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);
   judge(verdict, matrix);

@@ -137,6 +137,26 @@ def test_jacobian_is_that_of_pytorch_on_any_ranks(case: Case) -> None:
     close(some, wanted[:, kept])
 
 
+def test_jacobian_needs_no_targets(case: Case) -> None:
+    """L is then the mean over samples of the sum of outputs."""
+    net, x = Heads(), images()
+    case.export(net, x, torch.zeros(SAMPLES))
+    with h5py.File(case.folder / "data.h5", "a") as file:
+        del file["targets"]
+    wanted = derivative(lambda p: outputs_of(net, p, x).flatten(), dict(net.named_parameters()))
+    for ranks, arguments, samples in ((2, ["--batch-size", "4"], SAMPLES), (1, ["--reduction", "sum", "--dtype", "float64"], 1)):
+        rows, attributes, shown = case.make(ranks, "jacobian", *arguments)
+        close(rows, wanted)
+        expect_passed(attributes, "row", "gradient", "difference")
+        assert attributes["loss"] == "none" and "none, since there are no targets" in shown, shown
+        np.testing.assert_allclose(attributes["loss_value"], outputs_of(net, {}, x).sum().item() / samples, rtol=1e-12)
+        with h5py.File(case.folder / "m.h5") as file:
+            close(file["gradient"][:], wanted.sum(0) / samples)
+    assert "nothing to do" in case.good(1, "--model", "net.pt2", "--data", "data.h5", "--matrix", "jacobian", "--output", "m.h5",
+                                        "--reduction", "sum", "--dtype", "float64", "--resume")
+    assert "loss              " in case.other("hessian_info").good(1, "m.h5")
+
+
 class FirstHead(nn.Module):
     def forward(self, output: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         return (output[0] - target).square().mean()
@@ -262,6 +282,15 @@ def test_other_programs_take_it_or_say_why_not(case: Case) -> None:
             raise AssertionError(wrong)
 
 
+class WithLoss(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.net(x), y)
+
+
 class Spread(nn.Module):
     """A loss that is made of no losses of samples."""
 
@@ -274,8 +303,12 @@ def test_refuses_what_has_no_rows_of_samples(case: Case) -> None:
     case.export(net, x, y)
     job = ["--model", "net.pt2", "--data", "data.h5", "--matrix", "gradients"]
     for wrong, words in ((["--l2", "1"], "--l2"), (["--blocks", "diagonal"], "rows of samples"), (["--diagonal"], "rows of samples"),
-                         (["--method", "layers"], "rows of samples"), (["--rows", "0:99"], "has 10 rows"), (["--loss", "output"], "")):
+                         (["--method", "layers"], "rows of samples"), (["--rows", "0:99"], "has 10 rows")):
         assert words in case.error(*job, *wrong, "--output", "none.h5"), wrong
+    torch.jit.save(torch.jit.script(WithLoss(net)), case.folder / "loss_net.pt")
+    for matrix, words in (("jacobian", "export it without its loss"), ("gradients", "and name that by --loss")):
+        refused = case.error("--model", "loss_net.pt", *job[2:4], "--matrix", matrix, "--loss", "output", "--output", "none.h5")
+        assert f"--matrix {matrix} is made of the model's outputs" in refused and words in refused, refused
     torch.jit.save(torch.jit.script(Spread()), case.folder / "loss.pt")
     refused = case.error(*job, "--loss", "loss.pt", "--output", "none.h5")
     assert "not made of losses of samples" in refused, refused

@@ -102,6 +102,15 @@ def test_what_takes_the_whole_matrix_is_refused() -> None:
         assert finished.stderr.count("\n") == 1 and not pathlib.Path("none.h5").exists(), finished
 
 
+def test_a_file_that_is_there_is_refused_before_anything_is_computed() -> None:
+    pathlib.Path("there.h5").touch()
+    for program, *arguments in (("hessian_spectrum", "--largest", "1"), ("hessian_solve",), ("hessian_multiply", "--random", "1")):
+        for matrix in (problem("mlp_mse"), ["resnet.h5"]):
+            finished = run(2, program, *matrix, *arguments, "-o", "there.h5")
+            assert finished.returncode == 2 and "'there.h5' exists already" in finished.stderr, finished
+            assert finished.stdout == "" and pathlib.Path("there.h5").stat().st_size == 0, finished
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -14,10 +14,27 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/example.hpp"
+#include "layer_plan/cotangents.hpp"
 #include "torchscript_model.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
+
+TEST(SeparatingSets, HaveTheFirstOfAnyTwoNumbersAndNotTheSecond) {
+  const std::map<std::int64_t, std::size_t> fewest{{1, 0}, {2, 2}, {3, 3}, {7, 5}, {20, 6}, {21, 7}, {200, 10}};
+  for (const auto& [count, wanted] : fewest) {
+    const auto numbers = torch::arange(count, torch::kLong);
+    auto separated = torch::eye(count).to(torch::kBool);
+    std::size_t sets = 0;
+    for_separating_sets(count, [&](const auto& contains) {
+      const auto in_set = contains(numbers);
+      separated |= in_set.unsqueeze(1) & ~in_set.unsqueeze(0);
+      ++sets;
+    });
+    EXPECT_TRUE(separated.all().template item<bool>()) << count;
+    EXPECT_EQ(sets, wanted) << count;
+  }
+}
 
 using Shapes = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
 

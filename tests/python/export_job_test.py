@@ -5,6 +5,7 @@ usage: export_job_test.py
 
 import contextlib
 import io
+import os
 import pathlib
 import tempfile
 import unittest
@@ -48,7 +49,7 @@ class Written(Tests):
         self.assertEqual(self.options(), {"model": "model.pt2", "data": "data.h5", "loss": "cross_entropy", "output": "hessian.h5",
                                           "dtype": "float64", "l2": "0.5", "parameters": "0.* 2.bias"})
         self.assertTrue(torch.equal(self.program()(self.x), self.network(self.x)))
-        self.assertIn("N = 26 in 4 tensors; in eval mode", printed)
+        self.assertIn("N = 18 in 3 tensors; in eval mode", printed)
         self.assertEqual(printed.splitlines()[-1], f"cd {self.folder} && mpirun -n 8 hessian_mpi --config job.cfg")
 
     def test_takes_any_number_of_samples(self) -> None:
@@ -125,6 +126,36 @@ class Written(Tests):
         self.assertEqual(self.options()["loss-option"], "full=true")
 
 
+class Paths(Tests):
+    """Those of the caller's working directory are the same for the program, which runs in the job's folder."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir(self.folder.parent)
+        torch.save(self.network.state_dict(), "checkpoint.pt")
+
+    def test_lead_to_the_same_files(self) -> None:
+        self.export(self.network, (self.x, self.y), values="checkpoint.pt", output=pathlib.Path("result.h5"))
+        self.assertEqual([self.options()[name] for name in ("values", "output")],
+                         [os.path.abspath(name) for name in ("checkpoint.pt", "result.h5")])
+
+    def test_into_the_folder_move_with_it(self) -> None:
+        self.export(self.network, (self.x, self.y), output="job/result.h5")
+        self.assertEqual(self.options()["output"], "result.h5")
+
+    def test_lead_somewhere(self) -> None:
+        with self.assertRaisesRegex(FileNotFoundError, "values='checkpoint' is not there"):
+            self.export(self.network, (self.x, self.y), values="checkpoint")
+        with self.assertRaisesRegex(hessian_mpi.DataError, "hessian_mpi.data..batch.h5.. reads"):
+            self.export(self.network, "batch.h5")
+        with self.assertRaisesRegex(ValueError, "is a file: give what it holds"):
+            self.export(self.network, (self.x, self.y), loss="checkpoint.pt")
+        with self.assertRaisesRegex(ValueError, "weight is '@weight.txt'; in Python it is the tensor"):
+            self.export(self.network, (self.x, self.y), loss_options={"weight": "@weight.txt"})
+
+
 class Data(Tests):
     def test_by_names_of_arguments(self) -> None:
         class Sum(nn.Module):
@@ -139,6 +170,61 @@ class Data(Tests):
         with h5py.File(self.folder / "data.h5") as file:
             self.assertEqual(list(file["inputs"]), ["left", "right"])
         self.assertTrue(torch.allclose(self.program()(self.x, 2 * self.x), 6 * self.x))
+
+    def test_have_the_names_of_arguments_by_place_too(self) -> None:
+        class Apart(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.tensor([2.0]))
+
+            def forward(self, left: Tensor, pair: tuple[Tensor, Tensor], *others: Tensor) -> Tensor:
+                return self.scale * (left - pair[0] * pair[1]).square() - sum(others)
+
+        inputs = (self.x, (self.x + 1, self.x), self.x, self.x)
+        names = ["left", "pair_0", "pair_1", "inputs_2", "inputs_3"]
+        for loss in ("mse", lambda output, target: (output - target).square().mean()):
+            printed = self.export(Apart(), (inputs, self.x), loss, with_respect_to="inputs")
+            self.assertIn(f"elements of {', '.join(names)};", printed)
+        self.export(Apart(), (inputs[:3], self.x), "mse", whole=["left", "pair_1"])
+        self.assertEqual(self.options()["whole"], "left pair_1")
+        with self.assertRaisesRegex(ValueError, "no input 'left'; they have inputs_0, inputs_1"):  # a function calls it as it wants
+            self.export(Apart(), [self.x, self.x, self.x], lambda model, batch: model(batch[0], batch[1:]).sum(),
+                        with_respect_to="inputs:left")
+
+        class WithLoss(nn.Module):
+            def forward(self, x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
+                return (x * scale - y).square().mean()
+
+        self.export(WithLoss(), ((self.x, self.x[:1]), self.x), "output", with_respect_to="inputs:x", whole=["scale", "y"])
+        self.assertEqual(self.options()["whole"], "scale y")
+
+    def test_without_targets_for_a_jacobian(self) -> None:
+        class Heads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(3, 3)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return self.linear(x), self.linear(x).sum(1)
+
+        network = Heads()
+        printed = self.export(network, self.x, matrix="jacobian")
+        self.assertIn("loss and gradient, here and in Python, are equal", printed)
+        self.assertTrue(torch.equal(self.program()(self.x)[1], network(self.x)[1]))
+
+    def test_of_several_inputs_without_targets(self) -> None:
+        class Sum(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.tensor([2.0]))
+
+            def forward(self, left: Tensor, right: Tensor) -> Tensor:
+                return self.scale * left + right
+
+        for inputs in ((self.x, 2 * self.x), {"left": self.x, "right": 2 * self.x}):
+            self.export(Sum(), (inputs,), lambda output: output.square().mean())
+            self.assertTrue(torch.allclose(self.program()(self.x, 2 * self.x), (4 * self.x).square().mean()))
+        self.export(Sum(), ((self.x, self.x),), lambda model, batch: model(*batch[0]).square().mean())
 
     def test_of_a_loader_is_not_whole_in_the_program(self) -> None:
         loader = DataLoader(TensorDataset(self.x, self.y), batch_size=3)
@@ -191,7 +277,7 @@ class Doubled(torch.autograd.Function):
 class ByInputs(Tests):
     def test_are_named_and_counted(self) -> None:
         printed = self.export(self.network, (self.x, self.y), with_respect_to="inputs")
-        self.assertIn("N = 24 elements of inputs; in eval mode", printed)
+        self.assertIn("N = 24 elements of input; in eval mode", printed)
         self.assertIn("8 samples", printed)
         self.assertEqual(self.options()["with-respect-to"], "inputs")
         data = {"kinds": self.y, "positions": self.x}
@@ -219,7 +305,7 @@ class ByInputs(Tests):
                 return self.linear(Doubled.apply(x))
 
         self.export(Network(), (self.x, self.y))
-        with self.assertRaisesRegex(hessian_mpi.ExportError, "gradient by 'inputs' of the exported program is another one"):
+        with self.assertRaisesRegex(hessian_mpi.ExportError, "gradient by 'x' of the exported program is another one"):
             self.export(Network(), (self.x, self.y), with_respect_to="inputs")
 
     def test_are_not_cut_off(self) -> None:
@@ -236,7 +322,7 @@ class ByInputs(Tests):
         for wanted in ("input", ["inputs"], "inputs:", "parameters:x"):
             with self.assertRaisesRegex(ValueError, "is none of: 'parameters', 'inputs'"):
                 self.export(self.network, data, with_respect_to=wanted)
-        with self.assertRaisesRegex(ValueError, "none of the inputs inputs is floating-point"):
+        with self.assertRaisesRegex(ValueError, "none of the inputs input is floating-point"):
             self.export(nn.Embedding(2, 2), (self.y, self.y), with_respect_to="inputs")
 
 
@@ -249,6 +335,16 @@ class Refused(Tests):
         self.refused(TypeError, "expected is a torch.nn.Module", lambda x: x, (self.x, self.y))
         self.refused(ValueError, "no parameter .* requires a gradient", nn.Tanh(), (self.x, self.y))
         self.refused(ValueError, "'0.weight' is torch.float16.*float32", self.network.half(), (self.x, self.y))
+
+    def test_options_that_are_decided_otherwise(self) -> None:
+        for name, words in (("model", "the network, which is given"), ("mode", "net.train"), ("loss_option", "loss_options=")):
+            self.refused(TypeError, f"{name}= is no option here: .*{words}", self.network, (self.x, self.y), **{name: "train"})
+
+    def test_matrices_of_outputs_of_a_network_that_returns_the_loss(self) -> None:
+        for matrix, words in (("jacobian", "no loss enters: leave loss out"), ("gradients", "give a loss by its name"),
+                              ("ggn", "give a loss by its name"), ("fisher", "give a loss by its name")):
+            self.refused(ValueError, words, self.network, (self.x, self.y), lambda output, target: output.sum(), matrix=matrix)
+        self.refused(ValueError, "not cut into samples", self.network, (self.x, self.y), whole=True, matrix="ggn")
 
     def test_what_is_no_loss(self) -> None:
         pair = (self.x, self.y)

@@ -4,8 +4,11 @@ usage: run_job_test.py PROGRAM FAULT_LIBRARY MPIRUN...
 """
 
 import contextlib
+import inspect
 import io
+import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -23,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian_mpi
-from hessian_mpi import run_job
+from hessian_mpi import export_job, run_job
 
 PROGRAM, FAULT_LIBRARY, LAUNCHER = sys.argv[1], sys.argv[2], shlex.join(sys.argv[3:])
 
@@ -116,6 +119,66 @@ class Matrix(Tests):
         self.assert_is(H, hessian(network, lambda model: F.gaussian_nll_loss(model(self.x)[0], target, model(self.x)[1], full=True)))
 
 
+    def test_at_values_and_in_an_output_beside_the_caller(self) -> None:
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir(self.folder.parent)
+        other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        torch.save(other.state_dict(), "other.pt")
+        H = self.hessian(self.network, (self.x, self.y), values="other.pt", output="first.h5")
+        expected = hessian(other, lambda model: F.cross_entropy(model(self.x), self.y))
+        self.assert_is(H, expected)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            H = hessian_mpi.run(self.folder, output="second.h5", program=PROGRAM, launcher=LAUNCHER)
+        self.assert_is(H, expected)
+        self.assertEqual({path.name for path in pathlib.Path().glob("*.h5")}, {"first.h5", "second.h5"})
+
+    def test_by_an_input_that_is_named_as_its_argument(self) -> None:
+        H = self.hessian(self.network, (self.x, self.y), with_respect_to="inputs:input")
+        self.assertEqual(H.names, ["input"])
+        self.assert_is(H, torch.autograd.functional.hessian(lambda x: F.cross_entropy(self.network(x), self.y),
+                                                            self.x).reshape(30, 30))
+
+
+    def test_says_in_which_lines_of_the_user_it_computes_otherwise(self) -> None:
+        def of_output(output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output.float(), target)
+
+        def of_model(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            x = batch[0].requires_grad_()
+            slope, = torch.autograd.grad(model(x).float().pow(2).sum(), x, create_graph=True)
+            return slope.square().mean()
+
+        for loss, words in ((of_output, "output.float(), target"), (of_model, "model(x).float()")):
+            lines, first = inspect.getsourcelines(loss)
+            line = first + next(k for k, text in enumerate(lines) if words in text)
+            self.hessian(self.network, (self.x, self.y), loss, overwrite=True).close()
+            warned = [text for text in self.errors.getvalue().splitlines() if "warning" in text]
+            self.assertIn(f"run_job_test.py:{line}: ", "\n".join(warned))
+            self.assertNotIn("trace.py", "\n".join(warned))
+
+
+    def test_says_that_a_padding_is_taken_for_a_constant(self) -> None:
+        class Words(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.word = nn.Embedding.from_pretrained(torch.randn(4, 3), freeze=False, padding_idx=0)
+                self.head = nn.Linear(3, 2)
+
+            def forward(self, words: Tensor) -> Tensor:
+                return self.head(self.word(words).mean(1).tanh())
+
+        for options in ({"l2": 0.1}, {}):
+            self.hessian(Words(), (torch.arange(20).reshape(10, 2) % 4, self.y), overwrite=True, **options).close()
+            self.assertRegex(self.errors.getvalue(), "gradient is exactly zero .the first is .*word.weight.*padding_idx")
+
+    def test_of_outputs_needs_no_targets(self) -> None:
+        J = self.hessian(self.network, (self.x,), matrix="jacobian", batch_size=4)
+        parts = torch.func.jacrev(lambda p: torch.func.functional_call(self.network, p, (self.x,)).flatten())(
+            dict(self.network.named_parameters()))
+        self.assert_is(J, torch.cat([part.flatten(1) for part in parts.values()], 1).detach())
+
+
 class Errors(Tests):
     def test_are_the_words_of_the_program_alone(self) -> None:
         with self.assertRaises(hessian_mpi.JobError) as caught:
@@ -123,6 +186,20 @@ class Errors(Tests):
         self.assertEqual(str(caught.exception), "--dtype 'float16' is none of: float32, float64")
         self.assertEqual(caught.exception.exit_code, 2)
         self.assertEqual(self.errors.getvalue(), "")
+
+    def test_name_options_that_there_are_not_before_anything_is_written(self) -> None:
+        for option, words in (("batchsize", "did you mean batch_size="), ("rank", "did you mean ranks="), ("foo", "lists all")):
+            with self.assertRaisesRegex(TypeError, f"{option}= is no option.*{words}"):
+                self.hessian(self.network, (self.x, self.y), **{option: 3})
+        with self.assertRaisesRegex(FileNotFoundError, "no_program"):
+            hessian_mpi.hessian(self.network, (self.x, self.y), folder=self.folder, program="no_program", launcher=LAUNCHER)
+        self.assertFalse(self.folder.exists())
+
+    def test_options_with_files_are_known(self) -> None:
+        """The package has a list of them, since it exports where no program is."""
+        listed = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True).stdout
+        files = re.findall(r"^(?:  -\w, |      )--(\w+) +(?:NAME\|)?FILE ", listed, re.M)
+        self.assertEqual(set(files) - {"model", "data", "loss", "config"}, set(export_job._PATHS))
 
     def test_leave_a_file_that_is_there(self) -> None:
         self.hessian(self.network, (self.x, self.y)).close()

@@ -217,6 +217,7 @@ TEST(Options, RefuseSizesThatAreNone) {
 TEST(Options, WantModelAndDataTogether) {
   expect_refused({"--model", "net.pt"}, {"--model", "--data"});
   expect_refused({"--data", "batch.h5"}, {"--data", "--model"});
+  expect_refused({"--values", "checkpoint.pt"}, {"--values", "--model", "--data"});
 }
 
 TEST(Options, RefuseAnOutputThatIsNoFile) {

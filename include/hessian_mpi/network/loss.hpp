@@ -47,6 +47,12 @@ const std::vector<std::string>& loss_names();
 Loss make_loss(const std::string& name, Reduction reduction, const std::vector<std::string>& options = {},
                bool keep_casts = false);
 
+/// True for named losses that take targets.
+bool wants_targets(const std::string& loss_name);
+
+/// What stands for a loss where there is none: the sum of all numbers that the model returns, each sample being a term.
+Loss sum_of_outputs();
+
 /// True for the loss that the model computes itself, from inputs and then targets.
 bool model_computes(const std::string& loss_name);
 

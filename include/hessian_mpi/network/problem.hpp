@@ -75,6 +75,8 @@ class Problem {
   std::string model_format() const { return model_->format(); }
   /// What was done with the file of values that its user may not expect.
   const std::vector<std::string>& notes() const { return notes_; }
+  /// The loss; "none" where a Jacobian's data have no targets for it, and the sum of outputs takes its place.
+  const std::string& loss_name() const { return loss_name_; }
   /// The loss's options as text_of_loss_options() has them; empty where there are none.
   const std::string& loss_options() const { return loss_options_; }
   /// lambda: what the L2 term adds to the diagonal of H; 0 where there is none.
@@ -124,6 +126,7 @@ class Problem {
   Data data_;               ///< on the host
   std::string infinities_;  ///< where data_ holds any: a note for errors
   Loss loss_;
+  std::string loss_name_;
   std::string loss_options_;
   double l2_;
   double other_squares_ = 0;  ///< sum of squares of trainable parameters that the patterns leave out

@@ -6,8 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "layer_plan/cotangents.hpp"
-
 namespace hessian_mpi::layers {
 namespace {
 
@@ -36,7 +34,7 @@ std::int64_t Crossing::rows(std::size_t c) const {
 
 void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& which_rows, const Look& look) const {
   const auto masked = [&](const Tensor& rows, std::size_t c) {
-    return patternless_like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.device(), rows.scalar_type());
+    return patternless_.like(rows) * which_rows(c, rows.size(0)).unsqueeze(1).to(rows.device(), rows.scalar_type());
   };
   std::vector<Tensor> of_delta;
   std::vector<Tensor> of_input;

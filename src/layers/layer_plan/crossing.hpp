@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "layer_graph.hpp"
+#include "layer_plan/cotangents.hpp"
 #include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
@@ -50,6 +51,7 @@ class Crossing {
   const LayerGraph& graph_;
   std::int64_t samples_;
   std::vector<std::size_t> all_;
+  mutable Patternless patternless_;  // only what it keeps changes
 };
 
 /// The calls among which derivatives stay with each sample, and for each whether its samples go last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,13 @@ def is_pair(batch: Any) -> bool:
     return type(batch) in (tuple, list) and len(batch) == 2
 
 
+def _is_single(batch: Any) -> bool:
+    """Whether it is (inputs,): those without targets."""
+    return type(batch) in (tuple, list) and len(batch) == 1
+
+
 def _parts(batch: Any) -> tuple[Any, Any]:
-    inputs, targets = batch if is_pair(batch) else (batch, None)
+    inputs, targets = batch if is_pair(batch) else (batch[0] if _is_single(batch) else batch, None)
     return _plain(inputs), _plain(targets)
 
 
@@ -45,12 +50,14 @@ def _as_tensor(leaf: Any) -> Any:
 class Layout:
     """Where the tensors of a batch lie in it, and what they are called: in the data file, and as the model's inputs.
 
-    names: one for each tensor, inputs first, by their keys ("input_ids") or places ("inputs_1", "targets"). paths: of their
-    datasets. Whatever is no tensor is a constant, the same in all batches.
+    names: one for each tensor, inputs first, by their keys ("input_ids"), the arguments that they are for ("x"), or places
+    ("inputs_1", "targets"). arguments: of forward(), by place, which the first of the parts are given to, one or both.
+    paths: of their datasets. Whatever is no tensor is a constant, the same in all batches.
     """
 
-    def __init__(self, batch: Any):
-        self.is_pair = is_pair(batch)
+    def __init__(self, batch: Any, arguments: Sequence[str] = (), parts_given: int = 0):
+        self.is_pair, self._is_single = is_pair(batch), _is_single(batch)
+        self._arguments, self._parts_given = arguments, parts_given
         leaves, self._spec = pytree.tree_flatten_with_path(_parts(batch))
         values = [_as_tensor(value) for _, value in leaves]
         self._places = [k for k, value in enumerate(values) if isinstance(value, Tensor)]
@@ -67,7 +74,8 @@ class Layout:
         root = "inputs" if path[0].idx == 0 else "targets"
         words = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path[1:]]
         by_name = isinstance(parts[path[0].idx], dict)
-        name = re.sub(r"\W", "_", "_".join(words if by_name and root == "inputs" else [root, *words]))
+        named = words if by_name and (root == "inputs" or self._parts_given == 2) else self._by_place(path, words, parts)
+        name = re.sub(r"\W", "_", "_".join(named or [root, *words]))
         if not name.isidentifier():
             name = f"{root}_{name}"
         while name in self.names:
@@ -79,6 +87,16 @@ class Layout:
             self.paths.append(f"inputs/{name}")
         else:
             self.paths.append(f"{root}/{sum(other.startswith(root) for other in self.paths)}")
+
+    def _by_place(self, path: tuple, words: list[str], parts: tuple) -> list[str]:
+        """The argument of forward() and places in it; none where it is not known."""
+        part, (inputs, _) = path[0].idx, parts
+        before = part and (len(inputs) if isinstance(inputs, (tuple, list)) else not isinstance(inputs, dict))
+        is_one = not isinstance(parts[part], (tuple, list))
+        place = before + (0 if is_one else path[1].idx) if is_one or isinstance(path[1], pytree.SequenceKey) else None
+        if place is None or part >= self._parts_given or place >= len(self._arguments):
+            return []
+        return [self._arguments[place], *(words if is_one else words[1:])]
 
     @property
     def inputs(self) -> int:
@@ -106,7 +124,7 @@ class Layout:
     def batch(self, tensors: list[Tensor]) -> Any:
         """The batch as it was nested."""
         inputs, targets = self.parts(tensors)
-        return (inputs, targets) if self.is_pair else inputs
+        return (inputs, targets) if self.is_pair else (inputs,) if self._is_single else inputs
 
 
 def call(model: Any, inputs: Any, targets: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -41,6 +41,8 @@ def batches(data: Any) -> Iterator[Any]:
         return
     if not isinstance(data, DataLoader) and (isinstance(data, Dataset) or _is_indexed(data)):
         data = DataLoader(data, batch_size=_SAMPLES_OF_A_DATASET)
+    if isinstance(data, (str, os.PathLike)):
+        raise DataError(f"the data are a path; hessian_mpi.data({str(data)!r}) reads a data file")
     if not isinstance(data, Iterable):
         raise DataError(f"data of type {type(data).__name__}; expected are tensors, tuples and dicts of them, a pair (inputs, "
                         "targets), a Dataset or a DataLoader")
@@ -60,24 +62,25 @@ class Written:
         self.samples: int | None = None
 
 
-def write(path: str | os.PathLike, data: Any, whole: Collection[str] | bool = False) -> Written:
+def write(path: str | os.PathLike, data: Any, whole: Collection[str] | bool = False,
+          layout_of: Callable[[Any], Layout] = Layout) -> Written:
     """The file at `path` is replaced once the new one is complete. Never more than two batches are in memory."""
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".part")
     try:
         with h5py.File(unfinished, "w") as file:
-            written = _write_batches(_Writer(file, path, whole), batches(data))
+            written = _write_batches(_Writer(file, path, whole), batches(data), layout_of)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return written
 
 
-def _write_batches(writer: "_Writer", stream: Iterator[Any]) -> Written:
+def _write_batches(writer: "_Writer", stream: Iterator[Any], layout_of: Callable[[Any], Layout]) -> Written:
     batch = next(stream, None)
     if batch is None:
         raise DataError(f"'{writer.path}' would hold no sample: the data yield no batch")
-    layout = Layout(batch)
+    layout = layout_of(batch)
     written = Written(layout, layout.tensors(batch))
     following = next(stream, None)
     writer.begin(layout, written.first, grows=following is not None)

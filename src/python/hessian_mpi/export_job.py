@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import inspect
 import os
 import pathlib
 import re
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 from . import check, data_file, trace
 from .batch import Layout, described
 from .check import ExportError
-from .loss import Loss, make_loss, reduction_of, text_of_options
+from .loss import Loss, make_loss, reduction_of, text_of_options, without_loss
+from .program import find, require_options
 
 MODEL, DATA, CONFIG, HESSIAN = "model.pt2", "data.h5", "job.cfg", "hessian.h5"
 _SAMPLES_TO_CHECK = 32
+_PATHS = ("output", "values")  # options that name files, but for those that are of the job
 
 
 def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str | Callable = "cross_entropy", *,
@@ -37,9 +41,18 @@ def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str |
     program are compared with Python's. Raises DataError, ExportError or ValueError, which say what to change.
     """
     folder = pathlib.Path(folder)
+    require_options(options, export.__kwdefaults__, _program_if_any())
     write_job(folder, network, data, loss, loss_options or {}, whole, options)
     print(f"cd {shlex.quote(str(folder))} && mpirun -n {ranks} hessian_mpi --config {CONFIG}")
     return folder
+
+
+def _program_if_any() -> str | None:
+    """Clusters have it, the machine on which a job is exported need not."""
+    try:
+        return find()
+    except FileNotFoundError:
+        return None
 
 
 def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | Callable, loss_options: dict[str, Any],
@@ -47,9 +60,12 @@ def write_job(folder: pathlib.Path, network: nn.Module, data: Any, loss: str | C
     """What `export` does, but for the line to run."""
     by_inputs = _is_by_inputs(options)
     require_network(network, by_inputs)
+    if options.get("values") and not os.path.exists(options["values"]):
+        raise FileNotFoundError(f"values='{options['values']}' is not there")
+    job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
+    trace.keep_lines_of(loss)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # without it there is no job until this one is whole
-    job = _Job(network, make_loss(loss, loss_options, options.get("reduction", "mean")), options)
     words = job.write_data(folder / DATA, data, whole)
     words += job.write_model(folder / MODEL)
     job.write_config(folder / CONFIG)
@@ -103,7 +119,7 @@ class _Job:
             whole = True
         if whole is True and self.batch_size is not None:
             raise ValueError("whole=True leaves nothing that batch_size cuts into batches: name the tensors that are not cut")
-        written = data_file.write(path, data, whole)
+        written = data_file.write(path, data, whole, self._layout_of)
         self.layout: Layout = written.layout
         self.first = written.first
         self.samples = written.samples
@@ -111,15 +127,45 @@ class _Job:
         self.whole = [] if isinstance(whole, bool) else sorted(whole)
         if not all(self.is_cut):  # a loss of the program's own is a mean over samples
             self.loss = _inside(self.loss)
+        self._require_outputs()
+        has_targets = self.layout.inputs < len(self.layout.names)
+        if self.options.get("matrix") == "jacobian" and not has_targets and self.loss.name != "triplet":
+            self.loss = without_loss()
         self._find_spanning_inputs()
         return [f"{path}: {self.samples} samples" if self.samples else f"{path}: whole, not cut into samples"]
+
+    def _layout_of(self, batch: Any) -> Layout:
+        """With the names of forward()'s arguments, where the network is called with inputs, or targets too."""
+        try:
+            parameters = inspect.signature(self.network.forward).parameters.values()
+        except (TypeError, ValueError):  # of C++
+            parameters = ()
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return Layout(batch, [p.name for p in parameters if p.kind in by_place], self.loss.parts_given)
+
+    def _require_outputs(self) -> None:
+        """For matrices that are made of derivatives of the network's outputs, one by one."""
+        matrix = self.options.get("matrix", "hessian")
+        if not self.loss.in_model or matrix not in ("ggn", "fisher", "jacobian", "gradients"):
+            return
+        if not all(self.is_cut):
+            raise ValueError(f"matrix='{matrix}' is of samples, and these data are not cut into samples")
+        if matrix == "jacobian":
+            raise ValueError("matrix='jacobian' is of the network's outputs, into which no loss enters: leave loss out")
+        raise ValueError(f"matrix='{matrix}' is made of the network's outputs and the loss of each: give a loss by its name, such "
+                         "as loss='mse', or PyTorch's own function; another function is exported as one with the network, which "
+                         "then returns the loss alone")
 
     # --- what the Hessian is by
 
     def _find_spanning_inputs(self) -> None:
         """Names of the inputs that rows and columns are of, or of parameters, and how many numbers there are."""
-        self.names = list(check.trainable(self.network))
-        self.numbers = sum(p.numel() for p in check.trainable(self.network).values())
+        patterns = self.options.get("parameters") or "*"
+        patterns = patterns.split() if isinstance(patterns, str) else patterns
+        chosen = {name: p for name, p in check.trainable(self.network).items()
+                  if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        self.names = list(chosen)
+        self.numbers = sum(p.numel() for p in chosen.values())
         if not self.by_inputs:
             return
         inputs = dict(zip(self.layout.names[:self.layout.inputs], self.first))
@@ -296,10 +342,18 @@ class _Job:
     # --- configuration
 
     def write_config(self, path: pathlib.Path) -> None:
+        own = {name.replace("_", "-"): path_in_job(name, value, path.parent) for name, value in self.options.items()}
         options = {"model": MODEL, "data": DATA, "loss": self.loss.name, "loss-option": text_of_options(self.loss.options),
-                   "whole": self.whole, "mode": "train" if self.is_training else "", "output": HESSIAN,
-                   **{name.replace("_", "-"): value for name, value in self.options.items()}}
+                   "whole": self.whole, "mode": "train" if self.is_training else "", "output": HESSIAN, **own}
         path.write_text("".join(f"{line}\n" for line in config_lines(options)))
+
+
+def path_in_job(option: str, value: Any, folder: pathlib.Path) -> Any:
+    """What is a path for the caller, for the program, which runs in the job's folder: files in it stay so when it is moved."""
+    if not isinstance(value, (str, os.PathLike)) or not (option in _PATHS or isinstance(value, os.PathLike)):
+        return value
+    path, root = os.path.abspath(value), os.path.abspath(folder)
+    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
 
 
 def config_lines(options: dict[str, Any]) -> Iterator[str]:
@@ -307,8 +361,6 @@ def config_lines(options: dict[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, (list, tuple)):
             value = " ".join(str(word) for word in value)
-        if isinstance(value, os.PathLike):
-            value = os.path.abspath(value)  # the program runs in the job's folder
         if value is True:
             value = "true"
         if value is not None and value is not False and value != "":
@@ -328,7 +380,7 @@ def _inside(loss: Loss) -> Loss:
     if loss.in_model:
         return loss
     return Loss("output", lambda model, layout, tensors: loss.value(loss.compute(model, layout, tensors), layout, tensors),
-                lambda result, layout, tensors: result)
+                lambda result, layout, tensors: result, parts_given=loss.parts_given)
 
 
 def _tie(module: nn.Module, network: nn.Module) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from .batch import Layout, call
 
@@ -53,12 +56,14 @@ _NAMES_OF_MODELS = ("model", "net", "network", "module")
 @dataclass
 class Loss:
     """name: what --loss gets. compute(model, layout, tensors): what the exported program returns, the network's output or
-    the loss; value(result, layout, tensors): the loss, a scalar, of that."""
+    the loss; value(result, layout, tensors): the loss, a scalar, of that. parts_given: how many of inputs and targets the
+    network is called with; 0: not known."""
 
     name: str
     compute: Callable[[Any, Layout, list[Tensor]], Any]
     value: Callable[[Any, Layout, list[Tensor]], Tensor]
     options: dict[str, Any] = field(default_factory=dict)
+    parts_given: int = 1
 
     @property
     def in_model(self) -> bool:
@@ -70,7 +75,7 @@ def make_loss(loss: str | Callable, options: dict[str, Any], reduction: str) -> 
     batch): one whose first argument is called model, net, network or module. Raises ValueError for anything else."""
     loss, options = _named(loss, dict(options), reduction)
     if loss == OUTPUT:
-        return Loss(OUTPUT, lambda model, layout, tensors: _scalar(call(model, *layout.parts(tensors))), _itself)
+        return Loss(OUTPUT, lambda model, layout, tensors: _scalar(call(model, *layout.parts(tensors))), _itself, parts_given=2)
     if isinstance(loss, str):
         return _loss_by_name(loss, options, reduction)
     if options:
@@ -82,15 +87,21 @@ def make_loss(loss: str | Callable, options: dict[str, Any], reduction: str) -> 
         raise ValueError(f"loss of type {type(loss).__name__}; expected is a name, a function of (output, target), or one of "
                          "(model, batch)")
     if _takes_model(loss):
-        return Loss(OUTPUT, lambda model, layout, tensors: _scalar(loss(model, layout.batch(tensors))), _itself)
+        return Loss(OUTPUT, lambda model, layout, tensors: _scalar(loss(model, layout.batch(tensors))), _itself,
+                    parts_given=0)
     return Loss(OUTPUT, lambda model, layout, tensors: _scalar(_of_output(loss, model, *layout.parts(tensors))), _itself)
 
 
 def _loss_by_name(name: str, options: dict[str, Any], reduction: str) -> Loss:
     if name not in _LOSSES:
+        if os.path.exists(name):
+            raise ValueError(f"the loss '{name}' is a file: give what it holds, torch.jit.load(...) or "
+                             "torch.export.load(...).module()")
         raise ValueError(f"there is no loss '{name}'; known are {', '.join(_LOSSES)} and {OUTPUT}, or give a function of "
                          "(output, target), or of (model, batch)")
     for key, option in options.items():
+        if isinstance(option, str) and option.startswith("@"):
+            raise ValueError(f"loss option {key} is '{option}'; in Python it is the tensor, not the file that holds it")
         if isinstance(option, Tensor) and option.dim() > 1:
             raise ValueError(f"loss option {key} has the shape {list(option.shape)}; expected is one number for each class, or "
                              "for each element of the output's last dimension: give a function of (output, target) instead")
@@ -114,6 +125,18 @@ def _loss_by_name(name: str, options: dict[str, Any], reduction: str) -> Loss:
         return _LOSSES[name][0](*outputs, **{"reduction": reduction, **given})
 
     return Loss(name, compute, value, options)
+
+
+def without_loss() -> Loss:
+    """Of a Jacobian of data without targets: a sum of outputs is what programs are compared by."""
+
+    def value(output: Any, layout: Layout, tensors: list[Tensor]) -> Tensor:
+        found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if not found:
+            raise ValueError(f"the model returns a {type(output).__name__} without floating-point tensors: no Jacobian is of it")
+        return torch.stack([tensor.sum() for tensor in found]).sum()
+
+    return Loss("cross_entropy", lambda model, layout, tensors: call(model, layout.parts(tensors)[0]), value)
 
 
 def _named(loss: Any, options: dict[str, Any], reduction: str) -> tuple[Any, dict[str, Any]]:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
@@ -19,9 +18,9 @@ from torch import nn
 
 from hessian_file import HessianFile
 
-from .export_job import CONFIG, HESSIAN, write_job
+from .export_job import CONFIG, HESSIAN, path_in_job, write_job
+from .program import PROGRAM, find, require_options
 
-PROGRAM = "hessian_mpi"
 _WIDTH_OF_BAR = 100
 _OF_ONE_RUN = ("plan", "time_limit", "progress")
 
@@ -48,10 +47,13 @@ def hessian(network: nn.Module, data: Any, loss: str | Callable = "cross_entropy
     resume a job that is in the folder already is not exported again. Raises what these raise.
     """
     folder = pathlib.Path(folder)
+    require_options(options, hessian.__kwdefaults__, find(program))
+    _launch(launcher, ranks)  # raises where there is no launcher, before anything is exported
     if not resume or not (folder / CONFIG).exists():
-        if (folder / HESSIAN).exists() and not overwrite:
-            raise JobError(f"'{folder / HESSIAN}' exists already; name another folder, replace it with overwrite=True, or go on "
-                           "with it with resume=True", 2)
+        output = pathlib.Path(options.get("output", folder / HESSIAN))
+        if output.exists() and not overwrite:
+            raise JobError(f"'{output}' exists already; name another folder, replace it with overwrite=True, or go on with it with "
+                           "resume=True", 2)
         of_job = {name: value for name, value in options.items() if name not in _OF_ONE_RUN}
         write_job(folder, network, data, loss, loss_options or {}, whole, of_job)
     of_run = {name: options[name] for name in _OF_ONE_RUN if name in options}
@@ -71,43 +73,42 @@ def run(folder: str | os.PathLike, *, ranks: int = 2, overwrite: bool = False, r
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"'{folder / CONFIG}' is not there: hessian_mpi.export('{folder}', ...) makes it")
     options = {**options, "overwrite": overwrite, "resume": resume, "progress": options.get("progress", _progress())}
-    command = [*_launch(launcher, ranks), _program(program), "--config", CONFIG, *_words(options)]
-    output = folder / str(options.get("output", HESSIAN))
+    command = [*_launch(launcher, ranks), find(program), "--config", CONFIG, *_words(options, folder)]
+    output = _output(folder, options)
     code, message = _run(command, folder, f"hessian_mpi.run({str(folder)!r}, ranks={ranks}, resume=True)")
     if code != 0:
         raise JobError(message or f"{shlex.join(command)} ended with exit code {code}", code)
     return None if options.get("plan") else HessianFile(output)
 
 
-def _words(options: dict[str, Any]) -> list[str]:
+def _output(folder: pathlib.Path, options: dict[str, Any]) -> pathlib.Path:
+    """The file that is written: where `run` is told, or the job."""
+    if "output" in options:
+        return pathlib.Path(options["output"])
+    lines = dict(re.findall("^([^ ]+) = (.*)$", (folder / CONFIG).read_text(), re.M))
+    return folder / lines.get("output", HESSIAN)
+
+
+def _words(options: dict[str, Any], folder: pathlib.Path) -> list[str]:
     words = []
     for name, value in options.items():
         if value is None or value is False:
             continue
         words.append("--" + name.replace("_", "-"))
         if value is not True:
-            words += [str(word) for word in (value if isinstance(value, (list, tuple)) else [value])]
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [str(path_in_job(name, one, folder)) for one in values]
     return words
 
 
 # --- what is started --------------------------------------------------------------------------------------------------
 
 
-def _program(given: str | os.PathLike | None) -> str:
-    """That of the installation that this package is in, by cmake or by pip, or the one on the PATH."""
-    here = pathlib.Path(__file__).resolve()
-    by_pip = here.parents[1] == pathlib.Path(sysconfig.get_path("platlib")).resolve()
-    installed = pathlib.Path(sysconfig.get_path("scripts") if by_pip else here.parents[3] / "bin", PROGRAM)
-    found = given or (installed if installed.exists() else shutil.which(PROGRAM))
-    if found is None:
-        raise FileNotFoundError("hessian_mpi, the program, is not on the PATH: build and install it, or give program=...")
-    return os.path.abspath(found)
-
-
 def _launch(given: str | None, ranks: int) -> list[str]:
     """Open MPI takes no root and no more ranks than cores unless told."""
     if given is not None:
-        return [*shlex.split(given), "-n", str(ranks)]
+        first, *others = shlex.split(given)  # a path is that of the caller, not of the job's folder
+        return [os.path.abspath(first) if os.sep in first else first, *others, "-n", str(ranks)]
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         raise FileNotFoundError("mpirun is not on the PATH: install or load an MPI, or give launcher='srun'")

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.traceback import preserve_node_meta
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -84,7 +85,27 @@ def export_program(network: nn.Module, compute: Compute, names: list[str], tenso
         program = _Traced(network, _graph_with_values(program, tensors), names)
     with _quiet():
         exported = torch.export.export(program, tuple(tensors), dynamic_shapes=shapes if any(dynamic) else None)
-    return _with_names_of_network(exported)
+    return _with_users_lines(_with_names_of_network(exported))
+
+
+def keep_lines_of(function: Callable) -> None:
+    """Has torch.export note lines of a function beside those of forward(), where this PyTorch can."""
+    register = getattr(torch.fx.proxy, "_register_stack_trace_anchor", None)
+    if register is not None:
+        register(function)
+
+
+def _with_users_lines(exported: ExportedProgram) -> ExportedProgram:
+    """Messages of the program name the line, or the module, that an operator comes from: one of the user's, or none."""
+    for node in exported.graph.nodes:
+        frames = re.findall(r'File "[^\n]*(?:\n(?! *File ")[^\n]*)*', node.meta.pop("stack_trace", None) or "")
+        own = [frame for frame in frames if not frame.startswith((f'File "{__file__}"', 'File "<'))]
+        if own:
+            node.meta["stack_trace"] = "\n  ".join(own)
+        modules = node.meta.get("nn_module_stack", {}).items()
+        node.meta["nn_module_stack"] = {key: (f"{path}.".removeprefix(_OF_NETWORK).removesuffix("."), kind)
+                                        for key, (path, kind) in modules if not str(kind).startswith(__name__)}
+    return exported
 
 
 def _with_names_of_network(exported: ExportedProgram) -> ExportedProgram:
@@ -128,7 +149,9 @@ class _Traced(nn.Module):
         self.graph = graph
 
         def forward(*tensors: Tensor) -> Any:
-            return self.graph(list(_state_of(self.network).values()), list(tensors))
+            flat = [*_state_of(self.network).values(), *tensors]
+            with preserve_node_meta():  # the lines in it
+                return Interpreter(self.graph).run(*flat)
 
         self.forward = _with_names(forward, names)
 
@@ -161,7 +184,7 @@ def _graph(program: nn.Module, state: list[Tensor], inputs: list[Tensor], **opti
             return functional_call(program, dict(zip(names, state)), tuple(inputs))
 
     with sdpa_kernel(SDPBackend.MATH), _quiet(), _grad_that_may_cut():
-        graph = make_fx(computed, decomposition_table=_plain_operators(), **options)(state, inputs)
+        graph = make_fx(computed, decomposition_table=_plain_operators(), record_stack_traces=True, **options)(state, inputs)
     return _with_users_detach_alone(graph)
 
 
