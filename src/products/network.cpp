@@ -68,8 +68,7 @@ struct Network::State {
 
   // Collective.
   void check(const network::LossAndGradient& point) {
-    const auto twin = [&](Precision precision) { return run::load_problem(options, precision, device); };
-    checked = check_product(product, problem, point, twin, between, communicator);
+    checked = check_product(product, problem, point, run::twins_of(options, device), between, communicator);
     if (!checked.warning.empty()) warnings.push_back(checked.warning);
     if (checked.figure.outcome != file::CheckOutcome::failed) return;
     throw ranks::AgreedError(
@@ -128,6 +127,10 @@ int Network::threads() const {
 
 const file::CheckFigure& Network::check() const {
   return state_->checked.figure;
+}
+
+double Network::epsilon() const {
+  return state_->checked.epsilon;
 }
 
 double Network::seconds_of_product() const {

@@ -1,6 +1,8 @@
 #include "solver_plan.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <sstream>
 #include <utility>
 
@@ -37,7 +39,9 @@ OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, cons
 double usual_tolerance(const OpenedMatrix& opened) {
   constexpr double of_float32 = 1e-5;
   constexpr double of_float64 = 1e-8;
-  return opened.network && opened.hessian.dtype == Precision::float32 ? of_float32 : of_float64;
+  constexpr double epsilons = 10;  // of half and narrower
+  if (!opened.network || opened.network->epsilon() <= std::numeric_limits<double>::epsilon()) return of_float64;
+  return std::max(of_float32, epsilons * opened.network->epsilon());
 }
 
 void expect_file(const MatrixOptions& options, const char* what) {

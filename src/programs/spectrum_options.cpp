@@ -41,7 +41,8 @@ po::options_description how_to_compute() {
       "seed", po::value<std::uint64_t>()->value_name("S"),
       "of random vectors, and of a network's random layers; 0 where absent")(
       "tolerance", po::value<double>()->value_name("X"),
-      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent, 1e-5 of a network in float32");
+      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent, 1e-5 of a network in float32, more "
+      "where it casts to half");
   described.add_options()(
       "low-rank", po::value<std::string>()->default_value("auto")->value_name("auto, yes or no"),
       "of --all without --vectors: whether the nonzero eigenvalues are looked for by products with vectors first, "

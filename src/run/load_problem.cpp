@@ -41,9 +41,12 @@ void expect_same_inputs(const Options& options, const ranks::Communicator& world
   ranks::expect_same_files(seen, world);
 }
 
-network::Problem load_twin(Options options, const network::Problem& problem, Precision precision) {
-  options.keep_casts = options.keep_casts || problem.precision() == Precision::float32;
-  return load_problem(options, precision, problem.device());
+MakeTwin twins_of(const Options& options, torch::Device device) {
+  return [options, device](Precision precision, NarrowCasts casts) {
+    auto changed = options;
+    changed.keep_casts = casts == NarrowCasts::kept;
+    return load_problem(changed, precision, device);
+  };
 }
 
 }  // namespace hessian_mpi::run

@@ -33,6 +33,8 @@ class Network {
   int threads() const;
   /// Of a product, against differences.
   const file::CheckFigure& check() const;
+  /// Of the narrowest numbers that products are computed with.
+  double epsilon() const;
   /// What one takes, measured.
   double seconds_of_product() const;
   /// What the user should look at.
