@@ -211,7 +211,7 @@ struct Opened {
 // Collective.
 Opened open(const MultiplyOptions& options, const ranks::Communicator& world) {
   if (options.network) {
-    auto network = open_network("hessian_multiply", options, world);
+    auto network = open_network("hessian_multiply", options, {}, world);
     auto layout = network->layout();
     return {std::move(layout), std::move(network)};
   }
