@@ -128,9 +128,7 @@ KeptProducts::KeptProducts(std::filesystem::path path, const file::StoredLayout&
   });
   heads = communicator.from_root(std::move(heads));
   begin_ = static_cast<std::uint64_t>(communicator.max(static_cast<std::int64_t>(begin_)));
-  heads_.resize(heads.size() / bytes_of_head);
-  std::memcpy(heads_.data(), heads.data(), heads.size());
-  earlier_ = count();
+  take_over(heads);
   communicator.together([&] { file_.emplace(path_, O_RDWR); });
 }
 
@@ -170,6 +168,12 @@ std::string KeptProducts::read_heads() const {
   for (; whole > 0 && !is_sound(head_in(heads, whole - 1)); --whole) heads.resize((whole - 1) * bytes_of_head);
   file.resize(begin_ + whole * bytes_of_one());  // which cuts off what is torn
   return heads;
+}
+
+void KeptProducts::take_over(const std::string& heads) {
+  heads_.resize(heads.size() / bytes_of_head);
+  if (!heads.empty()) std::memcpy(heads_.data(), heads.data(), heads.size());
+  earlier_ = count();
 }
 
 std::uint64_t KeptProducts::bytes_of_one() const {

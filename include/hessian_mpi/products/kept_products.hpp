@@ -61,6 +61,8 @@ class KeptProducts {
   // On root.
   void open_or_begin(const file::StoredLayout& job, bool replaces_output);
   std::string read_heads() const;
+  // On all.
+  void take_over(const std::string& heads);
 
   std::filesystem::path path_;
   std::int64_t n_;
