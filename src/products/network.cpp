@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -88,6 +89,22 @@ struct Network::State {
     }
   }
 
+  void move_to(const std::vector<double>& theta) {
+    product.forget_graphs();
+    problem.set_parameters(theta);
+  }
+
+  // Collective. NaN where the network has none there.
+  double loss_at(const std::vector<double>& theta) {
+    move_to(theta);
+    try {
+      return evaluate(problem, between, communicator).loss;
+    } catch (const ranks::AgreedError& error) {
+      if (error.code() != ExitCode::bad_input) throw;
+      return std::numeric_limits<double>::quiet_NaN();
+    }
+  }
+
   const run::Options& options;
   std::function<void()> between;
   const ranks::Communicator& communicator;
@@ -147,6 +164,18 @@ const Rows& Network::own() const {
 
 void Network::multiply(const double* own, std::int64_t count, double* products) {
   state_->product.multiply(own, count, products, state_->between);
+}
+
+std::vector<double> Network::losses_along(const std::vector<double>& step, const std::vector<double>& multiples) {
+  const auto& theta = state_->layout.value;
+  std::vector<double> losses;
+  for (const double t : multiples) {
+    auto moved = theta;
+    for (std::size_t k = 0; k < moved.size(); ++k) moved[k] += t * step[k];
+    losses.push_back(state_->loss_at(moved));
+  }
+  state_->move_to(theta);
+  return losses;
 }
 
 }  // namespace hessian_mpi::products

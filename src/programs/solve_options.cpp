@@ -11,6 +11,7 @@
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/run/network_options.hpp"
+#include "resumable_run.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
@@ -60,6 +61,7 @@ po::options_description of_inverses() {
 po::options_description general() {
   po::options_description described;
   after::describe_resources(described, "minres and cg, and of checks");
+  describe_resuming(described);
   after::describe_result(described, "solution");
   return described;
 }
@@ -138,6 +140,7 @@ SolveOptions parse_solve_options(int argc, const char* const* argv) {
   if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_inverse_options(given, options.inverse);
+  take_resuming(given, options);
   refuse_whole_matrix(options);
   return options;
 }

@@ -9,6 +9,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/run/network_options.hpp"
+#include "resumable_run.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
@@ -50,6 +51,7 @@ po::options_description how_to_compute() {
       "much faster where the rank is low, and exact to 1e-6 of the Frobenius norm at worst, 1e-5 in float32; auto: "
       "from 5,000 rows on");
   after::describe_resources(described, "products with vectors");
+  describe_resuming(described);
   return described;
 }
 
@@ -124,6 +126,7 @@ SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
   options.vectors = given["vectors"].as<bool>();
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_how(given, options);
+  take_resuming(given, options);
   refuse_whole_matrix(options);
   if (options.network) options.network->seed = options.of_density.seed;
   return options;

@@ -45,6 +45,10 @@ class Network {
   /// Collective. As NetworkProduct::multiply().
   void multiply(const double* own, std::int64_t count, double* products);
 
+  /// Collective. The loss where the parameters are moved by multiples of a step, which is whole on all ranks; NaN where
+  /// there is none.
+  std::vector<double> losses_along(const std::vector<double>& step, const std::vector<double>& multiples);
+
  private:
   struct State;
   std::unique_ptr<State> state_;
