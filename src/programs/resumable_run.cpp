@@ -11,6 +11,7 @@
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/ranks/stop_point.hpp"
 #include "hessian_mpi/system/used_files.hpp"
@@ -65,6 +66,7 @@ State state_of(const MatrixOptions& options) {
   const auto kept = file_of_products(options);
   const bool begun = std::filesystem::exists(kept);
   if (options.overwrite) {
+    file::check_room_for(options.output, 0, /*overwrite=*/true);
     std::filesystem::remove(kept);
     return State::nothing;
   }
@@ -74,9 +76,12 @@ State state_of(const MatrixOptions& options) {
                           "--overwrite"));
   }
   if (begun && products::KeptProducts::replaces_output(kept)) return State::begun;
-  if (!options.resume || !is_made(options)) return begun ? State::begun : State::nothing;
-  std::filesystem::remove(kept);
-  return State::done;
+  if (options.resume && is_made(options)) {
+    std::filesystem::remove(kept);
+    return State::done;
+  }
+  file::check_room_for(options.output, 0, /*overwrite=*/false);
+  return begun ? State::begun : State::nothing;
 }
 
 std::string text_of_products(std::int64_t count) {
@@ -147,6 +152,7 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
                        const std::function<ExitCode(const OpenedMatrix&)>& work) {
   const file::Needed needed{.all_entries = false};
   if (!options.network) {
+    expect_room_for_result(options, world);
     const auto code = work(open_matrix(program, options, world, {}, needed));
     expect_passed(code, options);
     return code;

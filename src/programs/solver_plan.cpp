@@ -18,7 +18,6 @@ namespace hessian_mpi::programs {
 
 OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
                          std::function<void()> between, const file::Needed& needed) {
-  expect_room_for_result(options, world);
   // First: LibTorch may find this BLAS in the place of its own.
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
