@@ -85,6 +85,13 @@ def test_newtons_step_is_that_of_the_file() -> None:
     np.testing.assert_allclose(of_network, of_file, atol=1e-7 * abs(of_file).max())
 
 
+def test_casts_that_are_kept_round_products() -> None:
+    network = problem("casts", "--dtype", "float64", "--keep-casts")
+    good(1, "hessian_multiply", *network, "--random", "1", "-o", "casts.products.h5")
+    good(2, "hessian_spectrum", *network, "--largest", "2", "--smallest", "1", "-o", "casts.spectrum.h5")
+    good(1, "hessian_solve", *network, "--damping", "2", "-o", "casts.step.h5")
+
+
 def test_what_takes_the_whole_matrix_is_refused() -> None:
     network = problem("mlp_mse")
     for program, arguments, words in (
