@@ -182,6 +182,13 @@ def test_the_loss_along_a_step_is_the_networks() -> None:
         assert trusted == 1 or damping != "50", out
 
 
+def test_casts_that_are_kept_round_products() -> None:
+    network = problem("casts", "--dtype", "float64", "--keep-casts")
+    good(1, "hessian_multiply", *network, "--random", "1", "-o", "casts.products.h5")
+    good(2, "hessian_spectrum", *network, "--largest", "2", "--smallest", "1", "-o", "casts.spectrum.h5")
+    good(1, "hessian_solve", *network, "--damping", "2", "-o", "casts.step.h5")
+
+
 def test_what_takes_the_whole_matrix_is_refused() -> None:
     network = problem("mlp_mse")
     for program, arguments, words in (
