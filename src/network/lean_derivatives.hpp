@@ -1,7 +1,7 @@
 #pragma once
 /// Operators of LibTorch whose second derivative takes dozens of operators there and few here: activations, products of
-/// matrices, softmax and norms. A pass for rows runs through these derivatives, again and again on one graph: what does not depend on the
-/// cotangent is computed once for each graph.
+/// matrices, softmax and norms. A pass for rows runs through these derivatives, again and again on one graph: what does
+/// not depend on the cotangent is computed once for each graph.
 
 #include <torch/library.h>
 
