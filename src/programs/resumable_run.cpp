@@ -66,7 +66,7 @@ State state_of(const MatrixOptions& options) {
   const auto kept = file_of_products(options);
   const bool begun = std::filesystem::exists(kept);
   if (options.overwrite) {
-    file::check_room_for(options.output, 0, /*overwrite=*/true);
+    file::check_room_for(options.output, 0, /*replace=*/true);
     std::filesystem::remove(kept);
     return State::nothing;
   }
@@ -80,7 +80,7 @@ State state_of(const MatrixOptions& options) {
     std::filesystem::remove(kept);
     return State::done;
   }
-  file::check_room_for(options.output, 0, /*overwrite=*/false);
+  file::check_room_for(options.output, 0, /*replace=*/false);
   return begun ? State::begun : State::nothing;
 }
 
