@@ -129,7 +129,7 @@ def test_newton_with_diagonal_blocks(case: Case) -> None:
         (["--block", "a", "--method", "cg"], "by --method dense alone"),
         (["--block", "a", "--logdet"], "of a whole matrix"),
     ]:
-        finished = case.run(1, "h.h5", *options)
+        finished = case.run(1, "h.h5", *options, "--overwrite")
         assert finished.returncode == 2 and words in finished.stderr, (options, finished)
 
 
