@@ -23,7 +23,7 @@ from .program import find, require_options
 
 MODEL, DATA, CONFIG, HESSIAN = "model.pt2", "data.h5", "job.cfg", "hessian.h5"
 _SAMPLES_TO_CHECK = 32
-_PATHS = ("output", "values")  # options that name files, but for those that are of the job
+_PATHS = ("data", "model", "output", "values")  # options that name files
 
 
 def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str | Callable = "cross_entropy", *,
