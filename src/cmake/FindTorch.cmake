@@ -53,7 +53,8 @@ find_package_handle_standard_args(Torch REQUIRED_VARS Torch_DIR torch_is_whole V
 if(Torch_FOUND AND NOT TARGET Torch::Torch)
   add_library(Torch::Torch INTERFACE IMPORTED)
   target_include_directories(Torch::Torch INTERFACE ${Torch_INCLUDE_DIRS})
-  target_link_libraries(Torch::Torch INTERFACE
+  # The standard library first: PyTorch's wheels export a copy of std::filesystem, and that of 2.9 crashes in remove_all().
+  target_link_libraries(Torch::Torch INTERFACE stdc++
                         ${Torch_LIBRARY_DIR}/libtorch.so ${Torch_LIBRARY_DIR}/libtorch_cpu.so ${Torch_LIBRARY_DIR}/libc10.so)
   set(Torch_DEVICES cpu)
   foreach(name cuda hip xpu)

@@ -78,11 +78,7 @@ void DoubleBackward::compute_as(const Rows& rows, const Rows& columns, Number* o
 
 void DoubleBackward::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                              const std::function<void(double)>& advance) {
-  if (storage == Precision::float32) {
-    compute_as(rows, columns, static_cast<float*>(out), advance);
-  } else {
-    compute_as(rows, columns, static_cast<double*>(out), advance);
-  }
+  with_numbers(storage, out, [&](auto* numbers) { compute_as(rows, columns, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::engines

@@ -56,11 +56,7 @@ void JacobianRows::compute_as(const Rows& rows, const Rows& columns, Number* out
 
 void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                            const std::function<void(double)>& advance) {
-  if (storage == Precision::float32) {
-    compute_as(rows, columns, static_cast<float*>(out), advance);
-  } else {
-    compute_as(rows, columns, static_cast<double*>(out), advance);
-  }
+  with_numbers(storage, out, [&](auto* numbers) { compute_as(rows, columns, numbers, advance); });
 }
 
 std::vector<Tensor> outputs_of(const network::Problem& problem, Matrix matrix) {

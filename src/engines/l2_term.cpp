@@ -19,11 +19,7 @@ void WithL2Term::compute(const Rows& rows, const Rows& columns, Precision storag
                          const std::function<void(double)>& advance) {
   engine_.compute(rows, columns, storage, out, advance);
   if (lambda_ == 0) return;  // which would make a positive zero of a negative one
-  if (storage == Precision::float32) {
-    add_to_diagonal(rows, columns, lambda_, static_cast<float*>(out));
-  } else {
-    add_to_diagonal(rows, columns, lambda_, static_cast<double*>(out));
-  }
+  with_numbers(storage, out, [&](auto* numbers) { add_to_diagonal(rows, columns, lambda_, numbers); });
 }
 
 }  // namespace hessian_mpi::engines

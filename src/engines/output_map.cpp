@@ -178,8 +178,10 @@ OutputMap output_map(const network::Problem& problem, Matrix matrix, std::int64_
 
 Tensor numbers_of_samples(const network::Problem& problem, Matrix matrix, const network::BatchOutput& output,
                           double terms) {
+  // Outputs may be narrower than parameters.
+  const auto dtype = problem.parameters().front().scalar_type();
   if (matrix == Matrix::gradients) {
-    return (shares_of_samples(problem, matrix, output, terms) * weight_of_samples(problem)).unsqueeze(1);
+    return (shares_of_samples(problem, matrix, output, terms).to(dtype) * weight_of_samples(problem)).unsqueeze(1);
   }
   auto outputs = outputs_in(output.value);
   if (outputs.empty()) throw InputError("the model returns no floating-point tensor: there are no outputs to derive");
@@ -187,7 +189,7 @@ Tensor numbers_of_samples(const network::Problem& problem, Matrix matrix, const 
     expect_samples(tensor, matrix, output.samples);
     tensor = tensor.reshape({output.samples, -1});
   }
-  return torch::cat(outputs, 1);
+  return torch::cat(outputs, 1).to(dtype);
 }
 
 }  // namespace hessian_mpi::engines

@@ -41,6 +41,28 @@ std::vector<double> numbers_of_all_samples(const network::Problem& problem, Matr
   return all;
 }
 
+// The derivative of a product with J^T by what it multiplies, which may be zero.
+std::vector<double> slopes_of_all_samples(const network::Problem& problem, Matrix matrix,
+                                          const std::vector<Tensor>& v) {
+  const double terms = terms_of(problem, matrix);
+  std::vector<double> all;
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto numbers = numbers_of_samples(problem, matrix, problem.output(b), terms);
+    Tensor slopes = torch::zeros_like(numbers.detach());
+    if (numbers.requires_grad()) {
+      const Tensor cotangent = torch::zeros_like(slopes).requires_grad_();
+      const auto pulled = torch::autograd::grad({numbers}, problem.parameters(), {cotangent}, true, true, true);
+      Tensor product = (0 * cotangent).sum();
+      for (std::size_t p = 0; p < pulled.size(); ++p) {
+        if (pulled[p].defined()) product = product + (pulled[p].to_dense() * v[p]).sum();
+      }
+      slopes = torch::autograd::grad({product}, {cotangent})[0];
+    }
+    with_elements(slopes, [&](const auto* begin, std::int64_t count) { all.insert(all.end(), begin, begin + count); });
+  }
+  return all;
+}
+
 void expect_losses_of_samples(const network::Problem& problem, double loss) {
   constexpr double rounding = 1e-3;
   const auto losses = numbers_of_all_samples(problem, Matrix::gradients);
@@ -128,11 +150,7 @@ void RowsOfSamples::compute_as(const Rows& rows, const Rows& columns, Number* ou
 
 void RowsOfSamples::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                             const std::function<void(double)>& advance) {
-  if (storage == Precision::float32) {
-    compute_as(rows, columns, static_cast<float*>(out), advance);
-  } else {
-    compute_as(rows, columns, static_cast<double*>(out), advance);
-  }
+  with_numbers(storage, out, [&](auto* numbers) { compute_as(rows, columns, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::engines

@@ -407,11 +407,7 @@ std::uint64_t JacobianFactors::bytes_per_row(std::int64_t columns) const {
 
 void JacobianFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                               const std::function<void(double)>& advance) {
-  if (storage == Precision::float32) {
-    numbers_->multiply(rows, columns, static_cast<float*>(out), advance);
-  } else {
-    numbers_->multiply(rows, columns, static_cast<double*>(out), advance);
-  }
+  engines::with_numbers(storage, out, [&](auto* numbers) { numbers_->multiply(rows, columns, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::layers

@@ -110,7 +110,8 @@ template <class Out>
 void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutput& rows, const Rows& columns, Out* out,
                                         std::int64_t stride) {
   const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
-  std::vector<bool> by_sums(factors_.size(), factors_.layer(x.layer).positions > 1);
+  // What panels are filled with serves all rows of an output's weight, and of its bias there is one.
+  std::vector<bool> by_sums(factors_.size(), x.bias || factors_.layer(x.layer).positions > 1);
   for (std::size_t m = 0; m < by_sums.size(); ++m) {
     by_sums[m] = by_sums[m] || factors_.layer(m).elementwise || (!x.bias && factors_.depends(x.layer, m));
   }
@@ -249,11 +250,8 @@ double LayerFactors::seconds_in_passes() const {
 void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                            const std::function<void(double)>& advance) {
   const network::OnDevice on_device(device_);
-  if (storage == Precision::float32) {
-    assembly_->compute(rows, columns, storage, static_cast<float*>(out), advance);
-  } else {
-    assembly_->compute(rows, columns, storage, static_cast<double*>(out), advance);
-  }
+  engines::with_numbers(storage, out,
+                        [&](auto* numbers) { assembly_->compute(rows, columns, storage, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::layers

@@ -2,6 +2,7 @@
 /// One batch, run forward and back once, to be differentiated again with respect to what flows between its layers.
 /// Internal to the factored engine.
 
+#include <torch/csrc/autograd/function.h>
 #include <torch/types.h>
 
 #include <cstddef>

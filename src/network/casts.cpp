@@ -88,9 +88,14 @@ void note_cast(const c10::OperatorName& name, torch::Dtype named) {
                           line.empty() ? "" : " (" + printable(line) + ")"));
 }
 
-// Called with what the operator is called with, which it gets from here.
-void with_casts(const c10::OperatorHandle& called, torch::jit::Stack* stack) {
+// What an operator calls in its turn is not the network's: a kernel writes as many bytes as it has asked for.
+void as_it_is(const c10::OperatorHandle& called, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const c10::impl::ExcludeDispatchKeyGuard below(key);
+  called.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, key), stack);
+}
+
+// Called with what the operator is called with, which it gets from here.
+void with_casts(const c10::OperatorHandle& called, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const auto& schema = called.schema();
   const auto begin = stack->size() - schema.arguments().size();
   for (std::size_t k = 0; casts_in_effect != nullptr && k < schema.arguments().size(); ++k) {
@@ -103,12 +108,12 @@ void with_casts(const c10::OperatorHandle& called, torch::jit::Stack* stack) {
     }
     value = static_cast<std::int64_t>(casts_in_effect->in_place_of(named));
   }
-  called.callBoxed(stack);
+  as_it_is(called, keys, stack);
 }
 
-torch::Library passed_on() {
+torch::Library all_operators() {
   torch::Library library(torch::Library::IMPL, "_", key, __FILE__, __LINE__);
-  library.fallback(torch::CppFunction::makeFallthrough());
+  library.fallback(torch::CppFunction::makeFromBoxedFunction<&as_it_is>());
   return library;
 }
 
@@ -163,7 +168,7 @@ std::vector<torch::Dtype> dtypes_of(const std::vector<NamedTensor>& tensors) {
 
 CastsInEffect::CastsInEffect(const Casts& casts)
     : before_(casts_in_effect), default_before_(c10::get_default_dtype_as_scalartype()) {
-  static const torch::Library all = passed_on(), with_dtypes = registered_operators();
+  static const torch::Library all = all_operators(), with_dtypes = registered_operators();
   casts_in_effect = &casts;
   if (casts.leave_all_as_it_is()) return;
   if (const auto dtype = casts.default_dtype()) c10::set_default_dtype(c10::scalarTypeToTypeMeta(*dtype));

@@ -40,7 +40,8 @@ class Casts {
 std::vector<torch::Dtype> dtypes_of(const std::vector<NamedTensor>& tensors);
 
 /// While it lives, the operators that this thread calls compute in the dtypes that `casts` says, in all formats of
-/// models: LibTorch's dispatcher hands over what has a dtype among its arguments, wherever the code has it from.
+/// models: LibTorch's dispatcher hands over what has a dtype among its arguments, wherever the code has it from. What
+/// an operator calls in its turn stays as it is.
 class CastsInEffect {
  public:
   explicit CastsInEffect(const Casts& casts);

@@ -14,6 +14,8 @@
 #include <string_view>
 #include <tuple>
 
+#include "lean_derivatives.hpp"
+
 namespace hessian_mpi::network {
 namespace {
 
@@ -280,6 +282,7 @@ torch::Library registered_operators(c10::DispatchKey key) {
   library.impl("ctc_loss.Tensor", TORCH_FN(ctc_loss_of_lengths));
   library.impl("embedding_bag", TORCH_FN(embedding_bag));
   library.impl("embedding_bag.padding_idx", TORCH_FN(embedding_bag_with_padding));
+  register_lean_derivatives(library);
   return library;
 }
 

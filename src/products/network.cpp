@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -68,8 +69,7 @@ struct Network::State {
 
   // Collective.
   void check(const network::LossAndGradient& point) {
-    const auto twin = [&](Precision precision) { return run::load_problem(options, precision, device); };
-    checked = check_product(product, problem, point, twin, between, communicator);
+    checked = check_product(product, problem, point, run::twins_of(options, device), between, communicator);
     if (!checked.warning.empty()) warnings.push_back(checked.warning);
     if (checked.figure.outcome != file::CheckOutcome::failed) return;
     throw ranks::AgreedError(
@@ -86,6 +86,22 @@ struct Network::State {
       if (name == "difference_error") value = checked.figure.error;
       if (name == "difference_tolerance") value = checked.figure.tolerance;
       if (name == "difference_check") value = std::string(file::name_of(checked.figure.outcome));
+    }
+  }
+
+  void move_to(const std::vector<double>& theta) {
+    product.forget_graphs();
+    problem.set_parameters(theta);
+  }
+
+  // Collective. NaN where the network has none there.
+  double loss_at(const std::vector<double>& theta) {
+    move_to(theta);
+    try {
+      return evaluate(problem, between, communicator).loss;
+    } catch (const ranks::AgreedError& error) {
+      if (error.code() != ExitCode::bad_input) throw;
+      return std::numeric_limits<double>::quiet_NaN();
     }
   }
 
@@ -130,6 +146,10 @@ const file::CheckFigure& Network::check() const {
   return state_->checked.figure;
 }
 
+double Network::epsilon() const {
+  return state_->checked.epsilon;
+}
+
 double Network::seconds_of_product() const {
   return state_->checked.seconds;
 }
@@ -144,6 +164,18 @@ const Rows& Network::own() const {
 
 void Network::multiply(const double* own, std::int64_t count, double* products) {
   state_->product.multiply(own, count, products, state_->between);
+}
+
+std::vector<double> Network::losses_along(const std::vector<double>& step, const std::vector<double>& multiples) {
+  const auto& theta = state_->layout.value;
+  std::vector<double> losses;
+  for (const double t : multiples) {
+    auto moved = theta;
+    for (std::size_t k = 0; k < moved.size(); ++k) moved[k] += t * step[k];
+    losses.push_back(state_->loss_at(moved));
+  }
+  state_->move_to(theta);
+  return losses;
 }
 
 }  // namespace hessian_mpi::products

@@ -56,6 +56,12 @@ void NetworkProduct::multiply(const double* own, std::int64_t count, double* pro
   });
 }
 
+void NetworkProduct::forget_graphs() {
+  kept_.clear();
+  passing_.reset();
+  passing_batch_ = -1;
+}
+
 network::LossAndGradient evaluate(const network::Problem& problem, const std::function<void()>& between,
                                   const ranks::Communicator& communicator) {
   const auto n = problem.index().size();

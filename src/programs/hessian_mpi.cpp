@@ -350,10 +350,9 @@ ExitCode finish_file(const run::Job& job, const file::Checkpoint& checkpoint,
   Stopwatch stage;
   checkpoint.expect_same_file();
   const double largest = largest_of(checkpoint.records());
-  const auto verdict = run::check_file(
-      {options.output, job.matrix, checkpoint.records(), written, largest}, job.problem, options.matrix, point,
-      [&](Precision precision) { return run::load_twin(options, job.problem, precision); }, options.verify,
-      options.check_rows, stop, world);
+  const auto verdict = run::check_file({options.output, job.matrix, checkpoint.records(), written, largest},
+                                       job.problem, options.matrix, point, run::twins_of(options, job.problem.device()),
+                                       options.verify, options.check_rows, stop, world);
   for (const auto& warning : verdict.warnings) warn(world, warning);
   seconds.checks = stage.lap();
   seconds.all = total.lap();

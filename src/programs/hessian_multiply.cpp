@@ -212,7 +212,7 @@ struct Opened {
 Opened open(const MultiplyOptions& options, const ranks::Communicator& world) {
   expect_room_for_result(options, world);
   if (options.network) {
-    auto network = open_network("hessian_multiply", options, world);
+    auto network = open_network("hessian_multiply", options, {}, world);
     auto layout = network->layout();
     return {std::move(layout), std::move(network)};
   }

@@ -24,6 +24,7 @@
 #include "hessian_mpi/solvers/linear_solve.hpp"
 #include "inverse.hpp"
 #include "matrix_operator.hpp"
+#include "resumable_run.hpp"
 #include "solve_options.hpp"
 #include "solver_plan.hpp"
 
@@ -265,6 +266,56 @@ double length(const std::vector<double>& vector) {
   return std::sqrt(std::inner_product(vector.begin(), vector.end(), vector.begin(), 0.0));
 }
 
+// What the loss is along a step, and what the quadratic model that H makes says of it.
+struct AlongStep {
+  std::vector<double> multiples{0, 0.125, 0.25, 0.5, 1};
+  std::vector<double> losses;
+  std::vector<double> of_model;
+  double trusted = 0;  ///< the largest multiple up to which they agree
+};
+
+// The model is trusted where it is right about most of the change.
+AlongStep along_step(const OpenedMatrix& opened, const std::vector<double>& step, const std::vector<double>& products,
+                     const std::vector<double>& minus_gradient) {
+  constexpr double part = 0.25;
+  AlongStep along;
+  along.losses = opened.network->losses_along(step, along.multiples);
+  const double rounding = (opened.hessian.dtype == Precision::float32 ? 1e-6 : 1e-14) * std::abs(along.losses[0]);
+  const double slope = -std::inner_product(step.begin(), step.end(), minus_gradient.begin(), 0.0);
+  const double curvature = std::inner_product(step.begin(), step.end(), products.begin(), 0.0);
+  bool agrees = true;
+  for (std::size_t k = 0; k < along.multiples.size(); ++k) {
+    const double t = along.multiples[k];
+    const double change = t * slope + t * t / 2 * curvature;
+    along.of_model.push_back(along.losses[0] + change);
+    agrees = agrees && std::abs(along.losses[k] - along.of_model[k]) <= part * std::abs(change) + rounding;
+    if (agrees) along.trusted = t;
+  }
+  return along;
+}
+
+// Collective. Says it, and adds it to the result.
+void evaluate_step(const Work& work, const Solved& solved, after::ResultFile& result) {
+  const auto& world = work.world;
+  const auto along = along_step(work.opened, solved.solutions, solved.errors.products, work.right_sides);
+  for (std::size_t k = 0; k < along.multiples.size(); ++k) {
+    cli::say(world, k == 0 ? "along step" : "",
+             text(along.multiples[k], " of it: loss ", along.losses[k], ", quadratic model ", along.of_model[k]));
+  }
+  const auto least = std::min_element(along.losses.begin(), along.losses.end());
+  const auto lowest = along.multiples[static_cast<std::size_t>(least - along.losses.begin())];
+  const auto words = along.trusted >= 1  ? std::string("can be trusted as far as the step goes")
+                     : along.trusted > 0 ? text("can be trusted for ", along.trusted, " of the step, NOT for all of it")
+                                         : text("can NOT be trusted for ", along.multiples[1], " of the step");
+  cli::say(world, "model",
+           text(words, lowest > 0 ? text("; the loss is lowest at ", lowest, " of it")
+                                  : "; no loss is lower than at the point: take more --damping"));
+  result.add("/along_step/multiple", {along.multiples.size()}, along.multiples);
+  result.add("/along_step/loss", {along.losses.size()}, along.losses);
+  result.add("/along_step/quadratic_model", {along.of_model.size()}, along.of_model);
+  result.describe("/along_step", {{"trusted", along.trusted}});
+}
+
 // Newton's step, and by how much the loss changes with it in the quadratic model, which H alone makes, not damping.
 // Where that model has no minimum the step leads to a saddle of it, and no change is promised.
 void describe_step(const Work& work, const Solved& solved, file::Attributes& attributes) {
@@ -415,6 +466,7 @@ bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver s
   result.add("/rhs", shape, sides);
   result.add("/residuals", {shape[0]}, solved.errors.residuals);
   result.describe("/solution", attributes);
+  if (!options.right_sides && opened.network) evaluate_step(work, solved, result);
   return right;
 }
 
@@ -440,8 +492,7 @@ std::vector<Block> blocks_of(const SolveOptions& options, const file::StoredLayo
   return blocks;
 }
 
-ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix("hessian_solve", options, world, {.all_entries = false});
+ExitCode run_on(const OpenedMatrix& opened, const SolveOptions& options, const ranks::Communicator& world) {
   const auto& hessian = opened.hessian;
   const auto blocks = world.together([&] { return blocks_of(options, hessian); });
   if (options.inverse.wanted()) return inverse(options, hessian, opened.memory, world);
@@ -456,15 +507,17 @@ ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
     world.together([&] { plan_dense(part); });
   }
   if (options.plan) return ExitCode::complete;
-  after::ResultFile result(options.output, options.overwrite,
-                           {"hessian_mpi solution", options.file, options.command_line}, hessian,
-                           2 * work.right_sides.size() * sizeof(double), world);
+  after::ResultFile result(options.output, opened.replace, {"hessian_mpi solution", options.file, options.command_line},
+                           hessian, 2 * work.right_sides.size() * sizeof(double), world);
   const bool right = solve(work, blocks, solver, result);
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
-  if (right) return ExitCode::complete;
-  throw ranks::AgreedError(ExitCode::failed,
-                           text("'", options.output.string(), "' is wrong: the check above has failed"));
+  return right ? ExitCode::complete : ExitCode::failed;
+}
+
+ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
+  return run_resumably("hessian_solve", options, world,
+                       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); });
 }
 
 int start(int argc, char** argv) {

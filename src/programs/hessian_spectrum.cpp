@@ -25,6 +25,7 @@
 #include "hessian_mpi/solvers/stored_operator.hpp"
 #include "hessian_mpi/solvers/trace_estimate.hpp"
 #include "matrix_operator.hpp"
+#include "resumable_run.hpp"
 #include "solver_plan.hpp"
 #include "spectrum_options.hpp"
 
@@ -494,8 +495,7 @@ bool of_blocks(const std::vector<Block>& blocks, const Work& whole, after::Resul
   return right;
 }
 
-ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  const auto opened = open_matrix("hessian_spectrum", options, world, {.all_entries = false});
+ExitCode run_on(const OpenedMatrix& opened, const SpectrumOptions& options, const ranks::Communicator& world) {
   const auto& hessian = opened.hessian;
   const auto blocks = world.together([&] { return blocks_named(options.blocks, hessian); });
   const Block everything{{}, {}, hessian.matrix.columns};
@@ -508,7 +508,7 @@ ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
   }
   if (options.plan) return ExitCode::complete;
   after::ResultFile result(
-      options.output, options.overwrite, {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
+      options.output, opened.replace, {"hessian_mpi spectrum", options.file, options.command_line}, hessian,
       static_cast<std::uint64_t>(numbers) * sizeof(double) + blocks.size() * gap_of_datasets, world);
   bool right = true;
   if (!blocks.empty()) {
@@ -519,9 +519,12 @@ ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
   }
   result.publish({{"checks", right ? "passed" : "failed"}});
   cli::say(world, "written", options.output.string());
-  if (right) return ExitCode::complete;
-  throw ranks::AgreedError(ExitCode::failed,
-                           text("'", options.output.string(), "' is wrong: the checks above have failed"));
+  return right ? ExitCode::complete : ExitCode::failed;
+}
+
+ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
+  return run_resumably("hessian_spectrum", options, world,
+                       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); });
 }
 
 int start(int argc, char** argv) {

@@ -14,6 +14,8 @@ namespace hessian_mpi::programs {
 
 struct MatrixOptions : after::ResultOptions {
   std::optional<run::Options> network;  ///< in the file's place
+  bool resume = false;
+  std::optional<double> time_limit;  ///< seconds
 
   system::UsedFiles files() const;
 };

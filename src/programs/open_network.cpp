@@ -1,8 +1,8 @@
 #include "open_network.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <iostream>
+#include <utility>
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
@@ -11,8 +11,8 @@
 namespace hessian_mpi::programs {
 
 std::unique_ptr<products::Network> open_network(const char* program, const MatrixOptions& options,
-                                                const ranks::Communicator& world) {
-  auto network = std::make_unique<products::Network>(*options.network, std::function<void()>(), world);
+                                                std::function<void()> between, const ranks::Communicator& world) {
+  auto network = std::make_unique<products::Network>(*options.network, std::move(between), world);
   const auto& matrix = network->layout().matrix;
   const auto warn = [&](const std::string& words) {
     if (world.is_root()) std::cerr << program << ": warning: " << words << std::endl;

@@ -1,6 +1,7 @@
 #pragma once
 /// A network opened in the place of a file.
 
+#include <functional>
 #include <memory>
 
 #include "hessian_mpi/products/network.hpp"
@@ -9,8 +10,9 @@
 
 namespace hessian_mpi::programs {
 
-/// Collective. Loads it and says what it is; program: the name, for warnings. Options and communicator must outlive it.
+/// Collective. Loads it and says what it is; program: the name, for warnings. between: as products::Network has it.
+/// Options and communicator must outlive it.
 std::unique_ptr<products::Network> open_network(const char* program, const MatrixOptions& options,
-                                                const ranks::Communicator& world);
+                                                std::function<void()> between, const ranks::Communicator& world);
 
 }  // namespace hessian_mpi::programs

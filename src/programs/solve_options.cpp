@@ -11,6 +11,7 @@
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/run/network_options.hpp"
+#include "resumable_run.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
@@ -29,9 +30,11 @@ po::options_description of_systems() {
       "method", po::value<std::string>()->default_value("auto")->value_name("auto, dense, minres or cg"),
       "dense: Cholesky or LU factors, up to N^3 operations, 8 N^2 bytes over all ranks; minres: any A, a pass for each "
       "iteration; cg: positive definite A + X I alone; auto: dense where memory allows it and there is a file, else "
-      "minres")("tolerance", po::value<double>()->default_value(1e-8)->value_name("X"),
-                "of minres and cg: |b - (A + X I) x| / |b|")(
-      "iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"), "of minres and cg: at most")(
+      "minres")(
+      "tolerance", po::value<double>()->value_name("X"),
+      "of minres and cg: |b - (A + X I) x| / |b|; 1e-8 where absent, 1e-5 of a network in float32, more where "
+      "it casts to half")("iterations", po::value<std::int64_t>()->default_value(10'000)->value_name("K"),
+                          "of minres and cg: at most")(
       "block", po::value<std::vector<std::string>>()->multitoken()->value_name("NAME..."), block_words.c_str());
   return described;
 }
@@ -58,6 +61,7 @@ po::options_description of_inverses() {
 po::options_description general() {
   po::options_description described;
   after::describe_resources(described, "minres and cg, and of checks");
+  describe_resuming(described);
   after::describe_result(described, "solution");
   return described;
 }
@@ -136,6 +140,7 @@ SolveOptions parse_solve_options(int argc, const char* const* argv) {
   if (options.iteration.most < 1) throw InputError("--iterations must be 1 or more");
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_inverse_options(given, options.inverse);
+  take_resuming(given, options);
   refuse_whole_matrix(options);
   return options;
 }

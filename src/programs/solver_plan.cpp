@@ -1,6 +1,8 @@
 #include "solver_plan.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <sstream>
 #include <utility>
 
@@ -15,15 +17,14 @@
 namespace hessian_mpi::programs {
 
 OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
-                         const file::Needed& needed) {
-  expect_room_for_result(options, world);
+                         std::function<void()> between, const file::Needed& needed) {
   // First: LibTorch may find this BLAS in the place of its own.
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
   if (options.network) {
-    auto network = open_network(program, options, world);
+    auto network = open_network(program, options, std::move(between), world);
     auto layout = network->layout();
-    return {options.file, std::move(layout), 0, std::move(network)};
+    return {options.file, std::move(layout), 0, std::move(network), nullptr, options.overwrite};
   }
   auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
   file::expect_one_file(options.file, hessian, world);
@@ -31,13 +32,15 @@ OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, cons
   cli::say(world, "matrix",
            text(options.file.string(), ": ", matrix.columns, " x ", matrix.columns, ", ", name_of(matrix.storage), ", ",
                 text_of_bytes(static_cast<std::uint64_t>(matrix.bytes()))));
-  return {options.file, std::move(hessian), resources.memory, nullptr};
+  return {options.file, std::move(hessian), resources.memory, nullptr, nullptr, options.overwrite};
 }
 
 double usual_tolerance(const OpenedMatrix& opened) {
   constexpr double of_float32 = 1e-5;
   constexpr double of_float64 = 1e-8;
-  return opened.network && opened.hessian.dtype == Precision::float32 ? of_float32 : of_float64;
+  constexpr double epsilons = 10;  // of half and narrower
+  if (!opened.network || opened.network->epsilon() <= std::numeric_limits<double>::epsilon()) return of_float64;
+  return std::max(of_float32, epsilons * opened.network->epsilon());
 }
 
 void expect_file(const MatrixOptions& options, const char* what) {

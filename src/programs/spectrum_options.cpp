@@ -9,6 +9,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/run/network_options.hpp"
+#include "resumable_run.hpp"
 #include "solver_plan.hpp"
 
 namespace hessian_mpi::programs {
@@ -41,7 +42,8 @@ po::options_description how_to_compute() {
       "seed", po::value<std::uint64_t>()->value_name("S"),
       "of random vectors, and of a network's random layers; 0 where absent")(
       "tolerance", po::value<double>()->value_name("X"),
-      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent, 1e-5 of a network in float32");
+      "of the largest and smallest: |A v - lambda v| / |A|; 1e-8 where absent, 1e-5 of a network in float32, more "
+      "where it casts to half");
   described.add_options()(
       "low-rank", po::value<std::string>()->default_value("auto")->value_name("auto, yes or no"),
       "of --all without --vectors: whether the nonzero eigenvalues are looked for by products with vectors first, "
@@ -49,6 +51,7 @@ po::options_description how_to_compute() {
       "much faster where the rank is low, and exact to 1e-6 of the Frobenius norm at worst, 1e-5 in float32; auto: "
       "from 5,000 rows on");
   after::describe_resources(described, "products with vectors");
+  describe_resuming(described);
   return described;
 }
 
@@ -123,6 +126,7 @@ SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
   options.vectors = given["vectors"].as<bool>();
   if (given.count("block") != 0) options.blocks = given["block"].as<std::vector<std::string>>();
   take_how(given, options);
+  take_resuming(given, options);
   refuse_whole_matrix(options);
   if (options.network) options.network->seed = options.of_density.seed;
   return options;

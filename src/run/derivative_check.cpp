@@ -27,6 +27,16 @@ constexpr double noise_of_derivative = 3;
 constexpr double clear_of_noise = 20;
 constexpr double contradiction = 0.1;
 
+// From large to small.
+std::array<double, all_steps> steps_of(double length) {
+  std::array<double, all_steps> steps{};
+  const double first = std::cbrt(std::numeric_limits<double>::epsilon()) * std::max(1.0, length);
+  for (std::size_t j = 0; j < all_steps; ++j) {
+    steps[j] = first * std::pow(ratio, static_cast<double>(larger_steps) - static_cast<double>(j));
+  }
+  return steps;
+}
+
 // The place value of the last bit that is set.
 double last_bit(double number) {
   if (number == 0 || !std::isfinite(number)) return infinity;
@@ -70,13 +80,14 @@ struct Estimates {
 
 class Comparison {
  public:
-  Comparison(const Derivative& derivative, const Function& f, double length, double scale, double tolerance)
-      : derivative_(derivative), f_(f), length_(length), scale_(scale), tolerance_(tolerance), here_(f(0)) {
-    const double first = std::cbrt(std::numeric_limits<double>::epsilon()) * std::max(1.0, length);
-    for (std::size_t j = 0; j < all_steps; ++j) {
-      steps_[j] = first * std::pow(ratio, static_cast<double>(larger_steps) - static_cast<double>(j));
-    }
-  }
+  Comparison(const Derivative& derivative, const Function& f, const Ruler& ruler, double scale, double tolerance)
+      : derivative_(derivative),
+        f_(f),
+        ruler_(ruler),
+        scale_(scale),
+        tolerance_(tolerance),
+        here_(f(0)),
+        steps_(steps_of(ruler.length)) {}
 
   file::CheckFigure figure();
 
@@ -91,13 +102,13 @@ class Comparison {
 
   const Derivative& derivative_;
   const Function& f_;
-  double length_;
+  Ruler ruler_;
   double scale_;
   double tolerance_;
   Numbers here_;
   Numbers noise_;
   double largest_noise_ = 0;
-  std::array<double, all_steps> steps_{};
+  std::array<double, all_steps> steps_;
   std::array<Numbers, all_steps> central_;
   std::array<Numbers, all_steps> contradictions_;  // of forward and backward differences
 };
@@ -189,7 +200,7 @@ file::CheckFigure Comparison::figure() {
     if (closest <= tolerance_) return {closest, tolerance_, file::CheckOutcome::passed};
   }
   if (!std::isfinite(closest)) return {infinity, tolerance_, file::CheckOutcome::failed};
-  noise_ = noise(f_, noise_spacing(length_));
+  noise_ = noise(f_, noise_spacing(ruler_));
   largest_noise_ = *std::max_element(noise_.begin(), noise_.end());
   for (std::size_t j = 0; j < larger_steps; ++j) take(j);
   const auto found = estimates();
@@ -209,7 +220,11 @@ file::CheckFigure Comparison::figure() {
     kinks = kinks || shows_kink(i, contradiction * worst * relative_to);
   }
   if (kinks) return {worst, tolerance_, file::CheckOutcome::kinks};
-  if (!explained) return {worst, tolerance_, file::CheckOutcome::failed};
+  if (!explained) {
+    const double lost = safety * derivative_.lost() / relative_to;
+    if (worst <= lost) return {worst, lost, file::CheckOutcome::rounding};
+    return {worst, tolerance_, file::CheckOutcome::failed};
+  }
   return {worst, allowed,
           allowed <= file::largest_tolerance ? file::CheckOutcome::passed : file::CheckOutcome::rounding};
 }
@@ -241,14 +256,42 @@ std::vector<double> noise(const Function& f, double spacing) {
   return result;
 }
 
-double noise_spacing(double length) {
+double noise_spacing(const Ruler& ruler) {
   constexpr double beyond_float32 = 1e-5;
-  return beyond_float32 * std::max(1.0, length);
+  constexpr double steps_of_rounding = 2;
+  return std::max(beyond_float32, steps_of_rounding * ruler.epsilon) * std::max(1.0, ruler.length);
 }
 
-file::CheckFigure compare(const Derivative& derivative, const Function& f, double length, double scale,
+file::CheckFigure compare(const Derivative& derivative, const Function& f, const Ruler& ruler, double scale,
                           double tolerance) {
-  return Comparison(derivative, f, length, scale, tolerance).figure();
+  return Comparison(derivative, f, ruler, scale, tolerance).figure();
+}
+
+double epsilon_of(Precision precision) {
+  return precision == Precision::float32 ? std::numeric_limits<float>::epsilon()
+                                         : std::numeric_limits<double>::epsilon();
+}
+
+double rounding_of_losses(double epsilon) {
+  constexpr double of_float32 = 1e-3;
+  return at_least_rounding(of_float32, epsilon);
+}
+
+double at_least_rounding(double tolerance, double epsilon) {
+  constexpr double epsilons = 3;
+  return std::max(tolerance, std::min(epsilons * epsilon, file::largest_tolerance));
+}
+
+double lost_digits(const Function& at, double epsilon) {
+  double largest = 0;
+  for (const double share : {0.5, 0.1, 1e-2, 1e-3}) {
+    for (const double x : at(share)) largest = std::isfinite(x) ? std::max(largest, std::abs(x)) : largest;
+  }
+  return epsilon * largest;
+}
+
+double lost_by_differences(const Function& at, double length) {
+  return lost_digits(at, std::numeric_limits<double>::epsilon()) / steps_of(length).front();
 }
 
 }  // namespace hessian_mpi::run

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/engines/batch_product.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
@@ -41,6 +42,11 @@ std::vector<double> part_of(const std::vector<double>& numbers, const Rows& colu
   return {numbers.begin() + columns.begin, numbers.begin() + columns.end};
 }
 
+std::vector<double> times(double share, std::vector<double> numbers) {
+  for (double& x : numbers) x *= share;
+  return numbers;
+}
+
 std::vector<double> random_direction(std::int64_t count, std::mt19937_64& random) {
   std::normal_distribution<double> normal;
   std::vector<double> v(static_cast<std::size_t>(count));
@@ -66,29 +72,42 @@ bool passes(const DifferenceFigures& figures) {
          figures.hessian.outcome != file::CheckOutcome::failed;
 }
 
-// The Hessian times v, by a derivative of the gradient's product with v.
-std::vector<double> hessian_times(const network::Problem& problem, const std::vector<double>& v) {
+// The matrix times v, derived anew: numbers for all rows.
+std::vector<double> matrix_times(const network::Problem& problem, Matrix matrix, const std::vector<double>& v) {
   const auto& entries = problem.index().entries();
+  const auto direction = torch::from_blob(const_cast<double*>(v.data()), {problem.index().size()}, torch::kFloat64);
+  std::vector<torch::Tensor> parts;
+  for (std::size_t p = 0; p < entries.size(); ++p) {
+    parts.push_back(direction.narrow(0, entries[p].offset, entries[p].size)
+                        .reshape(entries[p].shape)
+                        .to(problem.parameters()[p].options()));
+  }
+  if (has_rows_of_samples(matrix)) return engines::slopes_of_all_samples(problem, matrix, parts);
   std::vector<double> result(v);
   for (auto& x : result) x *= problem.l2();
   const auto sum = torch::from_blob(result.data(), {problem.index().size()}, torch::kFloat64);
-  const auto direction = torch::from_blob(const_cast<double*>(v.data()), {problem.index().size()}, torch::kFloat64);
   for (std::int64_t b = 0; b < problem.batches(); ++b) {
-    const auto gradient = problem.gradient(b, /*create_graph=*/true);
-    torch::Tensor slope;
-    for (std::size_t p = 0; p < gradient.size(); ++p) {
-      if (!gradient[p].defined() || !gradient[p].requires_grad()) continue;
-      const auto part = direction.narrow(0, entries[p].offset, entries[p].size).to(gradient[p].options());
-      const auto product = gradient[p].reshape(-1).dot(part);
-      slope = slope.defined() ? slope + product : product;
-    }
-    if (!slope.defined()) continue;
-    const auto parts = torch::autograd::grad({slope}, problem.parameters(), {}, false, false, /*allow_unused=*/true);
-    for (std::size_t p = 0; p < parts.size(); ++p) {
-      if (parts[p].defined())
-        sum.narrow(0, entries[p].offset, entries[p].size).add_(parts[p].to_dense().reshape(-1).cpu());
+    const auto products = engines::BatchProduct(problem, b).times(parts);
+    for (std::size_t p = 0; p < products.size(); ++p) {
+      if (products[p].defined())
+        sum.narrow(0, entries[p].offset, entries[p].size).add_(products[p].to_dense().reshape(-1).cpu());
     }
   }
+  return result;
+}
+
+// Numbers of a problem at other parameters; so many times NaN where it cannot be evaluated there.
+template <class Evaluate>
+std::vector<double> evaluated_at(const std::vector<double>& place, network::Problem& problem,
+                                 const std::vector<double>& theta, std::size_t count, const Evaluate& evaluate) {
+  std::vector<double> result(count, std::numeric_limits<double>::quiet_NaN());
+  problem.set_parameters(place);
+  try {
+    result = evaluate();
+  } catch (const InputError&) {
+    if (place == theta) throw;
+  }
+  problem.set_parameters(theta);
   return result;
 }
 
@@ -98,20 +117,6 @@ struct Direction {
   const std::vector<double>& v;
   const std::vector<double>& product;  // the matrix's, in the rows
 
-  // Numbers of a problem at a place of the line; so many times NaN where it cannot be evaluated there.
-  template <class Evaluate>
-  std::vector<double> at(network::Problem& problem, const std::vector<double>& theta, double distance,
-                         std::size_t count, const Evaluate& evaluate) const {
-    std::vector<double> result(count, std::numeric_limits<double>::quiet_NaN());
-    problem.set_parameters(moved(theta, lines.columns, v, distance));
-    try {
-      result = evaluate();
-    } catch (const InputError&) {
-      if (distance == 0) throw;
-    }
-    problem.set_parameters(theta);
-    return result;
-  }
   std::vector<double> in_rows(const std::vector<double>& numbers) const {
     std::vector<double> result;
     for (const auto i : lines.rows) result.push_back(numbers[static_cast<std::size_t>(i)]);
@@ -128,28 +133,35 @@ struct Direction {
 // What is compared, and where.
 class Check {
  public:
-  Check(const Twins& twins, Matrix matrix, const network::LossAndGradient& point, double scale,
+  Check(network::Problem& twin, const Twins& twins, Matrix matrix, const network::LossAndGradient& point, double scale,
         const file::DifferenceTolerances& tolerances)
-      : twins_(twins),
+      : twin_(twin),
+        twins_(twins),
         matrix_(matrix),
         point_(point),
         scale_(scale),
         tolerances_(tolerances),
-        theta_(twins.float64.flat_parameters()),
+        theta_(twin.flat_parameters()),
         length_(std::sqrt(dot(theta_, theta_))),
-        here_(network::evaluate(twins.float64)) {}
+        here_(network::evaluate(twin)) {}
 
   // A twin in another precision whose loss is another one, by more than rounding, is another function.
   bool is_of_the_same_function(const Direction& some) const;
   DifferenceFigures along(const Direction& line) const;
 
  private:
+  std::vector<double> on(const Direction& line, double distance) const {
+    return moved(theta_, line.lines.columns, line.v, distance);
+  }
   // The loss, then numbers whose change along the line is the matrix times v, in its rows.
-  std::vector<double> numbers_at(const Direction& line, double distance) const;
+  std::vector<double> numbers_at(const std::vector<double>& place, const Direction& line) const;
   using Evaluate = std::function<std::vector<double>(const network::Problem&)>;
   // Rounding of what was derived, in the precision in which it was.
   std::vector<double> noise_of_own(const Direction& line, std::size_t count, const Evaluate& evaluate) const;
+  Function of_own_nearer_zero(std::size_t count, const Evaluate& evaluate) const;
+  Function nearer_zero(const Direction& line, bool loss) const;
 
+  network::Problem& twin_;
   const Twins& twins_;
   Matrix matrix_;
   const network::LossAndGradient& point_;
@@ -162,51 +174,71 @@ class Check {
 
 std::vector<double> Check::noise_of_own(const Direction& line, std::size_t count, const Evaluate& evaluate) const {
   auto& own = twins_.own();
-  return noise([&](double distance) { return line.at(own, theta_, distance, count, [&] { return evaluate(own); }); },
-               noise_spacing(length_));
+  const auto at = [&](double distance) {
+    return evaluated_at(on(line, distance), own, theta_, count, [&] { return evaluate(own); });
+  };
+  auto result = noise(at, noise_spacing({length_, twins_.epsilon}));
+  if (!twins_.has_casts) return result;
+  // What casts round is not all moved along the line: inputs are not.
+  const auto with = evaluate(own);
+  const auto without = evaluate(twin_);
+  for (std::size_t i = 0; i < count; ++i) result[i] = std::max(result[i], std::abs(with[i] - without[i]));
+  return result;
+}
+
+Function Check::of_own_nearer_zero(std::size_t count, const Evaluate& evaluate) const {
+  return [this, count, evaluate](double share) {
+    auto& own = twins_.own();
+    return evaluated_at(times(share, theta_), own, theta_, count, [&] { return evaluate(own); });
+  };
+}
+
+// Numbers of the differences, the loss alone or all others.
+Function Check::nearer_zero(const Direction& line, bool loss) const {
+  return [this, &line, loss](double share) {
+    const auto numbers = numbers_at(times(share, theta_), line);
+    return loss ? std::vector<double>{numbers.front()} : std::vector<double>(numbers.begin() + 1, numbers.end());
+  };
 }
 
 bool Check::is_of_the_same_function(const Direction& some) const {
-  constexpr double rounding_of_float32 = 1e-3;
   constexpr double deviations = 10;
   const double difference = std::abs(here_.loss - point_.loss);
-  const double allowed = rounding_of_float32 * std::max(std::abs(point_.loss), std::abs(here_.loss));
+  const double allowed = rounding_of_losses(twins_.epsilon) * std::max(std::abs(point_.loss), std::abs(here_.loss));
   if (difference <= allowed) return true;
-  const auto noise_of_loss = noise_of_own(
-      some, 1, [](const network::Problem& own) { return std::vector<double>{network::evaluate(own).loss}; });
-  return difference <= allowed + deviations * noise_of_loss.front();
+  const auto loss = [](const network::Problem& own) { return std::vector<double>{network::evaluate(own).loss}; };
+  const double lost = lost_digits(of_own_nearer_zero(1, loss), twins_.epsilon);
+  return difference <= allowed + deviations * (noise_of_own(some, 1, loss).front() + lost);
 }
 
 // Of a Hessian the gradient; of rows of samples what they are derivatives of; else outputs there, pulled back as they
 // are at the point.
-std::vector<double> Check::numbers_at(const Direction& line, double distance) const {
+std::vector<double> Check::numbers_at(const std::vector<double>& place, const Direction& line) const {
   const auto in_rows = [&](double loss, const std::vector<double>& numbers) {
     auto result = line.in_rows(numbers);
     result.insert(result.begin(), loss);
     return result;
   };
-  auto& twin = twins_.float64;
   if (matrix_ == Matrix::hessian) {
-    if (distance == 0) return in_rows(here_.loss, here_.gradient);
-    return line.at(twin, theta_, distance, line.lines.rows.size() + 1, [&] {
-      const auto there = network::evaluate(twin);
+    if (place == theta_) return in_rows(here_.loss, here_.gradient);
+    return evaluated_at(place, twin_, theta_, line.lines.rows.size() + 1, [&] {
+      const auto there = network::evaluate(twin_);
       return in_rows(there.loss, there.gradient);
     });
   }
   if (has_rows_of_samples(matrix_)) {
-    return line.at(twin, theta_, distance, line.lines.rows.size() + 1, [&] {
-      const auto numbers = engines::numbers_of_all_samples(twin, matrix_);
-      return in_rows(distance == 0 ? here_.loss : network::evaluate(twin).loss, numbers);
+    return evaluated_at(place, twin_, theta_, line.lines.rows.size() + 1, [&] {
+      const auto numbers = engines::numbers_of_all_samples(twin_, matrix_);
+      return in_rows(place == theta_ ? here_.loss : network::evaluate(twin_).loss, numbers);
     });
   }
   std::vector<torch::Tensor> outputs;
-  const auto loss = line.at(twin, theta_, distance, 1, [&] {
-    outputs = engines::outputs_of(twin, matrix_);
-    return std::vector<double>{network::evaluate(twin).loss};
+  const auto loss = evaluated_at(place, twin_, theta_, 1, [&] {
+    outputs = engines::outputs_of(twin_, matrix_);
+    return std::vector<double>{network::evaluate(twin_).loss};
   });
-  auto numbers = engines::pulled_back(twin, matrix_, outputs);
-  const auto place = moved(theta_, line.lines.columns, line.v, distance);
-  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += twin.l2() * place[k];
+  auto numbers = engines::pulled_back(twin_, matrix_, outputs);
+  for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += twin_.l2() * place[k];
   return in_rows(loss.front(), numbers);
 }
 
@@ -217,26 +249,32 @@ DifferenceFigures Check::along(const Direction& line) const {
   std::map<double, std::vector<double>> places;
   const auto at = [&](double distance) -> const std::vector<double>& {
     const auto found = places.find(distance);
-    return found != places.end() ? found->second : places.emplace(distance, numbers_at(line, distance)).first->second;
+    return found != places.end() ? found->second
+                                 : places.emplace(distance, numbers_at(on(line, distance), line)).first->second;
   };
   const auto loss = [&](double distance) { return std::vector<double>{at(distance).front()}; };
   const auto rows = [&](double distance) { return std::vector<double>(at(distance).begin() + 1, at(distance).end()); };
-  const auto noise_of_slope = [&] {
-    return noise_of_own(line, 1, [&](const network::Problem& own) {
-      return std::vector<double>{dot(part_of(network::evaluate(own).gradient, line.lines.columns), line.v)};
-    });
+  const Evaluate own_slope = [&](const network::Problem& own) {
+    return std::vector<double>{dot(part_of(network::evaluate(own).gradient, line.lines.columns), line.v)};
   };
-  const auto noise_of_rows = [&] {
-    if (matrix_ != Matrix::hessian) return std::vector<double>(line.lines.rows.size(), 0.0);
-    return noise_of_own(line, line.lines.rows.size(), [&](const network::Problem& own) {
-      return line.in_rows(hessian_times(own, line.widened(theta_.size())));
-    });
+  const Evaluate own_rows = [&](const network::Problem& own) {
+    return line.in_rows(matrix_times(own, matrix_, line.widened(theta_.size())));
+  };
+  const auto count = line.lines.rows.size();
+  const auto lost = [&](const Evaluate& own, std::size_t numbers, bool is_loss) {
+    return lost_digits(of_own_nearer_zero(numbers, own), twins_.epsilon) +
+           lost_by_differences(nearer_zero(line, is_loss), length_);
   };
   const double slope = dot(part_of(point_.gradient, line.lines.columns), line.v);
   // A slope along a random line is about so much.
   const double typical = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(theta_.size()));
-  return {compare({{slope}, noise_of_slope}, loss, length_, typical, tolerances_.gradient),
-          compare({line.product, noise_of_rows}, rows, length_, scale_, tolerances_.hessian)};
+  const Ruler ruler{length_, &twin_ == &twins_.float64 ? std::numeric_limits<double>::epsilon() : twins_.epsilon};
+  const Derivative of_loss{
+      {slope}, [&] { return noise_of_own(line, 1, own_slope); }, [&] { return lost(own_slope, 1, true); }};
+  const Derivative of_rows{line.product, [&] { return noise_of_own(line, count, own_rows); },
+                           [&] { return lost(own_rows, count, false); }};
+  return {compare(of_loss, loss, ruler, typical, tolerances_.gradient),
+          compare(of_rows, rows, ruler, scale_, tolerances_.hessian)};
 }
 
 }  // namespace
@@ -285,10 +323,9 @@ std::vector<Lines> random_lines(const std::vector<double>& gradient, const matri
   return all;
 }
 
-DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const network::LossAndGradient& point,
-                                    const std::vector<Lines>& lines, double scale,
-                                    const file::DifferenceTolerances& tolerances) {
-  const Check check(twins, matrix, point, scale, tolerances);
+namespace {
+
+DifferenceFigures figures(const Check& check, const std::vector<Lines>& lines) {
   const auto direction = [](const Lines& some, std::size_t d) {
     return Direction{some, some.directions[d], some.products[d]};
   };
@@ -313,6 +350,21 @@ DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const net
   auto without = along(false);
   without.constants = true;
   return passes(without) ? without : all;
+}
+
+}  // namespace
+
+DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const network::LossAndGradient& point,
+                                    const std::vector<Lines>& lines, double scale,
+                                    const file::DifferenceTolerances& tolerances) {
+  const file::DifferenceTolerances allowed{at_least_rounding(tolerances.gradient, twins.epsilon),
+                                           at_least_rounding(tolerances.hessian, twins.epsilon)};
+  const auto found_with = [&](network::Problem& twin) {
+    return figures({twin, twins, matrix, point, scale, allowed}, lines);
+  };
+  const auto found = found_with(twins.float64);
+  const bool is_another_function = found.gradient.outcome == file::CheckOutcome::not_made;
+  return twins.has_casts && is_another_function ? found_with(twins.with_casts()) : found;
 }
 
 }  // namespace hessian_mpi::run

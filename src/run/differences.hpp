@@ -43,18 +43,22 @@ std::vector<Lines> random_lines(const std::vector<double>& gradient, const matri
 std::vector<std::vector<double>> products(const std::filesystem::path& file, const Lines& lines,
                                           const ranks::Communicator& communicator);
 
-/// The problem whose derivatives are checked, twice.
+/// The problem whose derivatives are checked, again, for differences and to measure rounding.
 struct Twins {
-  network::Problem& float64;  ///< what differences are taken of
-  /// In the precision in which the derivatives were taken; its rounding is measured, where it is called.
-  std::function<network::Problem&()> own;
+  network::Problem& float64;                      ///< what differences are taken of: without casts to narrower dtypes
+  std::function<network::Problem&()> own;         ///< in the precision of the derivatives, with the casts
+  std::function<network::Problem&()> with_casts;  ///< in float64
+  double epsilon;                                 ///< of the narrowest numbers that `own` computes with
+  bool has_casts;                                 ///< these are narrower than its precision
 };
 
 /// Not collective. point: loss and gradient as they stand in the file. The twins' parameters are moved and put back. Of
 /// a Gauss-Newton or Fisher matrix it is the outputs that differences are taken of, pulled back by J^T A. Steps and
 /// noise: derivative_check.hpp. The lines without some parameters are gone along where the others fail. scale: errors
 /// are relative to this at least. Nothing is made where the float64 twin's loss is not that of the point, by more than
-/// rounding: it is another function then.
+/// rounding: it is another function then. Where the network casts to narrower dtypes, tolerances are so many times
+/// their precision at least, and it is the twin with casts whose differences are taken where the other one is another
+/// function.
 DifferenceFigures check_differences(const Twins& twins, Matrix matrix, const network::LossAndGradient& point,
                                     const std::vector<Lines>& lines, double scale,
                                     const file::DifferenceTolerances& tolerances);

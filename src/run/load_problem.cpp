@@ -1,11 +1,7 @@
 #include "hessian_mpi/run/load_problem.hpp"
 
-#include <string>
 #include <utility>
-#include <vector>
 
-#include "hessian_mpi/base/checksum.hpp"
-#include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/data.hpp"
 #include "hessian_mpi/network/example.hpp"
 #include "hessian_mpi/network/load_model.hpp"
@@ -28,22 +24,15 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
 }
 
 void expect_same_inputs(const Options& options, const ranks::Communicator& world) {
-  if (world.size() == 1) return;
-  const auto sum_if_readable = [](const std::filesystem::path& path) -> std::string {
-    try {
-      return sha256_of_file(path);
-    } catch (const InputError&) {
-      return "";  // what is wrong with it is told where it is read
-    }
-  };
-  std::vector<ranks::SeenFile> seen;
-  for (const auto& input : options.files().inputs) seen.push_back({input, sum_if_readable(input)});
-  ranks::expect_same_files(seen, world);
+  ranks::expect_same_contents(options.files().inputs, world);
 }
 
-network::Problem load_twin(Options options, const network::Problem& problem, Precision precision) {
-  options.keep_casts = options.keep_casts || problem.precision() == Precision::float32;
-  return load_problem(options, precision, problem.device());
+MakeTwin twins_of(const Options& options, torch::Device device) {
+  return [options, device](Precision precision, NarrowCasts casts) {
+    auto changed = options;
+    changed.keep_casts = casts == NarrowCasts::kept;
+    return load_problem(changed, precision, device);
+  };
 }
 
 }  // namespace hessian_mpi::run

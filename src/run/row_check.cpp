@@ -9,11 +9,13 @@
 #include <limits>
 #include <memory>
 
+#include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/engines/output_map.hpp"
 #include "hessian_mpi/engines/rows_of_samples.hpp"
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/network/rounding.hpp"
 #include "hessian_mpi/run/derivative_check.hpp"
 
 namespace hessian_mpi::run {
@@ -133,18 +135,32 @@ double noise_of_rows(network::Problem& problem, Matrix matrix, const matrix::Mat
   // Every parameter is moved, and so rounded anew.
   const double length = std::sqrt(static_cast<double>(theta.size()) / 2);
   const auto direction = [&](std::size_t k) { return std::sin(static_cast<double>(k + 1)) / length; };
+  const Ruler ruler{std::sqrt(squares), network::coarsest_epsilon(problem)};
   double largest = 0;
   for (const auto i : rows) {
-    const auto row_at = [&](double distance) {
-      auto place = theta;
-      for (std::size_t k = 0; k < place.size(); ++k) place[k] += distance * direction(k);
+    const auto row_of = [&](const std::vector<double>& place) {
       problem.set_parameters(place);
       auto row = in_columns(rows_again(problem, matrix)(i), shape.columns_of(i));
       problem.set_parameters(theta);
       return row;
     };
+    const auto row_at = [&](double distance) {
+      auto place = theta;
+      for (std::size_t k = 0; k < place.size(); ++k) place[k] += distance * direction(k);
+      return row_of(place);
+    };
+    const auto row_nearer_zero = [&](double share) {
+      auto place = theta;
+      for (double& x : place) x *= share;
+      try {
+        return row_of(place);
+      } catch (const InputError&) {  // where the network cannot be evaluated
+        problem.set_parameters(theta);
+        return std::vector<double>{};
+      }
+    };
     const double scale = std::max(largest_of(row_at(0)), least);
-    const double left = largest_of(noise(row_at, noise_spacing(std::sqrt(squares))));
+    const double left = largest_of(noise(row_at, noise_spacing(ruler))) + lost_digits(row_nearer_zero, ruler.epsilon);
     if (left > 0) largest = std::max(largest, left / scale);
   }
   return largest;

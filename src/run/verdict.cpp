@@ -6,6 +6,8 @@
 #include "differences.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/file/file_checks.hpp"
+#include "hessian_mpi/network/rounding.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 #include "hessian_mpi/system/page_cache.hpp"
 #include "row_check.hpp"
 
@@ -32,8 +34,6 @@ void read_back(const WrittenFile& file, Verify which, const ranks::Communicator&
                                   "other MPI-IO: mpirun --mca io romio321)"));
 }
 
-using MakeTwin = std::function<network::Problem(Precision)>;
-
 // Collective. Where an error is above the tolerance it is compared with what rounding leaves of rows, relative to the
 // same number as the error is.
 file::CheckFigure judged(double error, double tolerance, const std::function<double()>& rounding,
@@ -49,17 +49,27 @@ file::CheckFigure judged(double error, double tolerance, const std::function<dou
 }
 
 // On root.
-DifferenceFigures differences(const MakeTwin& make, Precision precision, Matrix matrix,
+DifferenceFigures differences(const MakeTwin& make, const network::Problem& problem, Matrix matrix,
                               const network::LossAndGradient& point, const std::vector<Lines>& lines, double scale,
                               const file::DifferenceTolerances& tolerances, Verdict& verdict) {
   try {
-    auto twin = make(Precision::float64);
-    std::optional<network::Problem> coarse;
-    const Twins twins{twin, [&]() -> network::Problem& {
-                        if (precision == Precision::float64) return twin;
-                        if (!coarse) coarse.emplace(make(precision));
-                        return *coarse;
-                      }};
+    const auto precision = problem.precision();
+    const double epsilon = network::coarsest_epsilon(problem);
+    const bool has_casts = epsilon > epsilon_of(precision);
+    auto twin = make(Precision::float64, NarrowCasts::widened);
+    std::optional<network::Problem> own;
+    std::optional<network::Problem> with_casts;
+    const auto made = [&](std::optional<network::Problem>& one, Precision of_one) -> network::Problem& {
+      if (!has_casts && of_one == Precision::float64) return twin;
+      if (!one) one.emplace(make(of_one, NarrowCasts::kept));
+      return *one;
+    };
+    const Twins twins{twin, [&]() -> network::Problem& { return made(own, precision); },
+                      [&]() -> network::Problem& {
+                        return precision == Precision::float64 ? made(own, precision)
+                                                               : made(with_casts, Precision::float64);
+                      },
+                      epsilon, has_casts};
     const auto found = check_differences(twins, matrix, point, lines, scale, tolerances);
     if (found.gradient.outcome != file::CheckOutcome::not_made) return found;
     verdict.warnings.emplace_back(
@@ -147,9 +157,8 @@ void judge(Verdict& verdict, Matrix matrix) {
 }  // namespace
 
 Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
-                   const network::LossAndGradient& point, const std::function<network::Problem(Precision)>& twin,
-                   Verify which, int rows, const std::function<void()>& between_checks,
-                   const ranks::Communicator& communicator) {
+                   const network::LossAndGradient& point, const MakeTwin& twin, Verify which, int rows,
+                   const std::function<void()>& between_checks, const ranks::Communicator& communicator) {
   Verdict verdict;
   auto& figures = verdict.figures;
   system::forget_pages_of(file.path);
@@ -161,7 +170,7 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
   const auto samples = file::samples_of(problem.index(), file.matrix);
   const auto again = file::sample_rows(file.matrix.grid.part(), rows);
   const auto rounding_relative_to = [&](double least) {
-    auto own = twin(problem.precision());
+    auto own = twin(problem.precision(), NarrowCasts::kept);
     return noise_of_rows(own, matrix, file.matrix, again, least);
   };
   const bool has_mirrored_entries = file.matrix.entries != Entries::diagonal && !has_rows_of_samples(matrix);
@@ -183,9 +192,8 @@ Verdict check_file(const WrittenFile& file, const network::Problem& problem, Mat
   // Of single blocks or entries, which may be small by chance.
   const double scale = file.matrix.has_whole_rows() ? 0 : file::floor_of_scale * file.largest;
   DifferenceFigures found;
-  communicator.on_root([&] {
-    found = differences(twin, problem.precision(), matrix, point, lines, scale, tolerances.difference, verdict);
-  });
+  communicator.on_root(
+      [&] { found = differences(twin, problem, matrix, point, lines, scale, tolerances.difference, verdict); });
   if (found.constants) verdict.warnings.push_back(text_of_constants(gradient, problem, matrix));
   figures.gradient = from_root(found.gradient, communicator);
   figures.difference = from_root(found.hessian, communicator);

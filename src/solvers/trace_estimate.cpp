@@ -1,6 +1,7 @@
 #include "hessian_mpi/solvers/trace_estimate.hpp"
 
 #include <algorithm>
+#include <boost/math/distributions/students_t.hpp>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -78,6 +79,17 @@ class Vectors {
   std::vector<double> numbers_;
 };
 
+// The standard error of a mean, from so few samples that their scatter is uncertain too: two of it are as likely to
+// hold the mean as two of a normal distribution.
+double error_of_mean(const std::vector<double>& samples, double mean) {
+  constexpr double two_sigma = 0.97725;
+  const auto count = static_cast<double>(samples.size());
+  double squares = 0;
+  for (const double x : samples) squares += (x - mean) * (x - mean);
+  const double wider = boost::math::quantile(boost::math::students_t(count - 1), two_sigma) / 2;
+  return wider * std::sqrt(squares / (count - 1) / count);
+}
+
 }  // namespace
 
 TraceEstimate estimated_trace(SymmetricOperator& matrix, std::int64_t probes, std::uint64_t seed) {
@@ -91,11 +103,8 @@ TraceEstimate estimated_trace(SymmetricOperator& matrix, std::int64_t probes, st
   auto rest = random(2);
   for (std::int64_t k = 0; k < probes; ++k) basis.project_out(basis.count(), rest[k]);
   const auto outside = rest.dot(rest.times(matrix));
-  const auto count = static_cast<double>(probes);
-  const double mean = std::accumulate(outside.begin(), outside.end(), 0.0) / count;
-  double squares = 0;
-  for (const double x : outside) squares += (x - mean) * (x - mean);
-  return {std::accumulate(inside.begin(), inside.end(), mean), std::sqrt(squares / (count - 1) / count)};
+  const double mean = std::accumulate(outside.begin(), outside.end(), 0.0) / static_cast<double>(probes);
+  return {std::accumulate(inside.begin(), inside.end(), mean), error_of_mean(outside, mean)};
 }
 
 }  // namespace hessian_mpi::solvers

@@ -17,7 +17,7 @@ import problems
 
 IN_README = ("network", "N", "double-backward", "`auto`", "others", "job on 2 ranks", "plain write")
 IN_BENCHMARK = ("network", "N", "samples", "double-backward", "`auto`", "others", "others / `auto`", "2 ranks", "job on 2 ranks", "plain write", "rows by double-backward", "passes")
-STAGES = ("network", "load", "gradient", "create", "rows", "write", "checkpoints", "checks", "all")
+STAGES = ("network", "load", "gradient", "create", "rows", "passes", "exchange", "write", "checkpoints", "checks", "all")
 PEERS = ("network", "program", "ms a row", "seconds", "way", "left out")
 GROWTH = ("N", "samples", "rows", "write", "job on 2 ranks")
 
@@ -67,7 +67,7 @@ def tables_of(results: dict) -> dict[tuple[str, ...], list[str]]:
         many = f"{m.found['tokens']:,} tokens" if m.found["tokens"] else f"{m.found['samples']:,}"
         long.append((f"{m.title} (`{m.name}`)", n, many, *middle, f"{m.auto / m.auto_2:.2f} x", *end, f"{m.single:,}", f"{m.passes:,}"))
         if m.stages:
-            stages.append((m.title, *(number(m.stages[stage]) for stage in STAGES[1:])))
+            stages.append((m.title, *(number(m.stages.get(stage)) for stage in STAGES[1:])))
         for peer, p in m.found["peers"].items():
             failed = [f"{what}: {why}" for what, why in p.get("failed", {}).items()] + ([p["missing"]] if "missing" in p else [])
             program = " ".join(filter(None, (peer, p.get("version"))))

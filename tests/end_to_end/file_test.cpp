@@ -167,6 +167,21 @@ TEST(File, RoundingInsideANetworkIsNoFailure) {
   }
 }
 
+// Nor do casts that are kept hide a part that is cut off.
+TEST(File, CastsThatAreKeptAreKnownToTheChecks) {
+  for (const std::string dtype : {"float16", "bfloat16"}) {
+    const Result right(2, job_on_usage_files(dtype + "_inside.pt") + Words{"--keep-casts"});
+    EXPECT_EQ(right.file().attribute_integer("/", "complete"), 1) << right.finished.errors;
+    EXPECT_EQ(right.file().attribute_text("/", "difference_check"), "passed") << dtype;
+    EXPECT_EQ(right.finished.errors.find("kink"), std::string::npos) << right.finished.errors;
+    const Folder folder;
+    const auto wrong =
+        run_program(2, job_on_usage_files(dtype + "_inside_cut_off.pt") + Words{"--keep-casts"}, folder.path());
+    EXPECT_EQ(wrong.exit_code, 1) << dtype;
+    EXPECT_NE(wrong.errors.find("H v is not the change of the gradient"), std::string::npos) << wrong.errors;
+  }
+}
+
 TEST(File, MatrixIsOnePlainContiguousPiece) {
   const Result result(2, "question");
   const auto file = result.file();

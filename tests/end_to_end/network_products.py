@@ -10,12 +10,18 @@ ranks.
 
 import os
 import pathlib
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import h5py
 import numpy as np
+import tool
+import torch
 
 PROGRAMS, MODELS, LAUNCH = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
 
@@ -85,6 +91,104 @@ def test_newtons_step_is_that_of_the_file() -> None:
     np.testing.assert_allclose(of_network, of_file, atol=1e-7 * abs(of_file).max())
 
 
+def interrupted(options: list[str], *, write: int, error: int, ranks: int = 1, mark: str = "") -> subprocess.Popen:
+    """hessian_spectrum, with a fault in a write to the file of products."""
+    rank = "0" if ranks > 1 else ""
+    faults = tool.fault("pwrite", rank, write, error, ".products") | {"FAULT_MARK": mark}
+    launch = [*LAUNCH, "-n", str(ranks)] if ranks > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **faults}
+    command = [*launch, PROGRAMS / "hessian_spectrum", *options]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+SPECTRUM = ["--largest", "3", "--density", "--probes", "3", "--steps", "12", "--seed", "4"]
+RESULTS = ("largest/eigenvalues", "density/ritz_values", "density/weights")
+PRODUCTS = r"products +(\d+) made"
+
+
+def made_in(out: str) -> int:
+    return int(re.search(PRODUCTS, out).group(1))
+
+
+def test_runs_that_were_ended_go_on() -> None:
+    network = problem("gpt", "--dtype", "float64", "--batch-size", "1")
+    good(1, "hessian_spectrum", *network, *SPECTRUM, "-o", "whole.h5")
+    assert not pathlib.Path("whole.h5.products").exists()
+    # Killed within the 20th product, of which the numbers are there and the head is not; then asked to stop.
+    options = [*network, *SPECTRUM, "-o", "ended.h5"]
+    killed = interrupted(options, write=42, error=-9)
+    killed.communicate(timeout=300)
+    assert killed.returncode == -9 and not pathlib.Path("ended.h5").exists()
+    finished = run(1, "hessian_spectrum", *options)
+    assert finished.returncode == 2 and "--resume" in finished.stderr and "--overwrite" in finished.stderr, finished
+    stopped = interrupted([*options, "--resume"], write=41, error=-19, mark="mark")
+    while not pathlib.Path("mark").exists() and stopped.poll() is None:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGUSR1)
+    stopped.send_signal(signal.SIGCONT)
+    _, words = stopped.communicate(timeout=300)
+    assert stopped.returncode == 75 and "stopped by SIGUSR1: 40 products" in words and "go on, on any number of ranks, with: " in words, words
+    shutil.copy("ended.h5.products", "more.h5.products")
+    out = good(1, "hessian_spectrum", *options, "--resume")
+    assert "resumed     40 products" in out, out
+    for mine, theirs in zip(numbers_of("ended.h5", *RESULTS), numbers_of("whole.h5", *RESULTS)):
+        assert mine.tobytes() == theirs.tobytes()
+    assert good(1, "hessian_spectrum", *options, "--resume").endswith("nothing to do\n")
+    # On other ranks vectors differ in rounding.
+    on_three = good(3, "hessian_spectrum", *network, *SPECTRUM, "-o", "more.h5", "--resume")
+    assert made_in(on_three) <= made_in(out) + 5, (on_three, out)
+    for mine, theirs in zip(numbers_of("more.h5", *RESULTS), numbers_of("whole.h5", *RESULTS)):
+        np.testing.assert_allclose(mine, theirs, atol=1e-9 * abs(theirs).max())
+    assert not list(pathlib.Path().glob("*.products"))
+
+
+def test_products_of_another_job_are_refused() -> None:
+    options = [*problem("gpt", "--dtype", "float64"), *SPECTRUM, "-o", "other.h5"]
+    interrupted(options, write=20, error=-9, ranks=2).communicate(timeout=300)
+    for more, words in ((["--l2", "0.25"], "l2: 0 in the file, 0.25 now"), (["--parameters", "*.weight"], "N: ")):
+        finished = run(1, "hessian_spectrum", *options, *more, "--resume")
+        assert finished.returncode == 2 and words in finished.stderr and "of another job" in finished.stderr, finished
+    stopped = run(2, "hessian_spectrum", *options, "--resume", "--time-limit", "0")
+    assert stopped.returncode == 75 and "stopped by the time limit" in stopped.stderr, stopped
+    good(2, "hessian_spectrum", *options, "--overwrite")
+    assert run(1, "hessian_spectrum", *options).returncode == 2 and not pathlib.Path("other.h5.products").exists()
+
+
+def test_where_the_disk_is_full_products_are_not_kept() -> None:
+    full = interrupted([*problem("gpt"), *SPECTRUM, "-o", "full.h5"], write=20, error=28)
+    _, words = full.communicate(timeout=300)
+    assert full.returncode == 0 and "not all products were kept" in words, words
+
+
+def test_the_loss_along_a_step_is_the_networks() -> None:
+    network = problem("mlp_mse", "--dtype", "float64", "--l2", "0.1")
+    good(1, "hessian_mpi", *network, "-o", "step_hessian.h5", "--progress", "none")
+    model = torch.jit.load(MODELS / "mlp_mse/model.pt").double()
+    inputs, targets = (torch.from_numpy(x).double() for x in numbers_of(MODELS / "mlp_mse/data.h5", "inputs", "targets"))
+    theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    (hessian,), gradient = numbers_of("step_hessian.h5", "hessian"), numbers_of("step_hessian.h5", "gradient")[0]
+    for ranks, damping in ((2, "50"), (1, "0.001")):
+        out = good(ranks, "hessian_solve", *network, "--damping", damping, "-o", "along.h5", "--overwrite")
+        step, multiples, losses, of_model = numbers_of("along.h5", "solution", *(f"along_step/{name}" for name in ("multiple", "loss", "quadratic_model")))
+        assert multiples.tolist() == [0, 0.125, 0.25, 0.5, 1]
+        for t, loss, predicted in zip(multiples, losses, of_model):
+            torch.nn.utils.vector_to_parameters(theta + t * torch.from_numpy(step[0]), model.parameters())
+            expected = torch.nn.functional.mse_loss(model(inputs), targets) + 0.05 * sum((p**2).sum() for p in model.parameters())
+            np.testing.assert_allclose(loss, expected.item(), rtol=1e-12)
+            np.testing.assert_allclose(predicted, losses[0] + t * gradient @ step[0] + t * t / 2 * step[0] @ hessian @ step[0], rtol=1e-9)
+        wrong = abs(losses - of_model) > abs(of_model - losses[0]) / 4 + 1e-14
+        trusted = multiples[wrong.argmax() - 1] if wrong.any() else 1
+        assert h5py.File("along.h5")["along_step"].attrs["trusted"] == trusted and ("NOT" in out) == (trusted < 1), out
+        assert trusted == 1 or damping != "50", out
+
+
+def test_casts_that_are_kept_round_products() -> None:
+    network = problem("casts", "--dtype", "float64", "--keep-casts")
+    good(1, "hessian_multiply", *network, "--random", "1", "-o", "casts.products.h5")
+    good(2, "hessian_spectrum", *network, "--largest", "2", "--smallest", "1", "-o", "casts.spectrum.h5")
+    good(1, "hessian_solve", *network, "--damping", "2", "-o", "casts.step.h5")
+
+
 def test_what_takes_the_whole_matrix_is_refused() -> None:
     network = problem("mlp_mse")
     for program, arguments, words in (
@@ -92,6 +196,8 @@ def test_what_takes_the_whole_matrix_is_refused() -> None:
         ("hessian_spectrum", [*network, "--largest", "2", "--block", "*"], "--block takes the whole matrix"),
         ("hessian_spectrum", [*network, "--largest", "2", "resnet.h5"], "not both"),
         ("hessian_spectrum", ["resnet.h5", "--largest", "2", "--loss", "mse"], "--loss is of a network"),
+        ("hessian_spectrum", ["resnet.h5", "--largest", "2", "--resume"], "--resume is of a network"),
+        ("hessian_solve", [*network, "--resume", "--overwrite"], "give one of them"),
         ("hessian_solve", [*network, "--logdet"], "--logdet takes the whole matrix"),
         ("hessian_solve", [*network, "--method", "dense"], "--method dense takes the whole matrix"),
         ("hessian_multiply", [*network[:2], "--gradient"], "--model needs --data"),

@@ -1063,6 +1063,39 @@ class CastsInside(nn.Module):
         return self.second(normed.to(x.dtype)).to(torch.float32)
 
 
+class HalfInside(nn.Module):
+    """Hidden units and outputs in half or bfloat16. cut: a part is cut off the graph, too."""
+
+    brain: Final[bool]
+    cut: Final[bool]
+
+    def __init__(self, brain: bool, cut: bool = False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.brain, self.cut = brain, cut
+
+    def narrow(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16) if self.brain else x.to(torch.float16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.narrow(torch.tanh(self.first(self.narrow(x).to(x.dtype)))).to(x.dtype)
+        hidden = hidden * (1 + 4 * hidden.detach()) if self.cut else hidden
+        return self.narrow(self.second(hidden))
+
+
+def certain(x: Tensor) -> tuple[nn.Module, Tensor]:
+    """A network and targets that it predicts with probabilities of 1 - 1e-20 and more."""
+    net = mlp(3, 4, 3).double()
+    with torch.no_grad():
+        y = net(x)
+        two = y.topk(2, 1).values
+        factor = 46 / (two[:, 0] - two[:, 1]).min()
+        net[-1].weight *= factor
+        net[-1].bias *= factor
+    return net, y.argmax(1)
+
+
 def write_both(model: nn.Module, example: tuple[Tensor, ...], path: pathlib.Path) -> None:
     script(model, example).save(path.with_suffix(".pt"))
     torch.export.save(export(model, example), path.with_suffix(".pt2"))
@@ -1106,6 +1139,13 @@ def write_usage_files(folder: pathlib.Path) -> None:
     torch.save((x, y), folder / "tuple.pt")
     torch.save(nn.CrossEntropyLoss(), folder / "pickled_loss.pt")
     torch.jit.script(SumOfSquares()).save(folder / "sum_of_squares.pt")
+    for dtype in ("float16", "bfloat16"):
+        for cut in (False, True):
+            model = HalfInside(dtype == "bfloat16", cut).double()
+            torch.jit.script(model).save(folder / f"{dtype}_inside{'_cut_off' if cut else ''}.pt")
+    model, labels = certain(x.double())
+    torch.jit.script(model).save(folder / "certain.pt")
+    write_data(folder, [x.double()], labels, "certain_data")
 
 
 def main(arguments: list[str]) -> None:

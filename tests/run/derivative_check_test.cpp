@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numbers>
 #include <random>
 
@@ -15,13 +16,16 @@ namespace {
 
 using Scalar = std::function<double(double)>;
 
+constexpr double epsilon = std::numeric_limits<double>::epsilon();
+
 Function function_of(const Scalar& f) {
   return [f](double distance) { return std::vector<double>{f(distance)}; };
 }
 
 // A derivative at 0 that has no noise of its own.
 file::CheckFigure compared(double derived, const Scalar& f, double noise_of_derived = 0) {
-  return compare({{derived}, [=] { return std::vector<double>{noise_of_derived}; }}, function_of(f), 1, 0, 1e-4);
+  return compare({{derived}, [=] { return std::vector<double>{noise_of_derived}; }}, function_of(f), {1, epsilon}, 0,
+                 1e-4);
 }
 
 // With normal noise of this size: at each place always the same.
@@ -99,8 +103,8 @@ TEST(Compare, PassesWhereOnlyLargeStepsLeaveTheDomain) {
 TEST(Compare, MeasuresByTheLargestNumber) {
   const auto two = [](double x) { return std::vector<double>{100 * x, 0}; };
   const auto quiet = [] { return std::vector<double>{0, 0}; };
-  EXPECT_NEAR(compare({{100, 0.001}, quiet}, two, 1, 0, 1e-4).error, 1e-5, 1e-9);
-  EXPECT_NEAR(compare({{100, 0.1}, quiet}, two, 1, 1000, 1e-3).error, 1e-4, 1e-9) << "or by what it is told";
+  EXPECT_NEAR(compare({{100, 0.001}, quiet}, two, {1, epsilon}, 0, 1e-4).error, 1e-5, 1e-9);
+  EXPECT_NEAR(compare({{100, 0.1}, quiet}, two, {1, epsilon}, 1000, 1e-3).error, 1e-4, 1e-9) << "or by what it is told";
 }
 
 TEST(Noise, IsMeasuredWhateverTheFunction) {
@@ -109,7 +113,7 @@ TEST(Noise, IsMeasuredWhateverTheFunction) {
     constexpr int lines = 50;
     for (int k = 0; k < lines; ++k) {
       const auto f = noisy([k](double x) { return std::exp(x + 0.1 * k); }, size);
-      const double found = noise(function_of(f), noise_spacing(1)).front();
+      const double found = noise(function_of(f), noise_spacing({1, epsilon})).front();
       EXPECT_GE(found, size / 10);
       EXPECT_LE(found, size * 5);
       squares += found * found;
@@ -120,12 +124,33 @@ TEST(Noise, IsMeasuredWhateverTheFunction) {
 
 TEST(Noise, IsThatOfFloat32WhereNumbersAreOfFloat32) {
   const auto constant = [](double x) { return static_cast<double>(static_cast<float>(std::numbers::pi + 1e-9 * x)); };
-  EXPECT_NEAR(noise(function_of(constant), noise_spacing(1)).front() / std::ldexp(1.0, -22), 0.3, 0.1);
+  EXPECT_NEAR(noise(function_of(constant), noise_spacing({1, epsilon})).front() / std::ldexp(1.0, -22), 0.3, 0.1);
+}
+
+TEST(Noise, IsMeasuredAtDistancesThatNarrowNumbersTell) {
+  constexpr double half = 1.0 / 1024;
+  const auto rounded = [](double x) { return 3 * std::round((1.3 + 0.237 * x) / half) * half + 1e-9 * x; };
+  EXPECT_NEAR(noise(function_of(rounded), noise_spacing({10, half})).front() / half, 0.9, 0.5);
+}
+
+TEST(LostDigits, AreThoseOfWhatNumbersAreMadeOf) {
+  // At 1 the loss is 0, and so are all differences of it; its derivative is not.
+  const auto loss = [](double share) { return std::vector<double>{std::log(1 + std::exp(-50 * share))}; };
+  const double lost = lost_by_differences(loss, 1);
+  EXPECT_GT(lost, 1e-17);
+  EXPECT_LT(lost, 1e-12);
+  const auto found = [&](double derivative) {
+    return compare(
+        {{derivative}, [] { return std::vector<double>{0}; }, [=] { return lost; }},
+        [&](double x) { return loss(1 + x); }, {1, epsilon}, 0, 1e-4);
+  };
+  EXPECT_EQ(found(-50 * std::exp(-50)).outcome, file::CheckOutcome::rounding);
+  EXPECT_EQ(found(-1e-9).outcome, file::CheckOutcome::failed) << "more than what is lost";
 }
 
 TEST(Noise, IsNoJumpAtThePoint) {
   const auto jump = [](double x) { return x < 0 ? std::exp(x) : 2 + std::exp(x); };
-  EXPECT_LE(noise(function_of(jump), noise_spacing(1)).front(), 1e-14);
+  EXPECT_LE(noise(function_of(jump), noise_spacing({1, epsilon})).front(), 1e-14);
 }
 
 }  // namespace

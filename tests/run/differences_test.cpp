@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "closed_form_model.hpp"
+#include "hessian_mpi/run/derivative_check.hpp"
 #include "matrix_file.hpp"
 
 namespace hessian_mpi::run {
@@ -19,7 +20,8 @@ constexpr file::DifferenceTolerances tolerances{1e-6, 1e-6};
 
 DifferenceFigures check_differences(network::Problem& problem, const network::LossAndGradient& point,
                                     const std::vector<Lines>& lines) {
-  return run::check_differences({problem, [&]() -> network::Problem& { return problem; }}, Matrix::hessian, point,
+  const auto same = [&]() -> network::Problem& { return problem; };
+  return run::check_differences({problem, same, same, epsilon_of(Precision::float64), false}, Matrix::hessian, point,
                                 lines, 0, tolerances);
 }
 

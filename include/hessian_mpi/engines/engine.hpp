@@ -32,4 +32,14 @@ class Engine {
   virtual double seconds_in_passes() const { return 0; }
 };
 
+/// Calls `use` with out as a pointer to float or to double, whichever the storage precision is.
+template <class Use>
+void with_numbers(Precision storage, void* out, Use use) {
+  if (storage == Precision::float32) {
+    use(static_cast<float*>(out));
+  } else {
+    use(static_cast<double*>(out));
+  }
+}
+
 }  // namespace hessian_mpi::engines

@@ -19,6 +19,10 @@ std::int64_t rows_of_sample(const network::Problem& problem, Matrix matrix);
 /// All numbers that the rows are derivatives of, in the order of rows. Runs the network on all batches.
 std::vector<double> numbers_of_all_samples(const network::Problem& problem, Matrix matrix);
 
+/// Their derivatives along v, a tensor for each parameter, without rows.
+std::vector<double> slopes_of_all_samples(const network::Problem& problem, Matrix matrix,
+                                          const std::vector<torch::Tensor>& v);
+
 /// Throws InputError where `loss`, that of the data set, is not made of losses of samples, so that these have no
 /// derivatives that add up to its. Runs the network on all batches.
 void expect_losses_of_samples(const network::Problem& problem, double loss);

@@ -33,6 +33,8 @@ class Network {
   int threads() const;
   /// Of a product, against differences.
   const file::CheckFigure& check() const;
+  /// Of the narrowest numbers that products are computed with.
+  double epsilon() const;
   /// What one takes, measured.
   double seconds_of_product() const;
   /// What the user should look at.
@@ -42,6 +44,10 @@ class Network {
   const Rows& own() const;
   /// Collective. As NetworkProduct::multiply().
   void multiply(const double* own, std::int64_t count, double* products);
+
+  /// Collective. The loss where the parameters are moved by multiples of a step, which is whole on all ranks; NaN where
+  /// there is none.
+  std::vector<double> losses_along(const std::vector<double>& step, const std::vector<double>& multiples);
 
  private:
   struct State;

@@ -19,7 +19,7 @@ namespace hessian_mpi::products {
 class NetworkProduct {
  public:
   /// memory: bytes of a rank for the graphs of its batches; those that find no room are made again for each product.
-  /// Problem and communicator must outlive the object, the parameters unchanged.
+  /// Problem and communicator must outlive the object, the parameters unchanged but after forget_graphs().
   NetworkProduct(const network::Problem& problem, std::uint64_t memory, const ranks::Communicator& communicator);
 
   std::int64_t size() const { return problem_.index().size(); }
@@ -30,6 +30,9 @@ class NetworkProduct {
   /// the same. Their bits do not depend on the number of ranks. between: as sum_over_batches() has it. Throws RunError
   /// on all ranks where a product is not finite.
   void multiply(const double* own, std::int64_t count, double* products, const std::function<void()>& between = {});
+
+  /// Before the parameters change: what was kept of them is made again.
+  void forget_graphs();
 
  private:
   const engines::BatchProduct& of_batch(std::int64_t batch);

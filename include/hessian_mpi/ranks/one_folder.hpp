@@ -25,4 +25,8 @@ struct SeenFile {
 /// Collective. Throws InputError that names the folders and hosts where a rank has seen another file than root.
 void expect_same_files(const std::vector<SeenFile>& files, const Communicator& communicator);
 
+/// Collective. The same of what the files hold, which one rank of a node reads for all of its ranks that see them:
+/// these find them in the node's memory when they read them in turn. A file that cannot be read is as any other such.
+void expect_same_contents(std::vector<std::filesystem::path> files, const Communicator& communicator);
+
 }  // namespace hessian_mpi::ranks

@@ -1,6 +1,7 @@
 #pragma once
 /// From options to the problem that they describe.
 
+#include <functional>
 #include <optional>
 
 #include "hessian_mpi/network/problem.hpp"
@@ -18,8 +19,12 @@ network::Problem load_problem(const Options& options, std::optional<Precision> p
 /// throws InputError then.
 void expect_same_inputs(const Options& options, const ranks::Communicator& communicator);
 
-/// The same function as the problem's in the precision, to check it by: in float64 casts that float32 has rounded by,
-/// such as to half, round as well.
-network::Problem load_twin(Options options, const network::Problem& problem, Precision precision);
+/// What becomes of a network's casts to dtypes narrower than its own: made as the network says, or in float64 not.
+enum class NarrowCasts { widened, kept };
+/// Makes a problem again, to check its derivatives by. Not collective; may throw InputError.
+using MakeTwin = std::function<network::Problem(Precision, NarrowCasts)>;
+
+/// Those of the problem that the options describe.
+MakeTwin twins_of(const Options& options, torch::Device device);
 
 }  // namespace hessian_mpi::run

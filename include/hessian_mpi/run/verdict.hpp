@@ -11,6 +11,7 @@
 #include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/run/load_problem.hpp"
 
 namespace hessian_mpi::run {
 
@@ -30,13 +31,12 @@ struct WrittenFile {
 };
 
 /// Collective. point: loss and gradient as they stand in the file. rows: how many are derived again; 0 turns off all
-/// but the reading back of blocks. twin makes the same problem in a precision: in float64 for differences of loss and
-/// gradient, in the problem's own where rounding is to be measured; called on root, may throw InputError where there is
-/// none. between_checks is called on all ranks, to leave
-/// by throwing where the job is asked to stop. The same failures on all ranks; warnings on root.
+/// but the reading back of blocks. twin is called on root: in float64 for
+/// differences of loss and gradient, in the problem's own precision where rounding is to be measured. between_checks is
+/// called on all ranks, to leave by throwing where the job is asked to stop. The same failures on all ranks; warnings
+/// on root.
 Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
-                   const network::LossAndGradient& point, const std::function<network::Problem(Precision)>& twin,
-                   Verify which, int rows, const std::function<void()>& between_checks,
-                   const ranks::Communicator& communicator);
+                   const network::LossAndGradient& point, const MakeTwin& twin, Verify which, int rows,
+                   const std::function<void()>& between_checks, const ranks::Communicator& communicator);
 
 }  // namespace hessian_mpi::run

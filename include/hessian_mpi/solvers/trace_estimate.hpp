@@ -9,7 +9,7 @@ namespace hessian_mpi::solvers {
 
 struct TraceEstimate {
   double trace = 0;
-  double error = 0;  ///< one standard error, from the scatter of the probes
+  double error = 0;  ///< two of it hold the trace in 95 of 100 cases: from the scatter of the probes, and their number
 };
 
 /// Collective. Hutch++ (Meyer, Musco, Musco, Woodruff, Hutch++: Optimal Stochastic Trace Estimation, 2021): exact in

@@ -312,7 +312,7 @@ CostOfRow cost_of_row(const Network& network, const LayerStep& step, std::size_t
   const double by_row = cost_by_row(network, step, sizes, l) + cost_of_writing_row(network);
   if (rows.by_output == 0) return {by_row, by_row};
   const double by_output = cost_by_outputs(network, step, sizes, l) / rows.by_output + cost_of_writing_row(network);
-  return {by_output, rows.by_row > 0 ? by_row : by_output};
+  return {by_output, by_row};  // a bias' rows come after those of the weight, when their passes are forgotten
 }
 
 RowsTogether rows_together(const Network& network, const LayerStep& step, std::size_t l) {

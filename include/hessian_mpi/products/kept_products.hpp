@@ -1,0 +1,79 @@
+#pragma once
+/// The products of a run in a file beside its output, so that a run which was ended goes through its steps again and
+/// makes none of them twice.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "hessian_mpi/system/posix_file.hpp"
+
+namespace hessian_mpi::products {
+
+/// A product is found by its vector, which may differ in rounding: another number of ranks adds up in another order.
+/// Instead of the vector the file has a sketch of it (Charikar, Chen, Farach-Colton, Finding Frequent Items in Data
+/// Streams, 2002). Every product has a checksum: one that was torn, or is not on the disk, is made again.
+class KeptProducts {
+ public:
+  /// Collective. Goes on with the file where it is there, else begins it. job: what multiplies. replaces_output: kept
+  /// in the file, for those who go on. Throws InputError: of another job, saying what differs; no such file, or cannot
+  /// be made.
+  KeptProducts(std::filesystem::path path, const file::StoredLayout& job, const Rows& own, bool replaces_output,
+               const ranks::Communicator& communicator);
+
+  /// Not collective. Whether the output of the run that began the file is to be replaced.
+  static bool replaces_output(const std::filesystem::path& path);
+
+  /// What stands before the numbers of a product.
+  struct Head {
+    static constexpr std::size_t buckets = 192;
+    std::uint64_t sum_of_product;
+    double squares;  ///< of the vector
+    double sketch[buckets];
+    std::uint64_t sum;  ///< XXH3 of all before it
+  };
+
+  /// Collective. What a vector is known by. own: the numbers of this rank, here and below.
+  Head head_of(const double* own) const;
+  /// Collective. Reads A times the vector, where that is kept.
+  bool find(const Head& vector, double* product);
+  /// Collective. Where it cannot be written, that and all later ones are not kept: see failure().
+  void add(Head head, const double* product);
+  /// Collective. Returns when all is on the disk, or there is a failure().
+  void bring_to_disk();
+
+  std::int64_t count() const { return static_cast<std::int64_t>(heads_.size()); }
+  /// How many of them earlier runs have made.
+  std::int64_t earlier() const { return earlier_; }
+  std::uint64_t bytes_of_one() const;
+  /// Why nothing more is kept.
+  const std::optional<std::string>& failure() const { return failure_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::uint64_t place_of(std::int64_t k) const;
+  std::uint64_t sum_over_ranks(const double* own) const;
+  // On root.
+  void open_or_begin(const file::StoredLayout& job, bool replaces_output);
+  std::string read_heads() const;
+  // On all.
+  void take_over(const std::string& heads);
+
+  std::filesystem::path path_;
+  std::int64_t n_;
+  Rows own_;
+  const ranks::Communicator& communicator_;
+  std::vector<Head> heads_;
+  std::uint64_t begin_ = 0;  // of the first product in the file
+  std::int64_t earlier_ = 0;
+  std::optional<system::PosixFile> file_;
+  std::optional<std::string> failure_;
+  PeriodicTimer sync_;
+};
+
+}  // namespace hessian_mpi::products

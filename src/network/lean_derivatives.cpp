@@ -1,0 +1,447 @@
+#include "lean_derivatives.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/batch_norm_native.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace hessian_mpi::network {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+
+// LibTorch's kernels without their derivatives.
+using Kernels = at::AutoDispatchBelowADInplaceOrView;
+
+bool is_derived(const Tensor& a, const Tensor& b) {
+  return at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad());
+}
+
+// What a derivative needs of its graph whatever the cotangent: computed for the first.
+template <class Compute>
+Tensor once(AutogradContext* graph, const char* name, Compute compute) {
+  auto& kept = graph->saved_data[name];
+  if (!kept.isTensor()) kept = compute();
+  return kept.toTensor();
+}
+
+Tensor row_sum(const Tensor& x, std::int64_t dim) {
+  return x.sum(dim, /*keepdim=*/true);
+}
+
+// --- Activations ---------------------------------------------------------------------------------------------------
+
+// Of f(x), or of f written by its own value x as of tanh: `gradient` is LibTorch's g f', `slope` the same f' by
+// operators that can be derived.
+struct Gelu {
+  static Tensor gradient(const Tensor& g, const Tensor& x) { return at::gelu_backward(g, x, "none"); }
+  static Tensor slope(const Tensor& x) {
+    const double height = 1 / std::sqrt(2 * M_PI);
+    return 0.5 * (1 + (x * M_SQRT1_2).erf()) + x * (-0.5 * x * x).exp() * height;
+  }
+};
+
+struct GeluByTanh {
+  static Tensor gradient(const Tensor& g, const Tensor& x) { return at::gelu_backward(g, x, "tanh"); }
+  static Tensor slope(const Tensor& x) {
+    const double scale = std::sqrt(2 / M_PI), cubic = 0.044715;
+    const Tensor t = (scale * (x + cubic * x * x * x)).tanh();
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * scale * (1 + 3 * cubic * x * x);
+  }
+};
+
+struct Silu {
+  static Tensor gradient(const Tensor& g, const Tensor& x) { return at::silu_backward(g, x); }
+  static Tensor slope(const Tensor& x) {
+    const Tensor s = x.sigmoid();
+    return s * (1 + x * (1 - s));
+  }
+};
+
+template <class Activation>
+struct ActivationGradient : Function<ActivationGradient<Activation>> {
+  static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& x) {
+    graph->save_for_backward({g, x});
+    const Kernels kernels;
+    return Activation::gradient(g, x);
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &h = cotangents[0], &g = saved[0], &x = saved[1];
+    if (at::GradMode::is_enabled()) return derivable(h, g, x);
+    const Tensor slope = once(graph, "slope", [&] { return Activation::gradient(at::ones_like(x), x); });
+    const Tensor bend = once(graph, "bend", [&] { return g * curvature(x.detach()); });
+    return {h * slope, h * bend};
+  }
+
+ private:
+  static Tensor curvature(const Tensor& x) {
+    const at::AutoGradMode on(true);
+    const Tensor free = x.requires_grad() ? x : x.detach().requires_grad_();
+    const Tensor slope = Activation::slope(free);
+    return torch::autograd::grad({slope}, {free}, {at::ones_like(slope)}, true, /*create_graph=*/x.requires_grad())[0];
+  }
+
+  static variable_list derivable(const Tensor& h, const Tensor& g, const Tensor& x) {
+    return {h * Activation::slope(x), h * g * curvature(x)};
+  }
+};
+
+template <class Activation>
+Tensor activation_gradient(const Tensor& g, const Tensor& x) {
+  if (is_derived(g, x)) return ActivationGradient<Activation>::apply(g, x);
+  const Kernels kernels;
+  return Activation::gradient(g, x);
+}
+
+Tensor gelu_gradient(const Tensor& g, const Tensor& x, c10::string_view approximate) {
+  return approximate == "tanh" ? activation_gradient<GeluByTanh>(g, x) : activation_gradient<Gelu>(g, x);
+}
+
+// --- Products of matrices ------------------------------------------------------------------------------------------
+
+// Of C = A B with cotangent G: G B^T and A^T G. Their derivatives are contiguous, where LibTorch adds up those that are
+// transposed and those that are not.
+struct ProductGradients : Function<ProductGradients> {
+  static variable_list forward(AutogradContext* graph, const Tensor& g, const Tensor& a, const Tensor& b) {
+    graph->set_materialize_grads(false);
+    graph->save_for_backward({g, a, b});
+    const Kernels kernels;
+    return {g.bmm(b.mH()), a.mH().bmm(g)};
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = saved[0], &a = saved[1], &b = saved[2];
+    const Tensor &of_a = cotangents[0], &of_b = cotangents[1];
+    variable_list result(3);
+    if (graph->needs_input_grad(0)) {
+      if (of_a.defined()) result[0] = of_a.bmm(b);
+      if (of_b.defined()) result[0] = result[0].defined() ? result[0].baddbmm(a, of_b) : a.bmm(of_b);
+    }
+    if (of_b.defined() && graph->needs_input_grad(1)) result[1] = g.bmm(of_b.mH());
+    if (of_a.defined() && graph->needs_input_grad(2)) result[2] = of_a.mH().bmm(g);
+    return result;
+  }
+};
+
+struct Product : Function<Product> {
+  static Tensor forward(AutogradContext* graph, const Tensor& a, const Tensor& b) {
+    graph->save_for_backward({a, b});
+    const Kernels kernels;
+    return a.bmm(b);
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = cotangents[0], &a = saved[0], &b = saved[1];
+    const bool by_a = graph->needs_input_grad(0), by_b = graph->needs_input_grad(1);
+    if (by_a && by_b && at::GradMode::is_enabled()) return ProductGradients::apply(g, a, b);
+    return {by_a ? g.bmm(b.mH()) : Tensor(), by_b ? a.mH().bmm(g) : Tensor()};
+  }
+};
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  if (is_derived(a, b)) return Product::apply(a, b);
+  const Kernels kernels;
+  return a.bmm(b);
+}
+
+// --- Softmax -------------------------------------------------------------------------------------------------------
+
+// y (g - sum y g), of y the softmax along a dimension.
+struct SoftmaxGradient : Function<SoftmaxGradient> {
+  static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& y, std::int64_t dim,
+                        at::ScalarType dtype) {
+    graph->save_for_backward({g, y});
+    graph->saved_data["dim"] = dim;
+    const Kernels kernels;
+    return at::_softmax_backward_data(g, y, dim, dtype);
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = saved[0], &y = saved[1];
+    const Tensor h = cotangents[0].to(y.scalar_type());
+    const auto dim = graph->saved_data["dim"].toInt();
+    const Tensor yh = y * h, sum = row_sum(yh, dim);
+    if (at::GradMode::is_enabled()) return {yh - y * sum, h * (g - row_sum(g * y, dim)) - g * sum, {}, {}};
+    const Tensor centred = once(graph, "centred", [&] { return g - row_sum(g * y, dim); });
+    return {at::addcmul(yh, y, sum, -1), (h * centred).addcmul_(g, sum, -1), {}, {}};
+  }
+};
+
+Tensor softmax_gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
+  if (is_derived(g, y)) return SoftmaxGradient::apply(g, y, dim, dtype);
+  const Kernels kernels;
+  return at::_softmax_backward_data(g, y, dim, dtype);
+}
+
+// g - exp(y) sum g, of y the logarithm of softmax.
+struct LogSoftmaxGradient : Function<LogSoftmaxGradient> {
+  static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& y, std::int64_t dim,
+                        at::ScalarType dtype) {
+    graph->save_for_backward({g, y});
+    graph->saved_data["dim"] = dim;
+    const Kernels kernels;
+    return at::_log_softmax_backward_data(g, y, dim, dtype);
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = saved[0], &y = saved[1];
+    const Tensor h = cotangents[0].to(y.scalar_type());
+    const auto dim = graph->saved_data["dim"].toInt();
+    const Tensor p = once_if_constant(graph, "p", [&] { return y.exp(); });
+    const Tensor bend = once_if_constant(graph, "bend", [&] { return -p * row_sum(g, dim); });
+    return {h - row_sum(p * h, dim), h * bend, {}, {}};
+  }
+
+ private:
+  template <class Compute>
+  static Tensor once_if_constant(AutogradContext* graph, const char* name, Compute compute) {
+    return at::GradMode::is_enabled() ? compute() : once(graph, name, compute);
+  }
+};
+
+Tensor log_softmax_gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
+  if (is_derived(g, y)) return LogSoftmaxGradient::apply(g, y, dim, dtype);
+  const Kernels kernels;
+  return at::_log_softmax_backward_data(g, y, dim, dtype);
+}
+
+// --- Norms ---------------------------------------------------------------------------------------------------------
+
+// Of rows x [R, n]: their mean and one over their deviation, [R, 1].
+struct Rows {
+  Tensor normalized, mean, inverse_deviation;
+};
+
+Rows normalized_rows(const Tensor& x, double epsilon) {
+  const Kernels kernels;
+  auto [normalized, mean, inverse] = at::native_layer_norm(x, {x.size(1)}, {}, {}, epsilon);
+  return {std::move(normalized), std::move(mean), std::move(inverse)};
+}
+
+// The derivative of normalised rows u times v, r (v - mean v - u mean u v), which is symmetric; r one over the
+// deviation.
+Tensor times_derivative(const Tensor& v, const Tensor& x, const Tensor& mean, const Tensor& inverse_deviation) {
+  const Kernels kernels;
+  return std::get<0>(at::native_layer_norm_backward(v.contiguous(), x, {x.size(1)}, mean, inverse_deviation, {}, {},
+                                                    {true, false, false}));
+}
+
+Tensor row_mean(const Tensor& x) {
+  return x.mean(1, /*keepdim=*/true);
+}
+
+struct NormalizationGradient : Function<NormalizationGradient> {
+  static Tensor forward(AutogradContext* graph, const Tensor& v, const Tensor& x, const Tensor& mean,
+                        const Tensor& inverse_deviation, double epsilon) {
+    const Tensor result = times_derivative(v, x, mean, inverse_deviation);
+    graph->save_for_backward({v, x});
+    graph->saved_data["mean"] = mean;
+    graph->saved_data["r"] = inverse_deviation;
+    graph->saved_data["epsilon"] = epsilon;
+    graph->saved_data["result"] = result.detach();
+    return result;
+  }
+
+  // Of h r (v - mean v - u mean u v) by x: with d = r (h - mean h - u mean u h),
+  // -r (d mean(u v) + result mean(u h) + u mean(d v)).
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &h = cotangents[0], &v = saved[0], &x = saved[1];
+    auto& data = graph->saved_data;
+    if (at::GradMode::is_enabled()) return derivable(h, v, x, data["epsilon"].toDouble());
+    const Tensor mean = data["mean"].toTensor(), r = data["r"].toTensor();
+    const Tensor u = once(graph, "u", [&] { return (x.detach() - mean) * r; });
+    const Tensor of_v = once(graph, "of v", [&] { return row_mean(u * v) * r; });
+    const Tensor of_result = once(graph, "of result", [&] { return data["result"].toTensor() * r; });
+    const Tensor of_u = once(graph, "of u", [&] { return u * r; });
+    const Tensor d = times_derivative(h, x, mean, r);
+    Tensor by_x = (d * of_v).addcmul_(of_result, row_mean(u * h)).addcmul_(of_u, row_mean(d * v)).neg_();
+    return {d, std::move(by_x), {}, {}, {}};
+  }
+
+ private:
+  static variable_list derivable(const Tensor& h, const Tensor& v, const Tensor& x, double epsilon) {
+    const Tensor from_mean = x - row_mean(x);
+    const Tensor r = (row_mean(from_mean.square()) + epsilon).rsqrt(), u = from_mean * r;
+    const auto of = [&](const Tensor& t) { return r * (t - row_mean(t) - u * row_mean(u * t)); };
+    const Tensor d = of(h);
+    return {d, -r * (d * row_mean(u * v) + of(v) * row_mean(u * h) + u * row_mean(d * v)), {}, {}, {}};
+  }
+};
+
+struct Normalization : Function<Normalization> {
+  static variable_list forward(AutogradContext* graph, const Tensor& x, double epsilon) {
+    auto rows = normalized_rows(x, epsilon);
+    graph->save_for_backward({x});
+    graph->mark_non_differentiable({rows.mean, rows.inverse_deviation});
+    graph->saved_data["mean"] = rows.mean.detach();
+    graph->saved_data["r"] = rows.inverse_deviation.detach();
+    graph->saved_data["epsilon"] = epsilon;
+    return {rows.normalized, rows.mean, rows.inverse_deviation};
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const Tensor x = graph->get_saved_variables()[0];
+    auto& data = graph->saved_data;
+    const Tensor mean = data["mean"].toTensor(), r = data["r"].toTensor();
+    if (!at::GradMode::is_enabled()) return {times_derivative(cotangents[0], x, mean, r), {}};
+    return {NormalizationGradient::apply(cotangents[0], x, mean, r, data["epsilon"].toDouble()), {}};
+  }
+};
+
+// Numbers of half precision are computed with in float32, as LibTorch does.
+Tensor wide(const Tensor& x) {
+  return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
+}
+
+bool is_given(const OptionalTensor& parameter) {
+  return parameter && parameter->defined();
+}
+
+Tensor scaled_and_moved(const Tensor& normalized, const OptionalTensor& weight, const OptionalTensor& bias,
+                        at::IntArrayRef shape) {
+  const auto of = [&](const OptionalTensor& parameter) { return wide(*parameter).reshape(shape); };
+  const bool scaled = is_given(weight), moved = is_given(bias);
+  if (scaled && moved) return at::addcmul(of(bias), normalized, of(weight));
+  if (scaled) return normalized * of(weight);
+  return moved ? normalized + of(bias) : normalized;
+}
+
+using NormResult = std::tuple<Tensor, Tensor, Tensor>;
+
+std::vector<std::int64_t> sizes_of_rows(const Tensor& x, at::IntArrayRef shape) {
+  auto sizes = x.sizes().vec();
+  std::fill(sizes.end() - static_cast<std::ptrdiff_t>(shape.size()), sizes.end(), 1);
+  return sizes;
+}
+
+Tensor in_rows(const Tensor& x, std::int64_t size) {
+  return wide(x).contiguous().reshape({-1, size});
+}
+
+NormResult layer_norm(const Tensor& x, at::IntArrayRef shape, const OptionalTensor& weight, const OptionalTensor& bias,
+                      double epsilon) {
+  const auto size = c10::multiply_integers(shape);
+  if (x.numel() == 0 || size == 0) {
+    const Kernels kernels;
+    return at::native_layer_norm(x, shape, weight, bias, epsilon);
+  }
+  const auto rows = Normalization::apply(in_rows(x, size), epsilon);
+  const auto of_rows = sizes_of_rows(x, shape);
+  const Tensor y = scaled_and_moved(rows[0].reshape(x.sizes()), weight, bias, shape);
+  return {y.to(x.scalar_type()), rows[1].reshape(of_rows), rows[2].reshape(of_rows)};
+}
+
+// Called by networks that were traced with a derivative inside. LibTorch's takes mean and deviation for constants where
+// its derivative is derived again: wrong, and silently so.
+NormResult layer_norm_gradient(const Tensor& g, const Tensor& x, at::IntArrayRef shape, const Tensor& mean,
+                               const Tensor& inverse_deviation, const OptionalTensor& weight,
+                               const OptionalTensor& bias, std::array<bool, 3> wanted) {
+  const auto size = c10::multiply_integers(shape);
+  if (!is_derived(g, x) && !(is_given(weight) && is_derived(g, *weight))) {
+    const Kernels kernels;
+    return at::native_layer_norm_backward(g, x, shape, mean, inverse_deviation, weight, bias, wanted);
+  }
+  const Tensor rows = in_rows(x, size), r = inverse_deviation.detach().reshape({-1, 1});
+  const Tensor variance = rows.detach().var(at::IntArrayRef{1}, /*unbiased=*/false, /*keepdim=*/true);
+  const double epsilon = (r.pow(-2) - variance).mean().item<double>();
+  std::vector<std::int64_t> leading(static_cast<std::size_t>(x.dim()) - shape.size());
+  std::iota(leading.begin(), leading.end(), std::int64_t{0});
+  const auto sum = [&](const Tensor& t) { return leading.empty() ? t : t.sum(leading); };
+  NormResult result;
+  if (wanted[0]) {
+    const Tensor v = is_given(weight) ? wide(g) * wide(*weight) : wide(g);
+    std::get<0>(result) =
+        NormalizationGradient::apply(in_rows(v, size), rows, mean.detach().reshape({-1, 1}), r, epsilon)
+            .reshape(x.sizes())
+            .to(x.scalar_type());
+  }
+  if (wanted[1]) {
+    std::get<1>(result) =
+        sum(wide(g) * Normalization::apply(rows, epsilon)[0].reshape(x.sizes())).to(weight->scalar_type());
+  }
+  if (wanted[2]) std::get<2>(result) = sum(g);
+  return result;
+}
+
+// Mean and deviation can be derived, as LibTorch's can: what it has traced of a derivative computes with them.
+NormResult group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, std::int64_t samples,
+                      std::int64_t channels, std::int64_t places, std::int64_t groups, double epsilon) {
+  if (x.numel() == 0) {
+    const Kernels kernels;
+    return at::native_group_norm(x, weight, bias, samples, channels, places, groups, epsilon);
+  }
+  const Tensor rows = in_rows(x, x.numel() / (samples * groups));
+  const Tensor normalized = Normalization::apply(rows, epsilon)[0];
+  const Tensor y = scaled_and_moved(normalized.reshape({samples, channels, places}), weight, bias, {channels, 1});
+  const Tensor mean = row_mean(rows);
+  const Tensor inverse = (row_mean((rows - mean).square()) + epsilon).rsqrt();
+  return {y.reshape(x.sizes()).to(x.scalar_type()), mean.reshape({samples, groups}),
+          inverse.reshape({samples, groups})};
+}
+
+// With the mean and variance of all data: nothing is derived through them.
+Tensor fixed_batch_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, const Tensor& mean,
+                        const Tensor& variance, double epsilon) {
+  std::vector<std::int64_t> of_channels(static_cast<std::size_t>(x.dim()), 1);
+  of_channels[1] = x.size(1);
+  const Tensor inverse = (wide(variance).detach() + epsilon).rsqrt().reshape(of_channels);
+  const Tensor normalized = (wide(x) - wide(mean).detach().reshape(of_channels)) * inverse;
+  return scaled_and_moved(normalized, weight, bias, of_channels).to(x.scalar_type());
+}
+
+Tensor batch_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& running_mean, const OptionalTensor& running_variance, bool training,
+                  double momentum, double epsilon, bool cudnn_enabled) {
+  const bool fixed = !training && is_given(running_mean) && is_given(running_variance) && x.dim() > 1;
+  if (fixed) return fixed_batch_norm(x, weight, bias, *running_mean, *running_variance, epsilon);
+  return at::native::batch_norm(x, weight, bias, running_mean, running_variance, training, momentum, epsilon,
+                                cudnn_enabled);
+}
+
+NormResult batch_norm_of_export(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                                const Tensor& running_mean, const Tensor& running_variance, double /*momentum*/,
+                                double epsilon) {
+  const Tensor none = at::empty({0}, running_mean.options());
+  return {fixed_batch_norm(x, weight, bias, running_mean, running_variance, epsilon), none, none};
+}
+
+}  // namespace
+
+void register_lean_derivatives(torch::Library& library) {
+  library.impl("gelu_backward", TORCH_FN(gelu_gradient));
+  library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
+  library.impl("bmm", TORCH_FN(product));
+  library.impl("_softmax_backward_data", TORCH_FN(softmax_gradient));
+  library.impl("_log_softmax_backward_data", TORCH_FN(log_softmax_gradient));
+  library.impl("native_layer_norm", TORCH_FN(layer_norm));
+  library.impl("native_layer_norm_backward", TORCH_FN(layer_norm_gradient));
+  library.impl("native_group_norm", TORCH_FN(group_norm));
+  library.impl("batch_norm", TORCH_FN(batch_norm));
+  library.impl("_native_batch_norm_legit_no_training", TORCH_FN(batch_norm_of_export));
+}
+
+}  // namespace hessian_mpi::network

@@ -1,0 +1,23 @@
+#pragma once
+/// Programs whose work is products with a network: they stop when they are asked to, and go on where they were.
+
+#include <boost/program_options.hpp>
+#include <functional>
+
+#include "hessian_mpi/ranks/communicator.hpp"
+#include "solver_plan.hpp"
+
+namespace hessian_mpi::programs {
+
+/// Describes --resume and --time-limit.
+void describe_resuming(boost::program_options::options_description& to);
+/// Takes them. Throws InputError where they are given without a network.
+void take_resuming(const boost::program_options::variables_map& given, MatrixOptions& options);
+
+/// Collective. Opens the matrix and does the work with it. With a network a signal or the time limit ends that by
+/// AgreedError with ExitCode::stopped, and products are kept beside the output (kept_products.hpp) until the work is
+/// done. program: its name, for warnings. Where the work ends in ExitCode::failed, this throws that a check has failed.
+ExitCode run_resumably(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
+                       const std::function<ExitCode(const OpenedMatrix&)>& work);
+
+}  // namespace hessian_mpi::programs

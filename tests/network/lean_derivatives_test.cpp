@@ -1,0 +1,252 @@
+// Values and derivatives up to the third against LibTorch's own, which are made where nothing is replaced.
+
+#include "lean_derivatives.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/nn/functional.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "plain_operators.hpp"
+
+namespace hessian_mpi::network {
+namespace {
+
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// An operator of an input and, where it has them, a weight and a bias; and by plain operators, where LibTorch's third
+// derivative is wrong.
+struct Case {
+  std::string name;
+  std::function<Tensor(const Tensors&)> of;
+  std::vector<std::vector<std::int64_t>> shapes;
+  std::function<Tensor(const Tensors&)> plain = of;
+};
+
+Tensor plain_norm(const Tensor& x, std::vector<std::int64_t> over) {
+  const Tensor from_mean = x - x.mean(over, true);
+  return from_mean / (from_mean.square().mean(over, true) + 1e-5).sqrt();
+}
+
+// The derivative of a norm as operators of tracing have it.
+Tensor traced_gradient(const Tensor& g, const Tensor& x, const Tensor& weight, int of) {
+  const auto [y, mean, inverse] = torch::native_layer_norm(x, {4}, weight, {}, 1e-5);
+  const auto all = torch::native_layer_norm_backward(g, x, {4}, mean, inverse, weight, {}, {true, true, false});
+  return of == 0 ? std::get<0>(all) : std::get<1>(all);
+}
+
+Tensor plain_gradient(const Tensor& g, const Tensor& x, const Tensor& weight, int of) {
+  return torch::autograd::grad({plain_norm(x, {-1}) * weight}, {of == 0 ? x : weight}, {g}, true, true)[0];
+}
+
+void PrintTo(const Case& some, std::ostream* out) {
+  *out << some.name;
+}
+
+const std::vector<Case>& cases() {
+  const auto running = [](std::int64_t channels) { return torch::linspace(0.5, 2, channels, torch::kDouble); };
+  static const std::vector<Case> all = {
+      {"gelu", [](const Tensors& t) { return torch::gelu(t[0]); }, {{3, 5}}},
+      {"gelu_tanh", [](const Tensors& t) { return torch::gelu(t[0], "tanh"); }, {{3, 5}}},
+      {"silu", [](const Tensors& t) { return torch::silu(t[0]); }, {{3, 5}}},
+      {"bmm", [](const Tensors& t) { return t[0].bmm(t[1]); }, {{2, 3, 4}, {2, 4, 5}}},
+      {"bmm_of_views",
+       [](const Tensors& t) {
+         return t[0].mT().bmm(t[1].expand({2, 4, 5}));
+       },
+       {{2, 4, 3}, {4, 5}}},
+      {"bmm_with_itself", [](const Tensors& t) { return t[0].bmm(t[0]); }, {{2, 3, 3}}},
+      {"bmm_with_a_constant",
+       [](const Tensors& t) {
+         return t[0].bmm(torch::ones({2, 4, 5}, torch::kDouble));
+       },
+       {{2, 3, 4}}},
+      {"complex_bmm",
+       [](const Tensors& t) {
+         const Tensor z = torch::complex(t[0], t[1]);
+         return torch::real(z.bmm(z.mH()).bmm(z * z));
+       },
+       {{2, 3, 3}, {2, 3, 3}}},
+      {"softmax", [](const Tensors& t) { return t[0].softmax(-1); }, {{2, 3, 4}}},
+      {"softmax_inside", [](const Tensors& t) { return t[0].softmax(1); }, {{2, 3, 4}}},
+      {"softmax_masked",
+       [](const Tensors& t) {
+         return t[0].masked_fill(torch::ones({4, 4}).triu(1).to(torch::kBool), -1e9).softmax(-1);
+       },
+       {{2, 4, 4}}},
+      {"log_softmax", [](const Tensors& t) { return t[0].log_softmax(1); }, {{2, 3, 4}}},
+      {"layer_norm",
+       [](const Tensors& t) { return torch::layer_norm(t[0], {4}, t[1], t[2]); },
+       {{2, 3, 4}, {4}, {4}},
+       [](const Tensors& t) { return plain_norm(t[0], {-1}) * t[1] + t[2]; }},
+      {"layer_norm_of_two_dimensions",
+       [](const Tensors& t) {
+         return torch::layer_norm(t[0], {3, 4}, t[1], t[2]);
+       },
+       {{2, 3, 4}, {3, 4}, {3, 4}},
+       [](const Tensors& t) {
+         return plain_norm(t[0], {-2, -1}) * t[1] + t[2];
+       }},
+      {"layer_norm_without_bias",
+       [](const Tensors& t) { return torch::layer_norm(t[0], {4}, t[1]); },
+       {{3, 4}, {4}},
+       [](const Tensors& t) { return plain_norm(t[0], {-1}) * t[1]; }},
+      {"layer_norm_alone",
+       [](const Tensors& t) { return torch::layer_norm(t[0], {4}); },
+       {{2, 3, 4}},
+       [](const Tensors& t) { return plain_norm(t[0], {-1}); }},
+      {"layer_norm_of_a_view",
+       [](const Tensors& t) { return torch::layer_norm(t[0].transpose(0, 1), {3}, t[1], t[2]); },
+       {{3, 4}, {3}, {3}},
+       [](const Tensors& t) { return plain_norm(t[0].transpose(0, 1), {-1}) * t[1] + t[2]; }},
+      {"layer_norm_gradient",
+       [](const Tensors& t) { return traced_gradient(t[0], t[1], t[2], 0); },
+       {{3, 4}, {3, 4}, {4}},
+       [](const Tensors& t) { return plain_gradient(t[0], t[1], t[2], 0); }},
+      {"layer_norm_gradient_by_weight",
+       [](const Tensors& t) { return traced_gradient(t[0], t[1], t[2], 1); },
+       {{3, 4}, {3, 4}, {4}},
+       [](const Tensors& t) { return plain_gradient(t[0], t[1], t[2], 1); }},
+      {"group_norm", [](const Tensors& t) { return torch::group_norm(t[0], 2, t[1], t[2]); }, {{2, 4, 3, 2}, {4}, {4}}},
+      {"group_norm_without_places",
+       [](const Tensors& t) { return torch::group_norm(t[0], 2, t[1], t[2]); },
+       {{2, 6}, {6}, {6}}},
+      {"mean_and_deviation_of_group_norm",
+       [](const Tensors& t) {
+         const auto [y, mean, inverse] = torch::native_group_norm(t[0], {}, {}, 2, 4, 3, 2, 1e-5);
+         return mean * inverse;
+       },
+       {{2, 4, 3}}},
+      {"group_norm_alone", [](const Tensors& t) { return torch::group_norm(t[0], 1); }, {{2, 4, 3}}},
+      {"batch_norm_eval",
+       [running](const Tensors& t) {
+         return torch::batch_norm(t[0], t[1], t[2], running(3), running(3) + 1, false, 0.1, 1e-5, false);
+       },
+       {{2, 3, 4}, {3}, {3}}},
+      {"batch_norm_eval_alone",
+       [running](const Tensors& t) {
+         return torch::batch_norm(t[0], {}, {}, running(3), running(3) + 1, false, 0.1, 1e-5, false);
+       },
+       {{4, 3}}},
+      {"batch_norm_of_an_export",
+       [running](const Tensors& t) {
+         return std::get<0>(
+             torch::_native_batch_norm_legit_no_training(t[0], t[1], t[2], running(3), running(3) + 1, 0.1, 1e-5));
+       },
+       {{2, 3, 4}, {3}, {3}}},
+      {"batch_norm_train",
+       [running](const Tensors& t) {
+         return torch::batch_norm(t[0], t[1], t[2], running(3), running(3) + 1, true, 0.1, 1e-5, false);
+       },
+       {{5, 3, 4}, {3}, {3}}}};
+  return all;
+}
+
+Tensors inputs_of(const Case& some) {
+  torch::manual_seed(5);
+  Tensors inputs;
+  for (const auto& shape : some.shapes) inputs.push_back(torch::randn(shape, torch::kDouble).requires_grad_());
+  return inputs;
+}
+
+Tensors along(const Tensors& outputs, const Tensors& inputs, bool create_graph) {
+  Tensors reached, cotangents;
+  for (const auto& output : outputs) {
+    const Tensor cotangent = torch::randn(output.sizes(), output.options());
+    if (!output.requires_grad()) continue;
+    reached.push_back(output);
+    cotangents.push_back(cotangent);
+  }
+  auto found = torch::autograd::grad(reached, inputs, cotangents, /*retain_graph=*/true, create_graph,
+                                     /*allow_unused=*/true);
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    if (!found[k].defined()) found[k] = torch::zeros_like(inputs[k]);
+  }
+  return found;
+}
+
+// The value, the gradient along a cotangent, two second derivatives on one graph, and a third.
+Tensors derivatives_of(const std::function<Tensor(const Tensors&)>& of, const Tensors& inputs) {
+  torch::manual_seed(7);
+  const Tensor value = of(inputs);
+  const auto first = along({value}, inputs, true);
+  Tensors all{value};
+  const auto add = [&](const Tensors& tensors) { all.insert(all.end(), tensors.begin(), tensors.end()); };
+  add(first);
+  add(along(first, inputs, false));
+  add(along(first, inputs, false));
+  add(along(along(first, inputs, true), inputs, false));
+  return all;
+}
+
+class LeanDerivatives : public testing::TestWithParam<Case> {};
+
+TEST_P(LeanDerivatives, AreThoseOfLibTorch) {
+  const auto inputs = inputs_of(GetParam());
+  const auto expected = derivatives_of(GetParam().plain, inputs);
+  const PlainOperators replaced;
+  const auto found = derivatives_of(GetParam().of, inputs);
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    EXPECT_TRUE(torch::allclose(found[k], expected[k], 1e-9, 1e-11)) << k << found[k] << expected[k];
+  }
+}
+
+std::set<std::string> functions_in(const Tensor& root) {
+  std::set<std::string> names;
+  std::set<const torch::autograd::Node*> seen;
+  std::vector<const torch::autograd::Node*> open{root.grad_fn().get()};
+  while (!open.empty()) {
+    const auto* node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    names.insert(node->name());
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return names;
+}
+
+// A name that LibTorch no longer calls would leave its own derivative in place, and the test above without sense.
+TEST_P(LeanDerivatives, StandInThePlaceOfLibTorchs) {
+  if (GetParam().name == "batch_norm_train") GTEST_SKIP() << "LibTorch's own";
+  const PlainOperators replaced;
+  const auto inputs = inputs_of(GetParam());
+  const auto functions = functions_in(along({GetParam().of(inputs)}, inputs, true)[0]);
+  for (const auto* of_libtorch :
+       {"GeluBackwardBackward0", "SiluBackwardBackward0", "SoftmaxBackwardDataBackward0",
+        "LogSoftmaxBackwardDataBackward0", "NativeLayerNormBackwardBackward0", "NativeLayerNormBackward0",
+        "NativeGroupNormBackward0", "BmmBackward0", "NativeBatchNormBackwardBackward0"}) {
+    EXPECT_FALSE(functions.contains(of_libtorch)) << of_libtorch;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Operators, LeanDerivatives, testing::ValuesIn(cases()),
+                         [](const auto& test) { return test.param.name; });
+
+// As autocast has it: half precision inside, float32 in a norm.
+TEST(LeanDerivativesOfHalf, HaveTheTypesOfLibTorchs) {
+  const auto derive = [] {
+    torch::manual_seed(5);
+    const Tensor x = torch::randn({3, 4}).to(torch::kBFloat16).requires_grad_();
+    const Tensor y = torch::layer_norm(x, {4}).softmax(1, torch::kFloat).to(torch::kBFloat16);
+    const auto first = along({torch::gelu(y)}, {x}, true);
+    return Tensors{y, first[0], along(first, {x}, false)[0]};
+  };
+  const auto expected = derive();
+  const PlainOperators replaced;
+  const auto found = derive();
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    EXPECT_EQ(found[k].scalar_type(), expected[k].scalar_type());
+    EXPECT_TRUE(torch::allclose(found[k], expected[k], 0.1, 0.05)) << k << found[k] << expected[k];
+  }
+}
+
+}  // namespace
+}  // namespace hessian_mpi::network
