@@ -180,6 +180,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def read(path: str | os.PathLike) -> tuple[Any, Any]:
     """Inputs and targets: a tensor, a tuple, or of inputs with names a dict; targets are None where there are none."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"'{path}' is not there: hessian_mpi.data('{path}', (inputs, targets)) writes it")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"'{path}' is no HDF5 file, or damaged; expected is one with `inputs` and `targets`")
     with h5py.File(path, "r") as file:
         if "inputs" not in file:
             raise DataError(f"'{path}' has no `inputs` (it holds: {', '.join(file) or 'nothing'}); expected are `inputs` and "
