@@ -171,6 +171,11 @@ class Whole(InFolder):
 
 class Read(InFolder):
     def test_says_what_a_file_lacks(self) -> None:
+        with self.assertRaisesRegex(FileNotFoundError, "is not there: hessian_mpi.data"):
+            hessian_mpi.data(self.path)
+        self.path.write_text("no data")
+        with self.assertRaisesRegex(hessian_mpi.DataError, "is no HDF5 file, or damaged"):
+            hessian_mpi.data(self.path)
         with h5py.File(self.path, "w") as file:
             file["x"] = np.ones(3)
         with self.assertRaisesRegex(hessian_mpi.DataError, "no `inputs` .it holds: x."):

@@ -233,6 +233,12 @@ class Data(Tests):
         self.assertIn("any number of samples", printed)
         self.assertTrue(torch.equal(hessian_mpi.data(self.folder / "data.h5")[0], self.x))
 
+    def test_of_a_loader_of_single_samples_are_of_any_number(self) -> None:
+        loader = DataLoader(TensorDataset(self.x, self.y))
+        self.assertIn("for any number of samples", self.export(self.network, loader))
+        self.assertIn("8 samples", self.export(self.network, loader, lambda model, batch: model(batch[0]).square().mean(),
+                                               batch_size=4))
+
     def test_without_a_common_first_dimension(self) -> None:
         class Graph(nn.Module):
             def __init__(self) -> None:
@@ -371,6 +377,8 @@ class Refused(Tests):
 
     def test_what_fails_in_python_as_it_fails_there(self) -> None:
         self.refused(RuntimeError, "mat1 and mat2 shapes", self.network, (torch.randn(8, 4), self.y))
+        batches = [{"input": self.x[:4], "label": self.y[:4]}, {"input": self.x[4:], "label": self.y[4:]}]
+        self.refused(TypeError, "unexpected keyword argument 'label'", self.network, iter(batches))
 
 
 if __name__ == "__main__":

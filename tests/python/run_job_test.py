@@ -199,7 +199,7 @@ class Errors(Tests):
         """The package has a list of them, since it exports where no program is."""
         listed = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True).stdout
         files = re.findall(r"^(?:  -\w, |      )--(\w+) +(?:NAME\|)?FILE ", listed, re.M)
-        self.assertEqual(set(files) - {"model", "data", "loss", "config"}, set(export_job._PATHS))
+        self.assertEqual(set(files) - {"loss", "config"}, set(export_job._PATHS))
 
     def test_leave_a_file_that_is_there(self) -> None:
         self.hessian(self.network, (self.x, self.y)).close()

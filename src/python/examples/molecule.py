@@ -81,7 +81,7 @@ def main(folder: str) -> None:
 
     # The same job with TorchScript, which takes forces as they stand in forward().
     torch.jit.script(Energy(potential)).save(pathlib.Path(folder, "scripted.pt"))
-    scripted = hessian_mpi.run(folder, ranks=2, model="scripted.pt", output="scripted.h5")
+    scripted = hessian_mpi.run(folder, ranks=2, model=pathlib.Path(folder, "scripted.pt"), output=pathlib.Path(folder, "scripted.h5"))
     print(f"TorchScript differs by {np.abs(np.asarray(scripted) - np.asarray(H)).max():.1e}")
 
 

@@ -18,6 +18,7 @@ from .batch import DataError, Layout, described
 _DTYPES = (torch.float32, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool,
            torch.uint64)
 _SAMPLES_OF_A_DATASET = 256
+_BATCHES_OF_ONE = 32
 _CHUNK_BYTES = 1 << 20
 
 
@@ -55,7 +56,8 @@ def _is_indexed(data: Any) -> bool:
 
 
 class Written:
-    """What is in a data file: its layout, first batch, number of samples (None where all is whole)."""
+    """What is in a data file: its layout, first batch, or first ones of a loader that yields single samples, and number of
+    samples (None where all is whole)."""
 
     def __init__(self, layout: Layout, first: list[Tensor]):
         self.layout, self.first = layout, first
@@ -85,9 +87,15 @@ def _write_batches(writer: "_Writer", stream: Iterator[Any], layout_of: Callable
     following = next(stream, None)
     writer.begin(layout, written.first, grows=following is not None)
     writer.append(written.first)
+    ones = [written.first]  # one sample alone does not show that a network takes several
     while following is not None:
-        writer.append(layout.tensors(following))
+        tensors = layout.tensors(following)
+        if writer.samples == len(ones) < _BATCHES_OF_ONE:
+            ones.append(tensors)
+        writer.append(tensors)
         following = next(stream, None)
+    if len(ones) > 1:
+        written.first = [parts[0] if is_whole else torch.cat(parts) for *parts, is_whole in zip(*ones, writer.is_whole)]
     written.samples = writer.samples
     return written
 
@@ -105,8 +113,8 @@ class _Writer:
             if unknown:
                 raise DataError(f"whole: the data have no '{min(unknown)}'; they have {', '.join(layout.names)}")
         self._layout = layout
-        self._is_whole = [self._whole if isinstance(self._whole, bool) else name in self._whole for name in layout.names]
-        for path, tensor, is_whole in zip(layout.paths, tensors, self._is_whole):
+        self.is_whole = [self._whole if isinstance(self._whole, bool) else name in self._whole for name in layout.names]
+        for path, tensor, is_whole in zip(layout.paths, tensors, self.is_whole):
             self._expect_numbers(path, tensor)
             if is_whole or not grows:
                 self.file.create_dataset(path, data=_array(tensor))
@@ -119,7 +127,7 @@ class _Writer:
 
     def append(self, tensors: list[Tensor]) -> None:
         counts = []
-        for path, tensor, is_whole in zip(self._layout.paths, tensors, self._is_whole):
+        for path, tensor, is_whole in zip(self._layout.paths, tensors, self.is_whole):
             self._expect_numbers(path, tensor)
             dataset = self.file[path]
             if dataset.shape[1:] != tuple(tensor.shape[1:]) or dataset.dtype != _array(tensor[:0]).dtype:
@@ -144,7 +152,7 @@ class _Writer:
         return f"dataset '{path}' of '{self.path}'"
 
     def _differing(self, counts: list[int]) -> str:
-        paths = [path for path, is_whole in zip(self._layout.paths, self._is_whole) if not is_whole]
+        paths = [path for path, is_whole in zip(self._layout.paths, self.is_whole) if not is_whole]
         listed = {part: ", ".join(str(n) for path, n in zip(paths, counts) if path.startswith(part))
                   for part in ("inputs", "targets")}
         words = ", ".join(f"{part} {numbers}" for part, numbers in listed.items() if numbers)
@@ -172,6 +180,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def read(path: str | os.PathLike) -> tuple[Any, Any]:
     """Inputs and targets: a tensor, a tuple, or of inputs with names a dict; targets are None where there are none."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"'{path}' is not there: hessian_mpi.data('{path}', (inputs, targets)) writes it")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"'{path}' is no HDF5 file, or damaged; expected is one with `inputs` and `targets`")
     with h5py.File(path, "r") as file:
         if "inputs" not in file:
             raise DataError(f"'{path}' has no `inputs` (it holds: {', '.join(file) or 'nothing'}); expected are `inputs` and "

@@ -23,7 +23,7 @@ from .program import find, require_options
 
 MODEL, DATA, CONFIG, HESSIAN = "model.pt2", "data.h5", "job.cfg", "hessian.h5"
 _SAMPLES_TO_CHECK = 32
-_PATHS = ("output", "values")  # options that name files, but for those that are of the job
+_PATHS = ("data", "model", "output", "values")  # options that name files
 
 
 def export(folder: str | os.PathLike, network: nn.Module, data: Any, loss: str | Callable = "cross_entropy", *,
@@ -217,8 +217,10 @@ class _Job:
         finally:
             unchecked.unlink(missing_ok=True)
         if not faults:
-            raise ExportError(f"batches of {self.batch_size} samples do not fit: the loss takes {self._size(self.first)} of the "
-                              f"{self.samples} samples at once in Python, and no other number")
+            self._point(self.network, self._loss_in_python, self.first, {})  # what fails in Python fails here with its words
+            batches = f"batches of {self.batch_size}" if self.batch_size else "all"
+            raise ExportError(f"{batches} samples do not fit: the loss takes {self._size(self.first)} of the {self.samples} "
+                              "samples at once in Python, and no other number")
         raise ExportError("\n".join(f"{way.value}: {fault}" for fault, way in faults.items()))
 
     def _export(self, path: pathlib.Path, way: trace.Way, tensors: list[Tensor], dynamic: list[bool]) -> None:
