@@ -182,6 +182,19 @@ TEST(File, CastsThatAreKeptAreKnownToTheChecks) {
   }
 }
 
+// Rounding takes most of what is left of a matrix at confident predictions, symmetry with it.
+TEST(File, WhatRoundingTakesFromSmallNumbersIsNoFailure) {
+  for (const auto* dtype : {"float64", "float32"}) {
+    for (const auto* matrix : {"hessian", "ggn", "fisher"}) {
+      const Result result(
+          1, {"--model", models() / "usage" / "certain.pt", "--data", models() / "usage" / "certain_data.h5", "--dtype",
+              dtype, "--matrix", matrix, "--progress", "none", "--output", "result.h5"});
+      EXPECT_EQ(result.file().attribute_integer("/", "complete"), 1) << result.finished.errors;
+      EXPECT_EQ(result.finished.errors, "") << dtype << ' ' << matrix;
+    }
+  }
+}
+
 TEST(File, MatrixIsOnePlainContiguousPiece) {
   const Result result(2, "question");
   const auto file = result.file();
