@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory(prefix="hessian_mpi_test_") as folder:
         named = re.search(r"^program=(\S+)$", script.read_text(), re.M)
         assert named and (prefix / "bin" / named[1]).exists() and script.stat().st_mode & 0o100, script
         subprocess.run(["bash", "-n", script], check=True)
-    packages = subprocess.run([sys.executable, "-c", "import hessian_file, hessian_mpi; print(hessian_mpi.program.find(None))"],
+    packages = subprocess.run([sys.executable, "-c", "import hessian_file, hessian_mpi.program as program; print(program.find())"],
                               env={"PYTHONPATH": str(share), "PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True)
     assert packages.stdout.strip() == str((prefix / "bin/hessian_mpi").resolve()), packages
     print("ok:", len(programs), "programs and", len(scripts), "scripts")

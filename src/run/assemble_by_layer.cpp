@@ -423,9 +423,10 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     };
     for (std::int64_t round = 0; round < step.rounds; ++round) {
       const Stopwatch preparing;
-      stop();
+      stop();  // here ranks wait for those that have more to do
+      const Stopwatch exchanging;
       if (s > 0) exchange(s, round);
-      result.exchange_seconds += preparing.seconds();
+      result.exchange_seconds += exchanging.seconds();
       engines::Engine& engine = engine_of_step();
       result.compute_seconds += preparing.seconds();
       if (const auto blocks = blocks_of_round(s, round); !blocks.blocks.empty()) {

@@ -259,7 +259,8 @@ TEST(ExportedProgramInputs, WrongOnesSayWhatIsExpected) {
   EXPECT_SAYS(forward_error(*model, {x, index.to(torch::kFloat64)}), "floating and integer");
   EXPECT_SAYS(forward_error(*model, {x, index[0]}), "'index' (Long [any])");
   EXPECT_SAYS(forward_error(*model, {x, std::string("text")}), "must be a tensor");
-  EXPECT_SAYS(forward_error(*model, {torch::zeros({5, 4}, torch::kFloat64), index}), "'x' (Double [any, 3])");
+  EXPECT_SAYS(forward_error(*model, {torch::zeros({5, 4}, torch::kFloat64), index}),
+              "'x' (Double [any, 3]) but was given Double [5, 4]");
   EXPECT_SAYS(forward_error(*model, {x, index.slice(0, 0, 4)}), "dimension 0 must be 5");
   EXPECT_EQ(forward_error(*model, {x, index}), "(ran)");
 }

@@ -191,7 +191,8 @@ std::vector<c10::IValue> ExpectedInputs::checked(const std::vector<c10::IValue>&
 void ExpectedInputs::check_tensor(const ExpectedInput& input, const torch::Tensor& given,
                                   std::map<std::string, std::int64_t>& symbols) const {
   const auto mismatch = [&](const std::string& advice) {
-    return InputError(text("takes ", describe(input), " but was given ", given.dtype(), " ", given.sizes(), advice));
+    return InputError(
+        text("takes ", describe(input), " but was given ", given.scalar_type(), " ", given.sizes(), advice));
   };
   if (is_real(input.dtype) != is_real(given.scalar_type())) {
     throw mismatch("; floating and integer data are not exchanged");
