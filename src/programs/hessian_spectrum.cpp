@@ -362,6 +362,12 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
   return right;
 }
 
+// Collective. Of N numbers over all ranks, in half of the memory: a network needs some, and the file's pages.
+std::int64_t most_vectors(const Work& work) {
+  const auto bytes = static_cast<std::uint64_t>(work.n() / work.world.size() + 1) * sizeof(double);
+  return -work.world.max(-static_cast<std::int64_t>(memory_of_rank(work.world) / 2 / bytes));
+}
+
 // Collective. What is found by multiplying vectors; whether all checks passed.
 bool by_products(const Work& work, after::ResultFile& result) {
   const auto& options = work.options;
@@ -375,8 +381,8 @@ bool by_products(const Work& work, after::ResultFile& result) {
   for (const auto& [end, count] :
        {std::pair(solvers::End::largest, options.largest), std::pair(solvers::End::smallest, options.smallest)}) {
     if (count == 0) continue;
-    const bool passed =
-        extreme_eigenvalues(matrix, {end, count, tolerance, norm, options.of_density.seed}, work, result);
+    const bool passed = extreme_eigenvalues(
+        matrix, {end, count, tolerance, norm, options.of_density.seed, most_vectors(work)}, work, result);
     right = right && passed;
   }
   if (options.density) right = density(matrix, work, result) && right;
@@ -407,7 +413,8 @@ void plan(const Work& work) {
   const auto own_rows = work.n() / world.size() + 1;
   const auto rows =
       opened.network ? 0 : work.bytes() / static_cast<std::uint64_t>(work.n()) * static_cast<std::uint64_t>(own_rows);
-  const auto vectors = static_cast<std::uint64_t>(most == 0 ? 0 : solvers::vectors_kept(most, work.n()));
+  const solvers::ExtremeOptions of_ends{.count = most, .most_vectors = most_vectors(work)};
+  const auto vectors = static_cast<std::uint64_t>(most == 0 ? 0 : solvers::vectors_kept(of_ends, work.n()));
   auto bytes = std::max(vectors * static_cast<std::uint64_t>(own_rows) * sizeof(double),
                         options.density ? solvers::bytes_of_lanczos(own_rows, options.of_density.probes,
                                                                     std::min(options.of_density.steps, work.n()))

@@ -27,8 +27,11 @@ struct Effort {
 // are the edge of a dense bulk, or as many nearly equal ones as a convolution has channels.
 constexpr std::array efforts{Effort{60, 5}, Effort{500, 2000}};
 
-std::int64_t vectors_of(const Effort& effort, std::int64_t count, std::int64_t n) {
-  return std::min(n, std::max(2 * count, count + effort.beside));
+std::int64_t vectors_of(const Effort& effort, const ExtremeOptions& options, std::int64_t n) {
+  constexpr std::int64_t least_beside = 10;
+  const auto least = std::max(2 * options.count, options.count + least_beside);
+  const auto wanted = std::max(least, options.count + effort.beside);
+  return std::min(n, std::clamp(options.most_vectors, least, wanted));
 }
 
 struct Watcher {
@@ -69,7 +72,7 @@ void set_up(EPS solver, const petsc::OperatorMatrix& shell, const ExtremeOptions
 PetscInt solve(EPS solver, const Effort& effort, const petsc::OperatorMatrix& shell, const SymmetricOperator& matrix,
                const ExtremeOptions& options) {
   check(EPSSetDimensions(solver, static_cast<PetscInt>(options.count),
-                         static_cast<PetscInt>(vectors_of(effort, options.count, matrix.size())), PETSC_DEFAULT),
+                         static_cast<PetscInt>(vectors_of(effort, options, matrix.size())), PETSC_DEFAULT),
         "EPSSetDimensions");
   check(EPSSetTolerances(solver, options.tolerance * options.norm, effort.restarts), "EPSSetTolerances");
   // What a user adds by PETSC_OPTIONS.
@@ -111,8 +114,8 @@ std::vector<double> residuals_of(SymmetricOperator& matrix, const ExtremeEigenva
 
 }  // namespace
 
-std::int64_t vectors_kept(std::int64_t count, std::int64_t n) {
-  return vectors_of(efforts.back(), count, n);
+std::int64_t vectors_kept(const ExtremeOptions& options, std::int64_t n) {
+  return vectors_of(efforts.back(), options, n);
 }
 
 ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& options,

@@ -65,6 +65,21 @@ TEST(ExtremeEigenvalues, MayBeACluster) {
   }
 }
 
+TEST(ExtremeEigenvalues, AreFoundWithAsManyVectorsAsThereIsMemoryFor) {
+  constexpr std::int64_t n = 400;
+  EXPECT_EQ(vectors_kept({.count = 5}, 10'000), 505);
+  EXPECT_EQ(vectors_kept({.count = 5, .most_vectors = 100}, 10'000), 100);
+  EXPECT_EQ(vectors_kept({.count = 5, .most_vectors = 1}, 10'000), 15);
+  EXPECT_EQ(vectors_kept({.count = 5}, n), n);
+  const auto world = ranks::Communicator::world();
+  const MatrixFile file(world, n, second_differences(n));
+  StoredOperator matrix(file.path(), file.matrix, plenty, world);
+  const auto found = extreme_eigenvalues(matrix, {.count = 5, .norm = 4, .most_vectors = 1});
+  for (std::int64_t k = 0; k < 5; ++k) {
+    EXPECT_NEAR(found.values[static_cast<std::size_t>(k)], eigenvalue_of_differences(n - 1 - k, n), 1e-7) << k;
+  }
+}
+
 TEST(ExtremeEigenvalues, CanBeAll) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 9;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,12 @@ struct ExtremeOptions {
   double tolerance = 1e-8;  ///< of residuals, in parts of norm
   double norm = 1;          ///< |A|, roughly
   std::uint64_t seed = 0;
+  /// To keep, where that is more than the method cannot do without; with fewer it takes more products.
+  std::int64_t most_vectors = std::numeric_limits<std::int64_t>::max();
 };
 
-/// How many vectors of N numbers the method keeps at most, over all ranks, for so many eigenvalues of N.
-std::int64_t vectors_kept(std::int64_t count, std::int64_t n);
+/// How many vectors of N numbers the method keeps at most, over all ranks.
+std::int64_t vectors_kept(const ExtremeOptions& options, std::int64_t n);
 
 struct ExtremeEigenvalues {
   std::vector<double> values;     ///< the outermost first
