@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times products of a Hessian with vectors without the matrix, beside other programs, and compares eigenvalues.
 
-usage: products.py BUILD [--folder FOLDER] [--rounds R] [--launch WORDS] [--quick] [--no-eigenvalues] [NAME...]
+usage: products.py BUILD [NAME...] [--folder FOLDER] [--rounds R] [--launch WORDS] [--quick] [--no-eigenvalues]
 
 BUILD: the folder with src/hessian_multiply and src/hessian_spectrum. NAME: resnet18 (32 x 32 images, 64 of them, BatchNorm in
 eval mode, 11 million parameters) and gpt (512 tokens, 10 million); both where absent. One thread on one core, random weights,
