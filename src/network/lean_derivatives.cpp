@@ -48,8 +48,7 @@ Tensor row_sum(const Tensor& x, std::int64_t dim) {
 
 // --- Activations ---------------------------------------------------------------------------------------------------
 
-// Of f(x), or of f written by its own value x as of tanh: `gradient` is LibTorch's g f', `slope` the same f' by
-// operators that can be derived.
+// `gradient` is LibTorch's g f'(x), `slope` the same f' by operators that can be derived.
 struct Gelu {
   static Tensor gradient(const Tensor& g, const Tensor& x) { return at::gelu_backward(g, x, "none"); }
   static Tensor slope(const Tensor& x) {
@@ -167,21 +166,14 @@ Tensor product(const Tensor& a, const Tensor& b) {
 
 // --- Softmax -------------------------------------------------------------------------------------------------------
 
-// y (g - sum y g), of y the softmax along a dimension.
-struct SoftmaxGradient : Function<SoftmaxGradient> {
-  static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& y, std::int64_t dim,
-                        at::ScalarType dtype) {
-    graph->save_for_backward({g, y});
-    graph->saved_data["dim"] = dim;
-    const Kernels kernels;
+// `gradient` is LibTorch's of y by its input along a dimension, g being that by y; `derivatives` of h times it, by g
+// and y.
+struct Softmax {  // y (g - sum y g)
+  static Tensor gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
     return at::_softmax_backward_data(g, y, dim, dtype);
   }
-
-  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
-    const auto saved = graph->get_saved_variables();
-    const Tensor &g = saved[0], &y = saved[1];
-    const Tensor h = cotangents[0].to(y.scalar_type());
-    const auto dim = graph->saved_data["dim"].toInt();
+  static variable_list derivatives(AutogradContext* graph, const Tensor& h, const Tensor& g, const Tensor& y,
+                                   std::int64_t dim) {
     const Tensor yh = y * h, sum = row_sum(yh, dim);
     if (at::GradMode::is_enabled()) return {yh - y * sum, h * (g - row_sum(g * y, dim)) - g * sum, {}, {}};
     const Tensor centred = once(graph, "centred", [&] { return g - row_sum(g * y, dim); });
@@ -189,60 +181,48 @@ struct SoftmaxGradient : Function<SoftmaxGradient> {
   }
 };
 
-Tensor softmax_gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
-  if (is_derived(g, y)) return SoftmaxGradient::apply(g, y, dim, dtype);
-  const Kernels kernels;
-  return at::_softmax_backward_data(g, y, dim, dtype);
-}
+struct LogSoftmax {  // g - exp(y) sum g
+  static Tensor gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
+    return at::_log_softmax_backward_data(g, y, dim, dtype);
+  }
+  static variable_list derivatives(AutogradContext* graph, const Tensor& h, const Tensor& g, const Tensor& y,
+                                   std::int64_t dim) {
+    const auto of_y = [&] { return y.exp(); };
+    const Tensor p = at::GradMode::is_enabled() ? of_y() : once(graph, "p", of_y);
+    const auto of_g = [&] { return -p * row_sum(g, dim); };
+    const Tensor bend = at::GradMode::is_enabled() ? of_g() : once(graph, "bend", of_g);
+    return {h - row_sum(p * h, dim), h * bend, {}, {}};
+  }
+};
 
-// g - exp(y) sum g, of y the logarithm of softmax.
-struct LogSoftmaxGradient : Function<LogSoftmaxGradient> {
+template <class Kind>
+struct GradientAlong : Function<GradientAlong<Kind>> {
   static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& y, std::int64_t dim,
                         at::ScalarType dtype) {
     graph->save_for_backward({g, y});
     graph->saved_data["dim"] = dim;
     const Kernels kernels;
-    return at::_log_softmax_backward_data(g, y, dim, dtype);
+    return Kind::gradient(g, y, dim, dtype);
   }
 
   static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
     const auto saved = graph->get_saved_variables();
     const Tensor &g = saved[0], &y = saved[1];
-    const Tensor h = cotangents[0].to(y.scalar_type());
-    const auto dim = graph->saved_data["dim"].toInt();
-    const Tensor p = once_if_constant(graph, "p", [&] { return y.exp(); });
-    const Tensor bend = once_if_constant(graph, "bend", [&] { return -p * row_sum(g, dim); });
-    return {h - row_sum(p * h, dim), h * bend, {}, {}};
-  }
-
- private:
-  template <class Compute>
-  static Tensor once_if_constant(AutogradContext* graph, const char* name, Compute compute) {
-    return at::GradMode::is_enabled() ? compute() : once(graph, name, compute);
+    return Kind::derivatives(graph, cotangents[0].to(y.scalar_type()), g, y, graph->saved_data["dim"].toInt());
   }
 };
 
-Tensor log_softmax_gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
-  if (is_derived(g, y)) return LogSoftmaxGradient::apply(g, y, dim, dtype);
+template <class Kind>
+Tensor gradient_along(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
+  if (is_derived(g, y)) return GradientAlong<Kind>::apply(g, y, dim, dtype);
   const Kernels kernels;
-  return at::_log_softmax_backward_data(g, y, dim, dtype);
+  return Kind::gradient(g, y, dim, dtype);
 }
 
 // --- Norms ---------------------------------------------------------------------------------------------------------
 
-// Of rows x [R, n]: their mean and one over their deviation, [R, 1].
-struct Rows {
-  Tensor normalized, mean, inverse_deviation;
-};
-
-Rows normalized_rows(const Tensor& x, double epsilon) {
-  const Kernels kernels;
-  auto [normalized, mean, inverse] = at::native_layer_norm(x, {x.size(1)}, {}, {}, epsilon);
-  return {std::move(normalized), std::move(mean), std::move(inverse)};
-}
-
-// The derivative of normalised rows u times v, r (v - mean v - u mean u v), which is symmetric; r one over the
-// deviation.
+// The derivative of normalised rows u of x [R, n] times v, r (v - mean v - u mean u v), which is symmetric; r one over
+// the deviation.
 Tensor times_derivative(const Tensor& v, const Tensor& x, const Tensor& mean, const Tensor& inverse_deviation) {
   const Kernels kernels;
   return std::get<0>(at::native_layer_norm_backward(v.contiguous(), x, {x.size(1)}, mean, inverse_deviation, {}, {},
@@ -294,13 +274,14 @@ struct NormalizationGradient : Function<NormalizationGradient> {
 
 struct Normalization : Function<Normalization> {
   static variable_list forward(AutogradContext* graph, const Tensor& x, double epsilon) {
-    auto rows = normalized_rows(x, epsilon);
+    const Kernels kernels;
+    const auto [normalized, mean, r] = at::native_layer_norm(x, {x.size(1)}, {}, {}, epsilon);
     graph->save_for_backward({x});
-    graph->mark_non_differentiable({rows.mean, rows.inverse_deviation});
-    graph->saved_data["mean"] = rows.mean.detach();
-    graph->saved_data["r"] = rows.inverse_deviation.detach();
+    graph->mark_non_differentiable({mean, r});
+    graph->saved_data["mean"] = mean.detach();
+    graph->saved_data["r"] = r.detach();
     graph->saved_data["epsilon"] = epsilon;
-    return {rows.normalized, rows.mean, rows.inverse_deviation};
+    return {normalized, mean, r};
   }
 
   static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
@@ -435,8 +416,8 @@ void register_lean_derivatives(torch::Library& library) {
   library.impl("gelu_backward", TORCH_FN(gelu_gradient));
   library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
   library.impl("bmm", TORCH_FN(product));
-  library.impl("_softmax_backward_data", TORCH_FN(softmax_gradient));
-  library.impl("_log_softmax_backward_data", TORCH_FN(log_softmax_gradient));
+  library.impl("_softmax_backward_data", TORCH_FN(gradient_along<Softmax>));
+  library.impl("_log_softmax_backward_data", TORCH_FN(gradient_along<LogSoftmax>));
   library.impl("native_layer_norm", TORCH_FN(layer_norm));
   library.impl("native_layer_norm_backward", TORCH_FN(layer_norm_gradient));
   library.impl("native_group_norm", TORCH_FN(group_norm));

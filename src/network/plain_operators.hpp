@@ -12,8 +12,8 @@ namespace hessian_mpi::network {
 
 /// While it lives the process computes these operators by plain ones, in all formats of models and on all threads:
 /// weight normalisation, distances, bags of embeddings, some losses; on a GPU also packed sequences, whose lengths
-/// LibTorch wants on the host, and convolutions, without what tracing has written into the code about cuDNN. One at a
-/// time, made before a model is run.
+/// LibTorch wants on the host, and convolutions, without what tracing has written into the code about cuDNN. With them
+/// go the derivatives of lean_derivatives.hpp. One at a time, made before a model is run.
 class PlainOperators {
  public:
   PlainOperators();
