@@ -365,7 +365,7 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
 // Collective. Of N numbers over all ranks, in half of the memory: a network needs some, and the file's pages.
 std::int64_t most_vectors(const Work& work) {
   const auto bytes = static_cast<std::uint64_t>(work.n() / work.world.size() + 1) * sizeof(double);
-  return -work.world.max(-static_cast<std::int64_t>(memory_of_rank(work.world) / 2 / bytes));
+  return work.world.min(static_cast<std::int64_t>(memory_of_rank(work.world) / 2 / bytes));
 }
 
 // Collective. What is found by multiplying vectors; whether all checks passed.

@@ -1,6 +1,5 @@
 #include "matrix_operator.hpp"
 
-#include <algorithm>
 #include <vector>
 
 #include "hessian_mpi/base/error.hpp"
@@ -20,25 +19,23 @@ class NetworkOperator final : public solvers::SymmetricOperator {
  private:
   void apply(const double* own, std::int64_t count, double* products) override {
     const auto rows = this->own().count();
-    std::vector<std::int64_t> missing;
-    std::vector<products::KeptProducts::Head> heads;
-    std::vector<double> vectors;
+    std::vector<products::KeptProducts::Head> missing;  // of the vectors before k
+    const auto make = [&](std::int64_t k) {
+      if (missing.empty()) return;
+      const auto first = k - static_cast<std::int64_t>(missing.size());
+      network_.multiply(own + first * rows, k - first, products + first * rows);
+      for (auto j = first; j < k; ++j) kept_.add(missing[static_cast<std::size_t>(j - first)], products + j * rows);
+      missing.clear();
+    };
     for (std::int64_t k = 0; k < count; ++k) {
-      const auto* vector = own + k * rows;
-      const auto head = kept_.head_of(vector);
-      if (kept_.find(head, products + k * rows)) continue;
-      missing.push_back(k);
-      heads.push_back(head);
-      vectors.insert(vectors.end(), vector, vector + rows);
+      const auto head = kept_.head_of(own + k * rows);
+      if (kept_.find(head, products + k * rows)) {
+        make(k);
+      } else {
+        missing.push_back(head);
+      }
     }
-    if (missing.empty()) return;
-    std::vector<double> made(vectors.size());
-    network_.multiply(vectors.data(), static_cast<std::int64_t>(missing.size()), made.data());
-    for (std::size_t j = 0; j < missing.size(); ++j) {
-      const auto* product = made.data() + static_cast<std::int64_t>(j) * rows;
-      std::copy_n(product, rows, products + missing[j] * rows);
-      kept_.add(heads[j], product);
-    }
+    make(count);
   }
 
   products::Network& network_;
