@@ -13,11 +13,19 @@ namespace {
 
 constexpr int step_of_one = 1;
 constexpr double one = 1;
-constexpr double zero = 0;
 constexpr double minus_one = -1;
 
 // What is left of a product after it was made orthogonal to the basis, in parts of it: less than this is rounding.
 constexpr double end_of_krylov_space = 1e-12;
+
+// Long sums are made of short ones: numbers that are all alike, as those of a vector of random signs, err by up to N
+// epsilon where they are added up one after the other. So many rows of a hundred vectors stay in the cache, too.
+constexpr int rows_of_piece = 1024;
+
+template <class OfPiece>
+void by_pieces(int rows, const OfPiece& of_piece) {
+  for (int begin = 0; begin < rows; begin += rows_of_piece) of_piece(begin, std::min(rows_of_piece, rows - begin));
+}
 
 // The basis of one vector and its tridiagonal matrix, as far as they have come.
 struct Process {
@@ -50,19 +58,19 @@ class Processes {
     std::vector<double> products(last.size());
     matrix_.multiply(last.data(), static_cast<std::int64_t>(going.size()), products.data());
     const auto before = norms(products, going.size());
-    // Twice is enough.
     const auto along_last = make_orthogonal(going, products);
-    const auto rest = make_orthogonal(going, products);
     const auto after = norms(products, going.size());
     for (std::size_t k = 0; k < going.size(); ++k) {
       auto& process = all_[going[k]];
-      process.diagonal.push_back(along_last[k] + rest[k]);
+      process.diagonal.push_back(along_last[k]);
       process.ended = after[k] <= end_of_krylov_space * std::max(before[k], largest_);
       largest_ = std::max(largest_, before[k]);
       if (process.ended) continue;
       process.beside.push_back(after[k]);
       const auto* product = products.data() + static_cast<std::int64_t>(k) * rows_;
-      for (int i = 0; i < rows_; ++i) process.basis.push_back(product[i] / after[k]);
+      const auto end = process.basis.size();
+      process.basis.resize(end + static_cast<std::size_t>(rows_));
+      std::transform(product, product + rows_, process.basis.data() + end, [&](double x) { return x / after[k]; });
     }
     return true;
   }
@@ -73,10 +81,10 @@ class Processes {
     for (const auto& process : all_) {
       const int count = length(process);
       std::vector<double> products(static_cast<std::size_t>(count) * static_cast<std::size_t>(count));
-      if (rows_ > 0) {
-        dgemm_("T", "N", &count, &count, &rows_, &one, process.basis.data(), &rows_, process.basis.data(), &rows_,
-               &zero, products.data(), &count);
-      }
+      by_pieces(rows_, [&](int begin, int rows) {
+        const auto* piece = process.basis.data() + begin;
+        dgemm_("T", "N", &count, &count, &rows, &one, piece, &rows_, piece, &rows_, &one, products.data(), &count);
+      });
       products = matrix_.communicator().sum(std::move(products));
       for (int i = 0; i < count; ++i) {
         for (int j = 0; j < count; ++j) {
@@ -99,8 +107,11 @@ class Processes {
   std::vector<double> norms(const std::vector<double>& vectors, std::size_t count) const {
     std::vector<double> squares;
     for (std::size_t k = 0; k < count; ++k) {
-      const auto begin = vectors.begin() + static_cast<std::ptrdiff_t>(k) * rows_;
-      squares.push_back(std::inner_product(begin, begin + rows_, begin, 0.0));
+      const auto* vector = vectors.data() + static_cast<std::ptrdiff_t>(k) * rows_;
+      squares.push_back(0);
+      by_pieces(rows_, [&](int begin, int rows) {
+        squares.back() += std::inner_product(vector + begin, vector + begin + rows, vector + begin, 0.0);
+      });
     }
     squares = matrix_.communicator().sum(std::move(squares));
     for (auto& square : squares) square = std::sqrt(square);
@@ -108,32 +119,71 @@ class Processes {
   }
 
   // Collective. Takes from each vector what lies along the basis of its process; returns what lay along the last of it.
+  // But for rounding all of that lies along the last two, which are taken first, as twice is enough; what lies along
+  // the whole basis then is found piece by piece meanwhile.
   std::vector<double> make_orthogonal(const std::vector<std::size_t>& going, std::vector<double>& vectors) const {
-    std::vector<double> along;
-    for (std::size_t k = 0; k < going.size(); ++k) {
-      const auto& process = all_[going[k]];
-      const int count = length(process) + 1;
-      const auto begin = along.size();
-      along.resize(begin + static_cast<std::size_t>(count));
-      if (rows_ == 0) continue;
-      dgemv_("T", &rows_, &count, &one, process.basis.data(), &rows_,
-             vectors.data() + static_cast<std::int64_t>(k) * rows_, &step_of_one, &zero, along.data() + begin,
+    std::vector<std::vector<double>> last;
+    std::vector<std::vector<double>> rest;
+    for (const auto v : going) {
+      rest.emplace_back(all_[v].diagonal.size() + 1);
+      last.emplace_back(std::min<std::size_t>(2, rest.back().size()));
+    }
+    for_pieces(going, vectors, [&](std::size_t k, const Piece& piece) { piece.add_along(last[k]); });
+    last = summed(last);
+    for_pieces(going, vectors, [&](std::size_t k, const Piece& piece) {
+      piece.take_away(last[k]);
+      piece.add_along(rest[k]);
+    });
+    rest = summed(rest);
+    for_pieces(going, vectors, [&](std::size_t k, const Piece& piece) { piece.take_away(rest[k]); });
+    std::vector<double> along_last;
+    for (std::size_t k = 0; k < going.size(); ++k) along_last.push_back(last[k].back() + rest[k].back());
+    return along_last;
+  }
+
+  // Some rows of a basis, up to its last vector, and of a vector.
+  struct Piece {
+    const double* last;
+    int stride;
+    int rows;
+    double* vector;
+
+    // Along the last vectors of the basis, as many as there are numbers.
+    void add_along(std::vector<double>& along) const {
+      const int count = static_cast<int>(along.size());
+      dgemv_("T", &rows, &count, &one, first_of(count), &stride, vector, &step_of_one, &one, along.data(),
              &step_of_one);
     }
-    along = matrix_.communicator().sum(std::move(along));
-    std::vector<double> along_last;
-    std::size_t begin = 0;
-    for (std::size_t k = 0; k < going.size(); ++k) {
-      const auto& process = all_[going[k]];
-      const int count = length(process) + 1;
-      if (rows_ > 0) {
-        dgemv_("N", &rows_, &count, &minus_one, process.basis.data(), &rows_, along.data() + begin, &step_of_one, &one,
-               vectors.data() + static_cast<std::int64_t>(k) * rows_, &step_of_one);
-      }
-      begin += static_cast<std::size_t>(count);
-      along_last.push_back(along[begin - 1]);
+    void take_away(const std::vector<double>& along) const {
+      const int count = static_cast<int>(along.size());
+      dgemv_("N", &rows, &count, &minus_one, first_of(count), &stride, along.data(), &step_of_one, &one, vector,
+             &step_of_one);
     }
-    return along_last;
+    const double* first_of(std::ptrdiff_t count) const { return last - (count - 1) * stride; }
+  };
+
+  template <class OfPiece>
+  void for_pieces(const std::vector<std::size_t>& going, std::vector<double>& vectors, const OfPiece& of_piece) const {
+    for (std::size_t k = 0; k < going.size(); ++k) {
+      const auto& basis = all_[going[k]].basis;
+      by_pieces(rows_, [&](int begin, int rows) {
+        of_piece(k, Piece{basis.data() + basis.size() - rows_ + begin, rows_, rows,
+                          vectors.data() + static_cast<std::ptrdiff_t>(k) * rows_ + begin});
+      });
+    }
+  }
+
+  // Collective.
+  std::vector<std::vector<double>> summed(std::vector<std::vector<double>> of_processes) const {
+    std::vector<double> all;
+    for (const auto& numbers : of_processes) all.insert(all.end(), numbers.begin(), numbers.end());
+    all = matrix_.communicator().sum(std::move(all));
+    auto next = all.begin();
+    for (auto& numbers : of_processes) {
+      std::copy_n(next, numbers.size(), numbers.begin());
+      next += static_cast<std::ptrdiff_t>(numbers.size());
+    }
+    return of_processes;
   }
 
   SymmetricOperator& matrix_;

@@ -37,6 +37,28 @@ TEST(Lanczos, AllStepsGiveAllEigenvaluesOfEveryVector) {
   }
 }
 
+// Without a file: a diagonal.
+class Diagonal : public SymmetricOperator {
+ public:
+  Diagonal(std::int64_t n, const ranks::Communicator& world)
+      : SymmetricOperator(n, {n * world.rank() / world.size(), n * (world.rank() + 1) / world.size()}, world) {}
+
+ private:
+  void apply(const double* own, std::int64_t count, double* products) override {
+    for (std::int64_t v = 0, k = 0; v < count; ++v) {
+      for (auto i = this->own().begin; i < this->own().end; ++i, ++k) {
+        products[k] = static_cast<double>(i % 7) * own[k];
+      }
+    }
+  }
+};
+
+TEST(Lanczos, KnowsOrthogonalVectorsOfMillionsOfEqualNumbers) {
+  const auto world = ranks::Communicator::world();
+  Diagonal matrix(3'000'000, world);
+  EXPECT_LT(lanczos(matrix, random_unit_vectors(matrix, 1, 1), 1, 3).orthogonality_error, 1e-12);
+}
+
 TEST(Lanczos, EndsWhereTheKrylovSpaceDoesAndGoesOnWithOtherVectors) {
   const auto world = ranks::Communicator::world();
   constexpr std::int64_t n = 40;
