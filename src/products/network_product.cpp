@@ -1,6 +1,8 @@
 #include "hessian_mpi/products/network_product.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "flat_vector.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -36,21 +38,36 @@ const engines::BatchProduct& NetworkProduct::of_batch(std::int64_t batch) {
   return *passing_;
 }
 
-std::vector<double> NetworkProduct::batch_times(std::int64_t batch, const double* v) {
-  return flat(problem_, of_batch(batch).times(in_shape_of_parameters(problem_, v)));
+template <class Number>
+void NetworkProduct::multiply_in(const double* own, std::int64_t count, double* products,
+                                 const std::function<void()>& between) {
+  const auto n = size();
+  auto& whole = std::get<std::vector<Number>>(whole_);
+  communicator_.together([&] {
+    whole.resize(static_cast<std::size_t>(count * n));
+    for (std::int64_t v = 0; v < count; ++v) {
+      std::copy_n(own + v * own_.count(), own_.count(), whole.begin() + v * n + own_.begin);
+    }
+  });
+  ranks::complete_vectors(whole.data(), count, own_, n, communicator_);
+  const auto make = [&](std::int64_t batch, std::int64_t v, Number* made) {
+    flatten(problem_, of_batch(batch).times(in_shape_of_parameters(problem_, whole.data() + v * n)), made);
+  };
+  sum_over_batches<Number>({problem_.batches(), count, n, make}, products, between, communicator_);
 }
 
 void NetworkProduct::multiply(const double* own, std::int64_t count, double* products,
                               const std::function<void()>& between) {
-  const auto n = size();
-  const auto whole = ranks::whole_vectors(own, count, own_, n, communicator_);
-  const auto make = [&](std::int64_t batch, std::int64_t v) { return batch_times(batch, whole.data() + v * n); };
-  const auto sums = sum_over_batches({problem_.batches(), count, n, make}, between, communicator_);
+  if (problem_.precision() == Precision::float32) {
+    multiply_in<float>(own, count, products, between);
+  } else {
+    multiply_in<double>(own, count, products, between);
+  }
   communicator_.together([&] {
-    for (std::size_t k = 0; k < sums.size(); ++k) {
-      products[k] = problem_.l2() == 0 ? sums[k] : sums[k] + problem_.l2() * own[k];
+    for (std::int64_t k = 0; k < count * own_.count(); ++k) {
+      if (problem_.l2() != 0) products[k] += problem_.l2() * own[k];
       if (std::isfinite(products[k])) continue;
-      const auto i = own_.begin + static_cast<std::int64_t>(k) % own_.count();
+      const auto i = own_.begin + k % own_.count();
       throw RunError(text("the matrix times a vector is not finite at ", problem_.index().describe(i)));
     }
   });
@@ -62,20 +79,33 @@ void NetworkProduct::forget_graphs() {
   passing_batch_ = -1;
 }
 
+namespace {
+
+template <class Number>
+network::LossAndGradient evaluate_in(const network::Problem& problem, const std::function<void()>& between,
+                                     const ranks::Communicator& communicator) {
+  const auto n = problem.index().size();
+  std::vector<double> losses(static_cast<std::size_t>(problem.batches()));
+  const auto make = [&](std::int64_t batch, std::int64_t, Number* made) {
+    const auto [loss, gradient] = network::loss_and_gradient(problem, batch);
+    losses[static_cast<std::size_t>(batch)] = loss;
+    flatten(problem, gradient, made);
+  };
+  const auto elements = elements_of_rank(n, communicator.rank(), communicator.size());
+  network::LossAndGradient sum{0, std::vector<double>(static_cast<std::size_t>(n))};
+  sum_over_batches<Number>({problem.batches(), 1, n, make}, sum.gradient.data() + elements.begin, between,
+                           communicator);
+  ranks::complete_vectors(sum.gradient.data(), 1, elements, n, communicator);
+  for (const double loss : communicator.sum(std::move(losses))) sum.loss += loss;
+  return sum;
+}
+
+}  // namespace
+
 network::LossAndGradient evaluate(const network::Problem& problem, const std::function<void()>& between,
                                   const ranks::Communicator& communicator) {
-  const auto n = problem.index().size();
-  const auto make = [&](std::int64_t batch, std::int64_t) {
-    const auto [loss, gradient] = network::loss_and_gradient(problem, batch);
-    auto numbers = flat(problem, gradient, 1);
-    numbers.back() = loss;
-    return numbers;
-  };
-  const auto own = sum_over_batches({problem.batches(), 1, n + 1, make}, between, communicator);
-  const auto elements = elements_of_rank(n + 1, communicator.rank(), communicator.size());
-  network::LossAndGradient sum{0, ranks::whole_vectors(own.data(), 1, elements, n + 1, communicator)};
-  sum.loss = sum.gradient.back();
-  sum.gradient.pop_back();
+  auto sum = problem.precision() == Precision::float32 ? evaluate_in<float>(problem, between, communicator)
+                                                       : evaluate_in<double>(problem, between, communicator);
   network::add_l2_term(problem, sum);
   return sum;
 }

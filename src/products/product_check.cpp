@@ -116,15 +116,16 @@ class Line {
   // J^T A at the point, of outputs at the place.
   Numbers outputs_at(const Numbers& place) const {
     const auto n = twin_.index().size();
-    const auto make = [&](std::int64_t batch, std::int64_t) {
+    const auto make = [&](std::int64_t batch, std::int64_t, double* made) {
       twin_.set_parameters(place);
       const auto y = engines::output_map(twin_, twin_.matrix(), batch).y.detach();
       twin_.set_parameters(theta_);
-      return flat(twin_, engines::pulled_back(twin_, twin_.matrix(), batch, y));
+      flatten(twin_, engines::pulled_back(twin_, twin_.matrix(), batch, y), made);
     };
-    const auto own = sum_over_batches({twin_.batches(), 1, n, make}, between_, communicator_);
     const auto here = elements_of_rank(n, communicator_.rank(), communicator_.size());
-    auto numbers = ranks::whole_vectors(own.data(), 1, here, n, communicator_);
+    Numbers numbers(static_cast<std::size_t>(n));
+    sum_over_batches<double>({twin_.batches(), 1, n, make}, numbers.data() + here.begin, between_, communicator_);
+    ranks::complete_vectors(numbers.data(), 1, here, n, communicator_);
     for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += twin_.l2() * place[k];
     return numbers;
   }
@@ -246,6 +247,18 @@ ProductCheck check_with(const Products& products, run::NarrowCasts casts) {
   return check;
 }
 
+// Collective. Of a product after the first, which makes the graphs that are kept.
+double seconds_of(NetworkProduct& product, const std::function<void()>& between,
+                  const ranks::Communicator& communicator) {
+  const auto& own = product.own();
+  const auto direction = random_direction(product.size());
+  Numbers ignored(static_cast<std::size_t>(own.count()));
+  product.multiply(direction.data() + own.begin, 1, ignored.data(), between);
+  const Stopwatch watch;
+  product.multiply(direction.data() + own.begin, 1, ignored.data(), between);
+  return communicator.max(watch.seconds());
+}
+
 }  // namespace
 
 ProductCheck check_product(NetworkProduct& product, const network::Problem& problem,
@@ -258,12 +271,7 @@ ProductCheck check_product(NetworkProduct& product, const network::Problem& prob
     check = check_with(products, run::NarrowCasts::kept);
   }
   check.epsilon = epsilon;
-  const Stopwatch watch;
-  const auto& own = product.own();
-  const auto direction = random_direction(product.size());
-  Numbers ignored(static_cast<std::size_t>(own.count()));
-  product.multiply(direction.data() + own.begin, 1, ignored.data(), between);
-  check.seconds = communicator.max(watch.seconds());
+  check.seconds = seconds_of(product, between, communicator);
   if (check.figure.outcome == file::CheckOutcome::kinks) {
     check.warning = text(
         "products are not checked: this point lies at a kink of the loss (ReLU, max-pool, abs), whose "

@@ -18,8 +18,8 @@ struct Unit {
 // and then by ranks.
 class Rounds {
  public:
-  Rounds(const Summands& summands, int ranks)
-      : batches_(summands.batches), count_(summands.count), ranks_(ranks), whole_batches_(batches_ >= ranks) {}
+  Rounds(std::int64_t batches, std::int64_t sums, int ranks)
+      : batches_(batches), count_(sums), ranks_(ranks), whole_batches_(batches_ >= ranks) {}
 
   std::int64_t count() const {
     const auto rounds_of = [&](std::int64_t units) { return (units + ranks_ - 1) / ranks_; };
@@ -40,35 +40,37 @@ class Rounds {
 };
 
 // What one exchange takes from a rank's elements, so that no rank sends or gets more than MPI can count.
+template <class Number>
 std::int64_t elements_at_once(int ranks) {
   constexpr std::int64_t most_bytes = 1 << 29;
-  return std::max<std::int64_t>(1, most_bytes / static_cast<std::int64_t>(sizeof(double)) / ranks);
+  return std::max<std::int64_t>(1, most_bytes / static_cast<std::int64_t>(sizeof(Number)) / ranks);
 }
 
 // Adds up what the ranks have made in a round.
+template <class Number>
 class Exchange {
  public:
-  Exchange(const Summands& summands, const ranks::Communicator& communicator)
-      : summands_(summands),
+  Exchange(std::int64_t n, const ranks::Communicator& communicator)
+      : n_(n),
         communicator_(communicator),
-        own_(elements_of_rank(summands.n, communicator.rank(), communicator.size())),
-        most_(summands.n / communicator.size() + 1) {}
+        own_(elements_of_rank(n, communicator.rank(), communicator.size())),
+        most_(n / communicator.size() + 1) {}
 
   const Rows& own() const { return own_; }
 
-  // Collective. made: this rank's vector, or nothing. units: what each rank has made, in order.
-  void add(const std::vector<double>& made, const std::vector<std::optional<Unit>>& units, std::vector<double>& sums) {
-    const auto step = elements_at_once(communicator_.size());
+  // Collective. made: this rank's vector, null where it has made none. units: what each rank has made, in order.
+  void add(const Number* made, const std::vector<std::optional<Unit>>& units, double* sums) {
+    const auto step = elements_at_once<Number>(communicator_.size());
     for (std::int64_t begin = 0; begin < most_; begin += step) {
       const auto counts = hand_out(made, begin, begin + step);
       const auto got = communicator_.exchange(bytes_, counts);
       const Rows some = part_of(own_, begin, begin + step);
-      const auto* numbers = reinterpret_cast<const double*>(got.data());
+      const auto* numbers = reinterpret_cast<const Number*>(got.data());
       for (std::size_t rank = 0; rank < units.size(); ++rank) {
         if (!units[rank]) continue;
         const bool here = static_cast<int>(rank) == communicator_.rank();
-        const double* from = here ? made.data() + some.begin : numbers;
-        double* sum = sums.data() + units[rank]->sum * own_.count() + some.begin - own_.begin;
+        const Number* from = here ? made + some.begin : numbers;
+        double* sum = sums + units[rank]->sum * own_.count() + some.begin - own_.begin;
         for (std::int64_t k = 0; k < some.count(); ++k) sum[k] += from[k];
         if (!here) numbers += some.count();
       }
@@ -80,21 +82,21 @@ class Exchange {
     return {std::min(elements.begin + begin, elements.end), std::min(elements.begin + end, elements.end)};
   }
   // Fills bytes_ with what the other ranks are to get of this one's vector; how much that is.
-  std::vector<int> hand_out(const std::vector<double>& made, std::int64_t begin, std::int64_t end) {
+  std::vector<int> hand_out(const Number* made, std::int64_t begin, std::int64_t end) {
     std::vector<int> counts(static_cast<std::size_t>(communicator_.size()), 0);
     bytes_.clear();
-    for (int rank = 0; rank < communicator_.size() && !made.empty(); ++rank) {
+    for (int rank = 0; rank < communicator_.size() && made != nullptr; ++rank) {
       if (rank == communicator_.rank()) continue;
-      const Rows some = part_of(elements_of_rank(summands_.n, rank, communicator_.size()), begin, end);
-      const auto* from = reinterpret_cast<const char*>(made.data() + some.begin);
-      const auto size = static_cast<std::size_t>(some.count()) * sizeof(double);
+      const Rows some = part_of(elements_of_rank(n_, rank, communicator_.size()), begin, end);
+      const auto* from = reinterpret_cast<const char*>(made + some.begin);
+      const auto size = static_cast<std::size_t>(some.count()) * sizeof(Number);
       bytes_.insert(bytes_.end(), from, from + size);
       counts[static_cast<std::size_t>(rank)] = static_cast<int>(size);
     }
     return counts;
   }
 
-  const Summands& summands_;
+  std::int64_t n_;
   const ranks::Communicator& communicator_;
   Rows own_;
   std::int64_t most_;  // elements of a rank, at most
@@ -108,22 +110,31 @@ Rows elements_of_rank(std::int64_t n, int rank, int ranks) {
   return {share.begin, share.end};
 }
 
-std::vector<double> sum_over_batches(const Summands& summands, const std::function<void()>& between,
-                                     const ranks::Communicator& communicator) {
-  const Rounds rounds(summands, communicator.size());
-  Exchange exchange(summands, communicator);
-  std::vector<double> sums(static_cast<std::size_t>(summands.count * exchange.own().count()));
+template <class Number>
+void sum_over_batches(const Summands<Number>& summands, double* sums, const std::function<void()>& between,
+                      const ranks::Communicator& communicator) {
+  const Rounds rounds(summands.batches, summands.count, communicator.size());
+  Exchange<Number> exchange(summands.n, communicator);
+  std::fill_n(sums, summands.count * exchange.own().count(), 0.0);
+  std::vector<Number> made;
   for (std::int64_t round = 0; round < rounds.count(); ++round) {
     if (between) between();
     std::vector<std::optional<Unit>> units;
     units.reserve(static_cast<std::size_t>(communicator.size()));
     for (int rank = 0; rank < communicator.size(); ++rank) units.push_back(rounds.unit(round, rank));
     const auto& own = units[static_cast<std::size_t>(communicator.rank())];
-    const auto made =
-        communicator.together([&] { return own ? summands.make(own->batch, own->sum) : std::vector<double>(); });
-    exchange.add(made, units, sums);
+    communicator.together([&] {
+      if (!own) return;
+      made.resize(static_cast<std::size_t>(summands.n));
+      summands.make(own->batch, own->sum, made.data());
+    });
+    exchange.add(own ? made.data() : nullptr, units, sums);
   }
-  return sums;
 }
+
+template void sum_over_batches(const Summands<float>&, double*, const std::function<void()>&,
+                               const ranks::Communicator&);
+template void sum_over_batches(const Summands<double>&, double*, const std::function<void()>&,
+                               const ranks::Communicator&);
 
 }  // namespace hessian_mpi::products

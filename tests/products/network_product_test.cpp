@@ -64,7 +64,7 @@ Numbers times_alone(const network::Problem& problem, const Numbers& vectors) {
       for (const auto& entry : problem.index().entries()) {
         const double* from = vectors.data() + v * n + entry.offset;
         parts.push_back(torch::from_blob(const_cast<double*>(from), entry.shape, torch::kFloat64)
-                            .to(problem.parameters().front().scalar_type()));
+                            .to(problem.parameters().front().scalar_type(), /*non_blocking=*/false, /*copy=*/true));
       }
       const auto product = of_batch.times(parts);
       for (std::size_t p = 0; p < product.size(); ++p) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "hessian_mpi/engines/batch_product.hpp"
@@ -36,7 +37,8 @@ class NetworkProduct {
 
  private:
   const engines::BatchProduct& of_batch(std::int64_t batch);
-  std::vector<double> batch_times(std::int64_t batch, const double* v);
+  template <class Number>
+  void multiply_in(const double* own, std::int64_t count, double* products, const std::function<void()>& between);
 
   const network::Problem& problem_;
   std::uint64_t memory_;
@@ -46,6 +48,7 @@ class NetworkProduct {
   std::optional<std::uint64_t> bytes_of_graph_;
   std::optional<engines::BatchProduct> passing_;  // of a batch that is not kept
   std::int64_t passing_batch_ = -1;
+  std::tuple<std::vector<float>, std::vector<double>> whole_;  // what is multiplied, in the network's precision
 };
 
 /// Collective. Loss and gradient of the whole data set, on all ranks, which share its batches: what network::evaluate()
