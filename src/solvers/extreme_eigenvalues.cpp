@@ -23,9 +23,10 @@ struct Effort {
   std::int64_t beside;
   PetscInt restarts;
 };
-// Ends that stand apart from the bulk are found by few vectors. Others need many: the smallest eigenvalues of a Hessian
-// are the edge of a dense bulk, or as many nearly equal ones as a convolution has channels.
-constexpr std::array efforts{Effort{60, 5}, Effort{500, 2000}};
+// Ends that stand apart from the bulk are found by few vectors, which are looked at more often. Others need many: the
+// smallest eigenvalues of a Hessian are the edge of a dense bulk, or as many nearly equal ones as a convolution has
+// channels.
+constexpr std::array efforts{Effort{25, 12}, Effort{500, 2000}};
 
 std::int64_t vectors_of(const Effort& effort, const ExtremeOptions& options, std::int64_t n) {
   constexpr std::int64_t least_beside = 10;
