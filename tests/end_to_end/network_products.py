@@ -189,6 +189,15 @@ def test_casts_that_are_kept_round_products() -> None:
     good(1, "hessian_solve", *network, "--damping", "2", "-o", "casts.step.h5")
 
 
+def test_what_autograd_takes_for_constants_is_left_out() -> None:
+    values = torch.jit.load(MODELS / "embedding/model.pt").state_dict()
+    values["word.weight"][0] = 0.3  # of padding_idx
+    torch.save(values, "padding.pt")
+    network = problem("embedding", "--dtype", "float64", "--l2", "0.5", "--values", "padding.pt")
+    finished = run(2, "hessian_multiply", *network, "--random", "1", "-o", "constants.h5")
+    assert finished.returncode == 0 and "autograd takes them for constants" in finished.stderr, finished
+
+
 def test_what_takes_the_whole_matrix_is_refused() -> None:
     network = problem("mlp_mse")
     for program, arguments, words in (
