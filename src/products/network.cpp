@@ -162,6 +162,10 @@ const Rows& Network::own() const {
   return state_->product.own();
 }
 
+std::int64_t Network::vectors_at_once() const {
+  return state_->product.vectors_at_once();
+}
+
 void Network::multiply(const double* own, std::int64_t count, double* products) {
   state_->product.multiply(own, count, products, state_->between);
 }

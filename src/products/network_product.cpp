@@ -1,6 +1,7 @@
 #include "hessian_mpi/products/network_product.hpp"
 
 #include <cmath>
+#include <numeric>
 
 #include "flat_vector.hpp"
 #include "hessian_mpi/base/error.hpp"
@@ -38,6 +39,14 @@ const engines::BatchProduct& NetworkProduct::of_batch(std::int64_t batch) {
 
 std::vector<double> NetworkProduct::batch_times(std::int64_t batch, const double* v) {
   return flat(problem_, of_batch(batch).times(in_shape_of_parameters(problem_, v)));
+}
+
+std::int64_t NetworkProduct::vectors_at_once() const {
+  constexpr std::int64_t with_a_graph = 8;  // half a product's time
+  const std::int64_t ranks = communicator_.size();
+  const auto busy = problem_.batches() < ranks ? ranks / std::gcd(ranks, problem_.batches()) : 1;
+  const bool all_kept = communicator_.max(std::int64_t{passing_.has_value()}) == 0;
+  return all_kept ? busy : (with_a_graph + busy - 1) / busy * busy;
 }
 
 void NetworkProduct::multiply(const double* own, std::int64_t count, double* products,

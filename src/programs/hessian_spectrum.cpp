@@ -530,8 +530,10 @@ ExitCode run_on(const OpenedMatrix& opened, const SpectrumOptions& options, cons
 }
 
 ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  return run_resumably("hessian_spectrum", options, world,
-                       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); });
+  return run_resumably(
+      "hessian_spectrum", options, world,
+      {[&](auto between) { return open_matrix("hessian_spectrum", options, world, std::move(between)); },
+       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
 }
 
 int start(int argc, char** argv) {
