@@ -23,6 +23,9 @@ import numpy as np
 import tool
 import torch
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "src/python"))
+import hessian_file  # noqa: E402
+
 PROGRAMS, MODELS, LAUNCH = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
 
 
@@ -217,6 +220,15 @@ def test_the_loss_along_a_step_is_the_networks() -> None:
         trusted = multiples[wrong.argmax() - 1] if wrong.any() else 1
         assert h5py.File("along.h5")["along_step"].attrs["trusted"] == trusted and ("NOT" in out) == (trusted < 1), out
         assert trusted == 1 or damping != "50", out
+    torch.nn.utils.vector_to_parameters(theta, model.parameters())
+    step = hessian_file.tensors_of("along.h5")  # as the document says
+    model.load_state_dict({name: p + torch.from_numpy(step[name]) if name in step else p for name, p in model.state_dict().items()})
+    expected = torch.nn.functional.mse_loss(model(inputs), targets) + 0.05 * sum((p**2).sum() for p in model.parameters())
+    np.testing.assert_allclose(losses[-1], expected.item(), rtol=1e-12)
+    good(1, "hessian_solve", "step_hessian.h5", "--damping", "0.001", "-o", "of_file.h5")
+    of_file = hessian_file.tensors_of("of_file.h5")
+    assert list(of_file) == list(step) and all(of_file[name].shape == step[name].shape for name in step)
+    np.testing.assert_allclose(np.concatenate([x.ravel() for x in of_file.values()]), numbers_of("of_file.h5", "solution")[0][0])
 
 
 def test_casts_that_are_kept_round_products() -> None:
