@@ -37,7 +37,7 @@ Head head_in(const std::string& heads, std::uint64_t k) {
 
 // How the file begins, and after it lines that say what multiplies.
 struct Beginning {
-  std::array<char, 24> magic{"hessian_mpi products 1\n"};
+  std::array<char, 24> magic{"hessian_mpi products 2\n"};
   std::uint64_t bytes = 0;  // of the lines
   std::uint64_t sum = 0;    // XXH3 of the lines
   std::uint64_t replaces_output = 0;
@@ -204,6 +204,7 @@ Head KeptProducts::head_of(const double* own) const {
   }
   sums = communicator_.sum(std::move(sums));
   Head head{};
+  head.sum_of_vector = sum_over_ranks(own);
   head.squares = sums.back();
   std::copy_n(sums.begin(), Head::buckets, head.sketch);
   return head;
@@ -222,7 +223,7 @@ std::uint64_t KeptProducts::sum_over_ranks(const double* own) const {
   return static_cast<std::uint64_t>(communicator_.sum(static_cast<std::int64_t>(sum & low_bits))) & low_bits;
 }
 
-bool KeptProducts::find(const Head& vector, double* product) {
+bool KeptProducts::find(const Head& vector, Match match, double* product) {
   double nearest = same_vector * same_vector * vector.squares;
   std::optional<std::int64_t> found;
   for (std::size_t k = 0; k < heads_.size(); ++k) {
@@ -232,6 +233,7 @@ bool KeptProducts::find(const Head& vector, double* product) {
       squares += difference * difference;
     }
     if (!(squares <= nearest) || !is_sound(heads_[k])) continue;
+    if (match == Match::bits && heads_[k].sum_of_vector != vector.sum_of_vector) continue;
     nearest = squares;
     found = static_cast<std::int64_t>(k);
   }
@@ -269,6 +271,30 @@ void KeptProducts::bring_to_disk() {
   } catch (const ranks::AgreedError& error) {
     failure_ = error.what();
   }
+}
+
+void multiply(Network& network, KeptProducts& kept, Match match, const double* own, std::int64_t count,
+              double* products) {
+  const auto rows = network.own().count();
+  const auto most = network.vectors_at_once();
+  std::vector<KeptProducts::Head> missing;  // of the vectors before k
+  const auto make = [&](std::int64_t k) {
+    if (missing.empty()) return;
+    const auto first = k - static_cast<std::int64_t>(missing.size());
+    network.multiply(own + first * rows, k - first, products + first * rows);
+    for (auto j = first; j < k; ++j) kept.add(missing[static_cast<std::size_t>(j - first)], products + j * rows);
+    missing.clear();
+  };
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto head = kept.head_of(own + k * rows);
+    if (kept.find(head, match, products + k * rows)) {
+      make(k);
+    } else {
+      missing.push_back(head);
+      if (static_cast<std::int64_t>(missing.size()) == most) make(k + 1);
+    }
+  }
+  make(count);
 }
 
 }  // namespace hessian_mpi::products

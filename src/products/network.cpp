@@ -73,11 +73,11 @@ struct Network::State {
     if (!checked.warning.empty()) warnings.push_back(checked.warning);
     if (checked.figure.outcome != file::CheckOutcome::failed) return;
     throw ranks::AgreedError(
-        ExitCode::failed,
-        text("a product with the network is not what differences say: error ", checked.figure.error, " is above ",
-             checked.figure.tolerance,
-             "; an operation has a wrong second derivative, a part is cut off the graph (detach, no_grad), or float32 "
-             "is too coarse here (try --dtype float64)"));
+        ExitCode::failed, text("a product with the network is not what differences say: error ", checked.figure.error,
+                               " is above ", checked.figure.tolerance,
+                               "; an operation has a wrong second derivative, a part is cut off the graph (detach, "
+                               "no_grad, padding_idx of an embedding), or float32 "
+                               "is too coarse here (try --dtype float64)"));
   }
 
   // What a file of the matrix would say of the check.
@@ -160,6 +160,10 @@ const std::vector<std::string>& Network::warnings() const {
 
 const Rows& Network::own() const {
   return state_->product.own();
+}
+
+std::int64_t Network::vectors_at_once() const {
+  return state_->product.vectors_at_once();
 }
 
 void Network::multiply(const double* own, std::int64_t count, double* products) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "flat_vector.hpp"
@@ -54,6 +55,14 @@ void NetworkProduct::multiply_in(const double* own, std::int64_t count, double* 
     flatten(problem_, of_batch(batch).times(in_shape_of_parameters(problem_, whole.data() + v * n)), made);
   };
   sum_over_batches<Number>({problem_.batches(), count, n, make}, products, between, communicator_);
+}
+
+std::int64_t NetworkProduct::vectors_at_once() const {
+  constexpr std::int64_t with_a_graph = 8;  // half a product's time
+  const std::int64_t ranks = communicator_.size();
+  const auto busy = problem_.batches() < ranks ? ranks / std::gcd(ranks, problem_.batches()) : 1;
+  const bool all_kept = communicator_.max(std::int64_t{passing_.has_value()}) == 0;
+  return all_kept ? busy : (with_a_graph + busy - 1) / busy * busy;
 }
 
 void NetworkProduct::multiply(const double* own, std::int64_t count, double* products,

@@ -15,6 +15,7 @@
 #include "hessian_mpi/products/shared_sum.hpp"
 #include "hessian_mpi/ranks/spread_vectors.hpp"
 #include "hessian_mpi/run/derivative_check.hpp"
+#include "hessian_mpi/run/verdict.hpp"
 
 namespace hessian_mpi::products {
 namespace {
@@ -148,6 +149,7 @@ constexpr const char* are_constants =
 // The products of a problem, and what tells of their rounding.
 struct Products {
   NetworkProduct& product;
+  const network::Problem& problem;
   const network::LossAndGradient& point;
   const run::MakeTwin& twin;
   const std::function<void()>& between;
@@ -160,7 +162,7 @@ struct Products {
     return communicator.together([&] { return twin(wanted, casts); });
   }
   bool has_casts() const { return epsilon > run::epsilon_of(precision); }
-  double loss_of(const network::Problem& problem) const { return evaluate(problem, between, communicator).loss; }
+  double loss_of(const network::Problem& of) const { return evaluate(of, between, communicator).loss; }
 };
 
 // Collective. Whether two losses differ by no more than rounding.
@@ -223,7 +225,7 @@ file::CheckFigure compare_along(const Products& products, const Line& line, bool
 // Collective. With differences in float64, the network's casts widened or kept. Not made where there is no such
 // problem, or it is another function.
 ProductCheck check_with(const Products& products, run::NarrowCasts casts) {
-  const auto& [product, point, twin, between, communicator, precision, epsilon] = products;
+  const auto& [product, problem, point, twin, between, communicator, precision, epsilon] = products;
   ProductCheck check;
   try {
     auto made = products.made(Precision::float64, casts);
@@ -235,9 +237,10 @@ ProductCheck check_with(const Products& products, run::NarrowCasts casts) {
     }
     const bool with_casts = casts == run::NarrowCasts::kept;
     check.figure = compare_along(products, line, with_casts);
-    const bool constants = std::find(point.gradient.begin(), point.gradient.end(), 0.0) != point.gradient.end();
+    const auto gradient = run::gradient_by_graph(problem, point);
+    const bool constants = std::find(gradient.begin(), gradient.end(), 0.0) != gradient.end();
     if (check.figure.outcome != file::CheckOutcome::failed || !constants) return check;
-    for (std::size_t k = 0; k < direction.size(); ++k) direction[k] = point.gradient[k] == 0 ? 0 : direction[k];
+    for (std::size_t k = 0; k < direction.size(); ++k) direction[k] = gradient[k] == 0 ? 0 : direction[k];
     const auto without = compare_along(products, {made, direction, between, communicator}, with_casts);
     if (without.outcome != file::CheckOutcome::failed) check = {without, are_constants};
   } catch (const ranks::AgreedError& error) {
@@ -265,7 +268,7 @@ ProductCheck check_product(NetworkProduct& product, const network::Problem& prob
                            const network::LossAndGradient& point, const run::MakeTwin& twin,
                            const std::function<void()>& between, const ranks::Communicator& communicator) {
   const double epsilon = communicator.together([&] { return network::coarsest_epsilon(problem); });
-  const Products products{product, point, twin, between, communicator, problem.precision(), epsilon};
+  const Products products{product, problem, point, twin, between, communicator, problem.precision(), epsilon};
   auto check = check_with(products, run::NarrowCasts::widened);
   if (check.figure.outcome == file::CheckOutcome::not_made && products.has_casts()) {
     check = check_with(products, run::NarrowCasts::kept);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <boost/program_options.hpp>
 #include <cmath>
+#include <functional>
 #include <iostream>
-#include <memory>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -25,11 +25,12 @@
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
-#include "hessian_mpi/products/network.hpp"
+#include "hessian_mpi/products/kept_products.hpp"
 #include "hessian_mpi/ranks/spread_vectors.hpp"
 #include "hessian_mpi/run/network_options.hpp"
 #include "matrix_options.hpp"
 #include "open_network.hpp"
+#include "resumable_run.hpp"
 
 namespace hessian_mpi::programs {
 namespace {
@@ -58,6 +59,7 @@ po::options_description described_options() {
       "seed", po::value<std::uint64_t>()->default_value(0)->value_name("S"),
       "of --random, and of a network's random layers");
   after::describe_machine(described, "of a network: what a rank may keep of its batches between products");
+  describe_resuming(described);
   after::describe_result(described, "product");
   return described;
 }
@@ -77,6 +79,7 @@ MultiplyOptions parse(int argc, const char* const* argv) {
   options.random = given["random"].as<std::int64_t>();
   options.seed = given["seed"].as<std::uint64_t>();
   if (options.network) options.network->seed = options.seed;
+  take_resuming(given, options);
   constexpr std::int64_t most_random = 1024;
   if (options.random < 0 || options.random > most_random) {
     throw InputError(text("--random ", options.random, ": from 1 to ", most_random));
@@ -152,15 +155,15 @@ struct Products {
 };
 
 // Collective.
-Products multiply(products::Network& network, const after::Vectors& vectors, const ranks::Communicator& world) {
-  const auto n = network.layout().matrix.columns;
-  const auto& elements = network.own();
+Products multiply(const OpenedMatrix& opened, const after::Vectors& vectors, const ranks::Communicator& world) {
+  const auto n = opened.hessian.matrix.columns;
+  const auto& elements = opened.network->own();
   std::vector<double> own;
   for (auto x = vectors.numbers.begin(); x != vectors.numbers.end(); x += n) {
     own.insert(own.end(), x + elements.begin, x + elements.end);
   }
   std::vector<double> products(own.size());
-  network.multiply(own.data(), vectors.count, products.data());
+  products::multiply(*opened.network, *opened.kept, products::Match::bits, own.data(), vectors.count, products.data());
   return {ranks::whole_vectors(products.data(), vectors.count, elements, n, world), std::nullopt};
 }
 
@@ -202,23 +205,12 @@ std::string text_of_overflows(const MultiplyOptions& options, const file::Stored
               place % hessian.matrix.columns, ": divide the vector by a number");
 }
 
-// A matrix, in a file or of a network.
-struct Opened {
-  file::StoredLayout hessian;
-  std::unique_ptr<products::Network> network;
-};
-
 // Collective.
-Opened open(const MultiplyOptions& options, const ranks::Communicator& world) {
-  expect_room_for_result(options, world);
-  if (options.network) {
-    auto network = open_network("hessian_multiply", options, {}, world);
-    auto layout = network->layout();
-    return {std::move(layout), std::move(network)};
-  }
+OpenedMatrix open(const MultiplyOptions& options, std::function<void()> between, const ranks::Communicator& world) {
+  if (options.network) return open_network("hessian_multiply", options, std::move(between), world);
   auto hessian = world.together([&] { return file::read_layout(options.file); });
   file::expect_one_file(options.file, hessian, world);
-  return {std::move(hessian), nullptr};
+  return {options.file, std::move(hessian), 0, nullptr, nullptr, options.overwrite};
 }
 
 // On root.
@@ -238,16 +230,15 @@ void print_summary(const MultiplyOptions& options, const file::StoredLayout& hes
   print_products(std::cout, vectors, products.numbers, hessian.matrix.columns);
 }
 
-ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
-  const auto [hessian, network] = open(options, world);
-  const auto vectors = world.together([&, &layout = hessian] { return vectors_of(options, layout); });
+ExitCode run_on(const OpenedMatrix& opened, const MultiplyOptions& options, const ranks::Communicator& world) {
+  const auto& hessian = opened.hessian;
+  const auto vectors = world.together([&] { return vectors_of(options, hessian); });
   if (!options.vectors.empty()) after::expect_same_vectors(options.vectors, vectors.numbers, world);
   const auto n = hessian.matrix.columns;
-  after::ResultFile result(options.output, options.overwrite,
-                           {"hessian_mpi product", options.file, options.command_line}, hessian,
-                           2 * vectors.numbers.size() * sizeof(double), world);
+  after::ResultFile result(options.output, opened.replace, {"hessian_mpi product", options.file, options.command_line},
+                           hessian, 2 * vectors.numbers.size() * sizeof(double), world);
   Stopwatch watch;
-  const auto products = network ? multiply(*network, vectors, world) : multiply(options, hessian, vectors, world);
+  const auto products = opened.network ? multiply(opened, vectors, world) : multiply(options, hessian, vectors, world);
   const double seconds = world.max(watch.seconds());
   const std::vector<std::uint64_t> shape{static_cast<std::uint64_t>(vectors.count), static_cast<std::uint64_t>(n)};
   result.add("/vectors", shape, vectors.numbers);
@@ -261,6 +252,12 @@ ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
   const auto overflows = text_of_overflows(options, hessian, products);
   if (overflows.empty()) return ExitCode::complete;
   throw ranks::AgreedError(ExitCode::failed, overflows);
+}
+
+ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
+  return run_resumably("hessian_multiply", options, world,
+                       {[&](auto between) { return open(options, std::move(between), world); },
+                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
 }
 
 int start(int argc, char** argv) {

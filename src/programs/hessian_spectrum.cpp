@@ -86,31 +86,33 @@ struct Decomposition {
   std::string solver;
   solvers::SpectrumErrors errors;
   std::optional<solvers::VectorErrors> of_vectors;
-  std::optional<std::pair<std::int64_t, solvers::LowRank>> low_rank;  ///< the rank, and how it was found
+  std::optional<solvers::LowRank> low_rank;
   bool right() const {
     const auto within = [](double error) { return error <= solvers::spectrum_tolerance; };
     if (low_rank) {
-      const auto& low = low_rank->second;
       // What is left of A has a trace, too.
-      return within(low.orthogonality_error) &&
-             low.trace_error <= std::sqrt(static_cast<double>(values.size())) * low.error_bound;
+      return within(low_rank->orthogonality_error) && largest_residual() <= low_rank->error_bound &&
+             low_rank->trace_error <= std::sqrt(static_cast<double>(values.size())) * low_rank->error_bound;
     }
     return within(errors.trace) && within(errors.frobenius) &&
            (!of_vectors || (within(of_vectors->residual) && within(of_vectors->orthogonality)));
   }
   std::int64_t negative() const {
-    const double zero = low_rank ? low_rank->second.error_bound : 0;
+    const double zero = low_rank ? low_rank->error_bound : 0;
     return std::count_if(values.begin(), values.end(), [&](double x) { return x < -zero; });
+  }
+  double largest_residual() const {  // of a low rank
+    const auto& all = low_rank->residuals;
+    return all.empty() ? 0 : *std::max_element(all.begin(), all.end());
   }
   file::Attributes attributes() const {
     if (low_rank) {
-      const auto& low = low_rank->second;
       return {{"solver", solver},
-              {"rank", low_rank->first},
-              {"error_bound", low.error_bound},
-              {"trace_error", low.trace_error},
-              {"orthogonality_error", low.orthogonality_error},
-              {"products", low.passes}};
+              {"rank", static_cast<std::int64_t>(low_rank->beyond.size())},
+              {"error_bound", low_rank->error_bound},
+              {"trace_error", low_rank->trace_error},
+              {"orthogonality_error", low_rank->orthogonality_error},
+              {"products", low_rank->passes}};
     }
     file::Attributes all{{"solver", solver},
                          {"trace_error", errors.trace},
@@ -131,8 +133,9 @@ bool is_small(const Work& work) {
 bool tries_low_rank(const Work& work) {
   constexpr std::int64_t from = 5000;  // rows: below, ScaLAPACK takes a minute at most, and is exact
   const auto& options = work.options;
-  if (!options.all || options.vectors || is_small(work)) return false;
-  return options.low_rank == LowRankTry::yes || (options.low_rank == LowRankTry::automatic && work.n() >= from);
+  if (!options.all || is_small(work)) return false;
+  if (options.low_rank == LowRankTry::automatic) return !options.vectors && work.n() >= from;
+  return options.low_rank == LowRankTry::yes;
 }
 
 // So many vectors that trying takes little of the time that ScaLAPACK takes.
@@ -145,6 +148,7 @@ solvers::LowRankOptions low_rank_options(const Work& work) {
   options.most = work.n() / (work.options.low_rank == LowRankTry::yes ? 2 : part_by_default);
   options.at_once = std::min(options.at_once, std::max<std::int64_t>(1, options.most / 4));
   options.seed = work.options.of_density.seed;
+  options.eigenvectors = work.options.vectors;
   return options;
 }
 
@@ -204,8 +208,10 @@ Decomposition decompose_small(const Work& work, after::ResultFile& result) {
 
 std::string text_of_checks(const Decomposition& found) {
   if (found.low_rank) {
-    const auto& low = found.low_rank->second;
-    return text("trace to ", low.trace_error, ", basis orthogonal to ", low.orthogonality_error,
+    const auto& low = *found.low_rank;
+    const auto of_vectors =
+        low.residuals.empty() ? std::string() : text(", |A v - lambda v| at most ", found.largest_residual());
+    return text("trace to ", low.trace_error, ", basis orthogonal to ", low.orthogonality_error, of_vectors,
                 found.right() ? " (as the bound allows)" : " (NOT as the bound allows)");
   }
   auto checks = text("trace to ", found.errors.trace, ", Frobenius norm to ", found.errors.frobenius);
@@ -216,14 +222,24 @@ std::string text_of_checks(const Decomposition& found) {
   return checks + text_of_outcome(found.right(), solvers::spectrum_tolerance);
 }
 
+// Collective. own: of each vector in turn this rank's numbers.
+void write_vectors(const std::vector<double>& own, std::size_t count, const std::string& group,
+                   const solvers::SymmetricOperator& matrix, after::ResultFile& result) {
+  result.reserve(group + "/eigenvectors", {count, static_cast<std::uint64_t>(matrix.size())});
+  after::ResultFile::TileWriter writer(result, group + "/eigenvectors");
+  const auto numbers = static_cast<std::uint64_t>(matrix.own().count());
+  writer.write({0, static_cast<std::uint64_t>(matrix.own().begin), count, numbers}, own.data());
+  writer.finish();
+}
+
 // Collective. The same of a matrix of low rank, whose other eigenvalues are zero to the bound; none where it has
 // another.
-std::optional<Decomposition> decompose_low_rank(const Work& work) {
+std::optional<Decomposition> decompose_low_rank(const Work& work, after::ResultFile& result) {
   const Stopwatch watch;
   const auto& world = work.world;
   solvers::StoredOperator matrix(work.options.file, work.hessian.matrix, work.block.ranges, work.opened.memory, world);
   PeriodicTimer line(seconds_between_lines);
-  const auto low = solvers::low_rank(matrix, low_rank_options(work), [&](std::int64_t vectors, double left) {
+  auto low = solvers::low_rank(matrix, low_rank_options(work), [&](std::int64_t vectors, double left) {
     if (!line.is_due()) return;
     cli::say(world, "low rank", text(vectors, " vectors leave ", left, " of |A|, ", text_of_seconds(watch.seconds())));
   });
@@ -236,15 +252,20 @@ std::optional<Decomposition> decompose_low_rank(const Work& work) {
   Decomposition found;
   found.values = low.values;
   found.sums = {low.trace, low.norm * low.norm, 0};
-  const auto rank =
-      std::count_if(low.values.begin(), low.values.end(), [&](double x) { return std::abs(x) > low.error_bound; });
-  found.low_rank = {rank, low};
   found.values.resize(static_cast<std::size_t>(work.n()));
   std::sort(found.values.begin(), found.values.end());
   found.solver = "block Lanczos";
   cli::say(world, "low rank",
-           text(rank, " of ", work.n(), " eigenvalues are beyond ", low.error_bound, ", found in ",
+           text(low.beyond.size(), " of ", work.n(), " eigenvalues are beyond ", low.error_bound, ", found in ",
                 text_of_seconds(watch.seconds()), " by ", low.passes, " passes; all others are zero to that"));
+  if (work.options.vectors && !low.beyond.empty()) {
+    const auto group = work.group + "/low_rank";
+    result.add(group + "/eigenvalues", {low.beyond.size()}, low.beyond);
+    result.add(group + "/residuals", {low.beyond.size()}, low.residuals);
+    write_vectors(low.eigenvectors, low.beyond.size(), group, matrix, result);
+    low.eigenvectors = {};
+  }
+  found.low_rank = std::move(low);
   return found;
 }
 
@@ -252,7 +273,7 @@ std::optional<Decomposition> decompose_low_rank(const Work& work) {
 Decomposition all_eigenvalues(const Work& work, after::ResultFile& result) {
   const Stopwatch watch;
   std::optional<Decomposition> low;
-  if (tries_low_rank(work)) low = decompose_low_rank(work);
+  if (tries_low_rank(work)) low = decompose_low_rank(work, result);
   if (!low && !is_small(work)) expect_memory(cost_of_all(work).bytes, other_ways, work.world);
   auto found = low ? std::move(*low) : is_small(work) ? decompose_small(work, result) : decompose(work, result);
   cli::say(work.world, "eigenvalues",
@@ -263,16 +284,6 @@ Decomposition all_eigenvalues(const Work& work, after::ResultFile& result) {
   result.add(work.group + "/eigenvalues", {static_cast<std::uint64_t>(work.n())}, found.values);
   result.describe(work.group + "/eigenvalues", attributes);
   return found;
-}
-
-void write_vectors(const solvers::ExtremeEigenvalues& found, const std::string& group,
-                   const solvers::SymmetricOperator& matrix, after::ResultFile& result) {
-  const auto count = found.values.size();
-  const auto own = static_cast<std::uint64_t>(matrix.own().count());
-  result.reserve(group + "/eigenvectors", {count, static_cast<std::uint64_t>(matrix.size())});
-  after::ResultFile::TileWriter writer(result, group + "/eigenvectors");
-  writer.write({0, static_cast<std::uint64_t>(matrix.own().begin), count, own}, found.vectors.data());
-  writer.finish();
 }
 
 // Collective. One end of the spectrum; whether its check passed.
@@ -304,7 +315,7 @@ bool extreme_eigenvalues(solvers::SymmetricOperator& matrix, const solvers::Extr
                           {"norm", wanted.norm},
                           {"residual", worst},
                           {"products", found.passes}});
-  if (work.options.vectors) write_vectors(found, group, matrix, result);
+  if (work.options.vectors) write_vectors(found.vectors, found.values.size(), group, matrix, result);
   return right;
 }
 
@@ -530,8 +541,10 @@ ExitCode run_on(const OpenedMatrix& opened, const SpectrumOptions& options, cons
 }
 
 ExitCode run(const SpectrumOptions& options, const ranks::Communicator& world) {
-  return run_resumably("hessian_spectrum", options, world,
-                       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); });
+  return run_resumably(
+      "hessian_spectrum", options, world,
+      {[&](auto between) { return open_matrix("hessian_spectrum", options, world, std::move(between)); },
+       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
 }
 
 int start(int argc, char** argv) {

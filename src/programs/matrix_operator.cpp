@@ -1,8 +1,5 @@
 #include "matrix_operator.hpp"
 
-#include <vector>
-
-#include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
@@ -18,24 +15,7 @@ class NetworkOperator final : public solvers::SymmetricOperator {
 
  private:
   void apply(const double* own, std::int64_t count, double* products) override {
-    const auto rows = this->own().count();
-    std::vector<products::KeptProducts::Head> missing;  // of the vectors before k
-    const auto make = [&](std::int64_t k) {
-      if (missing.empty()) return;
-      const auto first = k - static_cast<std::int64_t>(missing.size());
-      network_.multiply(own + first * rows, k - first, products + first * rows);
-      for (auto j = first; j < k; ++j) kept_.add(missing[static_cast<std::size_t>(j - first)], products + j * rows);
-      missing.clear();
-    };
-    for (std::int64_t k = 0; k < count; ++k) {
-      const auto head = kept_.head_of(own + k * rows);
-      if (kept_.find(head, products + k * rows)) {
-        make(k);
-      } else {
-        missing.push_back(head);
-      }
-    }
-    make(count);
+    products::multiply(network_, kept_, products::Match::rounding, own, count, products);
   }
 
   products::Network& network_;

@@ -10,8 +10,8 @@
 
 namespace hessian_mpi::programs {
 
-std::unique_ptr<products::Network> open_network(const char* program, const MatrixOptions& options,
-                                                std::function<void()> between, const ranks::Communicator& world) {
+OpenedMatrix open_network(const char* program, const MatrixOptions& options, std::function<void()> between,
+                          const ranks::Communicator& world) {
   auto network = std::make_unique<products::Network>(*options.network, std::move(between), world);
   const auto& matrix = network->layout().matrix;
   const auto warn = [&](const std::string& words) {
@@ -31,7 +31,8 @@ std::unique_ptr<products::Network> open_network(const char* program, const Matri
   cli::say(world, "checked", text("a product against differences: ", cli::text_of_check(network->check())));
   cli::say(world, "product",
            text("about ", cli::text_of_number(network->seconds_of_product(), 3), " s with one vector"));
-  return network;
+  auto layout = network->layout();
+  return {options.file, std::move(layout), 0, std::move(network), nullptr, options.overwrite};
 }
 
 }  // namespace hessian_mpi::programs

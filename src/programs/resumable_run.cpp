@@ -58,7 +58,7 @@ bool is_made(const MatrixOptions& options) {
   const auto file = hdf5::File::open_untrusted(options.output);
   const auto line = file.text_attribute("/", "command_line").value_or("");
   return cli::command_line_to_resume(line) == cli::command_line_to_resume(options.command_line) &&
-         file.text_attribute("/", "checks") == "passed";
+         file.text_attribute("/", "checks").value_or("passed") == "passed";  // products have none
 }
 
 // On root. Throws InputError where an earlier run is in the way.
@@ -106,10 +106,10 @@ std::unique_ptr<products::KeptProducts> keep_products(const OpenedMatrix& opened
 }
 
 // Collective. What runs on a network and was ended says how to go on.
-template <class Work>
-ExitCode run_kept(const MatrixOptions& options, OpenedMatrix& opened, const ranks::Communicator& world, Work&& work) {
+ExitCode run_kept(const MatrixOptions& options, OpenedMatrix& opened, const ranks::Communicator& world,
+                  const std::function<ExitCode()>& work) {
   try {
-    return std::forward<Work>(work)();
+    return work();
   } catch (const ranks::AgreedError& error) {
     const bool any = opened.kept && opened.kept->count() > 0;
     if (opened.kept && !any) world.on_root([&] { std::filesystem::remove(opened.kept->path()); });
@@ -149,11 +149,10 @@ void take_resuming(const po::variables_map& given, MatrixOptions& options) {
 }
 
 ExitCode run_resumably(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
-                       const std::function<ExitCode(const OpenedMatrix&)>& work) {
-  const file::Needed needed{.all_entries = false};
+                       const ResumableWork& work) {
   if (!options.network) {
     expect_room_for_result(options, world);
-    const auto code = work(open_matrix(program, options, world, {}, needed));
+    const auto code = work.run(work.open({}));
     expect_passed(code, options);
     return code;
   }
@@ -170,14 +169,13 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
   }
   OpenedMatrix opened;
   return run_kept(options, opened, world, [&] {
-    opened = open_matrix(
-        program, options, world, [&] { pace(); }, needed);
-    if (options.plan) return work(opened);
+    opened = work.open([&] { pace(); });
+    if (options.plan) return work.run(opened);
     opened.kept = keep_products(opened, options, world);
     std::int64_t replaces = 0;
     world.on_root([&] { replaces = std::int64_t{products::KeptProducts::replaces_output(opened.kept->path())}; });
     opened.replace = world.max(replaces) != 0;
-    const auto code = work(opened);
+    const auto code = work.run(opened);
     const auto& kept = *opened.kept;
     if (kept.earlier() > 0)
       cli::say(world, "products", text(kept.count() - kept.earlier(), " made, beside those of earlier runs"));

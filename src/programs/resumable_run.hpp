@@ -5,7 +5,8 @@
 #include <functional>
 
 #include "hessian_mpi/ranks/communicator.hpp"
-#include "solver_plan.hpp"
+#include "matrix_options.hpp"
+#include "open_network.hpp"
 
 namespace hessian_mpi::programs {
 
@@ -14,10 +15,16 @@ void describe_resuming(boost::program_options::options_description& to);
 /// Takes them. Throws InputError where they are given without a network.
 void take_resuming(const boost::program_options::variables_map& given, MatrixOptions& options);
 
+/// What a run is made of, both collective. between: as products::Network has it.
+struct ResumableWork {
+  std::function<OpenedMatrix(std::function<void()> between)> open;
+  std::function<ExitCode(const OpenedMatrix&)> run;
+};
+
 /// Collective. Opens the matrix and does the work with it. With a network a signal or the time limit ends that by
 /// AgreedError with ExitCode::stopped, and products are kept beside the output (kept_products.hpp) until the work is
 /// done. program: its name, for warnings. Where the work ends in ExitCode::failed, this throws that a check has failed.
 ExitCode run_resumably(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
-                       const std::function<ExitCode(const OpenedMatrix&)>& work);
+                       const ResumableWork& work);
 
 }  // namespace hessian_mpi::programs

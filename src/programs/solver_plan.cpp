@@ -9,24 +9,20 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
+#include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/solvers/blas.hpp"
 #include "hessian_mpi/system/node.hpp"
-#include "open_network.hpp"
 
 namespace hessian_mpi::programs {
 
 OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
-                         std::function<void()> between, const file::Needed& needed) {
+                         std::function<void()> between) {
   // First: LibTorch may find this BLAS in the place of its own.
   const auto resources = ranks::resources_of_rank(options.threads, options.memory, world);
   solvers::use_blas_threads(resources.threads);
-  if (options.network) {
-    auto network = open_network(program, options, std::move(between), world);
-    auto layout = network->layout();
-    return {options.file, std::move(layout), 0, std::move(network), nullptr, options.overwrite};
-  }
-  auto hessian = world.together([&] { return file::read_layout(options.file, needed); });
+  if (options.network) return open_network(program, options, std::move(between), world);
+  auto hessian = world.together([&] { return file::read_layout(options.file, {.all_entries = false}); });
   file::expect_one_file(options.file, hessian, world);
   const auto& matrix = hessian.matrix;
   cli::say(world, "matrix",

@@ -2,35 +2,21 @@
 /// What programs that compute from a matrix do before they begin: open it, and say what will be taken.
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
-#include <memory>
 #include <string>
 
-#include "hessian_mpi/file/hessian_file.hpp"
-#include "hessian_mpi/products/kept_products.hpp"
-#include "hessian_mpi/products/network.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/solvers/dense_eigensolver.hpp"
 #include "matrix_options.hpp"
+#include "open_network.hpp"
 
 namespace hessian_mpi::programs {
 
-/// A whole matrix, and the bytes that a rank's rows may take.
-struct OpenedMatrix {
-  std::filesystem::path file;
-  file::StoredLayout hessian;
-  std::uint64_t memory = 0;
-  std::unique_ptr<products::Network> network;    ///< where there is one in the file's place
-  std::unique_ptr<products::KeptProducts> kept;  ///< its products
-  bool replace = false;                          ///< an output that is there
-};
-
-/// Collective. Reads all but the rows of options.file, or loads the network, says what it is, and has BLAS use the
-/// threads of the options. program: its name, for warnings. between: as products::Network has it. Options and
-/// communicator must outlive it.
+/// Collective. Reads what solvers need, but for the rows, of options.file, or loads the network, says what it is, and
+/// has BLAS use the threads of the options. program: its name, for warnings. between: as products::Network has it.
+/// Options and communicator must outlive it.
 OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
-                         std::function<void()> between, const file::Needed& needed);
+                         std::function<void()> between);
 
 /// Of residuals, where the user names none: in float32 products of a network round.
 double usual_tolerance(const OpenedMatrix& opened);

@@ -46,10 +46,9 @@ po::options_description how_to_compute() {
       "where it casts to half");
   described.add_options()(
       "low-rank", po::value<std::string>()->default_value("auto")->value_name("auto, yes or no"),
-      "of --all without --vectors: whether the nonzero eigenvalues are looked for by products with vectors first, "
-      "which is "
-      "much faster where the rank is low, and exact to 1e-6 of the Frobenius norm at worst, 1e-5 in float32; auto: "
-      "from 5,000 rows on");
+      "of --all: whether the nonzero eigenvalues, with --vectors their eigenvectors alone, are looked for by products "
+      "with vectors first, which is much faster where the rank is low, and exact to 1e-6 of the Frobenius norm at "
+      "worst, 1e-5 in float32; auto: from 5,000 rows on, without --vectors");
   after::describe_resources(described, "products with vectors");
   describe_resuming(described);
   return described;
@@ -84,9 +83,7 @@ LowRankTry low_rank_named(const std::string& word) {
 
 void take_how(const po::variables_map& given, SpectrumOptions& options) {
   options.low_rank = low_rank_named(given["low-rank"].as<std::string>());
-  if (options.low_rank == LowRankTry::yes && (!options.all || options.vectors)) {
-    throw InputError("--low-rank yes is of --all without --vectors");
-  }
+  if (options.low_rank == LowRankTry::yes && !options.all) throw InputError("--low-rank yes is of --all");
   take(given, "probes", std::int64_t{2}, options.of_density.probes);
   take(given, "steps", std::int64_t{1}, options.of_density.steps);
   take(given, "seed", std::uint64_t{0}, options.of_density.seed);

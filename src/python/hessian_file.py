@@ -10,6 +10,7 @@ copy this file beside yours, or put its folder on PYTHONPATH.
         H.locate(12345)                         # ("fc.weight", (1, 7))
         H @ v, H.diagonal()                     # out of core: a slab of rows at a time
         H.tensors(v)["conv1.weight"]            # v's entries of that parameter, in its shape
+    tensors_of("hessian.solution.h5")           # the same of a vector that hessian_solve or another program has written
 
 A file of --blocks diagonal has the blocks of parameters with themselves, H["fc.bias", "fc.bias"], and their product with v;
 one of --diagonal has H.diagonal(). One of hessian_convert --triangle has it all: what is not stored is mirrored.
@@ -456,6 +457,22 @@ def _pick_one(extent, k):
     if not -extent <= k < extent:
         raise IndexError(f"index {k} of {extent}")
     return int(k) % extent
+
+
+def tensors_of(result, dataset="solution", row=0):
+    """A vector that a program has written, a row of "solution", "products" or "largest/eigenvectors", as arrays by the names
+    of the parameters, in their shapes. Where the result is of a file, that has the names: the one that it says it is of."""
+    with _open(result) as file:
+        if "source" not in file.attrs or dataset not in file:
+            raise HessianFileError(f"'{result}' is no result of hessian_mpi's programs with a dataset {dataset}")
+        vector, about, source = file[dataset][row], dict(file["hessian"].attrs), file.attrs["source"]
+    if "parameter_names" in about:
+        names, offsets, sizes, shapes = (about["parameter_" + key] for key in ("names", "offsets", "sizes", "shapes"))
+        return {str(name): vector[offset:offset + size].reshape(_shape(shape))
+                for name, offset, size, shape in zip(names, offsets, sizes, shapes)}
+    beside = os.path.join(os.path.dirname(result), os.path.basename(source))
+    with HessianFile(source if os.path.exists(source) else beside) as H:
+        return H.tensors(vector)
 
 
 def _shape(text):

@@ -81,16 +81,6 @@ DifferenceFigures differences(const MakeTwin& make, const network::Problem& prob
   return {};
 }
 
-// The gradient but for the L2 term: its zeros are of parameters that autograd takes for constants.
-std::vector<double> gradient_by_graph(const network::Problem& problem, const network::LossAndGradient& point) {
-  auto gradient = point.gradient;
-  const auto theta = problem.flat_parameters();
-  for (std::size_t k = 0; k < gradient.size(); ++k) {
-    if (gradient[k] == problem.l2() * theta[k]) gradient[k] = 0;
-  }
-  return gradient;
-}
-
 // Collective. Lines through the point, with what the file says of the change along them.
 std::vector<Lines> lines_with_products(const WrittenFile& file, const std::vector<std::vector<std::int64_t>>& samples,
                                        const std::vector<double>& gradient, const ranks::Communicator& communicator) {
@@ -155,6 +145,15 @@ void judge(Verdict& verdict, Matrix matrix) {
 }
 
 }  // namespace
+
+std::vector<double> gradient_by_graph(const network::Problem& problem, const network::LossAndGradient& point) {
+  auto gradient = point.gradient;
+  const auto theta = problem.flat_parameters();
+  for (std::size_t k = 0; k < gradient.size(); ++k) {
+    if (gradient[k] == problem.l2() * theta[k]) gradient[k] = 0;
+  }
+  return gradient;
+}
 
 Verdict check_file(const WrittenFile& file, const network::Problem& problem, Matrix matrix,
                    const network::LossAndGradient& point, const MakeTwin& twin, Verify which, int rows,

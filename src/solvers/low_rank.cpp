@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -58,6 +59,9 @@ class Basis {
   }
   std::vector<double> products_with_all(const Columns& block) const { return products(all_, block); }
 
+  // Q times a matrix, column by column.
+  Columns times(const double* matrix, int columns) const { return times(all_, matrix, columns); }
+
   // Collective. Takes from the block what lies in the basis, and makes the rest orthonormal, which may be fewer
   // vectors.
   void make_orthonormal(Columns& block) const {
@@ -86,6 +90,15 @@ class Basis {
   }
 
  private:
+  Columns times(const Columns& vectors, const double* matrix, int columns) const {
+    Columns result{std::vector<double>(static_cast<std::size_t>(rows_) * static_cast<std::size_t>(columns)), columns};
+    if (columns > 0) {
+      dgemm_("N", "N", &rows_, &columns, &vectors.count, &one, vectors.numbers.data(), &leading_, matrix,
+             &vectors.count, &zero, result.numbers.data(), &leading_);
+    }
+    return result;
+  }
+
   void project_out(Columns& block) const {
     if (all_.count == 0 || block.count == 0) return;
     const auto along = products(all_, block);
@@ -104,13 +117,7 @@ class Basis {
     const auto b = static_cast<std::size_t>(block.count);
     for (std::size_t k = static_cast<std::size_t>(dropped) * b; k < gram.size(); ++k)
       gram[k] /= std::sqrt(squares[k / b]);
-    Columns result{std::vector<double>(static_cast<std::size_t>(rows_) * static_cast<std::size_t>(kept)), kept};
-    if (kept > 0) {
-      dgemm_("N", "N", &rows_, &kept, &block.count, &one, block.numbers.data(), &leading_,
-             gram.data() + static_cast<std::size_t>(dropped) * b, &block.count, &zero, result.numbers.data(),
-             &leading_);
-    }
-    block = std::move(result);
+    block = times(block, gram.data() + static_cast<std::size_t>(dropped) * b, kept);
   }
 
   const ranks::Communicator& communicator_;
@@ -157,10 +164,44 @@ Columns new_start(SymmetricOperator& matrix, const Basis& basis, const LowRankOp
   return block;
 }
 
+// Collective. |A v - lambda v|, some vectors at a time.
+std::vector<double> residuals(StoredOperator& matrix, const std::vector<double>& values,
+                              const std::vector<double>& vectors, std::int64_t at_once) {
+  const auto rows = matrix.own().count();
+  std::vector<double> squares(values.size());
+  for (std::size_t first = 0; first < values.size(); first += static_cast<std::size_t>(at_once)) {
+    const auto count = std::min(at_once, static_cast<std::int64_t>(values.size() - first));
+    const double* from = vectors.data() + static_cast<std::int64_t>(first) * rows;
+    std::vector<double> product(static_cast<std::size_t>(count * rows));
+    matrix.multiply(from, count, product.data());
+    for (std::int64_t k = 0; k < count * rows; ++k) {
+      const auto v = first + static_cast<std::size_t>(k / rows);
+      squares[v] += std::pow(product[static_cast<std::size_t>(k)] - values[v] * from[k], 2);
+    }
+  }
+  auto lengths = matrix.communicator().sum(std::move(squares));
+  for (double& length : lengths) length = std::sqrt(length);
+  return lengths;
+}
+
+// Collective. Of the eigenvalues beyond the bound; whole: of B, columns in the order of its values.
+void find_eigenvectors(StoredOperator& matrix, const Basis& basis, const std::vector<double>& whole,
+                       std::int64_t at_once, LowRank& result) {
+  std::vector<double> chosen;
+  const auto n = result.values.size();
+  for (std::size_t k = 0; k < n; ++k) {
+    if (std::abs(result.values[k]) <= result.error_bound) continue;
+    const auto* column = whole.data() + k * n;
+    chosen.insert(chosen.end(), column, column + n);
+  }
+  result.eigenvectors = basis.times(chosen.data(), static_cast<int>(result.beyond.size())).numbers;
+  result.residuals = residuals(matrix, result.beyond, result.eigenvectors, at_once);
+}
+
 }  // namespace
 
 std::uint64_t bytes_of_low_rank(std::int64_t own_rows, std::int64_t n, const LowRankOptions& options) {
-  const auto own = own_rows * (options.most + 4 * options.at_once);
+  const auto own = own_rows * ((options.eigenvectors ? 2 : 1) * options.most + 4 * options.at_once);
   const auto everywhere = 3 * options.most * options.most + 4 * n * options.at_once;
   return static_cast<std::uint64_t>(own + everywhere) * sizeof(double);
 }
@@ -206,6 +247,10 @@ LowRank low_rank(StoredOperator& matrix, const LowRankOptions& options,
   result.trace_error = std::abs(sums.trace - trace);
   result.orthogonality_error = basis.orthogonality_error();
   if (n > 0) result.values = eigenvectors_in_place(whole, static_cast<int>(n));
+  std::copy_if(result.values.begin(), result.values.end(), std::back_inserter(result.beyond),
+               [&](double x) { return std::abs(x) > result.error_bound; });
+  if (options.eigenvectors) find_eigenvectors(matrix, basis, whole, options.at_once, result);
+  result.passes = matrix.passes() - before;
   return result;
 }
 

@@ -23,6 +23,9 @@ import numpy as np
 import tool
 import torch
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "src/python"))
+import hessian_file  # noqa: E402
+
 PROGRAMS, MODELS, LAUNCH = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
 
 
@@ -91,14 +94,27 @@ def test_newtons_step_is_that_of_the_file() -> None:
     np.testing.assert_allclose(of_network, of_file, atol=1e-7 * abs(of_file).max())
 
 
-def interrupted(options: list[str], *, write: int, error: int, ranks: int = 1, mark: str = "") -> subprocess.Popen:
-    """hessian_spectrum, with a fault in a write to the file of products."""
+def interrupted(options: list[str], *, write: int, error: int, ranks: int = 1, mark: str = "", program: str = "hessian_spectrum") -> subprocess.Popen:
+    """With a fault in a write to the file of products."""
     rank = "0" if ranks > 1 else ""
     faults = tool.fault("pwrite", rank, write, error, ".products") | {"FAULT_MARK": mark}
     launch = [*LAUNCH, "-n", str(ranks)] if ranks > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **faults}
-    command = [*launch, PROGRAMS / "hessian_spectrum", *options]
+    command = [*launch, PROGRAMS / program, *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stopped_by_signal(options: list[str], *, write: int, program: str = "hessian_spectrum") -> str:
+    """Asked to stop while it writes; what it says then."""
+    stopped = interrupted(options, write=write, error=-19, mark="mark", program=program)
+    while not pathlib.Path("mark").exists() and stopped.poll() is None:
+        time.sleep(0.01)
+    pathlib.Path("mark").unlink()
+    stopped.send_signal(signal.SIGUSR1)
+    stopped.send_signal(signal.SIGCONT)
+    _, words = stopped.communicate(timeout=300)
+    assert stopped.returncode == 75 and "go on, on any number of ranks, with: " in words, words
+    return words
 
 
 SPECTRUM = ["--largest", "3", "--density", "--probes", "3", "--steps", "12", "--seed", "4"]
@@ -121,13 +137,7 @@ def test_runs_that_were_ended_go_on() -> None:
     assert killed.returncode == -9 and not pathlib.Path("ended.h5").exists()
     finished = run(1, "hessian_spectrum", *options)
     assert finished.returncode == 2 and "--resume" in finished.stderr and "--overwrite" in finished.stderr, finished
-    stopped = interrupted([*options, "--resume"], write=41, error=-19, mark="mark")
-    while not pathlib.Path("mark").exists() and stopped.poll() is None:
-        time.sleep(0.01)
-    stopped.send_signal(signal.SIGUSR1)
-    stopped.send_signal(signal.SIGCONT)
-    _, words = stopped.communicate(timeout=300)
-    assert stopped.returncode == 75 and "stopped by SIGUSR1: 40 products" in words and "go on, on any number of ranks, with: " in words, words
+    assert "stopped by SIGUSR1: 40 products" in stopped_by_signal([*options, "--resume"], write=41)
     shutil.copy("ended.h5.products", "more.h5.products")
     out = good(1, "hessian_spectrum", *options, "--resume")
     assert "resumed     40 products" in out, out
@@ -140,6 +150,36 @@ def test_runs_that_were_ended_go_on() -> None:
     for mine, theirs in zip(numbers_of("more.h5", *RESULTS), numbers_of("whole.h5", *RESULTS)):
         np.testing.assert_allclose(mine, theirs, atol=1e-9 * abs(theirs).max())
     assert not list(pathlib.Path().glob("*.products"))
+
+
+def test_many_products_go_on() -> None:
+    options = [*problem("gpt", "--batch-size", "1"), "--random", "6"]
+    good(1, "hessian_multiply", *options, "-o", "many.whole.h5")
+    options += ["-o", "many.h5"]
+    # Killed within the third product, then asked to stop within the fourth.
+    killed = interrupted(options, write=8, error=-9, program="hessian_multiply")
+    killed.communicate(timeout=300)
+    assert killed.returncode == -9 and not pathlib.Path("many.h5").exists()
+    words = stopped_by_signal([*options, "--resume"], write=3, program="hessian_multiply")
+    assert "stopped by SIGUSR1: 4 products" in words, words
+    shutil.copy("many.h5.products", "many.two.h5.products")
+    out = good(1, "hessian_multiply", *options, "--resume")
+    assert "resumed     4 products" in out and made_in(out) == 2, out
+    on_two = good(2, "hessian_multiply", *options[:-2], "--resume", "-o", "many.two.h5")
+    assert made_in(on_two) == 2, on_two
+    for file in ("many.h5", "many.two.h5"):
+        assert numbers_of(file, "products")[0].tobytes() == numbers_of("many.whole.h5", "products")[0].tobytes(), file
+    assert good(2, "hessian_multiply", *options, "--resume").endswith("nothing to do\n")
+    assert not list(pathlib.Path().glob("*.products"))
+
+
+def test_vectors_that_differ_in_rounding_are_others() -> None:
+    inputs = np.ones((2, h5py.File("many.h5")["vectors"].shape[1]))
+    inputs[1] += 1e-13 * np.random.default_rng(0).standard_normal(inputs.shape[1])
+    np.save("near.npy", inputs)
+    good(1, "hessian_multiply", *problem("gpt", "--dtype", "float64"), "--vectors", "near.npy", "-o", "near.h5")
+    (products,) = numbers_of("near.h5", "products")
+    assert (products[0] != products[1]).any() and abs(products[1] - products[0]).max() < 1e-10 * abs(products).max()
 
 
 def test_products_of_another_job_are_refused() -> None:
@@ -180,6 +220,15 @@ def test_the_loss_along_a_step_is_the_networks() -> None:
         trusted = multiples[wrong.argmax() - 1] if wrong.any() else 1
         assert h5py.File("along.h5")["along_step"].attrs["trusted"] == trusted and ("NOT" in out) == (trusted < 1), out
         assert trusted == 1 or damping != "50", out
+    torch.nn.utils.vector_to_parameters(theta, model.parameters())
+    step = hessian_file.tensors_of("along.h5")  # as the document says
+    model.load_state_dict({name: p + torch.from_numpy(step[name]) if name in step else p for name, p in model.state_dict().items()})
+    expected = torch.nn.functional.mse_loss(model(inputs), targets) + 0.05 * sum((p**2).sum() for p in model.parameters())
+    np.testing.assert_allclose(losses[-1], expected.item(), rtol=1e-12)
+    good(1, "hessian_solve", "step_hessian.h5", "--damping", "0.001", "-o", "of_file.h5")
+    of_file = hessian_file.tensors_of("of_file.h5")
+    assert list(of_file) == list(step) and all(of_file[name].shape == step[name].shape for name in step)
+    np.testing.assert_allclose(np.concatenate([x.ravel() for x in of_file.values()]), numbers_of("of_file.h5", "solution")[0][0])
 
 
 def test_casts_that_are_kept_round_products() -> None:
@@ -187,6 +236,15 @@ def test_casts_that_are_kept_round_products() -> None:
     good(1, "hessian_multiply", *network, "--random", "1", "-o", "casts.products.h5")
     good(2, "hessian_spectrum", *network, "--largest", "2", "--smallest", "1", "-o", "casts.spectrum.h5")
     good(1, "hessian_solve", *network, "--damping", "2", "-o", "casts.step.h5")
+
+
+def test_what_autograd_takes_for_constants_is_left_out() -> None:
+    values = torch.jit.load(MODELS / "embedding/model.pt").state_dict()
+    values["word.weight"][0] = 0.3  # of padding_idx
+    torch.save(values, "padding.pt")
+    network = problem("embedding", "--dtype", "float64", "--l2", "0.5", "--values", "padding.pt")
+    finished = run(2, "hessian_multiply", *network, "--random", "1", "-o", "constants.h5")
+    assert finished.returncode == 0 and "autograd takes them for constants" in finished.stderr, finished
 
 
 def test_what_takes_the_whole_matrix_is_refused() -> None:
@@ -202,6 +260,7 @@ def test_what_takes_the_whole_matrix_is_refused() -> None:
         ("hessian_solve", [*network, "--method", "dense"], "--method dense takes the whole matrix"),
         ("hessian_multiply", [*network[:2], "--gradient"], "--model needs --data"),
         ("hessian_multiply", [*network, "--gradient", "--matrix", "jacobian"], "has rows of samples"),
+        ("hessian_multiply", ["resnet.h5", "--gradient", "--time-limit", "1"], "--time-limit is of a network"),
     ):
         finished = run(1, program, *arguments, "-o", "none.h5")
         assert finished.returncode == 2 and words in finished.stderr, (program, arguments, finished)

@@ -162,6 +162,15 @@ def test_a_low_rank_is_found_and_said(spectrum: Spectrum) -> None:
             assert about["solver"] == "block Lanczos" and about["rank"] == 40
             assert about["error_bound"] <= tolerance * np.linalg.norm(stored)
             assert np.linalg.norm(values[:] - expected) <= about["error_bound"]
+        with spectrum.result(ranks, "h.h5", "--low-rank", "yes", "--vectors") as file:
+            found, vectors = file["low_rank/eigenvalues"][:], file["low_rank/eigenvectors"][:]
+            assert found.shape == (40,) and "eigenvectors" not in file
+            np.testing.assert_allclose(vectors @ vectors.T, np.eye(40), atol=1e-12)
+            np.testing.assert_allclose(file["low_rank/residuals"][:], np.linalg.norm(vectors @ (stored + stored.T) / 2 - found[:, None] * vectors, axis=1), atol=1e-9)
+            assert np.linalg.norm((vectors.T * found) @ vectors - stored) <= 2 * tolerance * np.linalg.norm(stored)
+    fabricated_file.write(spectrum.folder / "h.h5", np.zeros((20, 20)))
+    with spectrum.result(2, "h.h5", "--low-rank", "yes", "--vectors") as file:
+        assert "low_rank" not in file and not file["eigenvalues"][:].any()
     fabricated_file.write(spectrum.folder / "h.h5", low + 1e-3 * np.eye(300))
     finished = spectrum.run(1, "h.h5", "--low-rank", "yes", "--overwrite")
     assert finished.returncode == 0 and "low rank    no:" in finished.stdout, finished
@@ -169,7 +178,7 @@ def test_a_low_rank_is_found_and_said(spectrum: Spectrum) -> None:
         assert file["eigenvalues"].attrs["solver"].startswith("ScaLAPACK") and "rank" not in file["eigenvalues"].attrs
         np.testing.assert_allclose(file["eigenvalues"][:], np.linalg.eigvalsh(low + 1e-3 * np.eye(300)), atol=1e-10)
     assert "low rank" not in spectrum.run(1, "h.h5", "--plan").stdout  # small: not tried unasked
-    for options, words in ((["--low-rank", "maybe"], "auto, yes or no"), (["--low-rank", "yes", "--vectors"], "without --vectors")):
+    for options, words in ((["--low-rank", "maybe"], "auto, yes or no"), (["--low-rank", "yes", "--largest", "2"], "of --all")):
         finished = spectrum.run(1, "h.h5", *options, "--overwrite")
         assert finished.returncode == 2 and words in finished.stderr, finished
 

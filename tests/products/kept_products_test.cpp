@@ -47,9 +47,9 @@ class KeptProductsTest : public testing::Test {
     for (int k = 0; k < count; ++k) kept.add(kept.head_of(vector(k).data()), product(k).data());
     kept.bring_to_disk();
   }
-  bool finds(KeptProducts& kept, int k, double moved = 0) const {
+  bool finds(KeptProducts& kept, int k, double moved = 0, Match match = Match::rounding) const {
     Numbers found(static_cast<std::size_t>(own_.count()));
-    return kept.find(kept.head_of(vector(k, moved).data()), found.data()) &&
+    return kept.find(kept.head_of(vector(k, moved).data()), match, found.data()) &&
            world_.min(std::int64_t{found == product(k)}) == 1;
   }
 
@@ -75,6 +75,8 @@ TEST_F(KeptProductsTest, AVectorMayDifferInRoundingAlone) {
   auto kept = open();
   EXPECT_TRUE(finds(kept, 0, 1e-14));
   EXPECT_FALSE(finds(kept, 0, 1e-10));
+  EXPECT_TRUE(finds(kept, 0, 0, Match::bits));
+  EXPECT_FALSE(finds(kept, 0, 1e-14, Match::bits));
 }
 
 TEST_F(KeptProductsTest, WhatIsDamagedOrTornIsMadeAgain) {

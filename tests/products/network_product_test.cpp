@@ -149,6 +149,19 @@ INSTANTIATE_TEST_SUITE_P(Of, OfNetwork,
                                          "minibatches_weighted", "linear_loss", "unused", "model_computes_loss"),
                          name_of);
 
+TEST(NetworkProductTest, VectorsAtOnceKeepAllRanksBusy) {
+  auto options = options_in(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "gpt");
+  const ranks::Communicator world = ranks::Communicator::world();
+  for (const std::int64_t batch_size : {1, 2, 3}) {
+    options.batch_size = batch_size;
+    const auto loaded = load_as_the_program_does(options, Precision::float64);
+    const NetworkProduct product(loaded.problem, plenty, world);
+    const auto found = product.vectors_at_once();
+    const auto batches = loaded.problem.batches();
+    EXPECT_TRUE(batches >= world.size() ? found == 1 : found * batches % world.size() == 0 && found <= world.size());
+  }
+}
+
 class OfOutputs : public OfNetwork {};
 
 TEST_P(OfOutputs, GaussNewtonAndFisherMatricesAreThoseOfTheirRows) {

@@ -21,6 +21,7 @@ N = 12
 RUNS = (
     ("spectrum", "", {}, "--all full"),
     ("spectrum", "--low-rank yes", {}, "--all low"),
+    ("spectrum", "--low-rank yes --vectors", {"L": 1}, "--all --vectors low"),
     ("spectrum", "--all --vectors", {}, "--all --vectors full"),
     ("spectrum", "--largest 2 --smallest 2 --vectors", {"K": 2}, "--largest --smallest --vectors"),
     ("spectrum", "--largest 3", {"K": 3}, "--largest"),

@@ -10,10 +10,17 @@
 
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/products/network.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "hessian_mpi/system/posix_file.hpp"
 
 namespace hessian_mpi::products {
+
+/// Which vectors are the same.
+enum class Match {
+  bits,     ///< those of the same numbers
+  rounding  ///< those that differ in rounding too
+};
 
 /// A product is found by its vector, which may differ in rounding: another number of ranks adds up in another order.
 /// Instead of the vector the file has a sketch of it (Charikar, Chen, Farach-Colton, Finding Frequent Items in Data
@@ -32,6 +39,7 @@ class KeptProducts {
   /// What stands before the numbers of a product.
   struct Head {
     static constexpr std::size_t buckets = 192;
+    std::uint64_t sum_of_vector;
     std::uint64_t sum_of_product;
     double squares;  ///< of the vector
     double sketch[buckets];
@@ -41,7 +49,7 @@ class KeptProducts {
   /// Collective. What a vector is known by. own: the numbers of this rank, here and below.
   Head head_of(const double* own) const;
   /// Collective. Reads A times the vector, where that is kept.
-  bool find(const Head& vector, double* product);
+  bool find(const Head& vector, Match match, double* product);
   /// Collective. Where it cannot be written, that and all later ones are not kept: see failure().
   void add(Head head, const double* product);
   /// Collective. Returns when all is on the disk, or there is a failure().
@@ -75,5 +83,9 @@ class KeptProducts {
   std::optional<std::string> failure_;
   PeriodicTimer sync_;
 };
+
+/// Collective. As network.multiply(), but for products that are kept already; keeps the others, some vectors at a time.
+void multiply(Network& network, KeptProducts& kept, Match match, const double* own, std::int64_t count,
+              double* products);
 
 }  // namespace hessian_mpi::products

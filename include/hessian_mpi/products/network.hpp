@@ -42,6 +42,8 @@ class Network {
 
   /// The elements that this rank has of every vector.
   const Rows& own() const;
+  /// Collective. As NetworkProduct has it.
+  std::int64_t vectors_at_once() const;
   /// Collective. As NetworkProduct::multiply().
   void multiply(const double* own, std::int64_t count, double* products);
 

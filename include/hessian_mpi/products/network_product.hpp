@@ -27,6 +27,10 @@ class NetworkProduct {
   /// The elements that this rank has of every vector.
   const Rows& own() const { return own_; }
 
+  /// Collective. The least number of vectors that takes no longer for each than any greater one, but for a little: they
+  /// keep all ranks busy, and graphs that find no room are made for several of them.
+  std::int64_t vectors_at_once() const;
+
   /// Collective. own: of `count` vectors, one after the other, this rank's elements; products: of A times each of them
   /// the same. Their bits do not depend on the number of ranks. between: as sum_over_batches() has it. Throws RunError
   /// on all ranks where a product is not finite.

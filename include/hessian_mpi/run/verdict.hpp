@@ -30,6 +30,9 @@ struct WrittenFile {
   double largest;                                    ///< largest |H_ij|
 };
 
+/// The gradient, zero where it is the L2 term's alone: there are parameters that autograd takes for constants.
+std::vector<double> gradient_by_graph(const network::Problem& problem, const network::LossAndGradient& point);
+
 /// Collective. point: loss and gradient as they stand in the file. rows: how many are derived again; 0 turns off all
 /// but the reading back of blocks. twin is called on root: in float64 for
 /// differences of loss and gradient, in the problem's own precision where rounding is to be measured. between_checks is

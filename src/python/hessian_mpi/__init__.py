@@ -5,7 +5,7 @@ have and what you write.
     H["fc.weight", "conv.weight"][:]                    # a block, read from the disk
 """
 
-from hessian_file import HessianFile, HessianFileError
+from hessian_file import HessianFile, HessianFileError, tensors_of
 
 from .batch import DataError
 from .check import ExportError
@@ -14,4 +14,4 @@ from .export_job import export
 from .run_job import JobError, JobInterrupted, hessian, run
 
 __all__ = ["DataError", "ExportError", "HessianFile", "HessianFileError", "JobError", "JobInterrupted", "data", "export",
-           "hessian", "run"]
+           "hessian", "run", "tensors_of"]
