@@ -3,12 +3,11 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 
-#include <algorithm>
-
 #include "flat_row.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 
 namespace hessian_mpi::engines {
+
 DoubleBackward::DoubleBackward(const network::Problem& problem) : problem_(problem) {
   for (const auto& parameter : problem.parameters()) {
     cotangents_.push_back(torch::zeros(parameter.sizes(), parameter.options().requires_grad(false)));
@@ -20,8 +19,7 @@ std::int64_t DoubleBackward::rows_at_once() const {
 }
 
 std::uint64_t DoubleBackward::bytes_per_row(std::int64_t columns) const {
-  // Several batches are added up in float64.
-  return problem_.batches() == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(columns);
+  return bytes_of_sums(problem_.batches(), columns);
 }
 
 const DoubleBackward::Graph& DoubleBackward::graph_of(std::int64_t batch) {
@@ -53,32 +51,14 @@ std::vector<torch::Tensor> DoubleBackward::row(const Graph& graph, const std::ve
   return parts;
 }
 
-template <class Number>
-void DoubleBackward::compute_as(const Rows& rows, const Rows& columns, Number* out,
-                                const std::function<void(double)>& advance) {
+void DoubleBackward::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                             const std::function<void(double)>& advance) {
   const ColumnsOfParameters by(problem_, columns);
   const auto parameters = by.parameters();
   const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
   const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
-  if (!problem_.device().is_cpu()) {
-    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
-    return;
-  }
-  if (problem_.batches() > 1) {
-    const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
-    std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
-    return;
-  }
-  const Graph& graph = graph_of(0);
-  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-    by.store(row_of(graph, i), out + (i - rows.begin) * columns.count());
-    advance(1);
-  }
-}
-
-void DoubleBackward::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
-                             const std::function<void(double)>& advance) {
-  with_numbers(storage, out, [&](auto* numbers) { compute_as(rows, columns, numbers, advance); });
+  with_numbers(storage, out,
+               [&](auto* numbers) { make_rows(rows, by, problem_, graph_of_batch, row_of, numbers, advance); });
 }
 
 }  // namespace hessian_mpi::engines

@@ -134,25 +134,12 @@ inline std::int64_t rows_worth_a_call(std::int64_t batches) {
   return batches == 1 ? 1 : rows_that_pay_for_batches;
 }
 
-/// Rows, each the sum of what it is in every batch, in float64: [rows][columns]. graph_of(b) makes what row_of(graph,
-/// i) derives from; its result is used until the next call.
-template <class GraphOf, class RowOf>
-std::vector<double> summed_over_batches(const Rows& rows, const ColumnsOfParameters& columns,
-                                        const network::Problem& problem, const GraphOf& graph_of, const RowOf& row_of,
-                                        const std::function<void(double)>& advance) {
-  std::vector<double> sum(static_cast<std::size_t>(rows.count() * columns.count()), 0.0);
-  for (std::int64_t b = 0; b < problem.batches(); ++b) {
-    const auto& graph = graph_of(b);
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      columns.add(row_of(graph, i), sum.data() + (i - rows.begin) * columns.count());
-      advance(1.0 / static_cast<double>(problem.batches()));
-    }
-  }
-  return sum;
+/// What is needed beside a row: several batches are added up in float64.
+inline std::uint64_t bytes_of_sums(std::int64_t batches, std::int64_t columns) {
+  return batches == 1 ? 0 : sizeof(double) * static_cast<std::uint64_t>(columns);
 }
 
-/// Rows that are made on a GPU, [rows][columns] in out: graph_of and row_of as above. Those of several batches are
-/// added up there, in float64.
+/// Rows that are made on a GPU, and added up there: as make_rows().
 template <class Number, class GraphOf, class RowOf>
 void rows_made_on_device(const Rows& rows, const ColumnsOfParameters& columns, const network::Problem& problem,
                          const GraphOf& graph_of, const RowOf& row_of, Number* out,
@@ -181,6 +168,34 @@ void rows_made_on_device(const Rows& rows, const ColumnsOfParameters& columns, c
   }
   for (std::int64_t i = 0; i < rows.count(); ++i) finished.put(sum.select(0, i));
   finished.finish();
+}
+
+/// Rows, each the sum of what it is in every batch, [rows][columns] in out. graph_of(b) makes what row_of(graph, i)
+/// derives from; its result is used until the next call.
+template <class Number, class GraphOf, class RowOf>
+void make_rows(const Rows& rows, const ColumnsOfParameters& columns, const network::Problem& problem,
+               const GraphOf& graph_of, const RowOf& row_of, Number* out, const std::function<void(double)>& advance) {
+  if (!problem.device().is_cpu()) {
+    rows_made_on_device(rows, columns, problem, graph_of, row_of, out, advance);
+    return;
+  }
+  if (problem.batches() == 1) {
+    const auto& graph = graph_of(0);
+    for (auto i = rows.begin; i < rows.end; ++i, out += columns.count()) {
+      columns.store(row_of(graph, i), out);
+      advance(1);
+    }
+    return;
+  }
+  std::vector<double> sum(static_cast<std::size_t>(rows.count() * columns.count()), 0.0);
+  for (std::int64_t b = 0; b < problem.batches(); ++b) {
+    const auto& graph = graph_of(b);
+    for (auto i = rows.begin; i < rows.end; ++i) {
+      columns.add(row_of(graph, i), sum.data() + (i - rows.begin) * columns.count());
+      advance(1.0 / static_cast<double>(problem.batches()));
+    }
+  }
+  std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
 }
 
 }  // namespace hessian_mpi::engines

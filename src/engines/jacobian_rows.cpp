@@ -3,8 +3,6 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 
-#include <algorithm>
-
 #include "flat_row.hpp"
 
 namespace hessian_mpi::engines {
@@ -16,7 +14,7 @@ std::int64_t JacobianRows::rows_at_once() const {
 }
 
 std::uint64_t JacobianRows::bytes_per_row(std::int64_t columns) const {
-  return sizeof(double) * static_cast<std::uint64_t>(columns);
+  return bytes_of_sums(problem_.batches(), columns);
 }
 
 const JacobianRows::Graph& JacobianRows::graph_of(std::int64_t batch) {
@@ -39,24 +37,14 @@ std::vector<Tensor> JacobianRows::row(const Graph& graph, const std::vector<Tens
   return column.defined() ? jacobian.pulled_back(column, parameters) : none;
 }
 
-template <class Number>
-void JacobianRows::compute_as(const Rows& rows, const Rows& columns, Number* out,
-                              const std::function<void(double)>& advance) {
+void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
+                           const std::function<void(double)>& advance) {
   const ColumnsOfParameters by(problem_, columns);
   const auto parameters = by.parameters();
   const auto graph_of_batch = [this](std::int64_t b) -> const Graph& { return graph_of(b); };
   const auto row_of = [&](const Graph& graph, std::int64_t i) { return row(graph, parameters, i); };
-  if (!problem_.device().is_cpu()) {
-    rows_made_on_device(rows, by, problem_, graph_of_batch, row_of, out, advance);
-    return;
-  }
-  const auto sum = summed_over_batches(rows, by, problem_, graph_of_batch, row_of, advance);
-  std::transform(sum.begin(), sum.end(), out, [](double x) { return static_cast<Number>(x); });
-}
-
-void JacobianRows::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
-                           const std::function<void(double)>& advance) {
-  with_numbers(storage, out, [&](auto* numbers) { compute_as(rows, columns, numbers, advance); });
+  with_numbers(storage, out,
+               [&](auto* numbers) { make_rows(rows, by, problem_, graph_of_batch, row_of, numbers, advance); });
 }
 
 std::vector<Tensor> outputs_of(const network::Problem& problem, Matrix matrix) {

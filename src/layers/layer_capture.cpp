@@ -1,6 +1,5 @@
 #include "hessian_mpi/layers/layer_capture.hpp"
 
-#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -15,6 +14,7 @@
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/network/operator_observer.hpp"
 #include "layer_capture/operators.hpp"
 #include "layer_tensors.hpp"
 
@@ -25,22 +25,11 @@ using torch::autograd::Node;
 
 // --- Watching a forward ----------------------------------------------------------------------------------------------
 
-// Notes the outermost calls of this thread while it lives: what a layer calls in its turn is the same layer once more.
-class LayerObserver {
+// Notes the outermost calls of layers: what a layer calls in its turn is the same layer once more.
+class LayerObserver final : public network::OperatorObserver {
  public:
-  explicit LayerObserver(const std::vector<torch::Tensor>& parameters) : parameters_(parameters) {
-    current() = this;
-    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(on_start, on_end)
-                                             .needsInputs(true)
-                                             .needsOutputs(true)
-                                             .scopes({at::RecordScope::FUNCTION}));
-  }
-  ~LayerObserver() {
-    at::removeCallback(handle_);
-    current() = nullptr;
-  }
-  LayerObserver(const LayerObserver&) = delete;
-  LayerObserver& operator=(const LayerObserver&) = delete;
+  explicit LayerObserver(const std::vector<torch::Tensor>& parameters)
+      : OperatorObserver(/*sees_ends=*/true), parameters_(parameters) {}
 
   std::vector<LayerCall> take() { return std::move(calls_); }
 
@@ -50,49 +39,36 @@ class LayerObserver {
     LayerCall call;
   };
 
-  // Callbacks are plain functions: this is how they find the observer of their thread.
-  static LayerObserver*& current() {
-    thread_local LayerObserver* observer = nullptr;
-    return observer;
-  }
-
-  static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-    LayerObserver* observer = current();
-    if (observer == nullptr || observer->inside_ || !at::GradMode::is_enabled()) return nullptr;
-    // The interpreter hands over its whole stack, of which the arguments are the end.
-    const auto given = function.inputs();
-    const auto count = std::min(given.size(), function.num_inputs());
+  std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) override {
+    if (inside_ || !at::GradMode::is_enabled()) return nullptr;
     try {
-      const auto arguments = given.slice(given.size() - count);
-      auto call = call_of(function.name(), arguments, observer->parameters_);
-      if (!call) call = spread_embedding(function.name(), arguments, observer->calls_);
+      const auto arguments = network::arguments_of(function);
+      auto call = call_of(function.name(), arguments, parameters_);
+      if (!call) call = spread_embedding(function.name(), arguments, calls_);
       if (!call) return nullptr;
-      observer->inside_ = true;
+      inside_ = true;
       return std::make_unique<Pending>(std::move(*call));
     } catch (const c10::Error&) {  // called with what no layer is called with
       return nullptr;
     }
   }
 
-  static void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
-    LayerObserver* observer = current();
-    if (observer == nullptr || context == nullptr) return;
-    observer->inside_ = false;
+  void on_end(const at::RecordFunction& function, at::ObserverContext& context) override {
+    inside_ = false;
     const auto& outputs = function.outputs();
     const auto count = function.num_outputs();  // of which a norm's result is the first
     if (count == 0 || outputs.size() < count || !outputs[outputs.size() - count].isTensor()) return;
     const auto& output = outputs[outputs.size() - count].toTensor();
     if (!output.defined() || !output.requires_grad()) return;
-    LayerCall call = std::move(static_cast<Pending*>(context)->call);
+    LayerCall call = std::move(static_cast<Pending&>(context).call);
     call.output = output.detach();
     call.output_edge = torch::autograd::impl::gradient_edge(output);
-    observer->calls_.push_back(std::move(call));
+    calls_.push_back(std::move(call));
   }
 
   const std::vector<torch::Tensor>& parameters_;
   std::vector<LayerCall> calls_;
   bool inside_ = false;
-  at::CallbackHandle handle_ = 0;
 };
 
 // --- Where parameters enter ------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/Reduction.h>
-#include <ATen/record_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -312,6 +311,12 @@ const std::vector<Rule>& rules() {
   return all;
 }
 
+// (weight, indices, padding_idx, scale_grad_by_freq, sparse)
+bool is_scaled_by_frequency(c10::ArrayRef<const c10::IValue> arguments) {
+  return arguments.size() == 5 && arguments[3].isBool() && arguments[3].toBool() &&
+         arguments[0].toTensor().requires_grad();
+}
+
 }  // namespace
 
 PlainOperators::PlainOperators()
@@ -321,59 +326,28 @@ PlainOperators::PlainOperators()
   on_gpu_.impl("_pack_padded_sequence", TORCH_FN(pack_padded_sequence));
 }
 
-struct CalledOperators::State {
-  std::vector<bool> called = std::vector<bool>(rules().size(), false);
-  bool scales_by_frequency = false;
-  at::CallbackHandle handle = 0;
+CalledOperators::CalledOperators() : called_(rules().size(), false) {}
 
-  // Callbacks are plain functions: this is how they find what notes for their thread.
-  static State*& current() {
-    thread_local State* state = nullptr;
-    return state;
+std::unique_ptr<at::ObserverContext> CalledOperators::on_start(const at::RecordFunction& function) {
+  const std::string_view name = function.name();
+  for (std::size_t k = 0; k < rules().size(); ++k) {
+    const auto& names = rules()[k].operators;
+    if (std::find(names.begin(), names.end(), name) != names.end()) called_[k] = true;
   }
-
-  static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-    State* state = current();
-    if (state == nullptr) return nullptr;
-    const std::string_view name = function.name();
-    for (std::size_t k = 0; k < rules().size(); ++k) {
-      const auto& names = rules()[k].operators;
-      if (std::find(names.begin(), names.end(), name) != names.end()) state->called[k] = true;
-    }
-    if (name == "aten::embedding" && is_scaled_by_frequency(function)) state->scales_by_frequency = true;
-    return nullptr;
-  }
-
-  // (weight, indices, padding_idx, scale_grad_by_freq, sparse), the end of what the interpreter hands over.
-  static bool is_scaled_by_frequency(const at::RecordFunction& function) {
-    const auto given = function.inputs();
-    if (given.size() < 5) return false;
-    const auto arguments = given.slice(given.size() - 5);
-    return arguments[3].isBool() && arguments[3].toBool() && arguments[0].toTensor().requires_grad();
-  }
-};
-
-CalledOperators::CalledOperators() : state_(std::make_unique<State>()) {
-  State::current() = state_.get();
-  state_->handle = at::addThreadLocalCallback(
-      at::RecordFunctionCallback(State::on_start).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
-}
-
-CalledOperators::~CalledOperators() {
-  at::removeCallback(state_->handle);
-  State::current() = nullptr;
+  if (name == "aten::embedding" && is_scaled_by_frequency(arguments_of(function))) scales_by_frequency_ = true;
+  return nullptr;
 }
 
 std::vector<std::string> CalledOperators::cures() const {
   std::vector<std::string> found;
   for (std::size_t k = 0; k < rules().size(); ++k) {
-    if (state_->called[k]) found.emplace_back(rules()[k].cure);
+    if (called_[k]) found.emplace_back(rules()[k].cure);
   }
   return found;
 }
 
 std::optional<std::string> CalledOperators::refusal() const {
-  if (!state_->scales_by_frequency) return std::nullopt;
+  if (!scales_by_frequency_) return std::nullopt;
   return "an embedding has scale_grad_by_freq, with which what PyTorch calls its gradient is that of no function, so "
          "that there is no Hessian: set it to False";
 }

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "hessian_mpi/network/operator_observer.hpp"
+
 namespace hessian_mpi::network {
 
 /// While it lives the process computes these operators by plain ones, in all formats of models and on all threads:
@@ -23,13 +25,10 @@ class PlainOperators {
   torch::Library on_gpu_;
 };
 
-/// Notes which operators with a rule are called on this thread while it lives. One at a time on a thread.
-class CalledOperators {
+/// Notes which operators with a rule are called on this thread while it lives.
+class CalledOperators final : public OperatorObserver {
  public:
   CalledOperators();
-  ~CalledOperators();
-  CalledOperators(const CalledOperators&) = delete;
-  CalledOperators& operator=(const CalledOperators&) = delete;
 
   /// What is done about those that have been called, a sentence for each rule: "weight_norm is computed from g and v by
   /// plain operators: ...". In one order, whatever the order of calls.
@@ -38,8 +37,10 @@ class CalledOperators {
   std::optional<std::string> refusal() const;
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) override;
+
+  std::vector<bool> called_;
+  bool scales_by_frequency_ = false;
 };
 
 }  // namespace hessian_mpi::network

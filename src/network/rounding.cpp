@@ -1,10 +1,10 @@
 #include "hessian_mpi/network/rounding.hpp"
 
-#include <ATen/record_function.h>
-
 #include <algorithm>
 #include <limits>
 #include <memory>
+
+#include "hessian_mpi/network/operator_observer.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -24,49 +24,28 @@ double epsilon_of(torch::Dtype dtype) {
   }
 }
 
-// Looks at what operators are called with on this thread while it lives.
-class Observer {
+class Coarsest final : public OperatorObserver {
  public:
-  Observer() {
-    current() = this;
-    handle_ = at::addThreadLocalCallback(
-        at::RecordFunctionCallback(on_start).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
-  }
-  ~Observer() {
-    at::removeCallback(handle_);
-    current() = nullptr;
-  }
-  Observer(const Observer&) = delete;
-  Observer& operator=(const Observer&) = delete;
-
-  double coarsest() const { return coarsest_; }
+  double epsilon() const { return epsilon_; }
 
  private:
-  // Callbacks are plain functions: this is how they find the observer of their thread.
-  static Observer*& current() {
-    thread_local Observer* observer = nullptr;
-    return observer;
-  }
-  static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-    Observer* observer = current();
-    if (observer == nullptr) return nullptr;
-    for (const auto& value : function.inputs()) {
+  std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) override {
+    for (const auto& value : arguments_of(function)) {
       if (!value.isTensor() || !value.toTensor().defined()) continue;
-      observer->coarsest_ = std::max(observer->coarsest_, epsilon_of(value.toTensor().scalar_type()));
+      epsilon_ = std::max(epsilon_, epsilon_of(value.toTensor().scalar_type()));
     }
     return nullptr;
   }
 
-  double coarsest_ = 0;
-  at::CallbackHandle handle_ = 0;
+  double epsilon_ = 0;
 };
 
 }  // namespace
 
 double coarsest_epsilon(const Problem& problem) {
-  const Observer observer;
+  const Coarsest coarsest;
   problem.loss(0);
-  return std::max(observer.coarsest(),
+  return std::max(coarsest.epsilon(),
                   epsilon_of(problem.precision() == Precision::float32 ? torch::kFloat32 : torch::kFloat64));
 }
 

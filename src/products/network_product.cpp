@@ -26,13 +26,15 @@ const engines::BatchProduct& NetworkProduct::of_batch(std::int64_t batch) {
   if (passing_ && passing_batch_ == batch) return *passing_;
   passing_.reset();  // the old graph's memory before the new one's
   if (!bytes_of_graph_) {
-    const auto before = system::resident_memory();
+    const auto before = system::allocated_memory();
     const auto& made = kept_.emplace(batch, engines::BatchProduct(problem_, batch)).first->second;
-    const auto after = system::resident_memory();
+    const auto after = system::allocated_memory();
     bytes_of_graph_ = after > before ? after - before : 0;
     return made;
   }
-  const bool fits = problem_.device().is_cpu() && (kept_.size() + 1) * *bytes_of_graph_ <= memory_;
+  // Where another allocator is preloaded, nothing is known.
+  const bool known = problem_.device().is_cpu() && *bytes_of_graph_ > 0;
+  const bool fits = known && (kept_.size() + 1) * *bytes_of_graph_ <= memory_;
   if (fits) return kept_.emplace(batch, engines::BatchProduct(problem_, batch)).first->second;
   passing_.emplace(problem_, batch);
   passing_batch_ = batch;

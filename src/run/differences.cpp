@@ -237,6 +237,7 @@ std::vector<double> Check::numbers_at(const std::vector<double>& place, const Di
     outputs = engines::outputs_of(twin_, matrix_);
     return std::vector<double>{network::evaluate(twin_).loss};
   });
+  if (outputs.empty()) return in_rows(loss.front(), std::vector<double>(theta_.size(), loss.front()));  // NaN
   auto numbers = engines::pulled_back(twin_, matrix_, outputs);
   for (std::size_t k = 0; k < numbers.size(); ++k) numbers[k] += twin_.l2() * place[k];
   return in_rows(loss.front(), numbers);

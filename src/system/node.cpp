@@ -73,12 +73,14 @@ std::uint64_t peak_memory() {
   return static_cast<std::uint64_t>(usage.ru_maxrss) * kibibyte;
 }
 
-std::uint64_t resident_memory() {
-  std::ifstream in("/proc/self/statm");
-  std::uint64_t all = 0;
-  std::uint64_t resident = 0;
-  in >> all >> resident;
-  return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+std::uint64_t allocated_memory() {
+#if __GLIBC_PREREQ(2, 33)
+  const auto heap = mallinfo2();
+  return heap.uordblks + heap.hblkhd;
+#else  // whose counts go round at 4 GiB
+  const auto heap = mallinfo();
+  return static_cast<std::uint64_t>(static_cast<unsigned>(heap.uordblks)) + static_cast<unsigned>(heap.hblkhd);
+#endif
 }
 
 std::uint64_t free_disk(const std::filesystem::path& folder) {

@@ -19,10 +19,10 @@ namespace {
 constexpr file::DifferenceTolerances tolerances{1e-6, 1e-6};
 
 DifferenceFigures check_differences(network::Problem& problem, const network::LossAndGradient& point,
-                                    const std::vector<Lines>& lines) {
+                                    const std::vector<Lines>& lines, Matrix matrix = Matrix::hessian) {
   const auto same = [&]() -> network::Problem& { return problem; };
-  return run::check_differences({problem, same, same, epsilon_of(Precision::float64), false}, Matrix::hessian, point,
-                                lines, 0, tolerances);
+  return run::check_differences({problem, same, same, epsilon_of(Precision::float64), false}, matrix, point, lines, 0,
+                                tolerances);
 }
 
 network::Problem problem_of(std::unique_ptr<network::Model> model) {
@@ -192,6 +192,38 @@ TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
   const std::vector<double> wrong{0, 0, 3, 0, 0, 0, 3, 0, 0};
   EXPECT_EQ(check_differences(problem, point, times_lines(wrong, point.gradient)).hessian.outcome,
             file::CheckOutcome::failed);
+}
+
+/// w of each sample, for w near 1 alone.
+class Bounded final : public network::Model {
+ public:
+  std::string format() const override { return "bounded"; }
+  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
+  void convert(torch::Dtype, torch::Device) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>& inputs) override {
+    TORCH_CHECK((w_ > 0.9).all().item<bool>(), "w is too small");
+    return w_.expand({inputs.front().toTensor().size(0), 2});
+  }
+
+ private:
+  torch::Tensor w_ = torch::tensor({1.0, 2.0}, torch::kFloat64).requires_grad_();
+};
+
+// Of (w - y)^2 the mean over two outputs: a Gauss-Newton matrix of 1 on the diagonal.
+TEST(CheckDifferences, EndWhereTheNetworkCannotBeEvaluatedFarFromThePoint) {
+  network::ProblemSettings settings;
+  settings.loss = "mse";
+  settings.precision = Precision::float64;
+  const auto zeros = torch::zeros({3, 2}, torch::kFloat64);
+  network::Problem problem(std::make_unique<Bounded>(), network::Data{{zeros}, {zeros}}, settings);
+  const auto point = network::evaluate(problem);
+  const auto outcome_of = [&](const std::vector<double>& matrix) {
+    return check_differences(problem, point, times_lines(matrix, point.gradient), Matrix::ggn).hessian.outcome;
+  };
+  EXPECT_EQ(outcome_of({1, 0, 0, 1}), file::CheckOutcome::passed);
+  EXPECT_EQ(outcome_of({1, 0, 0, 2}), file::CheckOutcome::failed);
 }
 
 // The closed form's parameters as two tensors, the first of two numbers.

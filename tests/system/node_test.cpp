@@ -117,6 +117,19 @@ TEST(Node, KnowsTheProcessPeakMemory) {
               static_cast<double>(16 * mebibyte));
 }
 
+TEST(Node, KnowsWhatIsAllocatedThoughFreedMemoryIsKept) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer has an allocator of its own";
+#endif
+  keep_freed_memory();
+  const auto before = allocated_memory();
+  for (int time = 0; time < 2; ++time) {
+    const std::vector<char> large(64 * mebibyte);
+    EXPECT_NEAR(static_cast<double>(allocated_memory() - before), 64.0 * mebibyte, mebibyte);
+  }
+  EXPECT_NEAR(static_cast<double>(allocated_memory()), static_cast<double>(before), mebibyte);
+}
+
 TEST(Node, KeepsThePeakWhenMemoryIsFreed) {
   { std::vector<char> large(peak_memory() + 32 * mebibyte, '\1'); }
   const auto peak = peak_memory();

@@ -31,8 +31,6 @@ class DoubleBackward final : public Engine {
     std::vector<torch::Tensor> gradient;
   };
   const Graph& graph_of(std::int64_t batch);
-  template <class Number>
-  void compute_as(const Rows& rows, const Rows& columns, Number* out, const std::function<void(double)>& advance);
   std::vector<torch::Tensor> row(const Graph& graph, const std::vector<torch::Tensor>& parameters, std::int64_t i);
 
   const network::Problem& problem_;

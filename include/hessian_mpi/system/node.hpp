@@ -22,8 +22,9 @@ std::uint64_t available_memory();
 /// Largest resident memory that this process has had, in bytes.
 std::uint64_t peak_memory();
 
-/// Resident memory of this process now, in bytes.
-std::uint64_t resident_memory();
+/// Bytes that this process has from the allocator now. What it has freed does not count, though the allocator may keep
+/// it: resident memory does not grow where that is used again.
+std::uint64_t allocated_memory();
 
 /// Bytes an ordinary user can still write to the file system that holds the folder.
 std::uint64_t free_disk(const std::filesystem::path& folder);
