@@ -228,8 +228,12 @@ class Interrupted(Tests):
         with contextlib.redirect_stdout(io.StringIO()):
             hessian_mpi.export(self.folder, network, (self.x, self.y), method="rows")
         pauses = {"RANK": 0, "CALL": "posix_memalign", "AT": 3000, "ERROR": 0, "FILE": "hessian"}
-        launcher = " ".join([LAUNCHER, "-x", f"LD_PRELOAD={FAULT_LIBRARY}", *(f"-x FAULT_{k}={v}" for k, v in pauses.items())])
-        script = f"import hessian_mpi; hessian_mpi.run({str(self.folder)!r}, program={PROGRAM!r}, launcher={launcher!r})"
+        # In a script, since each MPI's launcher has an option of its own for variables.
+        pausing = pathlib.Path(f"{self.folder}.sh")
+        variables = [f"LD_PRELOAD={FAULT_LIBRARY}", *(f"FAULT_{key}={value}" for key, value in pauses.items())]
+        pausing.write_text(f'#!/bin/sh\nexec env {shlex.join(variables)} {PROGRAM} "$@"\n')
+        pausing.chmod(0o700)
+        script = f"import hessian_mpi; hessian_mpi.run({str(self.folder)!r}, program={str(pausing)!r}, launcher={LAUNCHER!r})"
         with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as job:
             while not (self.folder / "hessian.h5").exists() and job.poll() is None:
                 time.sleep(0.05)
