@@ -20,6 +20,7 @@
 #include <regex>
 #include <set>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "hdf5_attribute.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
@@ -67,11 +68,6 @@ Job job_of_size(std::int64_t n) {
   return job;
 }
 
-std::string bytes_of_file(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 // Where a dataset's bytes begin, from the HDF5 library itself.
 std::uint64_t offset_of(const std::filesystem::path& path, const char* name) {
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
@@ -85,7 +81,7 @@ std::uint64_t offset_of(const std::filesystem::path& path, const char* name) {
 // Expects the file's bytes to be those of the matrix number_at, row-major.
 template <class Number>
 void expect_bytes_of_matrix(const std::filesystem::path& path, std::int64_t n) {
-  const auto bytes = bytes_of_file(path);
+  const auto bytes = content_of(path);
   const auto offset = offset_of(path, "/hessian");
   std::vector<Number> numbers(static_cast<std::size_t>(n * n));
   ASSERT_LE(offset + numbers.size() * sizeof(Number), bytes.size());
@@ -487,7 +483,7 @@ TEST_F(HessianFile, TellsBlocksOfAnotherGrid) {
 TEST_F(HessianFile, IsNotChangedButInItsRowsAndMarks) {
   const auto job = job_of_size(101);
   create_on_root(job);
-  const auto before = is_root() ? bytes_of_file(path()) : "";
+  const auto before = is_root() ? content_of(path()) : "";
   {
     HessianWriter writer(path(), job.matrix(), world());
     write_unevenly<float>(writer, 101, world());
@@ -496,7 +492,7 @@ TEST_F(HessianFile, IsNotChangedButInItsRowsAndMarks) {
     writer.close();
   }
   if (!is_root()) return;
-  auto after = bytes_of_file(path());
+  auto after = content_of(path());
   ASSERT_GE(after.size(), before.size());
   after.resize(before.size());
   const auto put_back = [&](const char* name, std::size_t bytes) {
@@ -564,7 +560,7 @@ TEST_F(HessianFile, LeavesAnExistingFileWhereItsReplacementFails) {
   auto job = job_of_size(10);
   job.attributes.emplace_back("", std::string("an attribute without a name, which HDF5 refuses"));
   EXPECT_THROW(job.create(path(), true), Error);
-  EXPECT_EQ(bytes_of_file(path()), "precious");
+  EXPECT_EQ(content_of(path()), "precious");
   EXPECT_EQ(names_in_folder(), std::set<std::string>{"hessian.h5"});
 }
 
@@ -572,7 +568,7 @@ TEST_F(HessianFile, NeverReplacesAnExistingFileUnasked) {
   if (!is_root()) return;
   std::ofstream(path()) << "precious";
   expect_input_error([&] { job_of_size(10).create(path()); }, {path().string(), "exists", "--overwrite"});
-  EXPECT_EQ(bytes_of_file(path()), "precious");
+  EXPECT_EQ(content_of(path()), "precious");
   EXPECT_EQ(names_in_folder(), std::set<std::string>{"hessian.h5"});
 }
 

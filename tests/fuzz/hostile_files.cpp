@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "content_of.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/data.hpp"
 #include "hessian_mpi/network/kernels.hpp"
@@ -46,11 +47,6 @@ struct Subject {
   std::string option;                  // the one whose file is changed
 };
 
-Bytes bytes_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 void write(const fs::path& file, const Bytes& bytes) {
   std::ofstream(file, std::ios::binary | std::ios::trunc)
       .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -58,7 +54,7 @@ void write(const fs::path& file, const Bytes& bytes) {
 
 std::vector<std::string> arguments_of(const fs::path& folder, const std::string& model, const std::string& data) {
   std::vector<std::string> arguments{"--model", folder / model, "--data", folder / data};
-  std::istringstream words(bytes_of(folder / "options"));
+  std::istringstream words(content_of(folder / "options"));
   for (std::string word; words >> word;) {
     constexpr std::string_view placeholder = "@CASE@";
     if (const auto at = word.find(placeholder); at != std::string::npos) {
@@ -219,7 +215,7 @@ std::pair<Subject, Outcome> run_case(const Plan& plan, std::uint64_t k, const st
   Subject subject = all[k % all.size()];
   const auto option = std::find(subject.arguments.begin(), subject.arguments.end(), subject.option);
   std::string& name = *std::next(option);
-  write(file, mutated(subject.option == "--config" ? configuration : bytes_of(name), subject.option, random));
+  write(file, mutated(subject.option == "--config" ? configuration : content_of(name), subject.option, random));
   name = file;
   auto outcome = run_apart(subject.arguments);
   return {std::move(subject), std::move(outcome)};

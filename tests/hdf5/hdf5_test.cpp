@@ -7,11 +7,11 @@
 #include <array>
 #include <cstdio>
 #include <fstream>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <numeric>
 
+#include "content_of.hpp"
 #include "hdf5_attribute.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "shared_folder.hpp"
@@ -46,11 +46,6 @@ void expect_run_error(const Action& action, const std::vector<std::string>& part
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
-std::string bytes_of_file(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 // What the h5dump command prints with the arguments; empty where there is no such command.
 std::string h5dump(const std::string& arguments, const std::filesystem::path& path) {
   const auto command = "h5dump " + arguments + " '" + path.string() + "' 2>/dev/null";
@@ -77,7 +72,7 @@ void expect_round_trip(const std::filesystem::path& path, Type type, const std::
   reader.read("/values", type, read.data());
   EXPECT_EQ(read, values);
   // The same numbers lie in the file as in memory, at the offset that the file tells.
-  const auto bytes = bytes_of_file(path);
+  const auto bytes = content_of(path);
   const auto offset = reader.offset_in_file("/values");
   ASSERT_LE(offset + values.size() * sizeof(Value), bytes.size());
   EXPECT_EQ(bytes.substr(offset, values.size() * sizeof(Value)),
@@ -196,11 +191,11 @@ TEST_F(Hdf5, WritesWhatH5dumpReads) {
 // Readers since HDF5 1.8 understand superblock version 2; the version stands after the 8 bytes of the signature.
 TEST_F(Hdf5, WritesTheFormatOf18) {
   File::create(path()).close();
-  EXPECT_EQ(bytes_of_file(path()).substr(0, 9), "\x89HDF\r\n\x1a\n\x02");
+  EXPECT_EQ(content_of(path()).substr(0, 9), "\x89HDF\r\n\x1a\n\x02");
   auto again = File::open_to_write(path());
   again.create_dataset("/values", Type::int64, {1});
   again.close();
-  EXPECT_EQ(bytes_of_file(path()).substr(0, 9), "\x89HDF\r\n\x1a\n\x02");
+  EXPECT_EQ(content_of(path()).substr(0, 9), "\x89HDF\r\n\x1a\n\x02");
 }
 
 // What a killed job leaves: format versions after 1.8's refuse to open such a file.
@@ -221,7 +216,7 @@ TEST_F(Hdf5, OpensAFileWhoseWriterNeverClosedIt) {
 TEST_F(Hdf5, NeverTouchesAnExistingFileOnCreation) {
   std::ofstream(path()) << "precious";
   expect_run_error([&] { File::create(path()); }, {path().string()});
-  EXPECT_EQ(bytes_of_file(path()), "precious");
+  EXPECT_EQ(content_of(path()), "precious");
 }
 
 TEST_F(Hdf5, CannotCreateInAFolderThatDoesNotExist) {
@@ -446,7 +441,7 @@ TEST_F(Hdf5, KeepsStringsOfDifferentLengths) {
   EXPECT_EQ(file.shape("/names"), std::vector<std::uint64_t>{4});
   file.close();
   // Each is padded with zeros to the longest, 12 bytes.
-  const auto bytes = bytes_of_file(path());
+  const auto bytes = content_of(path());
   const auto offset = File::open_to_read(path()).offset_in_file("/names");
   for (std::size_t i = 0; i < names.size(); ++i) {
     EXPECT_EQ(bytes.substr(offset + 12 * i, 12), names[i] + std::string(12 - names[i].size(), '\0'));

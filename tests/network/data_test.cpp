@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 
 namespace hessian_mpi::network {
@@ -289,10 +289,6 @@ class DamagedData : public testing::Test {
   void write(const char* bytes, std::size_t size) {
     std::ofstream(file_, std::ios::binary | std::ios::trunc).write(bytes, static_cast<std::streamsize>(size));
   }
-  static std::vector<char> bytes_of(const std::string& name) {
-    std::ifstream in(folder / name, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
   ~DamagedData() override {
     std::filesystem::remove(file_);
   }
@@ -306,7 +302,7 @@ class DamagedData : public testing::Test {
 
 TEST_F(DamagedData, IsAnInputErrorWhereverItIsCut) {
   for (const auto* name : {"plain.h5", "chunked.h5", "tuple.pt"}) {
-    const auto bytes = bytes_of(name);
+    const auto bytes = content_of(folder / name);
     ASSERT_GT(bytes.size(), 1000U);
     for (std::size_t size = 0; size < bytes.size(); size += 7) {
       SCOPED_TRACE(text(name, " cut to ", size));
@@ -330,7 +326,7 @@ TEST_F(DamagedData, IsReadOrIsAnInputErrorWhereBytesAreWrong) {
   torch::manual_seed(0);
   int errors = 0;
   for (const auto* name : {"plain.h5", "chunked.h5", "tuple.pt", "dict.pt"}) {
-    const auto whole = bytes_of(name);
+    const auto whole = content_of(folder / name);
     for (int trial = 0; trial < 300; ++trial) {
       auto bytes = whole;
       for (int k = 0; k < 4; ++k) {

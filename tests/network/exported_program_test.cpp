@@ -10,11 +10,10 @@
 #include <torch/utils.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 
 namespace hessian_mpi::network {
@@ -42,10 +41,13 @@ std::vector<torch::Tensor> tensors(const IValue& list) {
   return found;
 }
 
+IValue expected_by_pytorch(const std::string& name) {
+  return torch::pickle_load(
+      content_of<std::vector<char>>(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / (name + ".expected")));
+}
+
 Expected read_expected(const std::string& name) {
-  std::ifstream in(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / (name + ".expected"), std::ios::binary);
-  const std::vector<char> bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  const auto dict = torch::pickle_load(bytes).toGenericDict();
+  const auto dict = expected_by_pytorch(name).toGenericDict();
   Expected expected;
   for (const IValue& input : dict.at("inputs").toListRef()) expected.inputs.push_back(input);
   for (const IValue& parameter : dict.at("names").toListRef()) expected.names.push_back(parameter.toStringRef());
@@ -348,9 +350,7 @@ TEST(ExportedProgramFile, MemoryReadByStridesThatHaveChangedIsRefused) {
 // Under autocast, float32 is rounded to bfloat16 as PyTorch does it, number for number.
 TEST(ExportedProgramFile, AutocastRoundsWhatItRoundsInPyTorch) {
   const auto model = load_exported_program(program_file("autocast_float32"));
-  std::ifstream in(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "autocast_float32.expected", std::ios::binary);
-  const std::vector<char> bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  const auto expected = tensors(torch::pickle_load(bytes));
+  const auto expected = tensors(expected_by_pytorch("autocast_float32"));
   const auto x = wave({6, 3}).to(torch::kFloat32);
   const auto output = model->forward({x}).toTuple()->elements().vec();
   ASSERT_EQ(output.size(), expected.size());

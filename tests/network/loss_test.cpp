@@ -7,11 +7,10 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <set>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "torchscript_model.hpp"
 
@@ -465,8 +464,7 @@ std::vector<Tensor> tensors_in(const c10::IValue& list) {
 }
 
 std::vector<Case> cases_of_pytorch() {
-  std::ifstream file(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "losses.pt", std::ios::binary);
-  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
+  const auto bytes = content_of<std::vector<char>>(std::filesystem::path(HESSIAN_MPI_TEST_MODELS) / "losses.pt");
   const auto list = torch::pickle_load(bytes).toListRef().vec();
   std::vector<Case> cases;
   for (const auto& entry : list) {

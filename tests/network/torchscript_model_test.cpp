@@ -8,10 +8,10 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <new>
 #include <thread>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/load_model.hpp"
@@ -29,14 +29,9 @@ std::unique_ptr<Model> load(const std::string& name) {
   return load_model(folder / name);
 }
 
-std::vector<char> bytes_of(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 // A tensor of a dict that Python wrote with torch.save.
 Tensor expected(const std::string& name, const std::string& key) {
-  return torch::jit::pickle_load(bytes_of(folder / name)).toGenericDict().at(key).toTensor();
+  return torch::jit::pickle_load(content_of<std::vector<char>>(folder / name)).toGenericDict().at(key).toTensor();
 }
 
 std::vector<Tensor> values(const Model& model) {
@@ -435,7 +430,7 @@ class DamagedModel : public testing::Test {
 };
 
 TEST_F(DamagedModel, IsAnInputErrorWhereverItIsCut) {
-  const auto bytes = bytes_of(folder / "nested.pt");
+  const auto bytes = content_of(folder / "nested.pt");
   for (std::size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 97) {
     write(bytes.data(), size);
     expect_input_error([&] { load_model(file_); }, {file_.string(), "damaged"});

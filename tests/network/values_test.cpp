@@ -7,11 +7,11 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "hessian_mpi/network/load_model.hpp"
 #include "torchscript_model.hpp"
@@ -29,9 +29,10 @@ std::unique_ptr<Model> load(const std::string& name, torch::Dtype dtype = torch:
 }
 
 torch::Tensor expected(const std::string& key) {
-  std::ifstream in(folder / "expected.pt", std::ios::binary);
-  const std::vector<char> bytes{std::istreambuf_iterator<char>(in), {}};
-  return torch::jit::pickle_load(bytes).toGenericDict().at(key).toTensor();
+  return torch::jit::pickle_load(content_of<std::vector<char>>(folder / "expected.pt"))
+      .toGenericDict()
+      .at(key)
+      .toTensor();
 }
 
 double error_of(Model& model) {

@@ -8,10 +8,10 @@
 #include <csignal>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <random>
 #include <thread>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "hessian_mpi/base/checksum.hpp"
 #include "shared_folder.hpp"
@@ -31,10 +31,6 @@ class EditAtOnce : public testing::Test {
     std::size_t count = 0;
     for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_ / "")) ++count;
     return count;
-  }
-  static std::string content_of(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
   }
   static void put(const std::filesystem::path& file, std::size_t offset, const std::string& text) {
     std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
@@ -220,8 +216,7 @@ TEST(MakeAtOnce, WritesWhatWasMadeWithItsHoles) {
     out.close();
     std::filesystem::resize_file(made, 50'000'000);
   });
-  std::ifstream in(folder / "file", std::ios::binary);
-  EXPECT_TRUE(std::string(std::istreambuf_iterator<char>(in), {}) == expected);
+  EXPECT_TRUE(content_of(folder / "file") == expected);
   EXPECT_THROW(make_at_once(folder / "file", [](const auto& made) { std::ofstream(made) << "other"; }), RunError);
 }
 

@@ -14,11 +14,11 @@
 #include <cstdarg>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "content_of.hpp"
 #include "expect_error.hpp"
 #include "shared_folder.hpp"
 
@@ -75,10 +75,6 @@ class OutputLocks : public testing::Test {
     return said;
   }
   void leave(const std::string& content) const { std::ofstream(lock_file()) << content; }
-  std::string content() const {
-    std::ifstream in(lock_file());
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
   void expect_free() const {
     EXPECT_FALSE(std::filesystem::exists(lock_file()));
     EXPECT_NO_THROW(lock());
@@ -256,7 +252,7 @@ TEST_F(OutputLocks, OfAnotherMachineAreLeftToWhoBeats) {
   const auto beat = [&] { ::utimensat(AT_FDCWD, lock_file().c_str(), nullptr, 0); };
   expect_input_error([&] { watch_and_lock(beat); },
                      {"h.h5' is being written by hessian_convert, process 17 on node42"});
-  EXPECT_EQ(content(), of_another_machine);
+  EXPECT_EQ(content_of(lock_file()), of_another_machine);
   // Another one has it meanwhile.
   const auto other = [&] {
     std::filesystem::remove(lock_file());

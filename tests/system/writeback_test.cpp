@@ -6,19 +6,14 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
 
+#include "content_of.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi::system {
 namespace {
-
-std::string contents(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 TEST(Writeback, PutsBytesWhereTheyBelong) {
   const auto world = ranks::Communicator::world();
@@ -32,7 +27,7 @@ TEST(Writeback, PutsBytesWhereTheyBelong) {
   file.start(9, 2);
   file.finish();
   file.sync();
-  EXPECT_EQ(contents(path), "01ab45678yz");
+  EXPECT_EQ(content_of(path), "01ab45678yz");
 }
 
 TEST(Writeback, NamesTheFileThatItCannotOpen) {
