@@ -138,7 +138,11 @@ bool tries_low_rank(const Work& work) {
   return options.low_rank == LowRankTry::yes;
 }
 
-// So many vectors that trying takes little of the time that ScaLAPACK takes.
+std::uint64_t bytes_of_low_rank(const Work& work, const solvers::LowRankOptions& options) {
+  return solvers::bytes_of_low_rank(work.n() / work.world.size() + 1, work.n(), options);
+}
+
+// Collective. So many vectors that trying takes little of the time that ScaLAPACK takes, and half of the memory.
 solvers::LowRankOptions low_rank_options(const Work& work) {
   constexpr std::int64_t part_by_default = 16;
   // What the numbers themselves are known to: noise of float32 has the full rank.
@@ -149,11 +153,11 @@ solvers::LowRankOptions low_rank_options(const Work& work) {
   options.at_once = std::min(options.at_once, std::max<std::int64_t>(1, options.most / 4));
   options.seed = work.options.of_density.seed;
   options.eigenvectors = work.options.vectors;
+  const auto there = static_cast<std::int64_t>(memory_of_rank(work.world) / 2);
+  const auto half = static_cast<std::uint64_t>(work.world.min(there));
+  while (options.most > options.at_once && bytes_of_low_rank(work, options) > half)
+    options.most -= options.most / 8 + 1;
   return options;
-}
-
-std::uint64_t bytes_of_low_rank(const Work& work) {
-  return solvers::bytes_of_low_rank(work.n() / work.world.size() + 1, work.n(), low_rank_options(work));
 }
 
 // Collective.
@@ -408,12 +412,14 @@ void plan(const Work& work) {
   if (options.all && !is_small(work)) {
     const auto cost = cost_of_all(work);
     const bool tries = tries_low_rank(work);
-    const auto first = tries ? text("a low rank is looked for with ", low_rank_options(work).most, " vectors at most, ",
-                                    text_of_bytes(bytes_of_low_rank(work)), " a rank; else ")
+    const auto low = tries ? low_rank_options(work) : solvers::LowRankOptions();
+    const auto bytes = tries ? bytes_of_low_rank(work, low) : cost.bytes;
+    const auto first = tries ? text("a low rank is looked for with ", low.most, " vectors at most, ",
+                                    text_of_bytes(bytes), " a rank; else ")
                              : std::string();
     cli::say(world, "plan",
              text(first, "all eigenvalues", options.vectors ? " and vectors" : "", ranks, text_of_cost(cost)));
-    expect_memory(tries ? bytes_of_low_rank(work) : cost.bytes, other_ways, world);
+    expect_memory(bytes, other_ways, world);
   }
   const auto most = std::max(options.largest, options.smallest);
   if (most > work.n()) {
@@ -521,7 +527,8 @@ ExitCode run_on(const OpenedMatrix& opened, const SpectrumOptions& options, cons
   std::int64_t numbers = 0;  // of vectors
   for (const auto& block : blocks.empty() ? std::vector<Block>{everything} : blocks) {
     world.together([&] { plan({options, opened, hessian, world, block}); });
-    const auto vectors = options.vectors ? (options.all ? block.n : 0) + options.largest + options.smallest : 0;
+    const bool all = options.all && options.low_rank != LowRankTry::yes;  // whose number is not known yet
+    const auto vectors = options.vectors ? (all ? block.n : 0) + options.largest + options.smallest : 0;
     numbers += vectors * block.n;
   }
   if (options.plan) return ExitCode::complete;
