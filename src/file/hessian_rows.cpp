@@ -65,7 +65,8 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
   collectively(file_, datasets_, communicator_, [&] {
     const auto row = rows.count() == 0 ? part.begin : rows.begin;
     const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
-    if (matrix_.has_whole_rows()) {
+    // Where they have their places, ranks go alone: with ROMIO, others would wait for one whose write has failed.
+    if (matrix_.has_whole_rows() && file_.chunks(place.dataset)) {
       file_.write_tile_collectively(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
     } else if (rows.count() > 0) {  // ranks may be in different datasets
       file_.write_tile_alone(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
