@@ -44,6 +44,7 @@ HessianWriter::HessianWriter(const std::filesystem::path& path, matrix::MatrixSh
       offsets_(file_, matrix.storage),
       writeback_(communicator.together([&] { return system::EarlyWriteback(path); })),
       matrix_(std::move(matrix)),
+      writes_together_(ranks::returns_from_failed_writes()),
       communicator_(communicator) {}
 
 HessianWriter::~HessianWriter() {
@@ -65,8 +66,9 @@ void HessianWriter::write(const Rows& rows, const void* numbers) {
   collectively(file_, datasets_, communicator_, [&] {
     const auto row = rows.count() == 0 ? part.begin : rows.begin;
     const auto place = datasets_.place_of({row, row + rows.count()}, matrix_.columns_of(row));
-    // Where they have their places, ranks go alone: with ROMIO, others would wait for one whose write has failed.
-    if (matrix_.has_whole_rows() && file_.chunks(place.dataset)) {
+    // HDF5's chunks can be written together alone.
+    const bool together = writes_together_ || file_.chunks(place.dataset);
+    if (matrix_.has_whole_rows() && together) {
       file_.write_tile_collectively(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);
     } else if (rows.count() > 0) {  // ranks may be in different datasets
       file_.write_tile_alone(place.dataset, hdf5::type_of(matrix_.storage), place.tile, numbers);

@@ -43,6 +43,7 @@ class HessianWriter {
   PlainOffsets offsets_;
   system::EarlyWriteback writeback_;
   matrix::MatrixShape matrix_;
+  bool writes_together_;  // ranks that write rows alone wait for no one
   const ranks::Communicator& communicator_;
   bool open_ = true;
 };

@@ -27,6 +27,10 @@ class MpiSession {
 /// "Open MPI 4.1.4", "MPICH 4.0.2": the library in use.
 std::string mpi_library_version();
 
+/// Whether all ranks come back from a collective write that has failed on one of them. Open MPI's do; ROMIO's, which
+/// MPICH and what is made of it have, wait for ever for the one that left.
+bool returns_from_failed_writes();
+
 /// An error that all ranks have learned of and all throw: what Communicator::together() ends in.
 class AgreedError : public Error {
  public:
