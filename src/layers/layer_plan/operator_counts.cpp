@@ -4,11 +4,9 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
-#include <array>
+#include <initializer_list>
 #include <memory>
-#include <mutex>
 #include <string_view>
-#include <utility>
 
 namespace hessian_mpi::layers {
 namespace {
