@@ -59,7 +59,7 @@ std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Netw
 constexpr double operator_call = 3e4;
 constexpr double operator_number = 3.5;
 /// A pass beside its products, where operators are not counted.
-constexpr double pass_overhead = 4e6;
+constexpr double pass_overhead = 5e5;
 /// A multiplication in tiles.
 constexpr double tile_multiplication = 0.35;
 /// In a sum over positions, which reads what passes have found for some rows at a time, or for one.
