@@ -109,6 +109,25 @@ Choice with_cheaper_passes(const Network& network, Choice choice) {
   return choice;
 }
 
+// What a pass takes that starts at a call, for its own columns and those of calls after it, or for all.
+OperatorCounts counts_of_pass(const Network& network, std::size_t c, const std::vector<std::size_t>& sound) {
+  const auto& graph = network.graph;
+  const bool whole = whole_set_of(graph.forward(), c).has_value();
+  std::vector<std::size_t> outputs;
+  std::vector<std::size_t> inputs;
+  for (const auto m : sound) {
+    if (!whole && m < c) continue;
+    outputs.push_back(m);
+    const auto& upstream = network.upstream[m];
+    const bool downstream =
+        whole ? !upstream.empty() : std::find(upstream.begin(), upstream.end(), c) != upstream.end();
+    if (graph.call(m).weight && downstream) inputs.push_back(m);
+  }
+  const LayerGraph::Start start{c, at::ones_like(graph.call(c).output),
+                                whole ? at::ones_like(graph.call(c).input) : Tensor()};
+  return counts_of_operators([&] { graph.second_derivatives({start}, outputs, inputs); });
+}
+
 struct Proposal {
   Choice choice;
   std::vector<std::string> why;  // of each call that is not chosen
@@ -249,7 +268,7 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
   if (!common.alike) {
     return all_by_double_backward(problem, "the network runs other layers in other batches");
   }
-  Network network{problem, graph, {}, first_calls(graph.forward())};
+  Network network{problem, graph, {}, first_calls(graph.forward()), {}};
   const Crossing crossing(graph, problem.batch_size(), common.has_samples);
   std::vector<std::size_t> sound;
   std::vector<std::string> unsound(crossing.count());
@@ -272,6 +291,9 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
   for (std::size_t c = 0; c < crossing.count(); ++c) {
     if (unsound[c].empty()) sound.push_back(c);
   }
+  network.passes.resize(crossing.count());
+  if (!sound.empty()) counts_of_pass(network, sound.front(), sound);  // makes what all passes have in common
+  for (const auto c : sound) network.passes[c] = counts_of_pass(network, c, sound);
   const auto separable = separable_calls(crossing, graph);
   auto best = best_proposal(network, units_of_calls(crossing, graph, separable, sound), sound, method);
   for (std::size_t c = 0; c < unsound.size(); ++c) {

@@ -1,6 +1,8 @@
 #include "lean_derivatives.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/batch_norm_native.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -17,6 +19,8 @@
 #include <tuple>
 #include <utility>
 #include <vector>
+
+#include "lean_derivatives/softmax_rows.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -164,6 +168,56 @@ Tensor product(const Tensor& a, const Tensor& b) {
   return a.bmm(b);
 }
 
+// --- Masks ---------------------------------------------------------------------------------------------------------
+
+// x where a mask is not set, and 0 where it is, whatever x is there. kept: integers as wide as the numbers, all bits of
+// them set where x is kept: LibTorch's own looks at each number by itself.
+Tensor kept_numbers(const Tensor& x, const Tensor& kept) {
+  return x.view(kept.scalar_type()).bitwise_and(kept).view(x.scalar_type());
+}
+
+struct Kept : Function<Kept> {
+  static Tensor forward(AutogradContext* graph, const Tensor& x, const Tensor& kept) {
+    graph->saved_data["kept"] = kept;
+    const Kernels kernels;
+    return kept_numbers(x, kept);
+  }
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const Tensor kept = graph->saved_data["kept"].toTensor();
+    const Tensor& x = cotangents[0];
+    if (x.requires_grad() && at::GradMode::is_enabled()) return {Kept::apply(x, kept), {}};
+    return {kept_numbers(x.detach(), kept), {}};
+  }
+};
+
+struct MaskedFill : Function<MaskedFill> {
+  static Tensor forward(AutogradContext* graph, const Tensor& x, const Tensor& mask, const at::Scalar& value) {
+    graph->saved_data["mask"] = mask.detach();
+    const Kernels kernels;
+    return x.masked_fill(mask, value);
+  }
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const Tensor& g = cotangents[0];
+    const Tensor kept = once(graph, "kept", [&] {
+      const auto integers = g.element_size() == 8 ? at::kLong : at::kInt;
+      return graph->saved_data["mask"].toTensor().logical_not().to(integers).neg();
+    });
+    if (g.requires_grad() && at::GradMode::is_enabled()) return {Kept::apply(g, kept), {}, {}};
+    return {kept_numbers(g.detach(), kept), {}, {}};
+  }
+};
+
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const at::Scalar& value) {
+  const bool is_wide = x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble;
+  if (is_wide && is_derived(x, x) && mask.scalar_type() == at::kBool) {
+    const auto sizes = at::infer_size(x.sizes(), mask.sizes());
+    return MaskedFill::apply(x.sizes() == sizes ? x : x.expand(sizes), mask, value);
+  }
+  if (is_derived(x, x)) return at::where(mask, at::scalar_tensor(value, x.options().requires_grad(false)), x);
+  const Kernels kernels;
+  return x.masked_fill(mask, value);
+}
+
 // --- Softmax -------------------------------------------------------------------------------------------------------
 
 // `gradient` is LibTorch's of y by its input along a dimension, g being that by y; `derivatives` of h times it, by g
@@ -174,10 +228,31 @@ struct Softmax {  // y (g - sum y g)
   }
   static variable_list derivatives(AutogradContext* graph, const Tensor& h, const Tensor& g, const Tensor& y,
                                    std::int64_t dim) {
+    if (!at::GradMode::is_enabled() && lie_in_rows(h, g, y, dim)) return in_one_loop(h, g, y);
     const Tensor yh = y * h, sum = row_sum(yh, dim);
     if (at::GradMode::is_enabled()) return {yh - y * sum, h * (g - row_sum(g * y, dim)) - g * sum, {}, {}};
     const Tensor centred = once(graph, "centred", [&] { return g - row_sum(g * y, dim); });
     return {at::addcmul(yh, y, sum, -1), (h * centred).addcmul_(g, sum, -1), {}, {}};
+  }
+
+ private:
+  static bool lie_in_rows(const Tensor& h, const Tensor& g, const Tensor& y, std::int64_t dim) {
+    const auto is_plain = [&](const Tensor& x) {
+      return x.device().is_cpu() && x.is_contiguous() && x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type();
+    };
+    const bool last = y.dim() > 0 && (dim == -1 || dim == y.dim() - 1) && y.size(-1) > 0;
+    return last && (y.scalar_type() == at::kFloat || y.scalar_type() == at::kDouble) && is_plain(h) && is_plain(g) &&
+           is_plain(y);
+  }
+  static variable_list in_one_loop(const Tensor& h, const Tensor& g, const Tensor& y) {
+    const Tensor by_g = at::empty_like(y), by_y = at::empty_like(y);
+    const auto size = y.size(-1);
+    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "softmax", [&] {
+      differentiate_softmax_gradient(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
+                                     y.const_data_ptr<scalar_t>(), y.numel() / size, size,
+                                     by_g.mutable_data_ptr<scalar_t>(), by_y.mutable_data_ptr<scalar_t>());
+    });
+    return {by_g, by_y, {}, {}};
   }
 };
 
@@ -416,6 +491,7 @@ void register_lean_derivatives(torch::Library& library) {
   library.impl("gelu_backward", TORCH_FN(gelu_gradient));
   library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
   library.impl("bmm", TORCH_FN(product));
+  library.impl("masked_fill.Scalar", TORCH_FN(masked_fill));
   library.impl("_softmax_backward_data", TORCH_FN(gradient_along<Softmax>));
   library.impl("_log_softmax_backward_data", TORCH_FN(gradient_along<LogSoftmax>));
   library.impl("native_layer_norm", TORCH_FN(layer_norm));

@@ -3,10 +3,12 @@
 #include "hessian_mpi/layers/layer_plan.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/script.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,6 +17,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/network/example.hpp"
 #include "layer_plan/cotangents.hpp"
+#include "layer_plan/operator_counts.hpp"
 #include "torchscript_model.hpp"
 
 namespace hessian_mpi::layers {
@@ -34,6 +37,49 @@ TEST(SeparatingSets, HaveTheFirstOfAnyTwoNumbersAndNotTheSecond) {
     EXPECT_TRUE(separated.all().template item<bool>()) << count;
     EXPECT_EQ(sets, wanted) << count;
   }
+}
+
+// Inputs of these shapes, and what is counted of them.
+struct Counted {
+  std::string name;
+  std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)> of;
+  std::vector<std::int64_t> a, b;
+  double products, numbers;
+};
+
+TEST(OperatorCounts, AreThoseOfTheFormulas) {
+  const std::vector<Counted> cases{
+      {"mm", [](const auto& a, const auto& b) { return a.matmul(b); }, {2, 3}, {3, 5}, 2 * 3 * 5, 0},
+      {"bmm", [](const auto& a, const auto& b) { return a.matmul(b); }, {4, 2, 3}, {4, 3, 5}, 4 * 2 * 3 * 5, 0},
+      {"conv",
+       [](const auto& a, const auto& b) { return torch::conv1d(a, b); },
+       {2, 3, 7},
+       {5, 3, 4},
+       2 * 5 * 4 * (3 * 4),
+       0},
+      {"transposed",
+       [](const auto& a, const auto& b) { return torch::conv_transpose1d(a, b); },
+       {2, 3, 7},
+       {3, 5, 4},
+       2 * 3 * 7 * (5 * 4),
+       0},
+      {"sum", [](const auto& a, const auto& b) { return a + b; }, {2, 3}, {3}, 0, 6 + 3 + 6},
+      {"view", [](const auto& a, const auto&) { return a.transpose(0, 1).unsqueeze(0); }, {2, 3}, {1}, 0, 0},
+      {"copy", [](const auto& a, const auto&) { return a.transpose(0, 1).contiguous(); }, {2, 3}, {1}, 0, 6 + 6 + 6}};
+  for (const auto& some : cases) {
+    const auto a = torch::ones(some.a), b = torch::ones(some.b);
+    const auto counts = counts_of_operators([&] { some.of(a, b); });
+    EXPECT_EQ(counts.products, some.products) << some.name;
+    EXPECT_EQ(counts.numbers, some.numbers) << some.name;
+    EXPECT_GT(counts.calls, 0) << some.name;
+  }
+}
+
+TEST(OperatorCounts, AreThoseOfADerivativeToo) {
+  const auto a = torch::ones({2, 3}).requires_grad_(), b = torch::ones({3, 5}).requires_grad_();
+  const auto c = a.mm(b);
+  const auto counts = counts_of_operators([&] { torch::autograd::grad({c}, {a, b}, {torch::ones({2, 5})}); });
+  EXPECT_EQ(counts.products, 2 * 2 * 3 * 5);
 }
 
 using Shapes = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;

@@ -81,6 +81,18 @@ const std::vector<Case>& cases() {
          return t[0].masked_fill(torch::ones({4, 4}).triu(1).to(torch::kBool), -1e9).softmax(-1);
        },
        {{2, 4, 4}}},
+      {"softmax_of_a_view", [](const Tensors& t) { return t[0].mT().softmax(-1); }, {{2, 3, 4}}},
+      {"softmax_of_long_rows", [](const Tensors& t) { return t[0].softmax(1); }, {{2, 77}}},
+      {"masked_fill",
+       [](const Tensors& t) {
+         return (t[0] * t[0]).masked_fill(torch::ones({3, 4}).triu(1).to(torch::kBool), 2).exp();
+       },
+       {{2, 3, 4}}},
+      {"masked_fill_of_more",
+       [](const Tensors& t) {
+         return (t[0] * t[0]).masked_fill(torch::ones({2, 3, 4}).triu(1).to(torch::kBool), 2).exp();
+       },
+       {{3, 4}}},
       {"log_softmax", [](const Tensors& t) { return t[0].log_softmax(1); }, {{2, 3, 4}}},
       {"layer_norm",
        [](const Tensors& t) { return torch::layer_norm(t[0], {4}, t[1], t[2]); },
@@ -222,13 +234,22 @@ TEST_P(LeanDerivatives, StandInThePlaceOfLibTorchs) {
   for (const auto* of_libtorch :
        {"GeluBackwardBackward0", "SiluBackwardBackward0", "SoftmaxBackwardDataBackward0",
         "LogSoftmaxBackwardDataBackward0", "NativeLayerNormBackwardBackward0", "NativeLayerNormBackward0",
-        "NativeGroupNormBackward0", "BmmBackward0", "NativeBatchNormBackwardBackward0"}) {
+        "NativeGroupNormBackward0", "BmmBackward0", "MaskedFillBackward0", "NativeBatchNormBackwardBackward0"}) {
     EXPECT_FALSE(functions.contains(of_libtorch)) << of_libtorch;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Operators, LeanDerivatives, testing::ValuesIn(cases()),
                          [](const auto& test) { return test.param.name; });
+
+// A root's derivative at 0 is infinite.
+TEST(LeanDerivativesOfMasks, AreNoneWhereThereIsAMask) {
+  const PlainOperators replaced;
+  const Tensor x = torch::tensor({2., 3., -4.}, torch::kDouble).requires_grad_();
+  const Tensor root = x.square().masked_fill(torch::tensor({false, true, false}), 0).sqrt();
+  const Tensor found = torch::autograd::grad({root.sum()}, {x})[0];
+  EXPECT_TRUE(torch::equal(found, torch::tensor({1., 0., -1.}, torch::kDouble))) << found;
+}
 
 // As autocast has it: half precision inside, float32 in a norm.
 TEST(LeanDerivativesOfHalf, HaveTheTypesOfLibTorchs) {

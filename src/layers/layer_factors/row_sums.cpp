@@ -8,7 +8,7 @@
 namespace hessian_mpi::layers {
 namespace {
 
-constexpr std::int64_t bytes_at_once = 4 << 20;
+constexpr std::int64_t bytes_at_once = 16 << 20;
 constexpr std::int64_t most_places = 4096;  // whose sum is rounded to the precision of the factors
 
 }  // namespace

@@ -74,21 +74,22 @@ RowCounts rows_of_layer(const Network& network, const LayerStep& step, const std
 
 // Of rows by outputs. At one position: one product with what is filled for all rows of an output. At several: what is
 // summed over those for each row, and then what a row by itself takes.
-double multiplications(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double rows,
-                       double units) {
-  double total = 0;
+double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double rows,
+                        double units, bool by_input) {
+  double products = 0;
+  double sums = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
     const auto& column = sizes[m];
     const double of_places = units * column.rows * column.positions;
     if (sizes[l].positions == 1) {
-      total += rows * units * column.rows + sizes[l].outputs * of_places;
+      products += rows * units * column.rows + sizes[l].outputs * of_places;
       continue;
     }
     const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
-    const double summed = column.positions * column.outputs + downstream * column.elements;
-    total += rows * (units * sizes[l].positions * summed + of_places * (1 + downstream));
+    sums += rows * units * sizes[l].positions * (column.positions * column.outputs + downstream * column.elements);
+    products += rows * of_places * (1 + downstream);
   }
-  return total;
+  return tile_multiplication * products + (by_input ? summed_for_a_row : summed_for_rows) * sums;
 }
 
 // Of a row by itself: a product, or two where the column's input depends on the row's output.
@@ -105,28 +106,36 @@ double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& s
 // input: else its columns are copied from their rows, which takes as long as so many units do.
 constexpr std::int64_t most_units_of_own_columns = 128;
 constexpr std::int64_t most_bytes_of_own_columns = 64 << 20;
-// In the products of a forward: what the passes have been measured to take.
-constexpr double double_backward_row_forwards = 6;
-constexpr double delta_pass_forwards = 4.5;
+// A backward pass for an element of an input, against a double-backward.
+constexpr double input_pass = 0.15;
 
-double cost_of_double_backward_rows(const Network& network, double count) {
-  const double forward =
-      multiplications_of_forward(network.graph.forward()) * static_cast<double>(network.problem.batches());
-  return count * (double_backward_row_forwards * forward + pass_overhead);
+double cost_of_pass(const OperatorCounts& pass, std::int64_t copies) {
+  return pass.products + operator_number * pass.numbers + operator_call * pass.calls / static_cast<double>(copies);
 }
 
-// For so many outputs at a position, or rows; a pass serves one for each copy of a batch. What comes before the layer
-// has no part in it.
+// As a pass that goes through the whole network, where one has been counted.
+double cost_of_double_backward_rows(const Network& network, double count) {
+  constexpr double row_forwards = 6;
+  double cost = 0;
+  for (const auto& pass : network.passes) cost = std::max(cost, cost_of_pass(pass, 1));
+  if (cost == 0) cost = row_forwards * multiplications_of_forward(network.graph.forward()) + pass_overhead;
+  return count * cost * static_cast<double>(network.problem.batches());
+}
+
+// For so many outputs at a position, or rows; a pass serves one for each copy of a batch.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  const double forward = multiplications_of_forward(network.graph.forward(), step.whole ? 0 : step.layers[l].call) *
-                         static_cast<double>(network.problem.batches());
-  return count * (delta_pass_forwards * forward + pass_overhead / static_cast<double>(step.copies));
+  double cost = cost_of_pass(network.passes[step.layers[l].call], step.copies);
+  for (std::size_t k = 0; step.whole && k < step.row_layers; ++k) {
+    cost = std::max(cost, cost_of_pass(network.passes[step.layers[k].call], step.copies));
+  }
+  return count * cost * static_cast<double>(network.problem.batches());
 }
 
 double cost_by_outputs(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
   const double rows = rows_of_layer(network, step, sizes, l).by_output;
   return cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions) +
-         tile_multiplication * multiplications(step, sizes, l, rows, units_of(network, step));
+         cost_of_products(step, sizes, l, rows, units_of(network, step),
+                          network.graph.call(step.layers[l].call).by_input);
 }
 
 double cost_by_row(const Network& network, const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l) {
@@ -245,7 +254,7 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
   if (l < step.row_layers && !step.whole && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
-    counts.factored += cost_of_passes(network, step, 0, row.elements) / 2;
+    counts.factored += input_pass * cost_of_passes(network, step, 0, row.elements);
   }
   return counts;
 }
@@ -288,12 +297,11 @@ std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Netw
   return calls;
 }
 
-double multiplications_of_forward(const CapturedForward& forward, std::size_t first) {
+double multiplications_of_forward(const CapturedForward& forward) {
   double sum = 0;
-  const auto& calls = forward.calls;
-  for (auto c = first; c < calls.size(); ++c) {
-    const auto products = calls[c].embedding || calls[c].elementwise ? 1 : weight_columns(calls[c]);
-    sum += static_cast<double>(calls[c].output.numel() * products);
+  for (const auto& call : forward.calls) {
+    const auto products = call.embedding || call.elementwise ? 1 : weight_columns(call);
+    sum += static_cast<double>(call.output.numel() * products);
   }
   return sum;
 }

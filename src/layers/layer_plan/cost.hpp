@@ -10,6 +10,7 @@
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "layer_graph.hpp"
+#include "layer_plan/operator_counts.hpp"
 
 namespace hessian_mpi::layers {
 
@@ -19,6 +20,7 @@ struct Network {
   const LayerGraph& graph;
   std::vector<std::vector<std::size_t>> upstream;  ///< of each call, all calls
   std::vector<std::size_t> first_calls;  ///< of each parameter, that has it; the number of calls where none has
+  std::vector<OperatorCounts> passes;    ///< of each call that may be factored: a pass that starts there
 };
 
 /// A call that is to be factored, and what its derivatives do not cross.
@@ -52,15 +54,22 @@ Counts counts_of(const Network& network, const Choice& choice);
 /// The calls that have more numbers of outputs in memory at a time.
 std::vector<std::size_t> calls_with_outputs_above(std::uint64_t most, const Network& network, const Choice& choice);
 
-/// Multiplications of a pass: for what a pass is beside matrix products, as many as a core does in that time.
-constexpr double pass_overhead = 4e6;
-/// A multiplication in tiles, against one in LibTorch's small products.
-constexpr double tile_multiplication = 0.5;
+/// All costs are in multiplications of LibTorch's products; these are what other things have been measured to take on
+/// networks of all kinds. An operator that is called in a pass; a number that it reads or writes.
+constexpr double operator_call = 3e4;
+constexpr double operator_number = 3.5;
+/// A pass beside its products, where operators are not counted.
+constexpr double pass_overhead = 5e5;
+/// A multiplication in tiles.
+constexpr double tile_multiplication = 0.35;
+/// In a sum over positions, which reads what passes have found for some rows at a time, or for one.
+constexpr double summed_for_rows = 1;
+constexpr double summed_for_a_row = 5;
 /// For each number of a row: to look at it, to write it.
-constexpr double written_number = 50;
+constexpr double written_number = 40;
 
-/// Of a batch, in the layers that were seen, from one of them on.
-double multiplications_of_forward(const CapturedForward& forward, std::size_t first = 0);
+/// Of a batch, in the layers that were seen.
+double multiplications_of_forward(const CapturedForward& forward);
 
 /// In multiplications.
 double cost_of(const Network& network, const Counts& counts);
