@@ -159,6 +159,7 @@ Products multiply(const OpenedMatrix& opened, const after::Vectors& vectors, con
   const auto n = opened.hessian.matrix.columns;
   const auto& elements = opened.network->own();
   std::vector<double> own;
+  own.reserve(static_cast<std::size_t>(vectors.count * elements.count()));
   for (auto x = vectors.numbers.begin(); x != vectors.numbers.end(); x += n) {
     own.insert(own.end(), x + elements.begin, x + elements.end);
   }
@@ -230,10 +231,26 @@ void print_summary(const MultiplyOptions& options, const file::StoredLayout& hes
   print_products(std::cout, vectors, products.numbers, hessian.matrix.columns);
 }
 
+// Bytes of a rank for `arrays` of vectors, and of them and their products its own elements.
+std::uint64_t bytes_of(std::int64_t arrays, std::int64_t count, std::int64_t n, int ranks) {
+  return static_cast<std::uint64_t>(count * (arrays * n + 2 * (n / ranks + 1))) * sizeof(double);
+}
+
+// Collective. The vectors are there on all ranks, and so are the products in the end.
+after::Vectors vectors_that_fit(const MultiplyOptions& options, const file::StoredLayout& hessian,
+                                const ranks::Communicator& world) {
+  const char* other_ways = "fewer vectors at a time";
+  const auto n = hessian.matrix.columns;
+  if (options.random > 0) expect_memory(bytes_of(2, options.random, n, world.size()), other_ways, world);
+  auto vectors = world.together([&] { return vectors_of(options, hessian); });
+  if (options.random == 0) expect_memory(bytes_of(1, vectors.count, n, world.size()), other_ways, world);
+  if (!options.vectors.empty()) after::expect_same_vectors(options.vectors, vectors.numbers, world);
+  return vectors;
+}
+
 ExitCode run_on(const OpenedMatrix& opened, const MultiplyOptions& options, const ranks::Communicator& world) {
   const auto& hessian = opened.hessian;
-  const auto vectors = world.together([&] { return vectors_of(options, hessian); });
-  if (!options.vectors.empty()) after::expect_same_vectors(options.vectors, vectors.numbers, world);
+  const auto vectors = vectors_that_fit(options, hessian, world);
   const auto n = hessian.matrix.columns;
   after::ResultFile result(options.output, opened.replace, {"hessian_mpi product", options.file, options.command_line},
                            hessian, 2 * vectors.numbers.size() * sizeof(double), world);

@@ -1,8 +1,10 @@
 #include "matrix_options.hpp"
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/run/network_options.hpp"
+#include "hessian_mpi/system/node.hpp"
 
 namespace hessian_mpi::programs {
 
@@ -15,6 +17,19 @@ system::UsedFiles MatrixOptions::files() const {
 void expect_room_for_result(const MatrixOptions& options, const ranks::Communicator& world) {
   if (options.plan) return;
   world.on_root([&] { file::check_room_for(options.output, 0, options.overwrite); });
+}
+
+std::uint64_t memory_of_rank(const ranks::Communicator& world) {
+  return system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
+}
+
+void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world) {
+  const auto there = memory_of_rank(world);
+  world.together([&] {
+    if (bytes <= there) return;
+    throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
+                          " for each of its ranks: use more nodes, or ", other_ways));
+  });
 }
 
 void take_matrix_options(const std::string& program, const char* kind, int argc, const char* const* argv,

@@ -2,6 +2,7 @@
 /// The command line of programs that take a file of a matrix, or a network in its place.
 
 #include <boost/program_options.hpp>
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
@@ -22,6 +23,12 @@ struct MatrixOptions : after::ResultOptions {
 
 /// Collective. Before anything is computed: throws InputError where the result cannot be made.
 void expect_room_for_result(const MatrixOptions& options, const ranks::Communicator& world);
+
+/// A rank's share of its node's memory.
+std::uint64_t memory_of_rank(const ranks::Communicator& world);
+
+/// Collective. Throws InputError, which names the other ways, where a node lacks the bytes for each of its ranks.
+void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world);
 
 /// The heading of run::network_options() in --help.
 constexpr const char* heading_of_network = "A network in the place of the file: products without the matrix";

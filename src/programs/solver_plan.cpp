@@ -12,7 +12,6 @@
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/ranks/resources.hpp"
 #include "hessian_mpi/solvers/blas.hpp"
-#include "hessian_mpi/system/node.hpp"
 
 namespace hessian_mpi::programs {
 
@@ -52,19 +51,6 @@ std::string text_of_cost(const solvers::DecompositionCost& cost) {
   out << text_of_bytes(cost.bytes) << " a rank, " << cost.operations << " operations, about "
       << text_of_seconds(cost.seconds);
   return out.str();
-}
-
-std::uint64_t memory_of_rank(const ranks::Communicator& world) {
-  return system::available_memory() / static_cast<std::uint64_t>(world.ranks_on_node());
-}
-
-void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world) {
-  const auto there = memory_of_rank(world);
-  world.together([&] {
-    if (bytes <= there) return;
-    throw InputError(text("a rank needs ", text_of_bytes(bytes), " and its node has ", text_of_bytes(there),
-                          " for each of its ranks: use more nodes, or ", other_ways));
-  });
 }
 
 double damping_needed(double smallest, double damping) {

@@ -27,12 +27,6 @@ void expect_file(const MatrixOptions& options, const char* what);
 /// "135 MB a rank, 4.6e+07 operations, about 0.0 s".
 std::string text_of_cost(const solvers::DecompositionCost& cost);
 
-/// A rank's share of its node's memory.
-std::uint64_t memory_of_rank(const ranks::Communicator& world);
-
-/// Collective. Throws InputError, which names the other ways, where a node lacks the bytes for each of its ranks.
-void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Communicator& world);
-
 /// The damping, rounded up, from which a matrix is positive definite whose smallest eigenvalue is that with this
 /// damping.
 double damping_needed(double smallest, double damping);
