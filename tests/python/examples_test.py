@@ -110,6 +110,5 @@ if __name__ == "__main__":
     sys.path.insert(0, str(EXAMPLES))
     os.environ["PATH"] = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
     # The examples start mpirun as it is; these are for tests that run beside others.
-    os.environ.update(OMPI_MCA_hwloc_base_binding_policy="none", OMPI_MCA_rmaps_base_oversubscribe="1",
-                      OMPI_MCA_orte_create_session_dirs="1")
+    os.environ.update(OMPI_MCA_hwloc_base_binding_policy="none", OMPI_MCA_rmaps_base_oversubscribe="1")
     unittest.main(argv=sys.argv[:1])

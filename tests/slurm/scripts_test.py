@@ -39,7 +39,6 @@ FOR_THIS_MACHINE = {
     "OMPI_MCA_btl": "tcp,self",
     "OMPI_MCA_btl_tcp_if_include": "lo",
     "OMPI_MCA_mpi_yield_when_idle": "1",
-    "OMPI_MCA_orte_create_session_dirs": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
 
