@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <string>
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/solvers/lanczos.hpp"
+#include "hessian_mpi/solvers/residuals.hpp"
 #include "petsc.hpp"
 
 namespace hessian_mpi::solvers {
@@ -97,22 +97,6 @@ void get_pair(EPS solver, PetscInt k, petsc::Vector& vector, std::int64_t own, E
   check(VecRestoreArrayRead(vector.get(), &numbers), "VecRestoreArrayRead");
 }
 
-// Norms of A v - value v.
-std::vector<double> residuals_of(SymmetricOperator& matrix, const ExtremeEigenvalues& pairs) {
-  std::vector<double> products(pairs.vectors.size());
-  matrix.multiply(pairs.vectors.data(), static_cast<std::int64_t>(pairs.values.size()), products.data());
-  const auto own = static_cast<std::size_t>(matrix.own().count());
-  std::vector<double> squares(pairs.values.size());
-  for (std::size_t k = 0; k < squares.size(); ++k) {
-    for (std::size_t i = k * own; i < (k + 1) * own; ++i) {
-      squares[k] += std::pow(products[i] - pairs.values[k] * pairs.vectors[i], 2);
-    }
-  }
-  squares = matrix.communicator().sum(std::move(squares));
-  for (auto& square : squares) square = std::sqrt(square);
-  return squares;
-}
-
 }  // namespace
 
 std::int64_t vectors_kept(const ExtremeOptions& options, std::int64_t n) {
@@ -143,7 +127,7 @@ ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeO
   petsc::Vector vector;
   shell.make_vector(vector);
   for (PetscInt k = 0; k < options.count; ++k) get_pair(solver.get(), k, vector, matrix.own().count(), result);
-  result.residuals = residuals_of(matrix, result);
+  result.residuals = residuals(matrix, result.values, result.vectors, options.count);
   result.passes = matrix.passes() - before;
   return result;
 }

@@ -8,6 +8,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/solvers/lanczos.hpp"
+#include "hessian_mpi/solvers/residuals.hpp"
 #include "scalapack.hpp"
 
 namespace hessian_mpi::solvers {
@@ -162,26 +163,6 @@ Columns new_start(SymmetricOperator& matrix, const Basis& basis, const LowRankOp
   auto block = times(matrix, random);
   basis.make_orthonormal(block);
   return block;
-}
-
-// Collective. |A v - lambda v|, some vectors at a time.
-std::vector<double> residuals(StoredOperator& matrix, const std::vector<double>& values,
-                              const std::vector<double>& vectors, std::int64_t at_once) {
-  const auto rows = matrix.own().count();
-  std::vector<double> squares(values.size());
-  for (std::size_t first = 0; first < values.size(); first += static_cast<std::size_t>(at_once)) {
-    const auto count = std::min(at_once, static_cast<std::int64_t>(values.size() - first));
-    const double* from = vectors.data() + static_cast<std::int64_t>(first) * rows;
-    std::vector<double> product(static_cast<std::size_t>(count * rows));
-    matrix.multiply(from, count, product.data());
-    for (std::int64_t k = 0; k < count * rows; ++k) {
-      const auto v = first + static_cast<std::size_t>(k / rows);
-      squares[v] += std::pow(product[static_cast<std::size_t>(k)] - values[v] * from[k], 2);
-    }
-  }
-  auto lengths = matrix.communicator().sum(std::move(squares));
-  for (double& length : lengths) length = std::sqrt(length);
-  return lengths;
 }
 
 // Collective. Of the eigenvalues beyond the bound; whole: of B, columns in the order of its values.
