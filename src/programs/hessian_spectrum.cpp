@@ -138,6 +138,11 @@ bool tries_low_rank(const Work& work) {
   return options.low_rank == LowRankTry::yes;
 }
 
+// Collective. The same on all ranks: a network needs the rest, and the file's pages.
+std::uint64_t half_of_memory(const Work& work) {
+  return static_cast<std::uint64_t>(work.world.min(static_cast<std::int64_t>(memory_of_rank(work.world) / 2)));
+}
+
 std::uint64_t bytes_of_low_rank(const Work& work, const solvers::LowRankOptions& options) {
   return solvers::bytes_of_low_rank(work.n() / work.world.size() + 1, work.n(), options);
 }
@@ -153,8 +158,7 @@ solvers::LowRankOptions low_rank_options(const Work& work) {
   options.at_once = std::min(options.at_once, std::max<std::int64_t>(1, options.most / 4));
   options.seed = work.options.of_density.seed;
   options.eigenvectors = work.options.vectors;
-  const auto there = static_cast<std::int64_t>(memory_of_rank(work.world) / 2);
-  const auto half = static_cast<std::uint64_t>(work.world.min(there));
+  const auto half = half_of_memory(work);
   while (options.most > options.at_once && bytes_of_low_rank(work, options) > half)
     options.most -= options.most / 8 + 1;
   return options;
@@ -377,10 +381,10 @@ bool density(solvers::SymmetricOperator& matrix, const Work& work, after::Result
   return right;
 }
 
-// Collective. Of N numbers over all ranks, in half of the memory: a network needs some, and the file's pages.
+// Collective. Of N numbers over all ranks, in half of the memory.
 std::int64_t most_vectors(const Work& work) {
   const auto bytes = static_cast<std::uint64_t>(work.n() / work.world.size() + 1) * sizeof(double);
-  return work.world.min(static_cast<std::int64_t>(memory_of_rank(work.world) / 2 / bytes));
+  return static_cast<std::int64_t>(half_of_memory(work) / bytes);
 }
 
 // Collective. What is found by multiplying vectors; whether all checks passed.
