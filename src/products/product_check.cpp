@@ -250,13 +250,12 @@ ProductCheck check_with(const Products& products, run::NarrowCasts casts) {
   return check;
 }
 
-// Collective. Of a product after the first, which makes the graphs that are kept.
+// Collective. Of a product; that of the check has made the graphs that are kept.
 double seconds_of(NetworkProduct& product, const std::function<void()>& between,
                   const ranks::Communicator& communicator) {
   const auto& own = product.own();
   const auto direction = random_direction(product.size());
   Numbers ignored(static_cast<std::size_t>(own.count()));
-  product.multiply(direction.data() + own.begin, 1, ignored.data(), between);
   const Stopwatch watch;
   product.multiply(direction.data() + own.begin, 1, ignored.data(), between);
   return communicator.max(watch.seconds());
