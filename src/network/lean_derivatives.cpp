@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <numeric>
 #include <optional>
 #include <string_view>
@@ -20,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "lean_derivatives/normalization_rows.hpp"
 #include "lean_derivatives/softmax_rows.hpp"
 
 namespace hessian_mpi::network {
@@ -50,6 +52,15 @@ Tensor row_sum(const Tensor& x, std::int64_t dim) {
   return x.sum(dim, /*keepdim=*/true);
 }
 
+// Whether a loop of this project can take tensors: numbers that lie in one run in the processor's memory.
+bool are_plain(std::initializer_list<Tensor> tensors) {
+  const Tensor& first = *tensors.begin();
+  return (first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble) &&
+         std::all_of(tensors.begin(), tensors.end(), [&](const Tensor& x) {
+           return x.device().is_cpu() && x.is_contiguous() && x.scalar_type() == first.scalar_type();
+         });
+}
+
 // --- Activations ---------------------------------------------------------------------------------------------------
 
 // `gradient` is LibTorch's g f'(x), `slope` the same f' by operators that can be derived.
@@ -71,6 +82,7 @@ struct GeluByTanh {
 };
 
 struct Silu {
+  static Tensor value(const Tensor& x) { return at::silu(x); }
   static Tensor gradient(const Tensor& g, const Tensor& x) { return at::silu_backward(g, x); }
   static Tensor slope(const Tensor& x) {
     const Tensor s = x.sigmoid();
@@ -113,6 +125,26 @@ Tensor activation_gradient(const Tensor& g, const Tensor& x) {
   if (is_derived(g, x)) return ActivationGradient<Activation>::apply(g, x);
   const Kernels kernels;
   return Activation::gradient(g, x);
+}
+
+// Where its derivative is to be derived, LibTorch makes that of some activations out of other operators.
+template <class Activation>
+struct Activated : Function<Activated<Activation>> {
+  static Tensor forward(AutogradContext* graph, const Tensor& x) {
+    graph->save_for_backward({x});
+    const Kernels kernels;
+    return Activation::value(x);
+  }
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    return {activation_gradient<Activation>(cotangents[0], graph->get_saved_variables()[0])};
+  }
+};
+
+template <class Activation>
+Tensor activation(const Tensor& x) {
+  if (is_derived(x, x)) return Activated<Activation>::apply(x);
+  const Kernels kernels;
+  return Activation::value(x);
 }
 
 Tensor gelu_gradient(const Tensor& g, const Tensor& x, c10::string_view approximate) {
@@ -166,6 +198,113 @@ Tensor product(const Tensor& a, const Tensor& b) {
   if (is_derived(a, b)) return Product::apply(a, b);
   const Kernels kernels;
   return a.bmm(b);
+}
+
+// --- Convolutions --------------------------------------------------------------------------------------------------
+
+struct Convolution {
+  std::vector<std::int64_t> stride, padding, dilation;
+  bool transposed = false;
+  std::vector<std::int64_t> output_padding;
+  std::int64_t groups = 1;
+
+  Tensor of(const Tensor& x, const Tensor& weight) const {
+    return at::convolution(x, weight, {}, stride, padding, dilation, transposed, output_padding, groups);
+  }
+  std::tuple<Tensor, Tensor, Tensor> gradients(const Tensor& g, const Tensor& x, const Tensor& weight,
+                                               std::array<bool, 3> wanted) const {
+    return at::convolution_backward(g, x, weight, at::IntArrayRef{g.size(1)}, stride, padding, dilation, transposed,
+                                    output_padding, groups, wanted);
+  }
+};
+
+// Of a convolution's gradients by its input, weight and bias those that are wanted. Each is linear in two of g, x and
+// the weight, so that their derivatives are convolutions and gradients again; LibTorch's computes that by the weight
+// whether it is asked for or not, a third of a pass.
+struct ConvolutionGradients : Function<ConvolutionGradients> {
+  static variable_list forward(AutogradContext* graph, const Tensor& g, const Tensor& x, const Tensor& weight,
+                               const Convolution& convolution, std::array<bool, 3> wanted) {
+    graph->set_materialize_grads(false);
+    graph->save_for_backward({g, x, weight});
+    keep(convolution, graph);
+    graph->saved_data["wanted"] = std::vector<bool>(wanted.begin(), wanted.end());
+    const Kernels kernels;
+    const auto [by_x, by_weight, by_bias] = convolution.gradients(g, x, weight, wanted);
+    variable_list found;
+    if (wanted[0]) found.push_back(by_x);
+    if (wanted[1]) found.push_back(by_weight);
+    if (wanted[2]) found.push_back(by_bias);
+    return found;
+  }
+
+  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
+    const auto saved = graph->get_saved_variables();
+    const Tensor &g = saved[0], &x = saved[1], &weight = saved[2];
+    const auto convolution = convolution_of(graph);
+    const auto [of_x, of_weight, of_bias] = in_place_of(graph, cotangents);
+    variable_list result(5);
+    if (graph->needs_input_grad(0)) {
+      const auto add = [&](const Tensor& part) { result[0] = result[0].defined() ? result[0] + part : part; };
+      if (of_x.defined()) add(convolution.of(of_x, weight));
+      if (of_weight.defined()) add(convolution.of(x, of_weight));
+      if (of_bias.defined()) {
+        std::vector<std::int64_t> sizes(static_cast<std::size_t>(g.dim()), 1);
+        sizes[1] = -1;
+        add(of_bias.reshape(sizes).expand_as(g));
+      }
+    }
+    if (of_weight.defined() && graph->needs_input_grad(1)) {
+      result[1] = std::get<0>(convolution.gradients(g, x, of_weight, {true, false, false}));
+    }
+    if (of_x.defined() && graph->needs_input_grad(2)) {
+      result[2] = std::get<1>(convolution.gradients(g, of_x, weight, {false, true, false}));
+    }
+    return result;
+  }
+
+ private:
+  static void keep(const Convolution& convolution, AutogradContext* graph) {
+    auto& data = graph->saved_data;
+    data["stride"] = convolution.stride;
+    data["padding"] = convolution.padding;
+    data["dilation"] = convolution.dilation;
+    data["transposed"] = convolution.transposed;
+    data["output_padding"] = convolution.output_padding;
+    data["groups"] = convolution.groups;
+  }
+  static Convolution convolution_of(AutogradContext* graph) {
+    auto& data = graph->saved_data;
+    return {data["stride"].toIntVector(), data["padding"].toIntVector(),        data["dilation"].toIntVector(),
+            data["transposed"].toBool(),  data["output_padding"].toIntVector(), data["groups"].toInt()};
+  }
+  // The cotangents of all three, undefined where there is none.
+  static std::array<Tensor, 3> in_place_of(AutogradContext* graph, const variable_list& cotangents) {
+    const auto wanted = graph->saved_data["wanted"].toBoolList();
+    std::array<Tensor, 3> all;
+    for (std::size_t k = 0, next = 0; k < 3; ++k) {
+      if (wanted.get(k)) all[k] = cotangents[next++];
+    }
+    return all;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> convolution_gradients(const Tensor& g, const Tensor& x, const Tensor& weight,
+                                                         at::OptionalIntArrayRef bias_sizes, at::IntArrayRef stride,
+                                                         at::IntArrayRef padding, at::IntArrayRef dilation,
+                                                         bool transposed, at::IntArrayRef output_padding,
+                                                         std::int64_t groups, std::array<bool, 3> wanted) {
+  if (!is_derived(g, x) && !is_derived(weight, weight)) {
+    const Kernels kernels;
+    return at::convolution_backward(g, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding,
+                                    groups, wanted);
+  }
+  const Convolution convolution{stride.vec(), padding.vec(), dilation.vec(), transposed, output_padding.vec(), groups};
+  const auto found = ConvolutionGradients::apply(g, x, weight, convolution, wanted);
+  std::array<Tensor, 3> all;
+  for (std::size_t k = 0, next = 0; k < 3; ++k) {
+    if (wanted[k]) all[k] = found[next++];
+  }
+  return {all[0], all[1], all[2]};
 }
 
 // --- Masks ---------------------------------------------------------------------------------------------------------
@@ -237,12 +376,8 @@ struct Softmax {  // y (g - sum y g)
 
  private:
   static bool lie_in_rows(const Tensor& h, const Tensor& g, const Tensor& y, std::int64_t dim) {
-    const auto is_plain = [&](const Tensor& x) {
-      return x.device().is_cpu() && x.is_contiguous() && x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type();
-    };
     const bool last = y.dim() > 0 && (dim == -1 || dim == y.dim() - 1) && y.size(-1) > 0;
-    return last && (y.scalar_type() == at::kFloat || y.scalar_type() == at::kDouble) && is_plain(h) && is_plain(g) &&
-           is_plain(y);
+    return last && h.sizes() == y.sizes() && g.sizes() == y.sizes() && are_plain({h, g, y});
   }
   static variable_list in_one_loop(const Tensor& h, const Tensor& g, const Tensor& y) {
     const Tensor by_g = at::empty_like(y), by_y = at::empty_like(y);
@@ -328,6 +463,7 @@ struct NormalizationGradient : Function<NormalizationGradient> {
     auto& data = graph->saved_data;
     if (at::GradMode::is_enabled()) return derivable(h, v, x, data["epsilon"].toDouble());
     const Tensor mean = data["mean"].toTensor(), r = data["r"].toTensor();
+    if (are_plain({h, v, x, mean, r})) return in_one_loop(h, v, x, mean, r);
     const Tensor u = once(graph, "u", [&] { return (x.detach() - mean) * r; });
     const Tensor of_v = once(graph, "of v", [&] { return row_mean(u * v) * r; });
     const Tensor of_result = once(graph, "of result", [&] { return data["result"].toTensor() * r; });
@@ -338,6 +474,18 @@ struct NormalizationGradient : Function<NormalizationGradient> {
   }
 
  private:
+  static variable_list in_one_loop(const Tensor& h, const Tensor& v, const Tensor& x, const Tensor& mean,
+                                   const Tensor& r) {
+    Tensor by_v = at::empty_like(x), by_x = at::empty_like(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "normalization", [&] {
+      differentiate_normalization_gradient(h.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(),
+                                           x.const_data_ptr<scalar_t>(), mean.const_data_ptr<scalar_t>(),
+                                           r.const_data_ptr<scalar_t>(), x.size(0), x.size(1),
+                                           by_v.mutable_data_ptr<scalar_t>(), by_x.mutable_data_ptr<scalar_t>());
+    });
+    return {std::move(by_v), std::move(by_x), {}, {}, {}};
+  }
+
   static variable_list derivable(const Tensor& h, const Tensor& v, const Tensor& x, double epsilon) {
     const Tensor from_mean = x - row_mean(x);
     const Tensor r = (row_mean(from_mean.square()) + epsilon).rsqrt(), u = from_mean * r;
@@ -489,8 +637,10 @@ NormResult batch_norm_of_export(const Tensor& x, const OptionalTensor& weight, c
 
 void register_lean_derivatives(torch::Library& library) {
   library.impl("gelu_backward", TORCH_FN(gelu_gradient));
+  library.impl("silu", TORCH_FN(activation<Silu>));
   library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
   library.impl("bmm", TORCH_FN(product));
+  library.impl("convolution_backward", TORCH_FN(convolution_gradients));
   library.impl("masked_fill.Scalar", TORCH_FN(masked_fill));
   library.impl("_softmax_backward_data", TORCH_FN(gradient_along<Softmax>));
   library.impl("_log_softmax_backward_data", TORCH_FN(gradient_along<LogSoftmax>));

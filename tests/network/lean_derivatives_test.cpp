@@ -74,6 +74,28 @@ const std::vector<Case>& cases() {
          return torch::real(z.bmm(z.mH()).bmm(z * z));
        },
        {{2, 3, 3}, {2, 3, 3}}},
+      {"convolution",
+       [](const Tensors& t) { return torch::conv2d(t[0], t[1], t[2], /*stride=*/2, /*padding=*/1); },
+       {{2, 3, 5, 4}, {4, 3, 3, 3}, {4}}},
+      {"convolution_in_groups",
+       [](const Tensors& t) { return torch::conv1d(t[0], t[1], {}, 1, 2, /*dilation=*/2, /*groups=*/2); },
+       {{2, 4, 7}, {6, 2, 3}}},
+      {"convolution_of_one_sample",
+       [](const Tensors& t) { return torch::conv2d(t[0], t[1]); },
+       {{3, 5, 4}, {2, 3, 2, 2}}},
+      {"convolution_of_a_constant",
+       [](const Tensors& t) {
+         return torch::conv1d(torch::ones({2, 3, 6}, torch::kDouble), t[0].tanh(), t[1]);
+       },
+       {{2, 3, 2}, {2}}},
+      {"convolution_of_three_dimensions",
+       [](const Tensors& t) { return torch::conv3d(t[0], t[1], t[2]); },
+       {{2, 2, 3, 3, 3}, {2, 2, 2, 2, 2}, {2}}},
+      {"transposed_convolution",
+       [](const Tensors& t) {
+         return torch::conv_transpose2d(t[0], t[1], t[2], 2, 1, /*output_padding=*/1, /*groups=*/2);
+       },
+       {{2, 4, 3, 3}, {4, 3, 3, 3}, {6}}},
       {"softmax", [](const Tensors& t) { return t[0].softmax(-1); }, {{2, 3, 4}}},
       {"softmax_inside", [](const Tensors& t) { return t[0].softmax(1); }, {{2, 3, 4}}},
       {"softmax_masked",
@@ -118,6 +140,10 @@ const std::vector<Case>& cases() {
        [](const Tensors& t) { return torch::layer_norm(t[0].transpose(0, 1), {3}, t[1], t[2]); },
        {{3, 4}, {3}, {3}},
        [](const Tensors& t) { return plain_norm(t[0].transpose(0, 1), {-1}) * t[1] + t[2]; }},
+      {"layer_norm_of_long_rows",
+       [](const Tensors& t) { return torch::layer_norm(t[0], {1100}, t[1]); },
+       {{2, 1100}, {1100}},
+       [](const Tensors& t) { return plain_norm(t[0], {-1}) * t[1]; }},
       {"layer_norm_gradient",
        [](const Tensors& t) { return traced_gradient(t[0], t[1], t[2], 0); },
        {{3, 4}, {3, 4}, {4}},
@@ -232,9 +258,10 @@ TEST_P(LeanDerivatives, StandInThePlaceOfLibTorchs) {
   const auto inputs = inputs_of(GetParam());
   const auto functions = functions_in(along({GetParam().of(inputs)}, inputs, true)[0]);
   for (const auto* of_libtorch :
-       {"GeluBackwardBackward0", "SiluBackwardBackward0", "SoftmaxBackwardDataBackward0",
-        "LogSoftmaxBackwardDataBackward0", "NativeLayerNormBackwardBackward0", "NativeLayerNormBackward0",
-        "NativeGroupNormBackward0", "BmmBackward0", "MaskedFillBackward0", "NativeBatchNormBackwardBackward0"}) {
+       {"GeluBackwardBackward0", "SiluBackward0", "SiluBackwardBackward0", "ConvolutionBackwardBackward0",
+        "SoftmaxBackwardDataBackward0", "LogSoftmaxBackwardDataBackward0", "NativeLayerNormBackwardBackward0",
+        "NativeLayerNormBackward0", "NativeGroupNormBackward0", "BmmBackward0", "MaskedFillBackward0",
+        "NativeBatchNormBackwardBackward0"}) {
     EXPECT_FALSE(functions.contains(of_libtorch)) << of_libtorch;
   }
 }

@@ -1,5 +1,7 @@
 #include "lean_derivatives/softmax_rows.hpp"
 
+#include "lean_derivatives/for_processors.hpp"
+
 namespace hessian_mpi::network {
 namespace {
 
@@ -21,12 +23,6 @@ inline __attribute__((always_inline)) void of_rows(const Number* h, const Number
     }
   }
 }
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HESSIAN_MPI_FOR_PROCESSORS __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define HESSIAN_MPI_FOR_PROCESSORS
-#endif
 
 }  // namespace
 
