@@ -14,11 +14,13 @@ namespace {
 
 #define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
 
-// What a kind of processor computes with: bytes of a vector, rows of a tile whose sums fit into the registers.
-template <int bytes, int rows>
+// What a kind of processor computes with: bytes of a vector, and rows and pieces of columns of a tile whose sums fit
+// into the registers.
+template <int bytes, int rows, int pieces>
 struct Registers {
   static constexpr int vector_bytes = bytes;
   static constexpr int tile_rows = rows;
+  static constexpr int tile_pieces = pieces;
 };
 
 template <class R, class Number>
@@ -28,27 +30,32 @@ struct VectorOf {
   using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
 };
 
-// The sums of the products for some rows and a piece of columns, which lie at this distance from their first.
-template <class R, int rows, class Number, class Out>
-HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row, std::int64_t piece,
-                             std::int64_t columns, Out* out, std::int64_t out_stride) {
+// The sums of the products for some rows and pieces of columns, of which there are so many; rows of out lie at this
+// distance from their first.
+template <class R, int rows, int pieces, class Number, class Out>
+HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row,
+                             std::int64_t first_piece, std::int64_t columns, Out* out, std::int64_t out_stride) {
   using Vector = typename VectorOf<R, Number>::Type;
   using InMemory = typename VectorOf<R, Number>::InMemory;
-  constexpr auto width = Strips<Number>::width;
-  constexpr int vectors = 64 / R::vector_bytes;
+  constexpr auto width = pieces * Strips<Number>::width;
+  constexpr int of_piece = 64 / R::vector_bytes;
+  constexpr int vectors = pieces * of_piece;
   constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
   Vector sums[rows][vectors] = {};
   Number finished[rows][width];
   static_assert(sizeof(finished) == sizeof(sums));
   for (const auto& product : products) {
     const Number* left = product.left + first_row;
-    const Number* right = product.right.begin + piece * product.right.piece_step;
+    const Number* right = product.right.begin + first_piece * product.right.piece_step;
     const auto left_stride = product.left_stride;
     const auto row_step = product.right.row_step;
+    const auto piece_step = product.right.piece_step;
     for (std::int64_t k = 0; k < product.right.inner; ++k, left += left_stride, right += row_step) {
       Vector b[vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) b[v] = *reinterpret_cast<const InMemory*>(right + v * lanes);
+      for (int v = 0; v < vectors; ++v) {
+        b[v] = *reinterpret_cast<const InMemory*>(right + v / of_piece * piece_step + v % of_piece * lanes);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i) {
         const Number a = left[i];
@@ -73,36 +80,50 @@ HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int
   }
 }
 
-// The last rows, fewer than a tile has.
-template <class R, int rows, class Number, class Out>
-HESSIAN_MPI_INLINE void last_tile(std::int64_t wanted, std::span<const Product<Number>> products,
-                                  std::int64_t first_row, std::int64_t piece, std::int64_t columns, Out* out,
-                                  std::int64_t out_stride) {
+// The last rows are fewer than a tile has.
+template <class R, int rows, int pieces, class Number, class Out>
+HESSIAN_MPI_INLINE void tile_of(std::int64_t wanted, std::span<const Product<Number>> products, std::int64_t first_row,
+                                std::int64_t first_piece, std::int64_t columns, Out* out, std::int64_t out_stride) {
   if constexpr (rows > 0) {
-    if (wanted == rows) {
-      tile<R, rows>(products, first_row, piece, columns, out, out_stride);
+    if (wanted >= rows) {
+      tile<R, rows, pieces>(products, first_row, first_piece, columns, out, out_stride);
     } else {
-      last_tile<R, rows - 1>(wanted, products, first_row, piece, columns, out, out_stride);
+      tile_of<R, rows - 1, pieces>(wanted, products, first_row, first_piece, columns, out, out_stride);
     }
   }
 }
 
 template <class R, class Number, class Out>
+HESSIAN_MPI_INLINE void multiply_columns(std::span<const Product<Number>> products, std::int64_t rows,
+                                         const Rows& columns, Out* out, std::int64_t out_stride) {
+  constexpr auto width = Strips<Number>::width;
+  for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
+    Out* const to = out + i * out_stride;
+    auto j = columns.begin;
+    for (; j + (R::tile_pieces - 1) * width < columns.end; j += R::tile_pieces * width) {
+      const auto here = std::min(R::tile_pieces * width, columns.end - j);
+      tile_of<R, R::tile_rows, R::tile_pieces>(rows - i, products, i, j / width, here, to + j, out_stride);
+    }
+    for (; j < columns.end; j += width) {
+      const auto here = std::min(width, columns.end - j);
+      tile_of<R, R::tile_rows, 1>(rows - i, products, i, j / width, here, to + j, out_stride);
+    }
+  }
+}
+
+// As many columns at a time as stay near the processor while all rows pass by.
+template <class R, class Number, class Out>
 HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products, std::int64_t rows, Out* out,
                                       std::int64_t out_stride) {
-  constexpr auto width = Strips<Number>::width;
+  constexpr std::int64_t bytes_near = 512 << 10;
+  constexpr auto at_least = R::tile_pieces * Strips<Number>::width;
+  std::int64_t inner = 1;
+  for (const auto& product : products) inner += product.right.inner;
+  const auto fitting = bytes_near / (inner * static_cast<std::int64_t>(sizeof(Number)));
+  const auto at_once = std::max<std::int64_t>(1, fitting / at_least) * at_least;
   const auto all_columns = products.front().right.columns;
-  for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
-    const auto here = std::min<std::int64_t>(R::tile_rows, rows - i);
-    for (std::int64_t j = 0; j < all_columns; j += width) {
-      const auto columns = std::min(width, all_columns - j);
-      Out* const to = out + i * out_stride + j;
-      if (here == R::tile_rows) {
-        tile<R, R::tile_rows>(products, i, j / width, columns, to, out_stride);
-      } else {
-        last_tile<R, R::tile_rows - 1>(here, products, i, j / width, columns, to, out_stride);
-      }
-    }
+  for (std::int64_t j = 0; j < all_columns; j += at_once) {
+    multiply_columns<R>(products, rows, {j, std::min(all_columns, j + at_once)}, out, out_stride);
   }
 }
 
@@ -198,12 +219,12 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
 // NOLINTEND(bugprone-macro-parentheses)
 
 #ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-using Avx2Registers = Registers<32, 6>;
-using Avx512Registers = Registers<64, 14>;
+using Avx2Registers = Registers<32, 6, 1>;
+using Avx512Registers = Registers<64, 14, 2>;
 HESSIAN_MPI_FUNCTIONS_FOR(Avx2, Avx2Registers, __attribute__((target("avx2,fma"))));
 HESSIAN_MPI_FUNCTIONS_FOR(Avx512, Avx512Registers, __attribute__((target("avx512f,avx2,fma"))));
 #endif
-using AnyRegisters = Registers<16, 3>;
+using AnyRegisters = Registers<16, 3, 1>;
 HESSIAN_MPI_FUNCTIONS_FOR(Any, AnyRegisters, );
 
 // Calls function with the functions for this processor.
