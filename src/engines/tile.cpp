@@ -180,6 +180,12 @@ HESSIAN_MPI_INLINE void accumulate_with(std::int64_t count, Number s, const Numb
 }
 
 template <class Number>
+HESSIAN_MPI_INLINE void gather_with(const Number* numbers, const std::int64_t* places, std::int64_t count,
+                                    Number* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = places[i] < 0 ? Number{0} : numbers[places[i]];
+}
+
+template <class Number>
 HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, std::int64_t inner, std::int64_t step,
                                              std::span<Number> sums) {
   for (std::int64_t k = 0; k < inner; ++k, a += step, b += step) {
@@ -189,32 +195,36 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
 
 // The same functions for a target, which no template can name.
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
-#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                            \
-  struct Name {                                                                                          \
-    template <class Number, class Out>                                                                   \
-    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,  \
-                                std::int64_t out_stride) {                                               \
-      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                      \
-    }                                                                                                    \
-    template <class Number>                                                                              \
-    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, \
-                               Strips<Number>& out, std::int64_t k, std::int64_t column) {               \
-      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                              \
-    }                                                                                                    \
-    template <class Number>                                                                              \
-    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,       \
-                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {        \
-      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                 \
-    }                                                                                                    \
-    template <class Number>                                                                              \
-    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {          \
-      accumulate_with(count, s, a, out);                                                                 \
-    }                                                                                                    \
-    template <class Number>                                                                              \
-    target static void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner,  \
-                                       std::int64_t step, std::span<Number> sums) {                      \
-      add_up_products_with(factors[0], factors[1], inner, step, sums);                                   \
-    }                                                                                                    \
+#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                       \
+  struct Name {                                                                                                     \
+    template <class Number, class Out>                                                                              \
+    target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,             \
+                                std::int64_t out_stride) {                                                          \
+      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                                 \
+    }                                                                                                               \
+    template <class Number>                                                                                         \
+    target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,            \
+                               Strips<Number>& out, std::int64_t k, std::int64_t column) {                          \
+      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                                         \
+    }                                                                                                               \
+    template <class Number>                                                                                         \
+    target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,                  \
+                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {                   \
+      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                            \
+    }                                                                                                               \
+    template <class Number>                                                                                         \
+    target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                     \
+      accumulate_with(count, s, a, out);                                                                            \
+    }                                                                                                               \
+    template <class Number>                                                                                         \
+    target static void gather(const Number* numbers, const std::int64_t* places, std::int64_t count, Number* out) { \
+      gather_with(numbers, places, count, out);                                                                     \
+    }                                                                                                               \
+    template <class Number>                                                                                         \
+    target static void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner,             \
+                                       std::int64_t step, std::span<Number> sums) {                                 \
+      add_up_products_with(factors[0], factors[1], inner, step, sums);                                              \
+    }                                                                                                               \
   }
 // NOLINTEND(bugprone-macro-parentheses)
 
@@ -276,6 +286,11 @@ void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {
   for_this_processor([&](auto own) { own.accumulate(count, s, a, out); });
 }
 
+template <class Number>
+void gather(const Number* numbers, const std::int64_t* places, std::int64_t count, Number* out) {
+  for_this_processor([&](auto own) { own.gather(numbers, places, count, out); });
+}
+
 template void multiply(std::span<const Product<float>>, std::int64_t, float*, std::int64_t);
 template void multiply(std::span<const Product<float>>, std::int64_t, double*, std::int64_t);
 template void multiply(std::span<const Product<double>>, std::int64_t, float*, std::int64_t);
@@ -294,6 +309,8 @@ template void combine(std::int64_t, std::int64_t, const ScaledRows<float>&, cons
                       std::int64_t);
 template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, const ScaledRows<double>&, double*,
                       std::int64_t);
+template void gather(const float*, const std::int64_t*, std::int64_t, float*);
+template void gather(const double*, const std::int64_t*, std::int64_t, double*);
 template void accumulate(std::int64_t, float, const float*, float*);
 template void accumulate(std::int64_t, double, const double*, double*);
 

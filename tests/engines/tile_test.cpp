@@ -22,6 +22,18 @@ std::vector<Number> random_numbers(std::int64_t count) {
   return numbers;
 }
 
+TEST(Gather, HasZerosWhereThereIsNoPlace) {
+  const auto numbers = random_numbers<float>(40);
+  std::vector<std::int64_t> places;
+  for (std::int64_t i = 0; i < 37; ++i) places.push_back(i % 5 == 3 ? -1 : i * 7 % 40);
+  std::vector<float> found(places.size() + 1, 77);
+  gather(numbers.data(), places.data(), 37, found.data());
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    EXPECT_EQ(found[i], places[i] < 0 ? 0 : numbers[static_cast<std::size_t>(places[i])]) << i;
+  }
+  EXPECT_EQ(found.back(), 77);
+}
+
 template <class Number>
 Strips<Number> strips_of(const std::vector<Number>& numbers, std::int64_t inner, std::int64_t columns) {
   Strips<Number> strips(inner, columns);
@@ -34,8 +46,8 @@ Strips<Number> strips_of(const std::vector<Number>& numbers, std::int64_t inner,
 struct Size {
   std::int64_t inner, rows, columns;
 };
-const std::vector<Size> sizes{{1, 1, 1},   {3, 2, 5},   {8, 6, 16},    {7, 13, 33},
-                              {64, 5, 17}, {16, 44, 8}, {200, 31, 47}, {2, 70, 100}};
+const std::vector<Size> sizes{{1, 1, 1},   {3, 2, 5},     {8, 6, 16},   {7, 13, 33},    {64, 5, 17},
+                              {16, 44, 8}, {200, 31, 47}, {2, 70, 100}, {1500, 15, 200}};
 
 template <class Number, class Out>
 void expect_product(const Size& size, double tolerance) {

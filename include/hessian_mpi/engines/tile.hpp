@@ -105,17 +105,22 @@ void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,
 template <class Number>
 void accumulate(std::int64_t count, Number s, const Number* a, Number* out);
 
+/// out[i] = numbers[places[i]], or 0 where the place is negative, for i < count.
+template <class Number>
+void gather(const Number* numbers, const std::int64_t* places, std::int64_t count, Number* out);
+
 /// s * a[i] + t * b[i], for i < count, into row k of strips from a column on; without b: s * a[i].
 template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
              std::int64_t k, std::int64_t column);
 
-/// Numbers [inner, columns] that lie one row after the other, as strips.
+/// Numbers [inner, columns], from one row of them to the next so many, as strips.
 template <class Number>
-void fill_strips(const Number* numbers, std::int64_t inner, std::int64_t columns, Strips<Number>& strips) {
+void fill_strips(const Number* numbers, std::int64_t row_step, std::int64_t inner, std::int64_t columns,
+                 Strips<Number>& strips) {
   strips.resize(inner, columns);
   for (std::int64_t k = 0; k < inner; ++k) {
-    combine<Number>(columns, 1, numbers + k * columns, 0, nullptr, strips, k, 0);
+    combine<Number>(columns, 1, numbers + k * row_step, 0, nullptr, strips, k, 0);
   }
 }
 

@@ -9,6 +9,7 @@ namespace hessian_mpi::layers {
 namespace {
 
 constexpr std::int64_t bytes_at_once = 16 << 20;
+constexpr std::int64_t bytes_of_strips = 256 << 10;
 constexpr std::int64_t most_places = 4096;  // whose sum is rounded to the precision of the factors
 
 }  // namespace
@@ -56,36 +57,58 @@ void RowSums<Number>::sum_upstream(const Slab<Number>& x, const RowsOfOutput& ro
   }
 }
 
-// sums[row][u][i] = sum over t of a_x[u][t][q of the row] * of_places[u][t][i], for i < numbers.
+// sums[row][u][i] = sum over t of a_x[u][t][q of the row] * of_places[u][t][i], for i < numbers. Where many rows read
+// the same places, these are brought near first: rows of them lie too far apart to stay in a cache.
 template <class Number>
 void RowSums<Number>::sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places,
-                                    std::int64_t numbers, std::vector<Number>& sums) const {
+                                    std::int64_t numbers, std::vector<Number>& sums) {
+  constexpr auto width = engines::Strips<Number>::width;
+  constexpr std::int64_t many = 8;
   const auto positions = factors_.layer(x.layer).positions;
   const auto units = factors_.units();
+  const auto fitting = bytes_of_strips / (positions * static_cast<std::int64_t>(sizeof(Number)));
+  const auto at_once = rows.count() < many ? numbers : std::max(width, fitting / width * width);
   for (std::int64_t u = 0; u < units; ++u) {
     const Number* const inputs = x.bias ? ones_.data() : x.inputs + u * positions * x.columns + rows.begin;
-    const auto right = engines::rows_as_factor(of_places + u * positions * numbers, numbers, positions, numbers);
-    hessian_mpi::engines::multiply(engines::Product<Number>{inputs, x.columns, right}, rows.count(),
-                                   sums.data() + u * numbers, units * numbers);
+    const Number* const places = of_places + u * positions * numbers;
+    for (std::int64_t first = 0; first < numbers; first += at_once) {
+      const auto count = std::min(at_once, numbers - first);
+      if (rows.count() >= many) engines::fill_strips(places + first, numbers, positions, count, near_);
+      const auto right =
+          rows.count() < many ? engines::rows_as_factor(places, numbers, positions, numbers) : near_.factor();
+      hessian_mpi::engines::multiply(engines::Product<Number>{inputs, x.columns, right}, rows.count(),
+                                     sums.data() + u * numbers + first, units * numbers);
+    }
   }
 }
 
 // D of a row in the order of y's inputs: [u][t][columns].
 template <class Number>
-const Number* RowSums<Number>::seen(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y) {
+const Number* RowSums<Number>::seen(const Number* elements, const Slab<Number>& y) {
   const auto& layer = factors_.layer(y.layer);
-  const auto units = factors_.units();
-  const Number* const elements = sums.derivatives.data() + i * units * layer.elements;
   if (layer.sees_input_as_it_is) return elements;
   const auto& places = layer.input_elements[y.group];
-  seen_.resize(static_cast<std::size_t>(units) * places.size());
-  for (std::int64_t u = 0; u < units; ++u) {
-    Number* const to = seen_.data() + static_cast<std::size_t>(u) * places.size();
-    for (std::size_t j = 0; j < places.size(); ++j) {
-      to[j] = places[j] < 0 ? Number{0} : elements[u * layer.elements + places[j]];
-    }
+  const auto count = static_cast<std::int64_t>(places.size());
+  seen_.resize(static_cast<std::size_t>(factors_.units() * count));
+  for (std::int64_t u = 0; u < factors_.units(); ++u) {
+    engines::gather(elements + u * layer.elements, places.data(), count, seen_.data() + u * count);
   }
   return seen_.data();
+}
+
+// The same as strips, each place on its way through a line that stays near.
+template <class Number>
+void RowSums<Number>::fill_seen_strips(const Number* elements, const Slab<Number>& y) {
+  const auto& layer = factors_.layer(y.layer);
+  const auto places = factors_.units() * layer.positions;
+  if (layer.sees_input_as_it_is) return engines::fill_strips(elements, y.columns, places, y.columns, seen_strips_);
+  seen_strips_.resize(places, y.columns);
+  line_.resize(static_cast<std::size_t>(y.columns));
+  for (std::int64_t place = 0; place < places; ++place) {
+    const auto* const of_place = layer.input_elements[y.group].data() + place % layer.positions * y.columns;
+    engines::gather(elements + place / layer.positions * layer.elements, of_place, y.columns, line_.data());
+    engines::combine<Number>(y.columns, 1, line_.data(), 0, nullptr, seen_strips_, place, 0);
+  }
 }
 
 template <class Number>
@@ -113,8 +136,12 @@ void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i,
                                        const Rows& outputs, Out* out) {
   const auto places = factors_.units() * factors_.layer(y.layer).positions;
   if (!sums.derivatives.empty() && !y.bias) {
-    derivatives_ = seen(sums, i, y);
-    if (!y.by_input && !y.diagonal) engines::fill_strips(derivatives_, places, y.columns, seen_strips_);
+    const Number* const elements = sums.derivatives.data() + i * factors_.units() * factors_.layer(y.layer).elements;
+    if (y.by_input || y.diagonal) {
+      derivatives_ = seen(elements, y);
+    } else {
+      fill_seen_strips(elements, y);
+    }
   }
   if (places <= most_places) return multiply_places(sums, i, y, outputs, {0, places}, out);
   const auto count = static_cast<std::size_t>(outputs.count() * y.columns);

@@ -39,8 +39,9 @@ class RowSums {
  private:
   void sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
   void sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places, std::int64_t numbers,
-                     std::vector<Number>& sums) const;
-  const Number* seen(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y);
+                     std::vector<Number>& sums);
+  const Number* seen(const Number* elements, const Slab<Number>& y);
+  void fill_seen_strips(const Number* elements, const Slab<Number>& y);
   template <class Out>
   void multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
   template <class Out>
@@ -55,6 +56,7 @@ class RowSums {
   std::vector<Number> line_;
   std::vector<Number> piece_;
   engines::Strips<Number> seen_strips_;
+  engines::Strips<Number> near_;
 };
 
 }  // namespace hessian_mpi::layers

@@ -46,7 +46,7 @@ std::vector<Slab<Number>> slabs_of(const Factors<Number>& factors, const matrix:
       slab.offset = index.entries()[*layer.weight].offset + static_cast<std::int64_t>(g) * slab.rows();
       slab.inputs = layer.inputs[g].data();
       if (!slab.by_input && !slab.diagonal) {
-        engines::fill_strips(slab.inputs, factors.units() * layer.positions, layer.columns, slab.strips);
+        engines::fill_strips(slab.inputs, layer.columns, factors.units() * layer.positions, layer.columns, slab.strips);
       }
       slabs.push_back(std::move(slab));
     }
