@@ -93,16 +93,16 @@ HESSIAN_MPI_INLINE void tile_of(std::int64_t wanted, std::span<const Product<Num
   }
 }
 
-template <class R, class Number, class Out>
+template <class R, int pieces, class Number, class Out>
 HESSIAN_MPI_INLINE void multiply_columns(std::span<const Product<Number>> products, std::int64_t rows,
                                          const Rows& columns, Out* out, std::int64_t out_stride) {
   constexpr auto width = Strips<Number>::width;
   for (std::int64_t i = 0; i < rows; i += R::tile_rows) {
     Out* const to = out + i * out_stride;
     auto j = columns.begin;
-    for (; j + (R::tile_pieces - 1) * width < columns.end; j += R::tile_pieces * width) {
-      const auto here = std::min(R::tile_pieces * width, columns.end - j);
-      tile_of<R, R::tile_rows, R::tile_pieces>(rows - i, products, i, j / width, here, to + j, out_stride);
+    for (; j + (pieces - 1) * width < columns.end; j += pieces * width) {
+      const auto here = std::min(pieces * width, columns.end - j);
+      tile_of<R, R::tile_rows, pieces>(rows - i, products, i, j / width, here, to + j, out_stride);
     }
     for (; j < columns.end; j += width) {
       const auto here = std::min(width, columns.end - j);
@@ -111,11 +111,13 @@ HESSIAN_MPI_INLINE void multiply_columns(std::span<const Product<Number>> produc
   }
 }
 
-// As many columns at a time as stay near the processor while all rows pass by.
+// As many columns at a time as stay near the processor while all rows pass by. Short sums are bound by what they write,
+// which narrow tiles do faster.
 template <class R, class Number, class Out>
 HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products, std::int64_t rows, Out* out,
                                       std::int64_t out_stride) {
   constexpr std::int64_t bytes_near = 512 << 10;
+  constexpr std::int64_t few = 32;
   constexpr auto at_least = R::tile_pieces * Strips<Number>::width;
   std::int64_t inner = 1;
   for (const auto& product : products) inner += product.right.inner;
@@ -123,7 +125,12 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
   const auto at_once = std::max<std::int64_t>(1, fitting / at_least) * at_least;
   const auto all_columns = products.front().right.columns;
   for (std::int64_t j = 0; j < all_columns; j += at_once) {
-    multiply_columns<R>(products, rows, {j, std::min(all_columns, j + at_once)}, out, out_stride);
+    const Rows columns{j, std::min(all_columns, j + at_once)};
+    if (inner < few) {
+      multiply_columns<R, 1>(products, rows, columns, out, out_stride);
+    } else {
+      multiply_columns<R, R::tile_pieces>(products, rows, columns, out, out_stride);
+    }
   }
 }
 

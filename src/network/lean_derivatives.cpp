@@ -65,6 +65,7 @@ bool are_plain(std::initializer_list<Tensor> tensors) {
 
 // `gradient` is LibTorch's g f'(x), `slope` the same f' by operators that can be derived.
 struct Gelu {
+  static Tensor value(const Tensor& x) { return at::gelu(x, "none"); }
   static Tensor gradient(const Tensor& g, const Tensor& x) { return at::gelu_backward(g, x, "none"); }
   static Tensor slope(const Tensor& x) {
     const double height = 1 / std::sqrt(2 * M_PI);
@@ -73,6 +74,7 @@ struct Gelu {
 };
 
 struct GeluByTanh {
+  static Tensor value(const Tensor& x) { return at::gelu(x, "tanh"); }
   static Tensor gradient(const Tensor& g, const Tensor& x) { return at::gelu_backward(g, x, "tanh"); }
   static Tensor slope(const Tensor& x) {
     const double scale = std::sqrt(2 / M_PI), cubic = 0.044715;
@@ -127,7 +129,8 @@ Tensor activation_gradient(const Tensor& g, const Tensor& x) {
   return Activation::gradient(g, x);
 }
 
-// Where its derivative is to be derived, LibTorch makes that of some activations out of other operators.
+// LibTorch makes the derivative of some activations out of other operators where it is to be derived, and computes that
+// of all again for each cotangent.
 template <class Activation>
 struct Activated : Function<Activated<Activation>> {
   static Tensor forward(AutogradContext* graph, const Tensor& x) {
@@ -136,7 +139,9 @@ struct Activated : Function<Activated<Activation>> {
     return Activation::value(x);
   }
   static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
-    return {activation_gradient<Activation>(cotangents[0], graph->get_saved_variables()[0])};
+    const Tensor &g = cotangents[0], x = graph->get_saved_variables()[0];
+    if (at::GradMode::is_enabled()) return {activation_gradient<Activation>(g, x)};
+    return {g * once(graph, "slope", [&] { return Activation::gradient(at::ones_like(x), x.detach()); })};
   }
 };
 
@@ -145,6 +150,10 @@ Tensor activation(const Tensor& x) {
   if (is_derived(x, x)) return Activated<Activation>::apply(x);
   const Kernels kernels;
   return Activation::value(x);
+}
+
+Tensor gelu(const Tensor& x, c10::string_view approximate) {
+  return approximate == "tanh" ? activation<GeluByTanh>(x) : activation<Gelu>(x);
 }
 
 Tensor gelu_gradient(const Tensor& g, const Tensor& x, c10::string_view approximate) {
@@ -636,6 +645,7 @@ NormResult batch_norm_of_export(const Tensor& x, const OptionalTensor& weight, c
 }  // namespace
 
 void register_lean_derivatives(torch::Library& library) {
+  library.impl("gelu", TORCH_FN(gelu));
   library.impl("gelu_backward", TORCH_FN(gelu_gradient));
   library.impl("silu", TORCH_FN(activation<Silu>));
   library.impl("silu_backward", TORCH_FN(activation_gradient<Silu>));
