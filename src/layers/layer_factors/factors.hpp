@@ -58,6 +58,8 @@ template <class Number>
 struct Sums {
   std::vector<Number> second;       ///< of S: [row][u][t of m][outputs of m]
   std::vector<Number> derivatives;  ///< of J: [row][u][elements of m]; empty where it is zero
+  /// Of each row the runs of units outside of which both are zero; empty: of all rows all units.
+  std::vector<std::vector<Rows>> units = {};
 };
 
 /// A row of a layer: of an output, by what the weight of a group sees in a column, or of the bias.

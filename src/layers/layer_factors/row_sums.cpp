@@ -1,9 +1,10 @@
 #include "layer_factors/row_sums.hpp"
 
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <span>
+
+#include "hessian_mpi/matrix/partition.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -11,6 +12,23 @@ namespace {
 constexpr std::int64_t bytes_at_once = 16 << 20;
 constexpr std::int64_t bytes_of_strips = 256 << 10;
 constexpr std::int64_t most_places = 4096;  // whose sum is rounded to the precision of the factors
+
+// Of each row of an embedding the runs of units that its word is in: of most, few.
+template <class Number>
+std::vector<std::vector<Rows>> units_with_inputs(const Slab<Number>& x, const RowsOfOutput& rows, std::int64_t units,
+                                                 std::int64_t positions) {
+  std::vector<std::vector<Rows>> all;
+  for (auto q = rows.begin; q < rows.end; ++q) {
+    auto& runs = all.emplace_back();
+    for (std::int64_t u = 0; u < units; ++u) {
+      const Number* const of_unit = x.inputs + u * positions * x.columns + q;
+      bool is_in = false;
+      for (std::int64_t t = 0; t < positions && !is_in; ++t) is_in = of_unit[t * x.columns] != 0;
+      if (is_in) matrix::append_run({u, u + 1}, runs);
+    }
+  }
+  return all;
+}
 
 }  // namespace
 
@@ -29,9 +47,13 @@ const Sums<Number>& RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutp
   sums_.second.resize(
       static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
   sums_.derivatives.clear();
+  sums_.units.clear();
   if (factors_.depends(x.layer, m) && !x.bias) {
     sum_upstream(x, rows, of_output.second[m].data(), m);
     return sums_;
+  }
+  if (x.by_input && !x.bias) {
+    sums_.units = units_with_inputs(x, rows, factors_.units(), factors_.layer(x.layer).positions);
   }
   sum_positions(x, rows, of_output.second[m].data(), numbers, sums_.second);
   if (!layer.weight || of_output.derivatives[m].empty()) return sums_;
@@ -98,17 +120,35 @@ const Number* RowSums<Number>::seen(const Number* elements, const Slab<Number>& 
 
 // The same as strips, each place on its way through a line that stays near.
 template <class Number>
-void RowSums<Number>::fill_seen_strips(const Number* elements, const Slab<Number>& y) {
+void RowSums<Number>::fill_seen_strips(const Number* elements, const Slab<Number>& y, const std::vector<Rows>& places) {
   const auto& layer = factors_.layer(y.layer);
-  const auto places = factors_.units() * layer.positions;
-  if (layer.sees_input_as_it_is) return engines::fill_strips(elements, y.columns, places, y.columns, seen_strips_);
-  seen_strips_.resize(places, y.columns);
+  seen_strips_.resize(factors_.units() * layer.positions, y.columns);
   line_.resize(static_cast<std::size_t>(y.columns));
-  for (std::int64_t place = 0; place < places; ++place) {
-    const auto* const of_place = layer.input_elements[y.group].data() + place % layer.positions * y.columns;
-    engines::gather(elements + place / layer.positions * layer.elements, of_place, y.columns, line_.data());
-    engines::combine<Number>(y.columns, 1, line_.data(), 0, nullptr, seen_strips_, place, 0);
+  for (const auto& run : places) {
+    for (auto place = run.begin; place < run.end; ++place) {
+      const Number* line = elements + place * y.columns;
+      if (!layer.sees_input_as_it_is) {
+        const auto* const of_place = layer.input_elements[y.group].data() + place % layer.positions * y.columns;
+        engines::gather(elements + place / layer.positions * layer.elements, of_place, y.columns, line_.data());
+        line = line_.data();
+      }
+      engines::combine<Number>(y.columns, 1, line, 0, nullptr, seen_strips_, place, 0);
+    }
   }
+}
+
+// What of some places of y's layer a row is not zero in.
+template <class Number>
+std::vector<Rows> RowSums<Number>::places_of(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
+                                             const Rows& places) const {
+  if (sums.units.empty()) return {places};
+  const auto positions = factors_.layer(y.layer).positions;
+  std::vector<Rows> runs;
+  for (const auto& units : sums.units[static_cast<std::size_t>(i)]) {
+    const Rows run{std::max(units.begin * positions, places.begin), std::min(units.end * positions, places.end)};
+    if (run.count() > 0) runs.push_back(run);
+  }
+  return runs;
 }
 
 template <class Number>
@@ -140,7 +180,7 @@ void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i,
     if (y.by_input || y.diagonal) {
       derivatives_ = seen(elements, y);
     } else {
-      fill_seen_strips(elements, y);
+      fill_seen_strips(elements, y, places_of(sums, i, y, {0, places}));
     }
   }
   if (places <= most_places) return multiply_places(sums, i, y, outputs, {0, places}, out);
@@ -154,41 +194,60 @@ void RowSums<Number>::multiply_outputs(const Sums<Number>& sums, std::int64_t i,
   std::transform(all.begin(), all.end(), out, [](double sum) { return static_cast<Out>(sum); });
 }
 
+// The parts of a product over all places that are in some.
+template <class Number>
+void RowSums<Number>::append_products(const engines::Product<Number>& product, const std::vector<Rows>& places) {
+  for (const auto& run : places) {
+    auto& part = products_.emplace_back(product);
+    part.left += run.begin * part.left_stride;
+    part.right.begin += run.begin * part.right.row_step;
+    part.right.inner = run.count();
+  }
+}
+
 // The same, summed over some places.
 template <class Number>
 template <class Out>
 void RowSums<Number>::multiply_places(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
                                       const Rows& outputs, const Rows& places, Out* out) {
   const auto& layer = factors_.layer(y.layer);
-  const auto first = places.begin * layer.outputs + y.first_output + outputs.begin;
-  const Number* const second = sums.second.data() + i * factors_.units() * layer.positions * layer.outputs + first;
-  if (y.bias) return engines::add_up(second, layer.outputs, outputs.count(), places.count(), out);
-  const Number* const delta = layer.delta.data() + first;
+  const auto all_places = factors_.units() * layer.positions;
+  const auto first_output = y.first_output + outputs.begin;
+  const Number* const second = sums.second.data() + i * all_places * layer.outputs + first_output;
+  const auto first = places.begin * layer.outputs;
+  if (y.bias) return engines::add_up(second + first, layer.outputs, outputs.count(), places.count(), out);
+  const Number* const delta = layer.delta.data() + first_output;
   const bool downstream = !sums.derivatives.empty();
-  const std::size_t products = downstream ? 2 : 1;
   if (y.diagonal) {
-    const auto begin = places.begin * layer.outputs + outputs.begin;
+    const auto begin = first + outputs.begin;
     line_.assign(static_cast<std::size_t>(outputs.count()), Number{0});
-    engines::add_up_products<Number>({second, y.inputs + begin}, places.count(), layer.outputs, line_);
+    engines::add_up_products<Number>({second + first, y.inputs + begin}, places.count(), layer.outputs, line_);
     if (downstream) {
-      engines::add_up_products<Number>({delta, derivatives_ + begin}, places.count(), layer.outputs, line_);
+      engines::add_up_products<Number>({delta + first, derivatives_ + begin}, places.count(), layer.outputs, line_);
     }
     std::transform(line_.begin(), line_.end(), out, [](Number sum) { return static_cast<Out>(sum); });
-  } else if (y.by_input) {
-    const auto begin = places.begin * y.columns;
-    const std::array<engines::Product<Number>, 2> both{
-        engines::Product<Number>{y.inputs + begin, y.columns,
-                                 engines::rows_as_factor(second, layer.outputs, places.count(), layer.outputs)},
-        engines::Product<Number>{downstream ? derivatives_ + begin : nullptr, y.columns,
-                                 engines::rows_as_factor(delta, layer.outputs, places.count(), layer.outputs)}};
-    hessian_mpi::engines::multiply(std::span(both).first(products), y.columns, out, layer.outputs);
-  } else {
-    const std::array<engines::Product<Number>, 2> both{
-        engines::Product<Number>{second, layer.outputs, y.strips.factor(places)},
-        engines::Product<Number>{delta, layer.outputs,
-                                 downstream ? seen_strips_.factor(places) : engines::RightFactor<Number>{}}};
-    hessian_mpi::engines::multiply(std::span(both).first(products), outputs.count(), out, y.columns);
+    return;
   }
+  const auto runs = places_of(sums, i, y, places);
+  const auto rows = y.by_input ? y.columns : outputs.count();
+  const auto stride = y.by_input ? layer.outputs : y.columns;
+  products_.clear();
+  if (y.by_input) {
+    const auto right = [&](const Number* numbers) {
+      return engines::rows_as_factor(numbers, layer.outputs, all_places, layer.outputs);
+    };
+    append_products({y.inputs, y.columns, right(second)}, runs);
+    if (downstream) append_products({derivatives_, y.columns, right(delta)}, runs);
+  } else {
+    append_products({second, layer.outputs, y.strips.factor()}, runs);
+    if (downstream) append_products({delta, layer.outputs, seen_strips_.factor()}, runs);
+  }
+  if (products_.empty()) {
+    for (std::int64_t k = 0; k < rows; ++k)
+      std::fill_n(out + k * stride, y.by_input ? layer.outputs : y.columns, Out{0});
+    return;
+  }
+  hessian_mpi::engines::multiply(std::span<const engines::Product<Number>>(products_), rows, out, stride);
 }
 
 #define HESSIAN_MPI_INSTANTIATE(Number, Out) \

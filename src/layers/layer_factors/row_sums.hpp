@@ -41,9 +41,12 @@ class RowSums {
   void sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places, std::int64_t numbers,
                      std::vector<Number>& sums);
   const Number* seen(const Number* elements, const Slab<Number>& y);
-  void fill_seen_strips(const Number* elements, const Slab<Number>& y);
+  std::vector<Rows> places_of(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y,
+                              const Rows& places) const;
+  void fill_seen_strips(const Number* elements, const Slab<Number>& y, const std::vector<Rows>& places);
   template <class Out>
   void multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
+  void append_products(const engines::Product<Number>& product, const std::vector<Rows>& places);
   template <class Out>
   void multiply_places(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs,
                        const Rows& places, Out* out);
@@ -57,6 +60,7 @@ class RowSums {
   std::vector<Number> piece_;
   engines::Strips<Number> seen_strips_;
   engines::Strips<Number> near_;
+  std::vector<engines::Product<Number>> products_;
 };
 
 }  // namespace hessian_mpi::layers
