@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <utility>
 
@@ -56,21 +55,13 @@ std::uint64_t mixed(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-std::string text_of(const file::Attributes::value_type::second_type& value) {
-  if (const auto* number = std::get_if<double>(&value)) {
-    std::array<char, 32> digits{};  // as many as it takes to tell it from others
-    return {digits.data(), std::to_chars(digits.begin(), digits.end(), *number).ptr};
-  }
-  return std::visit([](const auto& x) { return text(x); }, value);
-}
-
 // "loss: mse" and the like. Threads change the last digits alone.
 std::string lines_of(const file::StoredLayout& job) {
   std::string lines = text("N: ", job.matrix.columns, "\n");
   for (const auto& [name, value] : job.attributes) {
     const bool decides = std::find(file::deciding_attributes.begin(), file::deciding_attributes.end(), name) !=
                          file::deciding_attributes.end();
-    if (decides && name != "threads") lines += text(name, ": ", joined(split_lines(text_of(value)), "; "), "\n");
+    if (decides && name != "threads") lines += text(name, ": ", joined(split_lines(file::text_of(value)), "; "), "\n");
   }
   std::string parameters;
   for (const auto& entry : job.index.entries())

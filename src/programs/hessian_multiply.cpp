@@ -74,6 +74,7 @@ MultiplyOptions parse(int argc, const char* const* argv) {
   MultiplyOptions options;
   take_matrix_options("hessian_multiply", "product", argc, argv, given, own_options, options);
   if (options.help || options.version) return options;
+  refuse_beside(options);
   options.vectors = given["vectors"].as<std::string>();
   options.gradient = given["gradient"].as<bool>();
   options.random = given["random"].as<std::int64_t>();

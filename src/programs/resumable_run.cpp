@@ -141,8 +141,9 @@ void describe_resuming(po::options_description& to) {
 void take_resuming(const po::variables_map& given, MatrixOptions& options) {
   options.resume = given["resume"].as<bool>();
   if (given.count("time-limit") != 0) options.time_limit = run::parse_time(given["time-limit"].as<std::string>());
-  if (!options.network && options.resume) throw InputError("--resume is of a network: give --model and --data");
-  if (!options.network && options.time_limit) throw InputError("--time-limit is of a network: give --model and --data");
+  const char* option = options.resume ? "--resume" : options.time_limit ? "--time-limit" : nullptr;
+  if (!options.network && option != nullptr)
+    throw InputError(text(option, " is of a network in the place of a file: give --model and --data, and no file"));
   if (options.resume && options.overwrite) {
     throw InputError("--resume goes on with what is kept, --overwrite throws it away: give one of them");
   }

@@ -207,8 +207,10 @@ def test_the_loss_along_a_step_is_the_networks() -> None:
     inputs, targets = (torch.from_numpy(x).double() for x in numbers_of(MODELS / "mlp_mse/data.h5", "inputs", "targets"))
     theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     (hessian,), gradient = numbers_of("step_hessian.h5", "hessian"), numbers_of("step_hessian.h5", "gradient")[0]
-    for ranks, damping in ((2, "50"), (1, "0.001")):
-        out = good(ranks, "hessian_solve", *network, "--damping", damping, "-o", "along.h5", "--overwrite")
+    beside = ["step_hessian.h5", *network[:4]]  # all other options are the file's
+    for ranks, damping, matrix in ((2, "50", beside), (1, "0.001", beside), (2, "50", network), (1, "0.001", network)):
+        out = good(ranks, "hessian_solve", *matrix, "--damping", damping, "-o", "along.h5", "--overwrite")
+        assert ("factors" in out) == (matrix is beside), out
         step, multiples, losses, of_model = numbers_of("along.h5", "solution", *(f"along_step/{name}" for name in ("multiple", "loss", "quadratic_model")))
         assert multiples.tolist() == [0, 0.125, 0.25, 0.5, 1]
         for t, loss, predicted in zip(multiples, losses, of_model):
@@ -229,6 +231,28 @@ def test_the_loss_along_a_step_is_the_networks() -> None:
     of_file = hessian_file.tensors_of("of_file.h5")
     assert list(of_file) == list(step) and all(of_file[name].shape == step[name].shape for name in step)
     np.testing.assert_allclose(np.concatenate([x.ravel() for x in of_file.values()]), numbers_of("of_file.h5", "solution")[0][0])
+
+
+def test_a_network_beside_a_file_is_the_files() -> None:
+    beside = ["step_hessian.h5", *problem("mlp_mse")[:4]]
+    with h5py.File(MODELS / "mlp_mse/data.h5") as data, h5py.File("other_data.h5", "w") as other:
+        other["inputs"], other["targets"] = data["inputs"][:][::-1], data["targets"][:]
+    values = {name: x.double() for name, x in torch.jit.load(MODELS / "mlp_mse/model.pt").state_dict().items()}
+    next(iter(values.values()))[0] += 1e-6
+    torch.save(values, "other_values.pt")
+    for more, words in (
+        (["--l2", "0.2"], "l2: 0.1 in the file, 0.2 of the network"),
+        (["--loss", "l1"], "loss: 'mse' in the file, 'l1' of the network"),
+        (["--data", "other_data.h5"], "the gradient; data_sha256: '"),
+        (["--values", "other_values.pt"], "the values of the parameters; "),
+        (["--parameters", "*weight"], "parameter 1: "),
+        (["--rhs", "step_hessian.h5:gradient"], "for the loss along Newton's step"),
+        (["--resume"], "--resume is of a network in the place of a file"),
+    ):
+        given = beside[:3] if "--data" in more else beside
+        finished = run(1, "hessian_solve", *given, *more, "-o", "none.h5")
+        assert finished.returncode == 2 and words in finished.stderr and finished.stderr.count("\n") == 1, (more, finished)
+        assert not pathlib.Path("none.h5").exists()
 
 
 def test_casts_that_are_kept_round_products() -> None:
