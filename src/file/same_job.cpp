@@ -61,6 +61,10 @@ void compare_attributes(const Attributes& first, const Attributes& second, const
   }
 }
 
+bool names_input(std::string_view attribute) {
+  return attribute.ends_with("_sha256") || attribute == "loss_options";  // some of which are files
+}
+
 // Of attributes that decide how numbers are made, and not which.
 bool names_way(std::string_view attribute) {
   constexpr std::array ways{
@@ -169,6 +173,12 @@ JobComparison compare_points(const HessianLayout& first, const HessianLayout& se
   if (comparison.result.differences.empty()) return comparison.result;
   compare_attributes(first.attributes, second.attributes, std::not_fn(names_way), comparison);
   return comparison.result;
+}
+
+std::vector<std::string> different_inputs(const Attributes& first, const Attributes& second, const Sides& sides) {
+  Comparison comparison(sides);
+  compare_attributes(first, second, names_input, comparison);
+  return comparison.result.differences;
 }
 
 }  // namespace hessian_mpi::file

@@ -273,9 +273,10 @@ ExitCode run_on(const OpenedMatrix& opened, const MultiplyOptions& options, cons
 }
 
 ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
-  return run_resumably("hessian_multiply", options, world,
-                       {[&](auto between) { return open(options, std::move(between), world); },
-                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
+  return run_resumably(
+      "hessian_multiply", options, world,
+      {[&](auto between) { return open(options, std::move(between), world); },
+       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }, options.vectors, "/vectors"});
 }
 
 int start(int argc, char** argv) {

@@ -523,7 +523,8 @@ ExitCode run_on(const OpenedMatrix& opened, const SolveOptions& options, const r
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
   return run_resumably("hessian_solve", options, world,
                        {[&](auto between) { return open_matrix("hessian_solve", options, world, std::move(between)); },
-                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
+                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); },
+                        options.right_sides.value_or(""), "/rhs"});
 }
 
 int start(int argc, char** argv) {

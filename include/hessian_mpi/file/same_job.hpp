@@ -59,4 +59,7 @@ JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& seco
 /// last three differs, the differences go on with what else of model, data and loss does.
 JobComparison compare_points(const HessianLayout& first, const HessianLayout& second, const Sides& sides);
 
+/// Which of deciding_attributes that say what is in files differ, as JobComparison has differences.
+std::vector<std::string> different_inputs(const Attributes& first, const Attributes& second, const Sides& sides);
+
 }  // namespace hessian_mpi::file
