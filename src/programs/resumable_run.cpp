@@ -202,11 +202,10 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
     opened.replace = world.max(replaces) != 0;
     const auto code = work.run(opened);
     const auto& kept = *opened.kept;
-    if (kept.earlier() > 0)
-      cli::say(world, "products", text(kept.count() - kept.earlier(), " made, beside those of earlier runs"));
+    if (kept.earlier() > 0) cli::say(world, "products", text(kept.made(), " made, beside those of earlier runs"));
     if (const auto& failure = kept.failure(); failure && world.is_root())
       std::cerr << program << ": warning: not all products were kept: " << *failure << std::endl;
-    world.on_root([&] { std::filesystem::remove(kept.path()); });
+    opened.kept->remove();
     opened.kept.reset();
     expect_passed(code, options);
     return code;
