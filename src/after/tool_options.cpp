@@ -81,12 +81,7 @@ void take_result_options(const std::string& program, const char* kind, int argc,
   options.help = given["help"].as<bool>();
   options.version = given["version"].as<bool>();
   if (options.help || options.version) return;
-  if (options.file.empty()) {
-    options.file = file_of(program, given);
-  } else if (!files_of(given).empty()) {
-    throw InputError(text("'", files_of(given).front(), "' and '", options.file.string(),
-                          "': name a file of hessian_mpi or a network, not both"));
-  }
+  if (options.file.empty()) options.file = file_of(program, given);
   options.output = given.count("output") != 0 ? std::filesystem::path(given["output"].as<std::string>())
                                               : name_of_result(options.file, kind);
   options.overwrite = given["overwrite"].as<bool>();

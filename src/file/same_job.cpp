@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string_view>
 
@@ -11,6 +12,15 @@
 #include "hessian_mpi/base/lines.hpp"
 
 namespace hessian_mpi::file {
+
+std::string text_of(const Attributes::value_type::second_type& value) {
+  if (const auto* number = std::get_if<double>(&value)) {
+    std::array<char, 32> digits{};
+    return {digits.data(), std::to_chars(digits.begin(), digits.end(), *number).ptr};
+  }
+  return std::visit([](const auto& x) { return text(x); }, value);
+}
+
 namespace {
 
 using Value = Attributes::value_type::second_type;
@@ -23,9 +33,7 @@ const Value* find(const Attributes& attributes, const std::string& name) {
 std::string text_of(const Value* value) {
   if (value == nullptr) return "not";
   if (const auto* word = std::get_if<std::string>(value)) return word->empty() ? "none" : text('\'', *word, '\'');
-  if (const auto* whole = std::get_if<std::int64_t>(value)) return text(*whole);
-  std::array<char, 32> digits{};  // as many as it takes to tell it from others
-  return {digits.data(), std::to_chars(digits.begin(), digits.end(), std::get<double>(*value)).ptr};
+  return file::text_of(*value);
 }
 
 class Comparison {
@@ -43,10 +51,26 @@ class Comparison {
   const Sides& sides_;
 };
 
-void compare_attributes(const Attributes& first, const Attributes& second, Comparison& comparison) {
+// Those whose names are chosen.
+template <class Chosen>
+void compare_attributes(const Attributes& first, const Attributes& second, const Chosen& chosen,
+                        Comparison& comparison) {
   for (const auto* name : deciding_attributes) {
-    comparison.add_if_different(name, text_of(find(first, name)), text_of(find(second, name)));
+    if (chosen(std::string_view(name)))
+      comparison.add_if_different(name, text_of(find(first, name)), text_of(find(second, name)));
   }
+}
+
+bool names_input(std::string_view attribute) {
+  return attribute.ends_with("_sha256") || attribute == "loss_options";  // some of which are files
+}
+
+// Of attributes that decide how numbers are made, and not which.
+bool names_way(std::string_view attribute) {
+  constexpr std::array ways{
+      "batch_size",          "dtype",           "threads", "device", "matrix", "entries", "method", "accumulate",
+      "hessian_mpi_version", "libtorch_version"};
+  return std::find(ways.begin(), ways.end(), attribute) != ways.end();
 }
 
 std::string text_of_parameter(const matrix::ParameterIndex& index, std::size_t p) {
@@ -70,17 +94,21 @@ std::vector<double> as_stored(std::vector<double> numbers, Precision precision) 
   return numbers;
 }
 
-// Largest difference divided by the largest number; infinite where a number is none.
-double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  double largest = 0;
+// Infinite where a number is none.
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double difference = 0;
   for (std::size_t k = 0; k < a.size(); ++k) {
     const double here = std::abs(a[k] - b[k]);
     if (std::isnan(here)) return std::numeric_limits<double>::infinity();
     difference = std::max(difference, here);
-    largest = std::max(largest, std::abs(a[k]));
   }
-  return difference > 0 ? difference / largest : 0;
+  return difference;
+}
+
+double largest(const std::vector<double>& numbers) {
+  double most = 0;
+  for (const double number : numbers) most = std::max(most, std::abs(number));
+  return most;
 }
 
 // Which way each parameter took, without the reasons, whose words may differ between versions: "fc.bias: rows".
@@ -97,17 +125,27 @@ std::string ways_of(const Attributes& attributes) {
   return text('\'', ways, '\'');
 }
 
-// Both have the same number of parameters.
-void compare_points(const HessianLayout& first, const HessianLayout& second, JobComparison& result) {
-  if (first.value != second.value) result.differences.emplace_back("the values of the parameters");
-  // Other processors add in another order; more than rounding means another function.
-  const double rounding = first.dtype == Precision::float32 ? 1e-3 : 1e-9;
-  const double difference =
-      relative_difference(as_stored(first.gradient, first.dtype), as_stored(second.gradient, second.dtype));
-  if (difference > rounding) {
-    result.differences.emplace_back("the gradient");
+// Both have the same number of parameters. Other processors add in another order; more than rounding means another
+// function. At a minimum all of a gradient may be rounding, of parts that are a loss's.
+void compare_values(const HessianLayout& first, const HessianLayout& second, Comparison& comparison) {
+  auto& [differences, warnings] = comparison.result;
+  const bool narrow = first.dtype == Precision::float32 || second.dtype == Precision::float32;
+  const auto dtype = narrow ? Precision::float32 : Precision::float64;
+  const double rounding = narrow ? 1e-3 : 1e-9;
+  if (as_stored(first.value, dtype) != as_stored(second.value, dtype))
+    differences.emplace_back("the values of the parameters");
+  const auto* loss = find_attribute<double>(first.attributes, "loss_value");
+  const auto* other = find_attribute<double>(second.attributes, "loss_value");
+  const double scale = loss == nullptr || other == nullptr ? 0 : std::abs(*loss);
+  if (scale > 0 && !(std::abs(*loss - *other) <= rounding * scale))
+    comparison.add_if_different("the loss", text_of(find(first.attributes, "loss_value")),
+                                text_of(find(second.attributes, "loss_value")));
+  const auto gradient = as_stored(first.gradient, dtype);
+  const double difference = largest_difference(gradient, as_stored(second.gradient, dtype));
+  if (difference > rounding * largest(gradient) + (narrow ? 1e-6 : 1e-14) * scale) {
+    differences.emplace_back("the gradient");
   } else if (difference > 0) {
-    result.warnings.emplace_back("the gradients differ in their last digits (other kinds of processors?): so may rows");
+    warnings.emplace_back("the gradients differ in their last digits (other kinds of processors?): so may rows");
   }
 }
 
@@ -115,15 +153,32 @@ void compare_points(const HessianLayout& first, const HessianLayout& second, Job
 
 JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides) {
   Comparison comparison(sides);
-  compare_attributes(first.attributes, second.attributes, comparison);
+  compare_attributes(
+      first.attributes, second.attributes, [](std::string_view) { return true; }, comparison);
   comparison.add_if_different("storage", name_of(first.matrix.storage), name_of(second.matrix.storage));
   compare_parameters(first.index, second.index, comparison);
   if (comparison.result.differences.empty()) {
     // Of the same parameters; which way each took follows from all else, but for the program's version.
     comparison.add_if_different("parameter_methods", ways_of(first.attributes), ways_of(second.attributes));
   }
-  if (comparison.result.differences.empty()) compare_points(first, second, comparison.result);
+  if (comparison.result.differences.empty()) compare_values(first, second, comparison);
   return comparison.result;
+}
+
+JobComparison compare_points(const HessianLayout& first, const HessianLayout& second, const Sides& sides) {
+  Comparison comparison(sides);
+  compare_parameters(first.index, second.index, comparison);
+  if (!comparison.result.differences.empty()) return comparison.result;
+  compare_values(first, second, comparison);
+  if (comparison.result.differences.empty()) return comparison.result;
+  compare_attributes(first.attributes, second.attributes, std::not_fn(names_way), comparison);
+  return comparison.result;
+}
+
+std::vector<std::string> different_inputs(const Attributes& first, const Attributes& second, const Sides& sides) {
+  Comparison comparison(sides);
+  compare_attributes(first, second, names_input, comparison);
+  return comparison.result.differences;
 }
 
 }  // namespace hessian_mpi::file

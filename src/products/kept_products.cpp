@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -22,6 +22,8 @@ constexpr std::size_t bytes_of_head = sizeof(Head);
 static_assert(std::is_trivially_copyable_v<Head>);
 
 constexpr double seconds_between_syncs = 60;
+constexpr double most_seconds_left_out = 60;
+constexpr std::uint64_t large_product = 1 << 20;  // smaller ones are written at once
 // Parts of a vector's length: more than rounding makes of it, less than any result depends on.
 constexpr double same_vector = 1e-11;
 
@@ -56,21 +58,13 @@ std::uint64_t mixed(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-std::string text_of(const file::Attributes::value_type::second_type& value) {
-  if (const auto* number = std::get_if<double>(&value)) {
-    std::array<char, 32> digits{};  // as many as it takes to tell it from others
-    return {digits.data(), std::to_chars(digits.begin(), digits.end(), *number).ptr};
-  }
-  return std::visit([](const auto& x) { return text(x); }, value);
-}
-
 // "loss: mse" and the like. Threads change the last digits alone.
 std::string lines_of(const file::StoredLayout& job) {
   std::string lines = text("N: ", job.matrix.columns, "\n");
   for (const auto& [name, value] : job.attributes) {
     const bool decides = std::find(file::deciding_attributes.begin(), file::deciding_attributes.end(), name) !=
                          file::deciding_attributes.end();
-    if (decides && name != "threads") lines += text(name, ": ", joined(split_lines(text_of(value)), "; "), "\n");
+    if (decides && name != "threads") lines += text(name, ": ", joined(split_lines(file::text_of(value)), "; "), "\n");
   }
   std::string parameters;
   for (const auto& entry : job.index.entries())
@@ -238,6 +232,8 @@ bool KeptProducts::find(const Head& vector, Match match, double* product) {
     found = static_cast<std::int64_t>(k);
   }
   if (!found) return false;
+  if (*found + 1 == count()) finish_writing();
+  if (*found == count()) return false;
   communicator_.together([&] {
     const auto bytes = static_cast<std::uint64_t>(own_.count()) * sizeof(double);
     const auto place = place_of(*found) + bytes_of_head + static_cast<std::uint64_t>(own_.begin) * sizeof(double);
@@ -246,31 +242,68 @@ bool KeptProducts::find(const Head& vector, Match match, double* product) {
   return sum_over_ranks(product) == heads_[static_cast<std::size_t>(*found)].sum_of_product;
 }
 
-void KeptProducts::add(Head head, const double* product) {
+void KeptProducts::finish_writing() {
+  if (!writing_.valid()) return;
+  try {
+    communicator_.together([&] {
+      writing_.get();
+      if (syncing_.valid() && syncing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) syncing_.get();
+    });
+  } catch (const ranks::AgreedError& error) {
+    failure_ = error.what();
+    heads_.pop_back();
+  }
+}
+
+bool KeptProducts::is_left_out(double seconds) {
+  if (bytes_of_one() < large_product) return false;
+  const bool is_writing = writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  if (communicator_.max(std::int64_t{is_writing}) == 0) return false;
+  const double in_all = communicator_.max(seconds_left_out_ + seconds);
+  if (in_all > most_seconds_left_out) return false;
+  seconds_left_out_ = in_all;
+  return true;
+}
+
+void KeptProducts::add(Head head, const double* product, double seconds) {
+  ++made_;
+  if (failure_ || is_left_out(seconds)) return;
+  finish_writing();
   if (failure_) return;
   head.sum_of_product = sum_over_ranks(product);
   head.sum = xxh3(&head, offsetof(Head, sum));
   const auto place = place_of(count());
-  try {
-    communicator_.together([&] {
-      const auto bytes = static_cast<std::uint64_t>(own_.count()) * sizeof(double);
-      file_->write(place + bytes_of_head + static_cast<std::uint64_t>(own_.begin) * sizeof(double), product, bytes);
-      if (communicator_.is_root()) file_->write(place, &head, bytes_of_head);
-      if (sync_.is_due()) file_->sync_data();
-    });
-  } catch (const ranks::AgreedError& error) {
-    failure_ = error.what();
-    return;
-  }
+  communicator_.together([&] { being_written_.assign(product, product + own_.count()); });
+  if (!syncing_.valid() && sync_.is_due()) syncing_ = syncer_.begin([this] { file_->sync_data(); });
+  writing_ = writer_.begin([this, head, place] {
+    const auto of_rank = static_cast<std::uint64_t>(own_.begin) * sizeof(double);
+    file_->write(place + bytes_of_head + of_rank, being_written_.data(), being_written_.size() * sizeof(double));
+    if (communicator_.is_root()) file_->write(place, &head, bytes_of_head);
+  });
   heads_.push_back(head);
 }
 
 void KeptProducts::bring_to_disk() {
+  finish_writing();
   try {
-    communicator_.together([&] { file_->sync_data(); });
+    communicator_.together([&] {
+      if (syncing_.valid()) syncing_.get();
+      file_->sync_data();
+    });
   } catch (const ranks::AgreedError& error) {
     failure_ = error.what();
   }
+}
+
+void KeptProducts::remove() {
+  communicator_.on_root([&] {
+    std::filesystem::remove(path_);
+    try {
+      file_->resize(0);  // so that nobody waits for the disk to take it
+    } catch (const RunError&) {
+      return;
+    }
+  });
 }
 
 void multiply(Network& network, KeptProducts& kept, Match match, const double* own, std::int64_t count,
@@ -281,8 +314,11 @@ void multiply(Network& network, KeptProducts& kept, Match match, const double* o
   const auto make = [&](std::int64_t k) {
     if (missing.empty()) return;
     const auto first = k - static_cast<std::int64_t>(missing.size());
+    const Stopwatch watch;
     network.multiply(own + first * rows, k - first, products + first * rows);
-    for (auto j = first; j < k; ++j) kept.add(missing[static_cast<std::size_t>(j - first)], products + j * rows);
+    const double seconds = watch.seconds() / static_cast<double>(k - first);
+    for (auto j = first; j < k; ++j)
+      kept.add(missing[static_cast<std::size_t>(j - first)], products + j * rows, seconds);
     missing.clear();
   };
   for (std::int64_t k = 0; k < count; ++k) {

@@ -74,6 +74,7 @@ MultiplyOptions parse(int argc, const char* const* argv) {
   MultiplyOptions options;
   take_matrix_options("hessian_multiply", "product", argc, argv, given, own_options, options);
   if (options.help || options.version) return options;
+  refuse_beside(options);
   options.vectors = given["vectors"].as<std::string>();
   options.gradient = given["gradient"].as<bool>();
   options.random = given["random"].as<std::int64_t>();
@@ -272,9 +273,10 @@ ExitCode run_on(const OpenedMatrix& opened, const MultiplyOptions& options, cons
 }
 
 ExitCode run(const MultiplyOptions& options, const ranks::Communicator& world) {
-  return run_resumably("hessian_multiply", options, world,
-                       {[&](auto between) { return open(options, std::move(between), world); },
-                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
+  return run_resumably(
+      "hessian_multiply", options, world,
+      {[&](auto between) { return open(options, std::move(between), world); },
+       [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }, options.vectors, "/vectors"});
 }
 
 int start(int argc, char** argv) {

@@ -274,13 +274,18 @@ struct AlongStep {
   double trusted = 0;  ///< the largest multiple up to which they agree
 };
 
+// In the file's place or beside it; null where there is none.
+products::Network* network_of(const OpenedMatrix& opened) {
+  return opened.beside ? &opened.beside->network : opened.network.get();
+}
+
 // The model is trusted where it is right about most of the change.
-AlongStep along_step(const OpenedMatrix& opened, const std::vector<double>& step, const std::vector<double>& products,
+AlongStep along_step(products::Network& network, const std::vector<double>& step, const std::vector<double>& products,
                      const std::vector<double>& minus_gradient) {
   constexpr double part = 0.25;
   AlongStep along;
-  along.losses = opened.network->losses_along(step, along.multiples);
-  const double rounding = (opened.hessian.dtype == Precision::float32 ? 1e-6 : 1e-14) * std::abs(along.losses[0]);
+  along.losses = network.losses_along(step, along.multiples);
+  const double rounding = (network.layout().dtype == Precision::float32 ? 1e-6 : 1e-14) * std::abs(along.losses[0]);
   const double slope = -std::inner_product(step.begin(), step.end(), minus_gradient.begin(), 0.0);
   const double curvature = std::inner_product(step.begin(), step.end(), products.begin(), 0.0);
   bool agrees = true;
@@ -297,7 +302,7 @@ AlongStep along_step(const OpenedMatrix& opened, const std::vector<double>& step
 // Collective. Says it, and adds it to the result.
 void evaluate_step(const Work& work, const Solved& solved, after::ResultFile& result) {
   const auto& world = work.world;
-  const auto along = along_step(work.opened, solved.solutions, solved.errors.products, work.right_sides);
+  const auto along = along_step(*network_of(work.opened), solved.solutions, solved.errors.products, work.right_sides);
   for (std::size_t k = 0; k < along.multiples.size(); ++k) {
     cli::say(world, k == 0 ? "along step" : "",
              text(along.multiples[k], " of it: loss ", along.losses[k], ", quadratic model ", along.of_model[k]));
@@ -466,7 +471,7 @@ bool solve(const Work& work, const std::vector<Block>& blocks, solvers::Solver s
   result.add("/rhs", shape, sides);
   result.add("/residuals", {shape[0]}, solved.errors.residuals);
   result.describe("/solution", attributes);
-  if (!options.right_sides && opened.network) evaluate_step(work, solved, result);
+  if (!options.right_sides && network_of(opened) != nullptr) evaluate_step(work, solved, result);
   return right;
 }
 
@@ -518,7 +523,8 @@ ExitCode run_on(const OpenedMatrix& opened, const SolveOptions& options, const r
 ExitCode run(const SolveOptions& options, const ranks::Communicator& world) {
   return run_resumably("hessian_solve", options, world,
                        {[&](auto between) { return open_matrix("hessian_solve", options, world, std::move(between)); },
-                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); }});
+                        [&](const OpenedMatrix& opened) { return run_on(opened, options, world); },
+                        options.right_sides.value_or(""), "/rhs"});
 }
 
 int start(int argc, char** argv) {

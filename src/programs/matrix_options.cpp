@@ -10,6 +10,10 @@ namespace hessian_mpi::programs {
 
 system::UsedFiles MatrixOptions::files() const {
   auto used = network ? system::UsedFiles{network->files().inputs, output} : ResultOptions::files();
+  if (beside) {
+    const auto more = beside->files().inputs;
+    used.inputs.insert(used.inputs.end(), more.begin(), more.end());
+  }
   if (plan) used.output.reset();
   return used;
 }
@@ -36,17 +40,27 @@ void take_matrix_options(const std::string& program, const char* kind, int argc,
                          const boost::program_options::variables_map& given, const std::set<std::string>& but_for,
                          MatrixOptions& options) {
   const bool asks = given["help"].as<bool>() || given["version"].as<bool>();
-  if (!asks) options.network = run::take_network_options(given, but_for);
+  if (asks) return after::take_result_options(program, kind, argc, argv, given, options);
+  const bool is_beside = !after::files_of(given).empty();
+  auto& network = is_beside ? options.beside : options.network;
+  network = run::take_network_options(given, but_for);
+  if (network && is_beside) options.given_beside = run::given_network_options(given);
   if (options.network) options.file = *options.network->model;
   after::take_result_options(program, kind, argc, argv, given, options);
-  if (!options.network) return;
-  if (has_rows_of_samples(options.network->matrix)) {
-    throw InputError(text("--matrix ", name_of(options.network->matrix),
+  if (!network) return;
+  if (has_rows_of_samples(network->matrix)) {
+    throw InputError(text("--matrix ", name_of(network->matrix),
                           " has rows of samples: what is multiplied here is N x N, hessian, ggn or fisher"));
   }
-  options.network->threads = options.threads;
-  options.network->memory = options.memory;
-  options.network->command_line = options.command_line;
+  network->threads = options.threads;
+  network->memory = options.memory;
+  network->command_line = options.command_line;
+}
+
+void refuse_beside(const MatrixOptions& options) {
+  if (!options.beside) return;
+  throw InputError(text("'", options.file.string(), "' and '", options.beside->model->string(),
+                        "': name a file of hessian_mpi or a network, not both"));
 }
 
 }  // namespace hessian_mpi::programs

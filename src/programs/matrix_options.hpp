@@ -15,6 +15,8 @@ namespace hessian_mpi::programs {
 
 struct MatrixOptions : after::ResultOptions {
   std::optional<run::Options> network;  ///< in the file's place
+  std::optional<run::Options> beside;   ///< a network of the same parameters as the file
+  std::set<std::string> given_beside;   ///< which options of it are given
   bool resume = false;
   std::optional<double> time_limit;  ///< seconds
 
@@ -33,9 +35,13 @@ void expect_memory(std::uint64_t bytes, const char* other_ways, const ranks::Com
 /// The heading of run::network_options() in --help.
 constexpr const char* heading_of_network = "A network in the place of the file: products without the matrix";
 
-/// As after::take_result_options(), which it calls. but_for: as run::network_options() has it.
+/// As after::take_result_options(), which it calls. but_for: as run::network_options() has it. Programs that have no
+/// use of a network beside a file refuse it then.
 void take_matrix_options(const std::string& program, const char* kind, int argc, const char* const* argv,
                          const boost::program_options::variables_map& given, const std::set<std::string>& but_for,
                          MatrixOptions& options);
+
+/// Throws InputError where there is a network beside the file.
+void refuse_beside(const MatrixOptions& options);
 
 }  // namespace hessian_mpi::programs

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <utility>
 
+#include "hessian_mpi/after/vectors_file.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
@@ -12,8 +13,10 @@
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/report_text.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
+#include "hessian_mpi/file/same_job.hpp"
 #include "hessian_mpi/hdf5/hdf5.hpp"
 #include "hessian_mpi/ranks/stop_point.hpp"
+#include "hessian_mpi/run/provenance.hpp"
 #include "hessian_mpi/system/used_files.hpp"
 
 namespace hessian_mpi::programs {
@@ -52,17 +55,38 @@ std::filesystem::path file_of_products(const MatrixOptions& options) {
 // What the file of products says before anything is computed.
 enum class State { nothing, begun, done };
 
-// Whether the output is what this command would make, or has made.
-bool is_made(const MatrixOptions& options) {
+// What has changed behind the names of files since an output was made.
+std::vector<std::string> changed_since(const hdf5::File& output, const MatrixOptions& options,
+                                       const ResumableWork& work) {
+  const auto now = run::attributes_of_inputs(*options.network);
+  file::Attributes then;
+  for (const auto& [name, value] : now)
+    then.emplace_back(name, output.text_attribute("/hessian", name).value_or(std::string()));
+  auto changes = file::different_inputs(then, now, {"then", "now"});
+  if (work.vectors.empty()) return changes;
+  const auto shape = output.shape(work.dataset);
+  std::vector<double> vectors(output.needed_bytes(work.dataset).value_or(0) / sizeof(double));
+  output.read(work.dataset, hdf5::Type::float64, vectors.data());
+  if (after::read_vectors(work.vectors, static_cast<std::int64_t>(shape.back())).numbers != vectors)
+    changes.push_back(text("the vectors in '", work.vectors, "'"));
+  return changes;
+}
+
+// Whether the output is what this command has made. Throws InputError where it would make another one now.
+bool is_made(const MatrixOptions& options, const ResumableWork& work) {
   if (!std::filesystem::exists(options.output)) return false;
   const auto file = hdf5::File::open_untrusted(options.output);
   const auto line = file.text_attribute("/", "command_line").value_or("");
-  return cli::command_line_to_resume(line) == cli::command_line_to_resume(options.command_line) &&
-         file.text_attribute("/", "checks").value_or("passed") == "passed";  // products have none
+  if (cli::command_line_to_resume(line) != cli::command_line_to_resume(options.command_line)) return false;
+  if (file.text_attribute("/", "checks").value_or("passed") != "passed") return false;  // products have none
+  const auto changes = changed_since(file, options, work);
+  if (changes.empty()) return true;
+  throw InputError(text("'", options.output.string(), "' was made by this command of other inputs: ",
+                        joined(changes, "; "), ". Give another --output, or --overwrite in the place of --resume"));
 }
 
 // On root. Throws InputError where an earlier run is in the way.
-State state_of(const MatrixOptions& options) {
+State state_of(const MatrixOptions& options, const ResumableWork& work) {
   const auto kept = file_of_products(options);
   const bool begun = std::filesystem::exists(kept);
   if (options.overwrite) {
@@ -76,7 +100,7 @@ State state_of(const MatrixOptions& options) {
                           "--overwrite"));
   }
   if (begun && products::KeptProducts::replaces_output(kept)) return State::begun;
-  if (options.resume && is_made(options)) {
+  if (options.resume && is_made(options, work)) {
     std::filesystem::remove(kept);
     return State::done;
   }
@@ -141,8 +165,9 @@ void describe_resuming(po::options_description& to) {
 void take_resuming(const po::variables_map& given, MatrixOptions& options) {
   options.resume = given["resume"].as<bool>();
   if (given.count("time-limit") != 0) options.time_limit = run::parse_time(given["time-limit"].as<std::string>());
-  if (!options.network && options.resume) throw InputError("--resume is of a network: give --model and --data");
-  if (!options.network && options.time_limit) throw InputError("--time-limit is of a network: give --model and --data");
+  const char* option = options.resume ? "--resume" : options.time_limit ? "--time-limit" : nullptr;
+  if (!options.network && option != nullptr)
+    throw InputError(text(option, " is of a network in the place of a file: give --model and --data, and no file"));
   if (options.resume && options.overwrite) {
     throw InputError("--resume goes on with what is kept, --overwrite throws it away: give one of them");
   }
@@ -161,7 +186,7 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
   const ranks::StopPoint stop(request, world);
   Pace pace(stop, world);
   std::int64_t state = 0;
-  if (!options.plan) world.on_root([&] { state = static_cast<std::int64_t>(state_of(options)); });
+  if (!options.plan) world.on_root([&] { state = static_cast<std::int64_t>(state_of(options, work)); });
   state = world.max(state);
   if (state == static_cast<std::int64_t>(State::done)) {
     cli::say(world, "complete", options.output.string() + " is there already: nothing to do");
@@ -177,11 +202,10 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
     opened.replace = world.max(replaces) != 0;
     const auto code = work.run(opened);
     const auto& kept = *opened.kept;
-    if (kept.earlier() > 0)
-      cli::say(world, "products", text(kept.count() - kept.earlier(), " made, beside those of earlier runs"));
+    if (kept.earlier() > 0) cli::say(world, "products", text(kept.made(), " made, beside those of earlier runs"));
     if (const auto& failure = kept.failure(); failure && world.is_root())
       std::cerr << program << ": warning: not all products were kept: " << *failure << std::endl;
-    world.on_root([&] { std::filesystem::remove(kept.path()); });
+    opened.kept->remove();
     opened.kept.reset();
     expect_passed(code, options);
     return code;

@@ -3,6 +3,7 @@
 
 #include <boost/program_options.hpp>
 #include <functional>
+#include <string>
 
 #include "hessian_mpi/ranks/communicator.hpp"
 #include "matrix_options.hpp"
@@ -19,11 +20,15 @@ void take_resuming(const boost::program_options::variables_map& given, MatrixOpt
 struct ResumableWork {
   std::function<OpenedMatrix(std::function<void()> between)> open;
   std::function<ExitCode(const OpenedMatrix&)> run;
+  std::string vectors = {};  ///< a file that after::read_vectors() reads, which the work is with; or empty
+  const char* dataset = "";  ///< of the output, where they are
 };
 
 /// Collective. Opens the matrix and does the work with it. With a network a signal or the time limit ends that by
 /// AgreedError with ExitCode::stopped, and products are kept beside the output (kept_products.hpp) until the work is
-/// done. program: its name, for warnings. Where the work ends in ExitCode::failed, this throws that a check has failed.
+/// done. program: its name, for warnings. With --resume an output that the same command has made of the same inputs is
+/// all there is to do; throws InputError where these have changed since. Where the work ends in ExitCode::failed, this
+/// throws that a check has failed.
 ExitCode run_resumably(const char* program, const MatrixOptions& options, const ranks::Communicator& world,
                        const ResumableWork& work);
 

@@ -102,8 +102,13 @@ void take_inverse_options(const po::variables_map& given, InverseOptions& option
   }
 }
 
-// What a network has not.
+// What a network has not, and what one beside a file is not for.
 void refuse_whole_matrix(const SolveOptions& options) {
+  if (options.beside && (options.right_sides || options.inverse.wanted())) {
+    throw InputError(
+        "a network beside a file is for the loss along Newton's step: leave out --model and --data, or --rhs, "
+        "--inverse and --logdet");
+  }
   if (options.solver == solvers::Solver::dense) expect_file(options, "--method dense");
   if (!options.blocks.empty()) expect_file(options, "--block");
   if (!options.inverse.of.empty()) expect_file(options, "--inverse");
@@ -148,10 +153,15 @@ SolveOptions parse_solve_options(int argc, const char* const* argv) {
 void print_solve_help(std::ostream& out) {
   out << "hessian_solve: (A + damping I) x = b with the symmetric part A = (H + H^T) / 2 of a finished Hessian, or of "
          "a network's;\n"
-         "without --rhs, x is Newton's step from the point at which H was taken. Or what statistics ask of A:\n"
-         "inverses, whose diagonals are variances, and the logarithm of the determinant\n\n"
+         "without --rhs, x is Newton's step from the point at which H was taken. With the file's network beside it, "
+         "the\n"
+         "loss is evaluated along the step; options of the network that are not given are those of the file, but for "
+         "files.\n"
+         "Or what statistics ask of A: inverses, whose diagonals are variances, and the logarithm of the "
+         "determinant\n\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --rhs gradients.npy --damping 1e-3 --method minres\n"
+         "  mpirun -n 4 hessian_solve hessian.h5 --damping 1e-3 --model net.pt2 --data batch.h5\n"
          "  mpirun -n 4 hessian_solve --model net.pt2 --data batch.h5 --batch-size 16 --damping 1e-2\n"
          "  mpirun -n 4 hessian_solve hessian.h5 --inverse diagonal --scale 1797 --logdet\n\n"
       << cli::text_of_options("Systems", of_systems()) << "\n"

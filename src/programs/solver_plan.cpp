@@ -27,7 +27,8 @@ OpenedMatrix open_matrix(const char* program, const MatrixOptions& options, cons
   cli::say(world, "matrix",
            text(options.file.string(), ": ", matrix.columns, " x ", matrix.columns, ", ", name_of(matrix.storage), ", ",
                 text_of_bytes(static_cast<std::uint64_t>(matrix.bytes()))));
-  return {options.file, std::move(hessian), resources.memory, nullptr, nullptr, options.overwrite};
+  auto beside = options.beside ? open_beside(program, options, hessian, world) : nullptr;
+  return {options.file, std::move(hessian), resources.memory, nullptr, nullptr, options.overwrite, std::move(beside)};
 }
 
 double usual_tolerance(const OpenedMatrix& opened) {

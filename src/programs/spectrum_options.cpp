@@ -116,6 +116,7 @@ SpectrumOptions parse_spectrum_options(int argc, const char* const* argv) {
   SpectrumOptions options;
   take_matrix_options("hessian_spectrum", "spectrum", argc, argv, given, own_options, options);
   if (options.help || options.version) return options;
+  refuse_beside(options);
   take(given, "largest", std::int64_t{1}, options.largest);
   take(given, "smallest", std::int64_t{1}, options.smallest);
   options.density = given["density"].as<bool>();

@@ -11,6 +11,7 @@
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
 #include "hessian_mpi/cli/help.hpp"
+#include "hessian_mpi/file/same_job.hpp"
 #include "hessian_mpi/run/network_options.hpp"
 #include "option_table.hpp"
 
@@ -217,6 +218,37 @@ std::optional<Options> take_network_options(const po::variables_map& given, cons
   }
   check_consistency(options);
   return options;
+}
+
+std::set<std::string> given_network_options(const po::variables_map& given) {
+  std::set<std::string> names;
+  for (const auto& option : table_of_network()) {
+    if (words_of(given, option.name())) names.insert(option.name());
+  }
+  return names;
+}
+
+void take_options_of_file(const file::Attributes& attributes, const std::set<std::string>& given, Options& options) {
+  for (const auto& option : table_of_network()) {
+    const auto name = option.name();
+    if (given.contains(name) || name == "device" || name == "values") continue;
+    const auto text_of = [&](const OptionAttribute& attribute) {
+      const auto found = std::find_if(attributes.begin(), attributes.end(),
+                                      [&](const auto& stored) { return stored.first == attribute.name; });
+      return found == attributes.end() ? std::string() : file::text_of(found->second);
+    };
+    const auto word = text_of(option.attributes.front());
+    const bool is_file = option.attributes.size() > 1 && !text_of(option.attributes.back()).empty();
+    const bool is_shortened = name == "loss-option" && word.find('(') != std::string::npos;  // many numbers
+    if (is_file || is_shortened) {
+      throw InputError(text("the file was made with --", name, ' ', word,
+                            ", of which it has a checksum alone: give the network that option too"));
+    }
+    const bool is_flag = option.value().empty();
+    if (word.empty() || (is_flag && word == "0")) continue;
+    option.read(option, is_flag ? std::vector<std::string>() : std::vector<std::string>{word}, options);
+  }
+  check_consistency(options);
 }
 
 // A loss is the name of one or a file; options of a loss may be files: weight=@FILE.

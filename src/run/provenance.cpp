@@ -6,6 +6,8 @@
 #include "hessian_mpi/base/timestamp.hpp"
 #include "hessian_mpi/cli/version.hpp"
 #include "hessian_mpi/network/libtorch_version.hpp"
+#include "hessian_mpi/network/loss_options.hpp"
+#include "hessian_mpi/network/problem.hpp"
 #include "option_table.hpp"
 
 namespace hessian_mpi::run {
@@ -67,6 +69,16 @@ file::Attributes initial_attributes(const Options& options, const network::Probl
       attributes.emplace_back(attribute.name, attribute.value(of_options));
   }
   append_checks({}, attributes);
+  return attributes;
+}
+
+file::Attributes attributes_of_inputs(const Options& options) {
+  file::Attributes attributes{{"loss_options", network::text_of_loss_options(options.loss_options)}};
+  for (const auto& option : option_table()) {
+    for (const auto& attribute : option.attributes) {
+      if (attribute.name.ends_with("_sha256")) attributes.emplace_back(attribute.name, attribute.value(options));
+    }
+  }
   return attributes;
 }
 

@@ -16,7 +16,8 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-constexpr std::int64_t n = 1001;
+constexpr std::int64_t n = 150'001;
+constexpr double too_long_to_leave_out = 61;  // seconds
 
 file::StoredLayout job(const std::string& loss) {
   file::StoredLayout layout;
@@ -44,8 +45,11 @@ class KeptProductsTest : public testing::Test {
   KeptProducts open(const std::string& loss = "mse") const { return {path_, job(loss), own_, false, world_}; }
   void keep(int count) const {
     auto kept = open();
-    for (int k = 0; k < count; ++k) kept.add(kept.head_of(vector(k).data()), product(k).data());
+    for (int k = 0; k < count; ++k) add(kept, k);
     kept.bring_to_disk();
+  }
+  void add(KeptProducts& kept, int k, double seconds = too_long_to_leave_out) const {
+    kept.add(kept.head_of(vector(k).data()), product(k).data(), seconds);
   }
   bool finds(KeptProducts& kept, int k, double moved = 0, Match match = Match::rounding) const {
     Numbers found(static_cast<std::size_t>(own_.count()));
@@ -65,7 +69,7 @@ TEST_F(KeptProductsTest, AreFoundByTheNextRun) {
   EXPECT_EQ(kept.earlier(), 3);
   for (const int k : {2, 0, 1}) EXPECT_TRUE(finds(kept, k)) << k;
   EXPECT_FALSE(finds(kept, 3));
-  kept.add(kept.head_of(vector(3).data()), product(3).data());
+  add(kept, 3);
   EXPECT_TRUE(finds(kept, 3));
   EXPECT_EQ(kept.count(), 4);
 }
@@ -94,8 +98,26 @@ TEST_F(KeptProductsTest, WhatIsDamagedOrTornIsMadeAgain) {
   EXPECT_FALSE(finds(kept, 0));
   EXPECT_TRUE(finds(kept, 1));
   EXPECT_FALSE(finds(kept, 2));
-  kept.add(kept.head_of(vector(0).data()), product(0).data());
+  add(kept, 0);
   EXPECT_TRUE(finds(kept, 0)) << "made again";
+}
+
+TEST_F(KeptProductsTest, WhatIsQuicklyMadeMayBeLeftOut) {
+  constexpr int count = 8;
+  std::int64_t there = 0;
+  {
+    auto kept = open();
+    for (int k = 0; k < count; ++k) add(kept, k, 0);
+    EXPECT_EQ(kept.made(), count);
+    EXPECT_TRUE(finds(kept, 0)) << "nothing was being written before it";
+    for (int k = 0; k < count; ++k) there += finds(kept, k) ? 1 : 0;
+    EXPECT_EQ(there, kept.count());
+    kept.bring_to_disk();
+  }
+  auto kept = open();
+  EXPECT_EQ(kept.earlier(), there);
+  for (int k = 0; k < count; ++k) there -= finds(kept, k) ? 1 : 0;
+  EXPECT_EQ(there, 0);
 }
 
 TEST_F(KeptProductsTest, OfAnotherJobTheyAreRefused) {

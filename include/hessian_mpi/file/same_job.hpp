@@ -42,6 +42,9 @@ struct JobComparison {
   std::vector<std::string> warnings;     ///< what the user should know and may accept
 };
 
+/// As text; a number with as many digits as it takes to tell it from others.
+std::string text_of(const Attributes::value_type::second_type& value);
+
 /// How a message speaks of the two: "in the file" and "now", say.
 struct Sides {
   std::string first;
@@ -51,5 +54,12 @@ struct Sides {
 /// Compares model, data, loss and every option that changes a number, the versions of hessian_mpi and LibTorch, the
 /// parameters and their values, the gradient, and the type of the matrix, but not which rows of it are meant.
 JobComparison compare_jobs(const HessianLayout& first, const HessianLayout& second, const Sides& sides);
+
+/// Compares the parameters, their values, and there the loss and the gradient, all but for rounding. Where one of the
+/// last three differs, the differences go on with what else of model, data and loss does.
+JobComparison compare_points(const HessianLayout& first, const HessianLayout& second, const Sides& sides);
+
+/// Which of deciding_attributes that say what is in files differ, as JobComparison has differences.
+std::vector<std::string> different_inputs(const Attributes& first, const Attributes& second, const Sides& sides);
 
 }  // namespace hessian_mpi::file

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/run/options.hpp"
 
 namespace hessian_mpi::run {
@@ -20,5 +21,13 @@ boost::program_options::options_description network_options(const std::set<std::
 /// fault, or one that is given without --model.
 std::optional<Options> take_network_options(const boost::program_options::variables_map& given,
                                             const std::set<std::string>& but_for);
+
+/// Names of those that are given.
+std::set<std::string> given_network_options(const boost::program_options::variables_map& given);
+
+/// For a network beside a file: all options that are not given become those that the file was made with, as its
+/// attributes say; but for --device and for names of files. Throws InputError where one is needed that the file names
+/// and does not hold.
+void take_options_of_file(const file::Attributes& attributes, const std::set<std::string>& given, Options& options);
 
 }  // namespace hessian_mpi::run

@@ -6,8 +6,11 @@
 
 #include "hessian_mpi/file/check_figures.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
-#include "hessian_mpi/network/problem.hpp"
 #include "hessian_mpi/run/options.hpp"
+
+namespace hessian_mpi::network {
+class Problem;
+}
 
 namespace hessian_mpi::run {
 
@@ -23,6 +26,9 @@ struct MethodOfRows {
 /// Attributes known before the first row. Not collective; reads the model and data files once for their SHA-256.
 file::Attributes initial_attributes(const Options& options, const network::Problem& problem, const MethodOfRows& method,
                                     double loss, int ranks, int threads);
+
+/// Those among them that say what is in the files which the options name. Not collective; reads all of these.
+file::Attributes attributes_of_inputs(const Options& options);
 
 /// The run that brought the file to its end; earlier ones may have computed blocks of it.
 struct FinishingRun {
