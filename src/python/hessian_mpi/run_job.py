@@ -184,7 +184,8 @@ def _run(command: list[str], folder: pathlib.Path, to_go_on: str) -> tuple[int, 
                 # mpirun hands SIGUSR1 on, and the ranks stop after the row block at hand; SIGTERM ends them at once.
                 process.send_signal(signal.SIGTERM if interrupted else signal.SIGUSR1)
                 interrupted = True
-    if interrupted and code != 0:
+    # MPICH's mpiexec may say 0 of ranks that it handed a signal on to; the program's own word is there all the same.
+    if interrupted and (code != 0 or errors.message()):
         raise JobInterrupted(f"{errors.message() or 'stopped'}\nIn Python: {to_go_on}")
     return code, errors.message()
 
