@@ -45,10 +45,10 @@ void expect_same(const Tensor& found, const Tensor& expected, const Tensor& x) {
 
 TEST_F(ByPlainOperators, WeightNormIsDirectionTimesLength) {
   const Tensor v = numbers({3, 4, 2}), g = numbers({1, 4, 1});
-  const Tensor norm = v.square().sum({0, 2}, /*keepdim=*/true).sqrt();
+  const Tensor norm = v.square().sum(at::IntArrayRef{0, 2}, /*keepdim=*/true).sqrt();
   expect_same(torch::_weight_norm(v, g, 1), g * v / norm, v);
   const auto [weight, found] = torch::_weight_norm_interface(v, numbers({3, 1, 1}), 0);
-  EXPECT_TRUE(torch::allclose(found, v.square().sum({1, 2}, true).sqrt()));
+  EXPECT_TRUE(torch::allclose(found, v.square().sum(at::IntArrayRef{1, 2}, true).sqrt()));
 }
 
 // Of samples with their own lengths of inputs and targets, as rows and as one list.
