@@ -1,3 +1,5 @@
+#include <ATen/EmptyTensor.h>
+
 #include <map>
 #include <utility>
 
@@ -14,12 +16,33 @@ using c10::IValue;
 
 constexpr int deepest_nesting = 200;
 
+// --- Tensors ------------------------------------------------------------------------------------------------------
+
+// Values of sparse tensors lie where their indices say, those of others where their strides say: LibTorch 2.9 believes
+// a file that these are inside of what it holds.
+void check_tensor(const torch::Tensor& tensor) {
+  if (!tensor.defined()) return;
+  if (tensor.layout() == torch::kStrided) {
+    const auto taken = at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                                        static_cast<std::size_t>(tensor.storage_offset()));
+    if (taken <= tensor.storage().nbytes()) return;
+    throw InputError(
+        text("is damaged: it holds a tensor of ", taken, " bytes, of which ", tensor.storage().nbytes(), " are there"));
+  }
+  if (tensor.layout() != torch::kSparse) throw InputError("holds a tensor in a layout that is not supported");
+  at::_validate_sparse_coo_tensor_args(tensor._indices(), tensor._values(), tensor.sizes());
+}
+
 // --- Functions ----------------------------------------------------------------------------------------------------
 
 void check_node(torch::jit::Node& node) {
   const std::string name = node.kind().toQualString();
   if (const auto reason = reason_against_operator(name))
     throw InputError(text("calls ", printable(name), ": that ", *reason));
+  if (node.kind() == c10::prim::Constant) {
+    const auto value = torch::jit::toIValue(node.output());
+    if (value && value->isTensor()) check_tensor(value->toTensor());
+  }
   const c10::FunctionSchema* schema = node.maybeSchema();
   if (schema == nullptr) return;
   for (std::size_t k = 0; k < std::min(schema->arguments().size(), node.inputs().size()); ++k) {
@@ -109,13 +132,6 @@ bool TypeCheck::fits_itself(const IValue& value, const c10::TypePtr& type, int d
     default:
       return value.type<c10::Type>()->isSubtypeOf(*type);
   }
-}
-
-// Values of sparse tensors lie where their indices say.
-void check_tensor(const torch::Tensor& tensor) {
-  if (!tensor.defined() || tensor.layout() == torch::kStrided) return;
-  if (tensor.layout() != torch::kSparse) throw InputError("holds a tensor in a layout that is not supported");
-  at::_validate_sparse_coo_tensor_args(tensor._indices(), tensor._values(), tensor.sizes());
 }
 
 }  // namespace
