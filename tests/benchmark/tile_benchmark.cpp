@@ -45,12 +45,10 @@ struct Case {
 
 // A large product that stays in the caches: what this processor can multiply.
 constexpr Case peak{"as large as the caches hold", 256, 96, 256, 256};
-constexpr Case cases[] = {{"question, 8 samples", 8, 88, 8192, 23365},
-                          {"LeNet, 64 samples", 64, 64, 1024, 61706},
-                          {"MLP 784, 64 samples", 64, 64, 1024, 55050},
-                          {"MLP 64, 128 samples", 128, 64, 512, 8970},
-                          {"transformer, 256 tokens", 256, 32, 256, 13216},
-                          {"ResNet-8, 1,024 places", 1024, 64, 576, 77850}};
+constexpr Case cases[] = {
+    {"question, 8 samples", 8, 88, 8192, 23365},      {"LeNet, 64 samples", 64, 64, 1024, 61706},
+    {"MLP 784, 64 samples", 64, 64, 1024, 55050},     {"MLP 64, 128 samples", 128, 64, 512, 8970},
+    {"transformer, 256 tokens", 256, 32, 256, 13216}, {"ResNet-8, 1,024 places", 1024, 64, 576, 77850}};
 
 void report(const Case& p, double bytes_a_second, double* best) {
   const auto left = random_numbers(p.inner * p.rows);
