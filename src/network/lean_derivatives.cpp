@@ -487,9 +487,9 @@ struct NormalizationGradient : Function<NormalizationGradient> {
                                    const Tensor& r) {
     Tensor by_v = at::empty_like(x), by_x = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "normalization", [&] {
-      differentiate_normalization_gradient(h.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(),
-                                           x.const_data_ptr<scalar_t>(), mean.const_data_ptr<scalar_t>(),
-                                           r.const_data_ptr<scalar_t>(), x.size(0), x.size(1),
+      const NormalizedRows<scalar_t> rows{x.const_data_ptr<scalar_t>(), mean.const_data_ptr<scalar_t>(),
+                                          r.const_data_ptr<scalar_t>(), x.size(0), x.size(1)};
+      differentiate_normalization_gradient(h.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(), rows,
                                            by_v.mutable_data_ptr<scalar_t>(), by_x.mutable_data_ptr<scalar_t>());
     });
     return {std::move(by_v), std::move(by_x), {}, {}, {}};

@@ -49,12 +49,13 @@ inline __attribute__((always_inline)) Means means_of(const Number* h, const Numb
 }
 
 template <class Number>
-inline __attribute__((always_inline)) void of_rows(const Number* h, const Number* v, const Number* x,
-                                                   const Number* means, const Number* rs, std::int64_t rows,
-                                                   std::int64_t size, Number* by_v, Number* by_x) {
-  for (std::int64_t row = 0; row < rows; ++row, h += size, v += size, x += size, by_v += size, by_x += size) {
-    const Number mean = means[row];
-    const Number r = rs[row];
+inline __attribute__((always_inline)) void of_rows(const Number* h, const Number* v, const NormalizedRows<Number>& all,
+                                                   Number* by_v, Number* by_x) {
+  const Number* x = all.x;
+  const auto size = all.size;
+  for (std::int64_t row = 0; row < all.rows; ++row, h += size, v += size, x += size, by_v += size, by_x += size) {
+    const Number mean = all.mean[row];
+    const Number r = all.r[row];
     const Means of = means_of(h, v, x, mean, r, size);
     const auto h0 = static_cast<Number>(of.h);
     const auto v0 = static_cast<Number>(of.v);
@@ -74,18 +75,16 @@ inline __attribute__((always_inline)) void of_rows(const Number* h, const Number
 
 }  // namespace
 
-HESSIAN_MPI_FOR_PROCESSORS void differentiate_normalization_gradient(const float* h, const float* v, const float* x,
-                                                                     const float* mean, const float* r,
-                                                                     std::int64_t rows, std::int64_t size, float* by_v,
+HESSIAN_MPI_FOR_PROCESSORS void differentiate_normalization_gradient(const float* h, const float* v,
+                                                                     const NormalizedRows<float>& of, float* by_v,
                                                                      float* by_x) {
-  of_rows(h, v, x, mean, r, rows, size, by_v, by_x);
+  of_rows(h, v, of, by_v, by_x);
 }
 
-HESSIAN_MPI_FOR_PROCESSORS void differentiate_normalization_gradient(const double* h, const double* v, const double* x,
-                                                                     const double* mean, const double* r,
-                                                                     std::int64_t rows, std::int64_t size, double* by_v,
+HESSIAN_MPI_FOR_PROCESSORS void differentiate_normalization_gradient(const double* h, const double* v,
+                                                                     const NormalizedRows<double>& of, double* by_v,
                                                                      double* by_x) {
-  of_rows(h, v, x, mean, r, rows, size, by_v, by_x);
+  of_rows(h, v, of, by_v, by_x);
 }
 
 }  // namespace hessian_mpi::network

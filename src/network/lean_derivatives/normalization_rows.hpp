@@ -5,14 +5,21 @@
 
 namespace hessian_mpi::network {
 
-/// Of h times the gradient g = r (v - mean v - u mean u v) of u, which is r (x - mean), row by row; mean and r: one
-/// number a row, r one over the deviation. By v that is d = r (h - mean h - u mean u h), and by x -r (d mean u v + g
-/// mean u h + u mean d v).
-void differentiate_normalization_gradient(const float* h, const float* v, const float* x, const float* mean,
-                                          const float* r, std::int64_t rows, std::int64_t size, float* by_v,
+/// Rows x [rows, size], and of each its mean and r, one over its deviation: u = r (x - mean).
+template <class Number>
+struct NormalizedRows {
+  const Number* x = nullptr;
+  const Number* mean = nullptr;
+  const Number* r = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t size = 0;
+};
+
+/// Of h times the gradient g = r (v - mean v - u mean u v) of u, row by row. By v that is d = r (h - mean h - u mean u
+/// h), and by x -r (d mean u v + g mean u h + u mean d v).
+void differentiate_normalization_gradient(const float* h, const float* v, const NormalizedRows<float>& of, float* by_v,
                                           float* by_x);
-void differentiate_normalization_gradient(const double* h, const double* v, const double* x, const double* mean,
-                                          const double* r, std::int64_t rows, std::int64_t size, double* by_v,
-                                          double* by_x);
+void differentiate_normalization_gradient(const double* h, const double* v, const NormalizedRows<double>& of,
+                                          double* by_v, double* by_x);
 
 }  // namespace hessian_mpi::network
