@@ -182,6 +182,8 @@ void EarlierColumns::exchange(const ranks::Communicator& communicator) {
 }
 
 void EarlierColumns::fill(std::int64_t row, void* numbers) const {
+  const auto has_row = [=](const Rows& run) { return run.begin <= row && row < run.end; };
+  if (std::none_of(kept_rows_.begin(), kept_rows_.end(), has_row)) return;
   const char* from = kept_.data() + place_of(row, kept_rows_) * bytes_kept();
   for (const auto& run : earlier_) {
     const auto bytes = run.count() * number_bytes_;

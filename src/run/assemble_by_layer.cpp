@@ -200,7 +200,7 @@ LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     if (s > 0 && steps_[s].active) {
-      steps_[s].columns.emplace(earlier, steps_[s].own, communicator.rank(), matrix.storage);
+      steps_[s].columns.emplace(earlier, steps_[s].whole, communicator.rank(), matrix.storage);
     }
     if (steps_[s].is_column) earlier = united(std::move(earlier), steps_[s].rows);
   }
@@ -240,6 +240,7 @@ void LayeredAssembly::find_rows(std::size_t s) {
       kept = united(std::move(kept), common(blocks, step.rows));
     }
     step.own.push_back(united(own, kept));
+    step.whole.push_back(step.own.back());
     if (rank == communicator_.rank()) step.kept = kept;
     step.beside.push_back(std::move(kept));
   }
@@ -273,8 +274,8 @@ std::uint64_t LayeredAssembly::bytes_of_columns() const {
   for (const auto& step : steps_) {
     if (step.columns) {
       const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
-      const auto own = layers::count_of(step.own[static_cast<std::size_t>(communicator_.rank())]);
-      bytes += noted + own * step.columns->bytes_kept();
+      const auto whole = layers::count_of(step.whole[static_cast<std::size_t>(communicator_.rank())]);
+      bytes += noted + whole * step.columns->bytes_kept();
     }
     earlier += layers::count_of(step.rows);
   }
@@ -299,8 +300,8 @@ void LayeredAssembly::choose_rounds(std::uint64_t memory) {
   const auto least = std::max<std::int64_t>(1, communicator_.min(static_cast<std::int64_t>(memory)));
   for (auto& step : steps_) {
     if (!step.columns) continue;
-    for (const auto& own : step.own) {
-      const auto bytes = layers::count_of(own) * step.columns->bytes_kept();
+    for (const auto& whole : step.whole) {
+      const auto bytes = layers::count_of(whole) * step.columns->bytes_kept();
       step.rounds = std::max(step.rounds, (bytes + least - 1) / least);
     }
   }
@@ -328,8 +329,8 @@ void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
   std::vector<std::vector<Rows>> rows;
   const auto blocks = blocks_of_round(s, round);
   for (int rank = 0; rank < communicator_.size(); ++rank) {
-    rows.push_back(
-        united(common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside_in_round(s, round, rank)));
+    const auto beside = common(beside_in_round(s, round, rank), step.whole[static_cast<std::size_t>(rank)]);
+    rows.push_back(united(common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside));
   }
   std::optional<file::HessianReader> reader;
   const auto read = [&](const Rows& some, const Rows& columns, char* numbers) {

@@ -36,7 +36,7 @@ class EarlierColumns {
   /// Collective. All rows at once, none of which is in a file. Forgets what was noted.
   void exchange(const ranks::Communicator& communicator);
 
-  /// Puts the columns into one of this rank's rows of N numbers.
+  /// Puts the columns into one of this rank's rows of N numbers; into a row that was not exchanged, nothing.
   void fill(std::int64_t row, void* numbers) const;
 
   /// Bytes that note() keeps for a row, and fill() for one.
