@@ -200,7 +200,9 @@ LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     if (s > 0 && steps_[s].active) {
-      steps_[s].columns.emplace(earlier, steps_[s].whole, communicator.rank(), matrix.storage);
+      std::vector<std::vector<Rows>> wanted;
+      for (const auto& own : steps_[s].own) wanted.push_back(in_part(own));
+      steps_[s].columns.emplace(earlier, std::move(wanted), communicator.rank(), matrix.storage);
     }
     if (steps_[s].is_column) earlier = united(std::move(earlier), steps_[s].rows);
   }
@@ -225,6 +227,11 @@ void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
   }
 }
 
+// Others are loose: columns of later steps, which have no use for those of earlier ones.
+std::vector<Rows> LayeredAssembly::in_part(const std::vector<Rows>& rows) const {
+  return common(rows, {matrix_.grid.part()});
+}
+
 // What the ranks make of a step's rows. Those of later steps are known.
 void LayeredAssembly::find_rows(std::size_t s) {
   auto& step = steps_[s];
@@ -240,7 +247,6 @@ void LayeredAssembly::find_rows(std::size_t s) {
       kept = united(std::move(kept), common(blocks, step.rows));
     }
     step.own.push_back(united(own, kept));
-    step.whole.push_back(step.own.back());
     if (rank == communicator_.rank()) step.kept = kept;
     step.beside.push_back(std::move(kept));
   }
@@ -274,8 +280,8 @@ std::uint64_t LayeredAssembly::bytes_of_columns() const {
   for (const auto& step : steps_) {
     if (step.columns) {
       const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
-      const auto whole = layers::count_of(step.whole[static_cast<std::size_t>(communicator_.rank())]);
-      bytes += noted + whole * step.columns->bytes_kept();
+      const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
+      bytes += noted + layers::count_of(in_part(own)) * step.columns->bytes_kept();
     }
     earlier += layers::count_of(step.rows);
   }
@@ -300,8 +306,8 @@ void LayeredAssembly::choose_rounds(std::uint64_t memory) {
   const auto least = std::max<std::int64_t>(1, communicator_.min(static_cast<std::int64_t>(memory)));
   for (auto& step : steps_) {
     if (!step.columns) continue;
-    for (const auto& whole : step.whole) {
-      const auto bytes = layers::count_of(whole) * step.columns->bytes_kept();
+    for (const auto& own : step.own) {
+      const auto bytes = layers::count_of(in_part(own)) * step.columns->bytes_kept();
       step.rounds = std::max(step.rounds, (bytes + least - 1) / least);
     }
   }
@@ -329,7 +335,7 @@ void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
   std::vector<std::vector<Rows>> rows;
   const auto blocks = blocks_of_round(s, round);
   for (int rank = 0; rank < communicator_.size(); ++rank) {
-    const auto beside = common(beside_in_round(s, round, rank), step.whole[static_cast<std::size_t>(rank)]);
+    const auto beside = in_part(beside_in_round(s, round, rank));
     rows.push_back(united(common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside));
   }
   std::optional<file::HessianReader> reader;

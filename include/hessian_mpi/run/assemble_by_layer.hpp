@@ -61,18 +61,18 @@ class LayeredAssembly {
   class KeptRows;
   /// A step, as far as it has something to do.
   struct Step {
-    std::vector<Rows> rows;                 // that it makes in all
-    std::vector<Rows> loose;                // needed as columns, but outside the part that is to be made
-    std::vector<std::vector<Rows>> own;     // for each rank the rows that it makes
-    std::vector<std::vector<Rows>> whole;   // of these all but loose ones, which are columns of later steps alone
-    std::vector<Rows> kept;                 // of this rank's those in its blocks of later steps
-    std::vector<std::vector<Rows>> beside;  // for each rank all that it makes beside its blocks
+    std::vector<Rows> rows;                         // that it makes in all
+    std::vector<Rows> loose;                        // needed as columns, but outside the part that is to be made
+    std::vector<std::vector<Rows>> own;             // for each rank the rows that it makes
+    std::vector<Rows> kept;                         // of this rank's those in its blocks of later steps
+    std::vector<std::vector<Rows>> beside;          // for each rank all that it makes beside its blocks
     std::optional<layers::EarlierColumns> columns;  // of the steps before
     bool active = false;                            // some rank makes some of its rows
     bool is_column = false;                         // later steps need its rows
     std::int64_t rounds = 1;                        // in which its rows get their columns and are made
   };
   bool has_rows_of_parameters() const { return matrix_.entries != Entries::of_samples; }
+  std::vector<Rows> in_part(const std::vector<Rows>& rows) const;
   void share_blocks(const matrix::BlockList& missing);
   void find_rows(std::size_t s);
   std::vector<layers::EarlierColumns*> columns_after(std::size_t s);
