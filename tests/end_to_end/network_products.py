@@ -180,19 +180,21 @@ def test_an_output_of_other_inputs_is_not_done() -> None:
     for file in ("model.pt2", "data.h5"):
         shutil.copy(MODELS / "mlp_mse" / file, file)
     np.save("v.npy", np.ones(77))
-    options = ["--model", "model.pt2", "--data", "data.h5", *problem("mlp_mse")[4:], "--vectors", "v.npy", "-o", "inputs.h5", "--resume"]
-    good(1, "hessian_multiply", *options)
-    assert good(1, "hessian_multiply", *options).endswith("nothing to do\n")
-    for file, words in (("model.pt2", "model_sha256: '"), ("data.h5", "data_sha256: '"), ("v.npy", "the vectors in 'v.npy'")):
-        bytes_then = pathlib.Path(file).read_bytes()
-        if file == "v.npy":
-            np.save(file, np.full(77, 2.0))
-        else:
-            pathlib.Path(file).write_bytes(bytes_then + b"more")
-        finished = run(1, "hessian_multiply", *options)
-        assert finished.returncode == 2 and "made by this command of other inputs: " + words in finished.stderr, finished
-        pathlib.Path(file).write_bytes(bytes_then)
-    assert good(1, "hessian_multiply", *options).endswith("nothing to do\n")
+    network = ["--model", "model.pt2", "--data", "data.h5", *problem("mlp_mse")[4:]]
+    for program, vectors in (("multiply", ["--vectors", "v.npy"]), ("solve", ["--damping", "50", "--rhs", "v.npy"])):
+        job = [f"hessian_{program}", *network, *vectors, "-o", f"inputs.{program}.h5", "--resume"]
+        good(1, *job)
+        assert good(1, *job).endswith("nothing to do\n")
+        for file, words in (("model.pt2", "model_sha256: '"), ("data.h5", "data_sha256: '"), ("v.npy", "the vectors in 'v.npy'")):
+            bytes_then = pathlib.Path(file).read_bytes()
+            if file == "v.npy":
+                np.save(file, np.full(77, 2.0))
+            else:
+                pathlib.Path(file).write_bytes(bytes_then + b"more")
+            finished = run(1, *job)
+            assert finished.returncode == 2 and "made by this command of other inputs: " + words in finished.stderr, finished
+            pathlib.Path(file).write_bytes(bytes_then)
+        assert good(1, *job).endswith("nothing to do\n")
 
 
 def test_vectors_that_differ_in_rounding_are_others() -> None:

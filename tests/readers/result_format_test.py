@@ -1,9 +1,10 @@
 """Holds src/after/README.md to files that the programs for finished files have made: what is in them is in the document,
 and what the document says is in them.
 
-    result_format_test.py DOCUMENT FOLDER LAUNCH...
+    result_format_test.py DOCUMENT FOLDER MODELS LAUNCH...
 
-FOLDER has the programs. LAUNCH is mpirun with its options but for the number of ranks."""
+FOLDER has the programs, MODELS the networks of tests/models. LAUNCH is mpirun with its options but for the number of
+ranks."""
 import pathlib
 import re
 import subprocess
@@ -40,6 +41,8 @@ RUNS = (
 SECTION = {"spectrum": "Spectrum", "solve": "Solution", "inverse": "Inverse", "multiply": "Product"}
 
 PROGRAM = {"inverse": "solve"}
+# Of the file of a network with the network beside it.
+OF_NETWORK = (("solve", "--damping 50", {"R": 1, "T": 5}, "dense newton network definite"),)
 
 
 def rows_of(section, heading):
@@ -80,7 +83,7 @@ def check_promises(file, matrix):
         gaussians = np.exp(-0.5 * ((grid - at) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
         np.testing.assert_allclose((gaussians * weights).sum(2).mean(1), file["/density/density"][:], atol=1e-12)
     if "/solution" in file and "blocks" not in file["/solution"].attrs:
-        system = symmetric + file["/solution"].attrs["damping"] * np.eye(N)
+        system = symmetric + file["/solution"].attrs["damping"] * np.eye(len(matrix))
         np.testing.assert_allclose(file["/solution"][:] @ system, file["/rhs"][:], atol=1e-6)
     if "/inverse" in file and "sandwich" not in file.attrs and "pseudo" not in file.attrs:
         system = symmetric * file.attrs["scale"] + file.attrs["damping"] * np.eye(N)
@@ -89,7 +92,26 @@ def check_promises(file, matrix):
         np.testing.assert_allclose(file["/vectors"][:] @ matrix.T, file["/products"][:], atol=1e-12)
 
 
-document, programs, *launch = sys.argv[1:]
+def network_options(folder):
+    options = (folder / "options").read_text().replace("@CASE@", str(folder)).splitlines()
+    return ["--model", str(folder / "model.pt2"), "--data", str(folder / "data.h5"), *options]
+
+
+def check_run(folder, program, source, options, lengths, words):
+    command = [*launch, "-n", "2", f"{programs}/hessian_{PROGRAM.get(program, program)}", source, "-o", "out.h5", "--overwrite", *options]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    with h5py.File(folder / "out.h5") as file, h5py.File(folder / source) as read:
+        kind = SECTION[program].lower()
+        assert (file.attrs["format"], file.attrs["format_version"]) == (f"hessian_mpi {kind}", 1)
+        check(file, sections[SECTION[program]], common, lengths, {kind, *words.split()})
+        if source != "low.h5":
+            check_promises(file, read["hessian"][:])
+        layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end")
+        origin = {name: value for name, value in read.attrs.items() if name not in layout}
+        assert dict(file["hessian"].attrs) == origin and not len(file["hessian"])
+
+
+document, programs, models, *launch = sys.argv[1:]
 sections = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", pathlib.Path(document).read_text(), re.M | re.S))
 common = rows_of(sections["Attributes of `/` in all four"], "attributes of")
 assert common and all(rows_of(sections[name], "path") for name in SECTION.values())
@@ -103,16 +125,10 @@ with tempfile.TemporaryDirectory() as folder:
     with h5py.File(folder / "rhs.h5", "w") as file:
         file["b"] = random.standard_normal((2, N))
     for program, options, lengths, words in RUNS:
-        command = [*launch, "-n", "2", f"{programs}/hessian_{PROGRAM.get(program, program)}", "low.h5" if "--low-rank" in options else "h.h5", "-o", "out.h5", "--overwrite", *options.split()]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        with h5py.File(folder / "out.h5") as file:
-            kind = SECTION[program].lower()
-            assert (file.attrs["format"], file.attrs["format_version"]) == (f"hessian_mpi {kind}", 1)
-            check(file, sections[SECTION[program]], common, {"N": N, **lengths}, {kind, *words.split()})
-            if "--low-rank" not in options:
-                check_promises(file, matrix)
-            with h5py.File(folder / "h.h5") as source:
-                layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end")
-                origin = {name: value for name, value in source.attrs.items() if name not in layout}
-                assert dict(file["hessian"].attrs) == origin and not len(file["hessian"])
-print(f"{len(RUNS)} files are as the document says")
+        source = "low.h5" if "--low-rank" in options else "h.h5"
+        check_run(folder, program, source, options.split(), {"N": N, **lengths}, words)
+    of_network = network_options(pathlib.Path(models) / "mlp_mse")
+    subprocess.run([*launch, "-n", "2", f"{programs}/hessian_mpi", *of_network, "-o", "network.h5", "--dtype", "float64"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    for program, options, lengths, words in OF_NETWORK:
+        check_run(folder, program, "network.h5", [*of_network[:4], *options.split()], {"N": 77, **lengths}, words)
+print(f"{len(RUNS) + len(OF_NETWORK)} files are as the document says")
