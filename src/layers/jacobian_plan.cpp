@@ -177,4 +177,29 @@ JacobianPlan plan_jacobian(const network::Problem& problem, Entries entries) {
   return plan;
 }
 
+LayerPlan plan_products(const network::Problem& problem, const JacobianPlan& jacobian,
+                        const matrix::MatrixShape& matrix) {
+  // Each step waits for the slowest of all ranks: of more steps many ranks would lose what products gain.
+  constexpr std::int64_t steps = 4;
+  constexpr std::int64_t many_outputs = 512;
+  // A part of the rows brings its columns by making them: no more than a rank has room for.
+  constexpr std::int64_t most_bytes_of_matrix = std::int64_t{4} << 30;
+  auto plan = plan_layers(problem, Method::rows, matrix.entries);
+  const auto n = matrix.columns;
+  const auto height = matrix.grid.rows_per_block(0);
+  if (matrix.entries != Entries::all || !jacobian.kept || jacobian.all_outputs() < many_outputs || n < steps * height ||
+      n * matrix.bytes_of_row() > most_bytes_of_matrix) {
+    return plan;
+  }
+  plan.steps.clear();
+  for (std::int64_t k = 0; k < steps; ++k) {
+    const auto begin = n * k / steps / height * height;
+    const Rows rows{begin, k + 1 < steps ? n * (k + 1) / steps / height * height : n};
+    auto& step = plan.steps.emplace_back();
+    step.rows = rows.count();
+    step.products = rows;
+  }
+  return plan;
+}
+
 }  // namespace hessian_mpi::layers

@@ -303,6 +303,7 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
 }
 
 std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& index, std::size_t step) {
+  if (const auto& rows = plan.steps[step].products) return {*rows};
   std::vector<Rows> runs;
   for (std::size_t p = 0; p < index.entries().size(); ++p) {
     const auto& entry = index.entries()[p];
@@ -313,6 +314,13 @@ std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& i
 
 double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows) {
   double cost = 0;
+  if (plan.steps.front().products) {
+    for (const auto& step : plan.steps) {
+      const auto count = std::min(rows.end, step.products->end) - std::max(rows.begin, step.products->begin);
+      cost += static_cast<double>(std::max(count, std::int64_t{0}) * (index.size() - step.products->begin));
+    }
+    return cost;
+  }
   for (auto row = rows.begin; row < rows.end;) {
     const auto parameter = index.locate(row).parameter;
     const auto& entry = index.entries()[parameter];

@@ -10,6 +10,7 @@
 #include "hessian_mpi/engines/diagonal.hpp"
 #include "hessian_mpi/engines/l2_term.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/layers/later_columns.hpp"
 #include "hessian_mpi/layers/layer_factors.hpp"
 #include "hessian_mpi/ranks/together_until_done.hpp"
 
@@ -412,21 +413,26 @@ void LayeredAssembly::prepare(const FilePath& file, const std::vector<file::Bloc
   take_in(0, single_rows(beside_in_round(0, 0, communicator_.rank())), unfactored_, stop);
 }
 
+// Of a step after the first.
+std::unique_ptr<engines::Engine> LayeredAssembly::engine_of(std::size_t s, std::uint64_t memory) const {
+  const auto& of_plan = plan_.steps[s];
+  const auto& columns = *steps_[s].columns;
+  if (of_plan.products) return std::make_unique<layers::LaterColumns>(unfactored_, of_plan.products->begin, columns);
+  const auto& own = steps_[s].own[static_cast<std::size_t>(communicator_.rank())];
+  return std::make_unique<layers::LayerFactors>(problem_, of_plan, own, columns, *kept_, accumulate_, memory);
+}
+
 Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
                                     const ranks::StopPoint& stop) {
   Assembled result;
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     auto& step = steps_[s];
     if (!step.active) continue;
-    std::optional<layers::LayerFactors> factors;
+    std::unique_ptr<engines::Engine> made;
     const auto engine_of_step = [&]() -> engines::Engine& {
       if (s == 0) return unfactored_;
-      if (!factors) {
-        const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-        communicator_.together(
-            [&] { factors.emplace(problem_, plan_.steps[s], own, *step.columns, *kept_, accumulate_, memory); });
-      }
-      return *factors;
+      if (!made) communicator_.together([&] { made = engine_of(s, memory); });
+      return *made;
     };
     for (std::int64_t round = 0; round < step.rounds; ++round) {
       const Stopwatch preparing;

@@ -125,6 +125,12 @@ class SampledSteps {
     sum.rows += sum.double_backward_row * static_cast<double>(count);  // on root, as all that follows
   }
 
+  void add_products(const Rows& rows, Estimate& sum) const {
+    const auto n = static_cast<double>(matrix_.columns);
+    const auto count = common_count(rows, matrix_.grid.part());
+    sum.rows += sum.double_backward_row * static_cast<double>(count) * (n - static_cast<double>(rows.begin)) / n;
+  }
+
   void add_factored(std::size_t s, Estimate& sum) {
     // As if no other step had rows: their columns only cost a copy.
     const layers::EarlierColumns none({}, {rows_of(plan_, problem_.index(), s)}, 0, matrix_.storage);
@@ -183,7 +189,11 @@ Estimate estimate(const network::Problem& problem, const layers::LayerPlan& plan
   std::int64_t earlier = plan.steps.front().rows;
   sum.columns_a_second = columns_a_second;
   for (std::size_t s = 1; s < plan.steps.size(); ++s) {
-    steps.add_factored(s, sum);
+    if (const auto& products = plan.steps[s].products) {
+      steps.add_products(*products, sum);
+    } else {
+      steps.add_factored(s, sum);
+    }
     if (matrix.entries != Entries::all) continue;  // which have no columns of other steps
     sum.columns += static_cast<std::uint64_t>(earlier * plan.steps[s].rows) * bytes_of(matrix.storage);
     earlier += plan.steps[s].rows;

@@ -92,7 +92,7 @@ Job plan_job(const Options& options, const network::Problem& problem, matrix::Ma
   if (options.matrix == Matrix::hessian || options.method == Method::rows) return job;
   auto jacobian = layers::plan_jacobian(problem, options.entries);
   if (!is_worth_it(jacobian, job)) return job;
-  job.plan = layers::plan_layers(problem, Method::rows, options.entries);
+  job.plan = layers::plan_products(problem, jacobian, job.matrix);
   job.jacobian = std::move(jacobian);
   return job;
 }

@@ -19,6 +19,7 @@
 
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/layers/earlier_columns.hpp"
+#include "hessian_mpi/layers/later_columns.hpp"
 #include "hessian_mpi/layers/layer_factors.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/device.hpp"
@@ -89,7 +90,7 @@ template <class Choice>
 nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, const Choice& choose) {
   const auto& matrix = job.matrix;
   const auto& plan = job.plan;
-  const auto unfactored = run::single_rows_engine(job);
+  const auto unfactored = run::unfactored_rows_engine(job, world, [] {});
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < plan.steps.size(); ++s) {
@@ -110,10 +111,15 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
       }
       columns.exchange(world);
       bringing = watch.lap();
-      layers::LayerFactors factors(job.problem, plan.steps[s], own, columns, *unfactored, run::accumulation(job),
-                                   factor_memory);
+      std::unique_ptr<engines::Engine> made;
+      if (const auto& products = plan.steps[s].products) {
+        made = std::make_unique<layers::LaterColumns>(*unfactored, products->begin, columns);
+      } else {
+        made = std::make_unique<layers::LayerFactors>(job.problem, plan.steps[s], own, columns, *unfactored,
+                                                      run::accumulation(job), factor_memory);
+      }
       on_each = watch.lap();
-      runs = compute(factors, own, matrix);
+      runs = compute(*made, own, matrix);
     }
     const double seconds = watch.lap();
     auto rows = layers::rows_of(plan, job.problem.index(), s);
@@ -234,9 +240,9 @@ int main(int argc, char** argv) {
   const double loading = watch.lap();
   const run::Job job = run::plan_job(options, problem, run::matrix_of_job(options, problem));
   const double planning = watch.lap();
-  auto line = ranks > 0   ? one_of_many(job, rank, ranks, world)
-              : every > 1 ? sampled(job, every, world)
-                          : whole(job, world);
+  auto line = ranks > 0                    ? one_of_many(job, rank, ranks, world)
+              : every > 1 && !job.jacobian ? sampled(job, every, world)
+                                           : whole(job, world);
   line.update({{"N", problem.index().size()},
                {"loading", loading},
                {"planning", planning},

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "program.hpp"
 #include "reference.hpp"
@@ -60,14 +62,15 @@ void expect_like_pytorch(const Words& names, const std::string& matrix) {
 }
 
 TEST(Matrices, GaussNewtonAgreesWithPyTorch) {
-  expect_like_pytorch(
-      {"question", "mlp_mse", "transformer", "batch_norm_train", "tied", "embedding", "two_inputs", "several_heads",
-       "scripted_loss", "minibatches_weighted", "l2_of_a_part", "by_inputs_of_samples", "by_some_inputs"},
-      "ggn");
+  expect_like_pytorch({"question", "mlp_mse", "many_samples", "transformer", "batch_norm_train", "tied", "embedding",
+                       "two_inputs", "several_heads", "scripted_loss", "minibatches_weighted", "l2_of_a_part",
+                       "by_inputs_of_samples", "by_some_inputs"},
+                      "ggn");
 }
 
 TEST(Matrices, FisherAgreesWithPyTorch) {
-  expect_like_pytorch({"question", "mlp_mse", "transformer", "minibatches_sum", "by_inputs_of_samples"}, "fisher");
+  expect_like_pytorch({"question", "mlp_mse", "many_samples", "transformer", "minibatches_sum", "by_inputs_of_samples"},
+                      "fisher");
 }
 
 TEST(Matrices, InBatchesAreThoseOfTheWholeDataSet) {
@@ -103,6 +106,22 @@ TEST(Matrices, HaveTheSameBytesOnAnyRanks) {
   const auto on_one = bytes_of_job(1, words);
   EXPECT_FALSE(on_one.empty());
   EXPECT_TRUE(bytes_of_job(3, words) == on_one);
+}
+
+// What is a column of later rows is made once: on any ranks, and in a part whose file has none of the earlier rows.
+TEST(Matrices, OfManyOutputsAreSymmetricToTheLastBit) {
+  const auto words = job("many_samples", "fisher", "model.pt2");
+  const auto whole = bytes_of_job(1, words);
+  ASSERT_FALSE(whole.empty());
+  EXPECT_TRUE(bytes_of_job(3, words) == whole);
+  std::vector<double> numbers(whole.size() / sizeof(double));
+  std::memcpy(numbers.data(), whole.data(), whole.size());
+  const auto n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(numbers.size()))));
+  for (std::size_t i = n / 2; i < n; ++i) {
+    for (std::size_t j = 0; j < n / 4 - 1; ++j) ASSERT_EQ(numbers[i * n + j], numbers[j * n + i]) << i << ", " << j;
+  }
+  const auto bytes_of_row = n * sizeof(double);
+  EXPECT_TRUE(bytes_of_job(2, words + Words{"--rows", "30:50"}) == whole.substr(30 * bytes_of_row, 20 * bytes_of_row));
 }
 
 TEST(Matrices, OfAnotherKindAreAnotherJob) {

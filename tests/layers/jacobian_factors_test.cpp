@@ -11,9 +11,12 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/layers/later_columns.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/model.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 
@@ -175,6 +178,49 @@ TEST(JacobianFactors, HaveTheSameBytesInPieces) {
       EXPECT_TRUE(made(kept, rows, columns).equal(expected)) << begin;
     }
   }
+}
+
+// Each step in the columns from its first row on, those before it from the rows that other ranks have made.
+TEST(JacobianFactors, MakeOneHalfOfASymmetricMatrix) {
+  const auto world = ranks::Communicator::world();
+  const auto problem = problem_of({Matrix::ggn, false, 77});
+  const auto plan = plan_jacobian(problem, Entries::all);
+  const auto steps = plan_products(problem, plan, matrix::matrix_of(problem.index(), Precision::float64, Entries::all));
+  ASSERT_EQ(steps.steps.size(), 4U);
+  JacobianFactors factors(problem, plan, Precision::float64, world);
+  const auto n = problem.index().size();
+  const auto expected = expected_matrix(problem);
+  std::vector<Rows> earlier;
+  std::vector<std::pair<Rows, torch::Tensor>> mine;
+  for (const auto& step : steps.steps) {
+    std::vector<std::vector<Rows>> shares;
+    for (int rank = 0; rank < world.size(); ++rank) {
+      const auto share = matrix::share(step.products->count(), rank, world.size());
+      shares.push_back({{step.products->begin + share.begin, step.products->begin + share.end}});
+    }
+    const Rows own = shares[static_cast<std::size_t>(world.rank())].front();
+    EarlierColumns columns(earlier, shares, world.rank(), Precision::float64);
+    for (const auto& [rows, numbers] : mine) {
+      for (auto row = rows.begin; row < rows.end; ++row)
+        columns.note(row, numbers[row - rows.begin].data_ptr<double>());
+    }
+    columns.exchange(world);
+    LaterColumns engine(factors, step.products->begin, columns);
+    mine.emplace_back(own, made(engine, own, {0, n}));
+    expect_near(mine.back().second, expected.slice(0, own.begin, own.end), 1e-12);
+    expect_near(made(engine, own, {own.begin, n}), expected.slice(0, own.begin, own.end).slice(1, own.begin), 1e-12);
+    matrix::append_run(*step.products, earlier);
+  }
+  EXPECT_EQ(count_of(earlier), n);
+}
+
+TEST(JacobianFactors, OfFewOutputsAreMadeInOneStep) {
+  const auto problem = problem_of({Matrix::fisher});
+  const auto matrix = matrix::matrix_of(problem.index(), Precision::float64, Entries::all);
+  EXPECT_EQ(plan_products(problem, plan_jacobian(problem, Entries::all), matrix).steps.size(), 1U);
+  const auto of_many = problem_of(Case{});
+  const auto blocks = matrix::matrix_of(of_many.index(), Precision::float64, Entries::diagonal_blocks);
+  EXPECT_EQ(plan_products(of_many, plan_jacobian(of_many, Entries::diagonal_blocks), blocks).steps.size(), 1U);
 }
 
 TEST(JacobianFactors, PassesEndWhereTheCallerThrows) {

@@ -408,6 +408,10 @@ def mlp_mse() -> Case:
     return Case(mlp(4, 6, 5, 2), [torch.randn(7, 4)], torch.randn(7, 2), F.mse_loss, ["--loss", "mse"])
 
 
+def many_samples() -> Case:
+    return Case(mlp(4, 6, 5, 2), [torch.randn(520, 4)], torch.randn(520, 2), F.mse_loss, ["--loss", "mse"])
+
+
 def float64_model() -> Case:
     case = mlp_mse()
     case.model.double()
@@ -748,6 +752,7 @@ def by_inputs_alone() -> Case:
 CASES = [
     question,
     mlp_mse,
+    many_samples,
     float64_model,
     batch_norm_eval,
     batch_norm_train,
@@ -829,7 +834,7 @@ def gauss_newton(outputs_of: Callable[[Tensor], Tensor], loss_of: Callable, thet
 
 
 # Cases whose loss is the mean or the sum of what it is for each sample alone.
-SAMPLES_ALONE = {"question": "mean", "mlp_mse": "mean", "transformer": "mean", "minibatches_sum": "sum",
+SAMPLES_ALONE = {"question": "mean", "mlp_mse": "mean", "many_samples": "mean", "transformer": "mean", "minibatches_sum": "sum",
                  "by_inputs_of_samples": "mean"}
 
 

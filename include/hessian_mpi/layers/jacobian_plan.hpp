@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
 #include "hessian_mpi/network/problem.hpp"
 
 namespace hessian_mpi::layers {
@@ -47,5 +49,10 @@ std::int64_t rows_worth_deriving(std::int64_t columns);
 /// Not collective; the same on all ranks. For a problem whose matrix is ggn or fisher. Runs the model, and tests with
 /// some backward passes what derivatives of its outputs cross. Throws what output_map() throws.
 JacobianPlan plan_jacobian(const network::Problem& problem, Entries entries);
+
+/// The steps in which all rows are made so: several where products with many outputs take longer than to bring numbers
+/// from one half of the matrix, which is symmetric, to the other; cut between blocks of the whole grid.
+LayerPlan plan_products(const network::Problem& problem, const JacobianPlan& jacobian,
+                        const matrix::MatrixShape& matrix);
 
 }  // namespace hessian_mpi::layers

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ struct FactoredLayer {
 
 /// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, of a few of
 /// which each needs little to have the others as columns, or, in all columns, of some that share parameters or one that
-/// has few; or, without layers, those by double-backward.
+/// has few; or, without layers, those by double-backward, or some as products of J (jacobian_plan.hpp).
 struct LayerStep {
   Unit unit = Unit::sample;
   std::vector<FactoredLayer> layers;  ///< those whose rows are made, then those that later steps are of
@@ -37,6 +38,9 @@ struct LayerStep {
   std::int64_t copies = 1;  ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;    ///< that it makes
   std::int64_t passes = 0;  ///< backward, for its rows
+  /// Its rows where they are products of J, in the columns from the first of them on: those before are of earlier
+  /// steps.
+  std::optional<Rows> products = {};
 };
 
 /// How the rows of one parameter are made.
@@ -53,7 +57,7 @@ struct LayerPlan {
   std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
   std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
 
-  bool factors_layers() const { return steps.size() > 1; }
+  bool factors_layers() const { return steps.size() > 1 && !steps.front().products; }
   bool is_factored(std::size_t parameter) const { return parameters[parameter].step > 0; }
 };
 

@@ -1,5 +1,5 @@
 #pragma once
-/// The order of work where rows are factored by layer: the plan's steps, each with the rows of earlier ones as columns.
+/// The order of work: the plan's steps, layers or products of J, each with the rows of earlier ones as columns.
 /// Each step is split over all ranks. Steps of diagonal blocks, or of the diagonal, know nothing of each other.
 
 #include <filesystem>
@@ -19,7 +19,7 @@ namespace hessian_mpi::run {
 class LayeredAssembly {
  public:
   /// Not collective; the same on all ranks. missing: the blocks to be made. unfactored: makes the rows of the first
-  /// step. Problem, plan and that engine must outlive the object.
+  /// step, and, where the plan has products of J, of all. Problem, plan and that engine must outlive the object.
   LayeredAssembly(const network::Problem& problem, const layers::LayerPlan& plan, const matrix::MatrixShape& matrix,
                   const matrix::BlockList& missing, Precision accumulate, engines::Engine& unfactored,
                   const ranks::Communicator& communicator);
@@ -83,6 +83,7 @@ class LayeredAssembly {
   void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                const ranks::StopPoint& stop);
   void read_back(const std::vector<file::BlockRecord>& records, std::size_t s, const ranks::StopPoint& stop);
+  std::unique_ptr<engines::Engine> engine_of(std::size_t s, std::uint64_t memory) const;
 
   const network::Problem& problem_;
   const layers::LayerPlan& plan_;
