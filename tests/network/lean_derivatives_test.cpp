@@ -63,6 +63,8 @@ const std::vector<Case>& cases() {
          return t[0].mT().bmm(t[1].expand({2, 4, 5}));
        },
        {{2, 4, 3}, {4, 5}}},
+      {"bmm_of_two_vectors", [](const Tensors& t) { return t[0].bmm(t[1]); }, {{2, 11, 3}, {2, 3, 13}}},
+      {"bmm_of_many_columns", [](const Tensors& t) { return t[0].bmm(t[1]); }, {{2, 3, 4}, {2, 4, 19}}},
       {"bmm_with_itself", [](const Tensors& t) { return t[0].bmm(t[0]); }, {{2, 3, 3}}},
       {"bmm_with_a_constant",
        [](const Tensors& t) {
@@ -277,6 +279,29 @@ TEST(LeanDerivativesOfMasks, AreNoneWhereThereIsAMask) {
   const Tensor root = x.square().masked_fill(torch::tensor({false, true, false}), 0).sqrt();
   const Tensor found = torch::autograd::grad({root.sum()}, {x})[0];
   EXPECT_TRUE(torch::equal(found, torch::tensor({1., 0., -1.}, torch::kDouble))) << found;
+}
+
+// Any number of rows and columns, and matrices that lie as they do in attention.
+TEST(LeanDerivativesOfProducts, AreThoseOfSumsOfProducts) {
+  torch::manual_seed(6);
+  const auto expect_sums = [](const Tensor& a, const Tensor& b) {
+    const Tensor expected = (a.to(torch::kDouble).unsqueeze(3) * b.to(torch::kDouble).unsqueeze(1)).sum(2);
+    const double tolerance = a.scalar_type() == torch::kFloat ? 1e-6 : 1e-14;
+    const Tensor found = a.bmm(b);
+    ASSERT_EQ(found.scalar_type(), a.scalar_type());
+    ASSERT_TRUE(torch::allclose(found.to(torch::kDouble), expected, tolerance, tolerance)) << a.sizes() << b.sizes();
+  };
+  const PlainOperators replaced;
+  for (const auto dtype : {torch::kFloat, torch::kDouble}) {
+    for (std::int64_t columns = 1; columns < 35; ++columns) {
+      const Tensor a = torch::randn({3, columns % 18 + 1, 5}, dtype);
+      expect_sums(a, torch::randn({3, 5, columns}, dtype));
+      expect_sums(a, torch::randn({3, columns, 5}, dtype).mT());
+      expect_sums(a.mT().contiguous().mT(), torch::randn({5, columns}, dtype).expand({3, 5, columns}));
+    }
+  }
+  expect_sums(torch::randn({2, 3, 0}), torch::randn({2, 0, 4}));
+  EXPECT_THROW(torch::randn({2, 3, 4}).bmm(torch::randn({2, 5, 4})), c10::Error);
 }
 
 // As autocast has it: half precision inside, float32 in a norm.

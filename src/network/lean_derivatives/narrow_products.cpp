@@ -1,0 +1,115 @@
+#include "lean_derivatives/narrow_products.hpp"
+
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace hessian_mpi::network {
+namespace {
+
+#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
+
+template <int bytes, class Number>
+struct VectorOf {
+  using Type [[gnu::vector_size(bytes)]] = Number;
+  // As it lies in memory, wherever that begins.
+  using InMemory [[gnu::vector_size(bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
+};
+
+// Some rows of a product. b: [inner][pieces of a vector of so many bytes], zero behind the columns.
+template <int bytes, int rows, int pieces, class Number>
+HESSIAN_MPI_INLINE void multiply_rows(const NarrowShape& shape, const Number* a, std::int64_t of_row,
+                                      std::int64_t of_column, const Number* b, bool adds, Number* c) {
+  using Vector = typename VectorOf<bytes, Number>::Type;
+  constexpr int lanes = bytes / static_cast<int>(sizeof(Number));
+  Vector sums[rows][pieces] = {};
+  for (std::int64_t k = 0; k < shape.inner; ++k, a += of_column, b += pieces * lanes) {
+    Vector of_b[pieces];
+#pragma GCC unroll 8
+    for (int v = 0; v < pieces; ++v) {
+      of_b[v] = *reinterpret_cast<const typename VectorOf<bytes, Number>::InMemory*>(b + v * lanes);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < pieces; ++v) sums[i][v] += a[i * of_row] * of_b[v];
+    }
+  }
+  Number finished[rows][pieces * lanes];
+  std::memcpy(finished, sums, sizeof(sums));
+  for (int i = 0; i < rows; ++i, c += shape.columns) {
+    for (std::int64_t j = 0; j < shape.columns; ++j) c[j] = adds ? c[j] + finished[i][j] : finished[i][j];
+  }
+}
+
+// All rows from one on, the last of them fewer at a time.
+template <int bytes, int rows, int pieces, class Number>
+HESSIAN_MPI_INLINE void multiply_from(std::int64_t row, const NarrowShape& shape, const Number* a, std::int64_t of_row,
+                                      std::int64_t of_column, const Number* b, bool adds, Number* c) {
+  for (; row + rows <= shape.rows; row += rows) {
+    Number* const to = c + row * shape.columns;
+    multiply_rows<bytes, rows, pieces>(shape, a + row * of_row, of_row, of_column, b, adds, to);
+  }
+  if constexpr (rows > 1) multiply_from<bytes, rows / 2, pieces>(row, shape, a, of_row, of_column, b, adds, c);
+}
+
+// As many pieces as the columns need. Sums of as many rows as there are registers for.
+template <int bytes, int pieces, class Number>
+HESSIAN_MPI_INLINE void multiply_all(const NarrowShape& shape, Matrices<Number> a, Matrices<Number> b, bool adds,
+                                     Number* c) {
+  constexpr auto width = pieces * bytes / static_cast<std::int64_t>(sizeof(Number));
+  constexpr int rows = bytes == 64 ? 8 : 8 / pieces;
+  if constexpr (width < most_narrow_columns<Number>) {
+    if (shape.columns > width) return multiply_all<bytes, 2 * pieces>(shape, a, b, adds, c);
+  }
+  std::vector<Number> near(static_cast<std::size_t>(shape.inner * width), Number{0});
+  for (std::int64_t m = 0; m < shape.matrices; ++m, c += shape.rows * shape.columns) {
+    for (std::int64_t k = 0; k < shape.inner; ++k) {
+      const Number* const from = b.numbers + k * b.of_row;
+      for (std::int64_t j = 0; j < shape.columns; ++j) near[k * width + j] = from[j * b.of_column];
+    }
+    multiply_from<bytes, rows, pieces>(0, shape, a.numbers, a.of_row, a.of_column, near.data(), adds, c);
+    a.numbers += a.of_matrix;
+    b.numbers += b.of_matrix;
+  }
+}
+
+// Vectors of a clone (for_processors.hpp) would be those of the least of all processors.
+// NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
+#define HESSIAN_MPI_NARROW_FOR(name, bytes, target)                                                           \
+  template <class Number>                                                                                     \
+  target void name(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, bool adds, \
+                   Number* c) {                                                                               \
+    multiply_all<bytes, 1>(shape, a, b, adds, c);                                                             \
+  }
+// NOLINTEND(bugprone-macro-parentheses)
+HESSIAN_MPI_NARROW_FOR(multiply_by_any, 16, )
+#if defined(__x86_64__) && defined(__GNUC__)
+HESSIAN_MPI_NARROW_FOR(multiply_by_avx2, 32, __attribute__((target("avx2,fma"))))
+HESSIAN_MPI_NARROW_FOR(multiply_by_avx512, 64, __attribute__((target("avx512f,avx2,fma"))))
+#endif
+
+template <class Number>
+void multiply(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, bool adds, Number* c) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0;
+  if (avx512) return multiply_by_avx512(shape, a, b, adds, c);
+  if (avx2) return multiply_by_avx2(shape, a, b, adds, c);
+#endif
+  multiply_by_any(shape, a, b, adds, c);
+}
+
+}  // namespace
+
+void multiply_narrow(const NarrowShape& shape, const Matrices<float>& a, const Matrices<float>& b, bool adds,
+                     float* c) {
+  multiply(shape, a, b, adds, c);
+}
+
+void multiply_narrow(const NarrowShape& shape, const Matrices<double>& a, const Matrices<double>& b, bool adds,
+                     double* c) {
+  multiply(shape, a, b, adds, c);
+}
+
+}  // namespace hessian_mpi::network
