@@ -53,7 +53,7 @@ struct ParameterPlan {
 
 struct LayerPlan {
   std::vector<ParameterPlan> parameters;
-  std::vector<LayerStep> steps;      ///< the first one by double-backward, all others with layers
+  std::vector<LayerStep> steps;      ///< the first one by double-backward, all others with layers; or all of products
   std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
   std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
 
