@@ -106,7 +106,7 @@ def check_run(folder, program, source, options, lengths, words):
         check(file, sections[SECTION[program]], common, lengths, {kind, *words.split()})
         if source != "low.h5":
             check_promises(file, read["hessian"][:])
-        layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end")
+        layout = ("format", "format_version", "file_id", "complete", "row_begin", "row_end", "sums")
         origin = {name: value for name, value in read.attrs.items() if name not in layout}
         assert dict(file["hessian"].attrs) == origin and not len(file["hessian"])
 
