@@ -47,7 +47,8 @@ std::string figures(const ProgressState& state) {
   const double rate = state.seconds > 0 ? made / state.seconds : 0;
   const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
   const double work = state.work.value_or(state.fraction);
-  const std::string left = work > 0 ? text_of_seconds(state.seconds / work * (1 - work)) + " left" : "";
+  const double to_compute = work > 0 ? state.seconds / work * (1 - work) : 0;
+  const std::string left = work > 0 ? text_of_seconds(std::max(to_compute, state.seconds_to_write)) + " left" : "";
   return formatted("%3.0f %%  %.0f / %lld rows  %s rows/s  %s / %s  %s", 100 * share, std::floor(rows),
                    static_cast<long long>(state.rows), formatted(rate < 100 ? "%.3g" : "%.0f", rate).c_str(),
                    text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
@@ -143,9 +144,17 @@ void Progress::advance(double rows, double work) {
   if (now >= next_) show(now);
 }
 
+void Progress::wrote(double rows, double seconds) {
+  constexpr double kept = 0.95;
+  written_ += rows;
+  lately_written_ = kept * lately_written_ + rows;
+  seconds_of_these_ = kept * seconds_of_these_ + seconds;
+}
+
 void Progress::finish() {
   if (style_ == ProgressStyle::none) return;
   done_ = share_;
+  written_ = share_;
   work_done_ = work_.value_or(0);
   show(Clock::now());
   if (style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
@@ -155,12 +164,14 @@ void Progress::finish() {
 ProgressState Progress::state(Clock::time_point now) const {
   std::optional<double> work;
   if (work_ && *work_ > 0) work = std::min(1.0, work_done_ / *work_);
+  const double pace = lately_written_ > 0 ? seconds_of_these_ / lately_written_ : 0;
   return {std::min(1.0, done_ / share_),
           std::chrono::duration<double>(now - start_).count(),
           rows_,
           bytes_,
           present_,
-          work};
+          work,
+          pace * std::max(0.0, share_ - written_)};
 }
 
 void Progress::show(Clock::time_point now) {

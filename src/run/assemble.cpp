@@ -205,7 +205,11 @@ class Assembly {
 
  private:
   void save();
-  void write();
+  struct Written {
+    double rows = 0;
+    double seconds = 0;
+  };
+  Written write();
   void compute_and_write(std::int64_t count);
 
   OwnBlocks& own_;
@@ -225,20 +229,23 @@ void Assembly::save() {
   result_.write_seconds += watch.seconds();
 }
 
-void Assembly::write() {
+Assembly::Written Assembly::write() {
   const Stopwatch watch;
-  writer_.write(own_.computed(), own_.numbers());
+  const Rows rows = own_.computed();
+  writer_.write(rows, own_.numbers());
   const double writing = watch.seconds();
   own_.hand_over(writing, checkpoint_);
   result_.write_seconds += writing;
+  return {static_cast<double>(rows.count()), writing};
 }
 
 // Computes on all ranks, and meanwhile writes what was computed before. Where computing fails on one, what was written
 // is marked and the file closed, if that still works.
 void Assembly::compute_and_write(std::int64_t count) {
   auto computing = worker_.begin([&] { own_.compute(count, stop_, progress_); });
+  Written written;
   try {
-    write();
+    written = write();
   } catch (...) {
     computing.wait();
     throw;
@@ -259,6 +266,7 @@ void Assembly::compute_and_write(std::int64_t count) {
     }
     throw;
   }
+  progress_.wrote(written.rows, written.seconds);
   own_.advance(result_);
 }
 
@@ -269,7 +277,8 @@ Assembled Assembly::run() {
     const auto reason = stop_.reason(own_.seconds_for_least() + after);
     const auto agreed = communicator_.max({own_.left(), reason, checkpoint_.is_due(), -wanted});
     if (agreed[0] == 0 || agreed[1] != 0) {
-      write();
+      const auto written = write();
+      progress_.wrote(written.rows, written.seconds);
       if (agreed[0] != 0) ranks::StopPoint::heed(agreed[1]);
       break;
     }

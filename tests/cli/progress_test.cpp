@@ -45,6 +45,12 @@ TEST(ProgressLine, EstimatesTheTimeLeftFromTheWorkWhereRowsDiffer) {
   EXPECT_TRUE(contains(line, "9 min 00 s left")) << line;
 }
 
+// Most of the work is done, but not of the writing.
+TEST(ProgressLine, PromisesNoLessThanIsLeftToWrite) {
+  EXPECT_TRUE(contains(progress_line({0.5, 60, 1000, 4'000'000, 0, 0.9, 45}), "45 s left"));
+  EXPECT_TRUE(contains(progress_line({0.5, 60, 1000, 4'000'000, 0, 0.5, 45}), "1 min 00 s left"));
+}
+
 TEST(ProgressLine, EndsWithNothingLeft) {
   const auto line = progress_line({1, 20, 23365, 2'183'692'900});
   EXPECT_TRUE(contains(line, "100 %")) << line;
@@ -162,6 +168,17 @@ TEST(Progress, NeverShowsMoreThanTheWhole) {
   std::this_thread::sleep_for(std::chrono::milliseconds(250));
   progress.advance(25);
   EXPECT_TRUE(contains(out.str(), "10 / 10 rows")) << out.str();
+}
+
+// At the pace of the last writes: the first ones went to memory.
+TEST(Progress, ForgetsHowFastItOnceWrote) {
+  std::ostringstream out;
+  Progress progress(ProgressStyle::bar, 1000, 0, 4'000'000, 1000, out);
+  for (int k = 0; k < 100; ++k) progress.wrote(1, 0.001);
+  for (int k = 0; k < 400; ++k) progress.wrote(1, 0.1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  progress.advance(990);
+  EXPECT_TRUE(contains(out.str(), "50 s left")) << out.str();
 }
 
 TEST(Progress, OfARankWithoutRowsShowsNoNonsense) {

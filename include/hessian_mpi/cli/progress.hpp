@@ -19,6 +19,7 @@ struct ProgressState {
   std::uint64_t bytes = 0;          ///< of the whole file
   std::int64_t present = 0;         ///< rows that earlier runs have made
   std::optional<double> work = {};  ///< the fraction of the work, where rows differ in what they take
+  double seconds_to_write = 0;      ///< what is left at the rate of the last writes: it takes no less than that
 };
 
 /// "[=====>    ]  52 %  12150 / 23365 rows  2681 rows/s  1.1 / 2.2 GB  4 s left", `width` characters at most.
@@ -43,6 +44,8 @@ class Progress {
 
   /// Adds rows of this rank that are done, and the work that they took, and shows it if it is time.
   void advance(double rows, double work = 0);
+  /// Rows of this rank have been written, in so many seconds. Not while another thread calls advance().
+  void wrote(double rows, double seconds);
   /// Ends the display, at the last row.
   void finish();
 
@@ -60,6 +63,9 @@ class Progress {
   double done_ = 0;
   std::optional<double> work_;
   double work_done_ = 0;
+  double written_ = 0;
+  double lately_written_ = 0;  // of the last writes most, of earlier ones less and less
+  double seconds_of_these_ = 0;
   Clock::time_point start_;
   Clock::time_point next_;
   std::chrono::duration<double> pause_;
