@@ -46,9 +46,9 @@ std::string figures(const ProgressState& state) {
   const double share = share_of_file(state);
   const double rate = state.seconds > 0 ? made / state.seconds : 0;
   const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(state.bytes));
-  const double work = state.work.value_or(state.fraction);
-  const double to_compute = work > 0 ? state.seconds / work * (1 - work) : 0;
-  const std::string left = work > 0 ? text_of_seconds(std::max(to_compute, state.seconds_to_write)) + " left" : "";
+  auto seconds = state.seconds_left;
+  if (!seconds && state.fraction > 0) seconds = state.seconds / state.fraction * (1 - state.fraction);
+  const std::string left = seconds ? text_of_seconds(*seconds) + " left" : "";
   return formatted("%3.0f %%  %.0f / %lld rows  %s rows/s  %s / %s  %s", 100 * share, std::floor(rows),
                    static_cast<long long>(state.rows), formatted(rate < 100 ? "%.3g" : "%.0f", rate).c_str(),
                    text_of_bytes(bytes).c_str(), text_of_bytes(state.bytes).c_str(), left.c_str());
@@ -117,7 +117,7 @@ bool is_on_terminal() {
 }
 
 Progress::Progress(ProgressStyle style, std::int64_t rows, std::int64_t present, std::uint64_t bytes,
-                   std::int64_t share, std::ostream& out, std::optional<double> work)
+                   std::int64_t share, std::ostream& out, std::optional<Work> work)
     : style_(style),
       rows_(rows),
       present_(present),
@@ -136,9 +136,10 @@ Progress::~Progress() {
   if (shown_ && style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
 }
 
-void Progress::advance(double rows, double work) {
+void Progress::advance(double rows, const Work& work, double seconds_in_passes) {
   done_ += rows;
-  work_done_ += work;
+  work_done_ = work_done_ + work;
+  seconds_in_passes_ += seconds_in_passes;
   if (style_ == ProgressStyle::none) return;
   const auto now = Clock::now();
   if (now >= next_) show(now);
@@ -155,23 +156,31 @@ void Progress::finish() {
   if (style_ == ProgressStyle::none) return;
   done_ = share_;
   written_ = share_;
-  work_done_ = work_.value_or(0);
+  work_done_ = work_.value_or(Work{});
   show(Clock::now());
   if (style_ == ProgressStyle::bar) out_ << '\n' << std::flush;
   shown_ = false;
 }
 
-ProgressState Progress::state(Clock::time_point now) const {
-  std::optional<double> work;
-  if (work_ && *work_ > 0) work = std::min(1.0, work_done_ / *work_);
+// No less than what is left to write takes at the pace of the last writes.
+std::optional<double> Progress::seconds_left(double seconds) const {
+  const Work all = work_.value_or(Work{0, share_});
+  const Work done = work_ ? work_done_ : Work{0, done_};
+  if (done.all() <= 0) return std::nullopt;
+  const auto rest = [](double whole, double part) { return std::max(0.0, whole / part - 1); };
+  const double in_passes = seconds_in_passes_;
+  const double beside = seconds - in_passes;
+  const bool two_paces = in_passes > 0 && beside > 0 && done.passes > 0 && done.others > 0;
+  const double to_compute = two_paces
+                                ? in_passes * rest(all.passes, done.passes) + beside * rest(all.others, done.others)
+                                : seconds * rest(all.all(), done.all());
   const double pace = lately_written_ > 0 ? seconds_of_these_ / lately_written_ : 0;
-  return {std::min(1.0, done_ / share_),
-          std::chrono::duration<double>(now - start_).count(),
-          rows_,
-          bytes_,
-          present_,
-          work,
-          pace * std::max(0.0, share_ - written_)};
+  return std::max(to_compute, pace * std::max(0.0, share_ - written_));
+}
+
+ProgressState Progress::state(Clock::time_point now) const {
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  return {std::min(1.0, done_ / share_), seconds, rows_, bytes_, present_, seconds_left(seconds)};
 }
 
 void Progress::show(Clock::time_point now) {

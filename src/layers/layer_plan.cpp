@@ -220,9 +220,9 @@ void note_parameters(const Network& network, std::size_t s, std::size_t l, Layer
   const auto& step = plan.steps[s];
   const auto& call = network.graph.call(step.layers[l].call);
   const auto together = rows_together(network, step, l);
-  const auto cost = cost_of_row(network, step, l);
-  if (call.weight) plan.parameters[*call.weight] = {s, "", cost.of_weight, together.of_weight};
-  if (call.bias) plan.parameters[*call.bias] = {s, "", cost.of_bias, together.of_bias};
+  const auto work = work_of_row(network, step, l);
+  if (call.weight) plan.parameters[*call.weight] = {s, "", work.of_weight, together.of_weight};
+  if (call.bias) plan.parameters[*call.bias] = {s, "", work.of_bias, together.of_bias};
 }
 
 void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
@@ -246,7 +246,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
   LayerPlan plan = all_by_double_backward(network.problem, "");
   for (std::size_t p = 0; p < plan.parameters.size(); ++p) {
     plan.parameters[p].reason = forward.reasons[p];
-    plan.parameters[p].row_cost = cost_of_double_backward_row(network);
+    plan.parameters[p].row_work = work_of_double_backward_row(network);
   }
   for (std::size_t c = 0; c < forward.calls.size(); ++c) {
     for (const auto& parameter : {forward.calls[c].weight, forward.calls[c].bias}) {
@@ -312,23 +312,27 @@ std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& i
   return runs;
 }
 
-double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows) {
-  double cost = 0;
+Work work_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows) {
+  Work work;
   if (plan.steps.front().products) {
     for (const auto& step : plan.steps) {
       const auto count = std::min(rows.end, step.products->end) - std::max(rows.begin, step.products->begin);
-      cost += static_cast<double>(std::max(count, std::int64_t{0}) * (index.size() - step.products->begin));
+      work.others += static_cast<double>(std::max(count, std::int64_t{0}) * (index.size() - step.products->begin));
     }
-    return cost;
+    return work;
   }
   for (auto row = rows.begin; row < rows.end;) {
     const auto parameter = index.locate(row).parameter;
     const auto& entry = index.entries()[parameter];
     const auto end = std::min(rows.end, entry.offset + entry.size);
-    cost += static_cast<double>(end - row) * plan.parameters[parameter].row_cost;
+    work = work + static_cast<double>(end - row) * plan.parameters[parameter].row_work;
     row = end;
   }
-  return cost;
+  return work;
+}
+
+double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows) {
+  return work_of(plan, index, rows).all();
 }
 
 std::string lines_of(const LayerPlan& plan, const matrix::ParameterIndex& index) {

@@ -205,12 +205,12 @@ cli::Progress progress_of(const run::Job& job, const std::vector<matrix::SharedB
   const auto& grid = job.matrix.grid;
   std::int64_t missing = 0;
   std::int64_t own = 0;
-  double work = 0;
+  Work work;
   for (const auto& share : shares) {
     const auto blocks = share.of_rank(world.rank());
     missing += matrix::rows_in(grid, share.blocks);
     own += matrix::rows_in(grid, blocks);
-    for (const auto b : blocks) work += run::cost_of(job, grid.block(b));
+    for (const auto b : blocks) work = work + run::work_of(job, grid.block(b));
   }
   const auto rows = grid.part().count();
   return {world.is_root() ? job.options.progress : ProgressStyle::none,
@@ -264,9 +264,9 @@ void fill_file(const run::Job& job, run::LayeredAssembly& assembly, const run::M
     file::HessianWriter writer(checkpoint.file(), job.matrix, world);
     if (assembly.reads_back()) writer.keep_pages();
     auto progress = progress_of(job, assembly.shares(), world);
-    const auto cost = [&](const Rows& rows) { return run::cost_of(job, rows); };
+    const auto work = [&](const Rows& rows) { return run::work_of(job, rows); };
     const auto assemble_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
-      return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once, cost}, writer, checkpoint, stop, world,
+      return run::assemble(engine, {job.matrix, blocks, memory.blocks_at_once, work}, writer, checkpoint, stop, world,
                            progress);
     };
     std::optional<ranks::AgreedError> stopped;

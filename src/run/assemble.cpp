@@ -86,10 +86,10 @@ struct Piece {
 class OwnBlocks {
  public:
   OwnBlocks(engines::Engine& engine, const matrix::MatrixShape& matrix, matrix::BlockList blocks,
-            std::int64_t blocks_at_once, std::function<double(const Rows&)> cost)
+            std::int64_t blocks_at_once, std::function<Work(const Rows&)> work)
       : engine_(engine),
         matrix_(matrix),
-        cost_(std::move(cost)),
+        work_(std::move(work)),
         blocks_(std::move(blocks)),
         step_(blocks_worth_a_call(engine, matrix.grid)),
         most_(blocks_at_once) {
@@ -122,7 +122,7 @@ class OwnBlocks {
  private:
   engines::Engine& engine_;
   const matrix::MatrixShape& matrix_;
-  std::function<double(const Rows&)> cost_;
+  std::function<Work(const Rows&)> work_;
   matrix::BlockList blocks_;
   std::int64_t step_;
   std::int64_t most_;
@@ -132,6 +132,7 @@ class OwnBlocks {
   std::size_t written_ = 0;  // blocks that have been handed over
   double in_all_ = 0;        // seconds for all of these, with their writing
   double pass_seconds_before_ = engine_.seconds_in_passes();
+  double seconds_in_passes_ = pass_seconds_before_;
   double pace_ = 0;  // seconds for a block, of all or of the last ones: whichever is more
 };
 
@@ -154,9 +155,11 @@ void OwnBlocks::compute(std::int64_t count, const ranks::StopPoint& stop, cli::P
     const matrix::Blocks asked{next_.blocks.end, std::min(next_.blocks.end + step_, wanted.end)};
     const Rows rows = rows_of(matrix_.grid, asked);
     const auto place = [&](std::int64_t row) { return next_.numbers.get() + matrix_.bytes_of_rows({first_row, row}); };
-    const double cost_of_row = cost_ ? cost_(rows) / static_cast<double>(rows.count()) : 0;
-    engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin),
-                    [&](double done) { progress.advance(done, done * cost_of_row); });
+    const Work of_row = work_ ? 1 / static_cast<double>(rows.count()) * work_(rows) : Work{};
+    engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin), [&](double done) {
+      const double before = std::exchange(seconds_in_passes_, engine_.seconds_in_passes());
+      progress.advance(done, done * of_row, seconds_in_passes_ - before);
+    });
     for (auto b = asked.begin; b < asked.end; ++b) {
       const auto block = matrix_.grid.block(b);  // which is in the cache still
       next_.records.push_back(record_of(block, matrix_, place(block.begin), next_.nonfinite_rows));
@@ -332,7 +335,7 @@ Assembled assemble(engines::Engine& engine, const Assignment& assignment, file::
                    cli::Progress& progress) {
   auto own = communicator.together([&] {
     const auto share = assignment.blocks.of_rank(communicator.rank());
-    return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once, assignment.cost);
+    return OwnBlocks(engine, assignment.matrix, share, assignment.blocks_at_once, assignment.work);
   });
   return Assembly(own, writer, checkpoint, stop, communicator, progress).run();
 }

@@ -97,9 +97,9 @@ Job plan_job(const Options& options, const network::Problem& problem, matrix::Ma
   return job;
 }
 
-double cost_of(const Job& job, const Rows& rows) {
-  if (has_rows_of_samples(job.options.matrix)) return static_cast<double>(rows.count());
-  return layers::cost_of(job.plan, job.problem.index(), rows);
+Work work_of(const Job& job, const Rows& rows) {
+  if (has_rows_of_samples(job.options.matrix)) return {0, static_cast<double>(rows.count())};
+  return layers::work_of(job.plan, job.problem.index(), rows);
 }
 
 Precision accumulation(const Job& job) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
+#include "hessian_mpi/base/work.hpp"
 #include "hessian_mpi/layers/layer_capture.hpp"
 #include "hessian_mpi/network/problem.hpp"
 
@@ -47,7 +48,7 @@ struct LayerStep {
 struct ParameterPlan {
   std::size_t step = 0;            ///< in LayerPlan::steps
   std::string reason;              ///< why by double-backward; empty where they are factored
-  double row_cost = 1;             ///< what one row takes, in multiplications
+  Work row_work{0, 1};             ///< what one row takes, in multiplications
   std::int64_t rows_together = 1;  ///< neighbouring rows that come of the same passes
 };
 
@@ -70,7 +71,8 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
 /// The rows that a step makes, as runs of neighbours.
 std::vector<Rows> rows_of(const LayerPlan& plan, const matrix::ParameterIndex& index, std::size_t step);
 
-/// What some rows take, in multiplications.
+/// What some rows take, in multiplications; and all of it.
+Work work_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows);
 double cost_of(const LayerPlan& plan, const matrix::ParameterIndex& index, const Rows& rows);
 
 /// The plan for people and for the file: a line for each parameter, "fc.weight: layers" or "fc.bias: rows, why".

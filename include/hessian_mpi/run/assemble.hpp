@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "hessian_mpi/base/work.hpp"
 #include "hessian_mpi/cli/progress.hpp"
 #include "hessian_mpi/engines/engine.hpp"
 #include "hessian_mpi/file/checkpoint.hpp"
@@ -40,7 +41,7 @@ struct Assignment {
   const matrix::MatrixShape& matrix;
   matrix::SharedBlocks blocks;
   std::int64_t blocks_at_once = 1;
-  std::function<double(const Rows&)> cost = {};  ///< what some rows take, for the progress
+  std::function<Work(const Rows&)> work = {};  ///< what some rows take, for the progress
 };
 
 /// Collective over the communicator. Computes and writes the blocks, each rank its share of them, and marks them as

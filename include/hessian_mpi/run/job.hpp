@@ -36,7 +36,7 @@ matrix::MatrixShape matrix_of_job(const Options& options, const network::Problem
 Job plan_job(const Options& options, const network::Problem& problem, matrix::MatrixShape matrix);
 
 /// What some rows take to be made, relative to others.
-double cost_of(const Job& job, const Rows& rows);
+Work work_of(const Job& job, const Rows& rows);
 
 /// Of the sums over samples.
 Precision accumulation(const Job& job);

@@ -310,16 +310,20 @@ double cost_of(const Network& network, const Counts& counts) {
   return cost_of_double_backward_rows(network, static_cast<double>(counts.double_backward_rows)) + counts.factored;
 }
 
-double cost_of_double_backward_row(const Network& network) {
-  return cost_of_double_backward_rows(network, 1) + cost_of_writing_row(network);
+Work work_of_double_backward_row(const Network& network) {
+  return {cost_of_double_backward_rows(network, 1), cost_of_writing_row(network)};
 }
 
-CostOfRow cost_of_row(const Network& network, const LayerStep& step, std::size_t l) {
+WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l) {
   const auto sizes = sizes_of(network, step);
-  const auto rows = rows_of_layer(network, step, sizes, l);
-  const double by_row = cost_by_row(network, step, sizes, l) + cost_of_writing_row(network);
-  if (rows.by_output == 0) return {by_row, by_row};
-  const double by_output = cost_by_outputs(network, step, sizes, l) / rows.by_output + cost_of_writing_row(network);
+  const auto rows = rows_of_layer(network, step, sizes, l).by_output;
+  const auto work = [&](double passes, double all) {
+    return Work{passes, all - passes + cost_of_writing_row(network)};
+  };
+  const auto by_row = work(cost_of_passes(network, step, l, 1), cost_by_row(network, step, sizes, l));
+  if (rows == 0) return {by_row, by_row};
+  const double passes = cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions);
+  const auto by_output = work(passes / rows, cost_by_outputs(network, step, sizes, l) / rows);
   return {by_output, by_row};  // a bias' rows come after those of the weight, when their passes are forgotten
 }
 

@@ -76,12 +76,12 @@ double cost_of(const Network& network, const Counts& counts);
 
 /// What a single row takes, in multiplications, until it is written: one by double-backward, and one of a layer's
 /// weight or bias that a step makes, with its part of the passes.
-double cost_of_double_backward_row(const Network& network);
-struct CostOfRow {
-  double of_weight;
-  double of_bias;
+Work work_of_double_backward_row(const Network& network);
+struct WorkOfRow {
+  Work of_weight;
+  Work of_bias;
 };
-CostOfRow cost_of_row(const Network& network, const LayerStep& step, std::size_t l);
+WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l);
 
 /// How many neighbouring rows of a layer come of the same passes.
 struct RowsTogether {
