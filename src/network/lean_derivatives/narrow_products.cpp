@@ -57,7 +57,7 @@ HESSIAN_MPI_INLINE void multiply_from(std::int64_t row, const NarrowShape& shape
 template <int bytes, int pieces, class Number>
 HESSIAN_MPI_INLINE void multiply_all(const NarrowShape& shape, Matrices<Number> a, Matrices<Number> b, bool adds,
                                      Number* c) {
-  constexpr auto width = pieces * bytes / static_cast<std::int64_t>(sizeof(Number));
+  constexpr auto width = std::int64_t{pieces} * bytes / static_cast<std::int64_t>(sizeof(Number));
   constexpr int rows = bytes == 64 ? 8 : 8 / pieces;
   if constexpr (width < most_narrow_columns<Number>) {
     if (shape.columns > width) return multiply_all<bytes, 2 * pieces>(shape, a, b, adds, c);
