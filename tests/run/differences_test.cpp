@@ -141,6 +141,35 @@ TEST(CheckDifferences, GoCloserWhereAKinkIsNear) {
   EXPECT_EQ(figures_beside_kink(-less_than_the_first_step).hessian.outcome, file::CheckOutcome::passed);
 }
 
+/// L = relu(w0) - relu(-w0) + w1^2 / 2 at w = (0, 2): the slope by w0 is 1 on both sides, and 0 in autograd. So are
+/// those of units behind weights that begin as zero.
+class BothSidesAlike final : public network::Model {
+ public:
+  std::string format() const override { return "alike"; }
+  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
+  std::vector<std::string> input_names() const override { return {"x"}; }
+  void convert(torch::Dtype, torch::Device) override {}
+  void set_mode(Mode) override {}
+  c10::IValue forward(const std::vector<c10::IValue>&) override {
+    return torch::relu(w_[0]) - torch::relu(-w_[0]) + 0.5 * w_[1].pow(2);
+  }
+
+ private:
+  torch::Tensor w_ = torch::tensor({0.0, 2.0}, torch::kFloat64).requires_grad_();
+};
+
+TEST(CheckDifferences, BlameNoDerivativeThatIsRightBesideThePoint) {
+  auto problem = problem_of(std::make_unique<BothSidesAlike>());
+  auto point = network::evaluate(problem);
+  ASSERT_EQ(point.gradient, (std::vector<double>{0, 2}));
+  const auto lines = times_lines({0, 0, 0, 1}, {1, 2});  // which move w0, too
+  EXPECT_EQ(check_differences(problem, point, lines).gradient.outcome, file::CheckOutcome::kinks);
+  EXPECT_EQ(check_differences(problem, point, lines).hessian.outcome, file::CheckOutcome::passed);
+  point.gradient[1] += 0.1;
+  EXPECT_EQ(check_differences(problem, point, lines).gradient.outcome, file::CheckOutcome::failed)
+      << "which is not what autograd says";
+}
+
 /// L = sum w^2 * stop_gradient(w): autograd's H is not the derivative of its gradient.
 class CutOff final : public network::Model {
  public:
