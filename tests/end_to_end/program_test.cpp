@@ -17,6 +17,7 @@ namespace {
 // All that end_to_end_models.py makes.
 const std::vector<std::string> networks{"question",
                                         "mlp_mse",
+                                        "many_samples",
                                         "float64_model",
                                         "batch_norm_eval",
                                         "batch_norm_train",
