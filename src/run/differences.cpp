@@ -3,7 +3,6 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -26,7 +25,6 @@ namespace {
 constexpr int lines_through_all = 2;
 constexpr std::size_t most_single_lines = 8;  // of diagonal blocks and diagonals
 constexpr std::uint64_t line_seed = 20260611;
-constexpr std::array<double, 2> sides{-1, 1};  // of the point
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
@@ -162,9 +160,6 @@ class Check {
   std::vector<double> noise_of_own(const Direction& line, std::size_t count, const Evaluate& evaluate) const;
   Function of_own_nearer_zero(std::size_t count, const Evaluate& evaluate) const;
   Function nearer_zero(const Direction& line, bool loss) const;
-  double slope_at(double distance, const Direction& line) const;
-  double loss_at(double distance, const Direction& line) const;
-  bool is_right_beside(const Direction& line, double slope, double typical) const;
 
   network::Problem& twin_;
   const Twins& twins_;
@@ -248,37 +243,6 @@ std::vector<double> Check::numbers_at(const std::vector<double>& place, const Di
   return in_rows(loss.front(), numbers);
 }
 
-double Check::slope_at(double distance, const Direction& line) const {
-  const auto slope = [&] {
-    return std::vector<double>{dot(part_of(network::evaluate(twin_).gradient, line.lines.columns), line.v)};
-  };
-  return evaluated_at(on(line, distance), twin_, theta_, 1, slope).front();
-}
-
-double Check::loss_at(double distance, const Direction& line) const {
-  const auto loss = [&] { return std::vector<double>{network::evaluate(twin_).loss}; };
-  return evaluated_at(on(line, distance), twin_, theta_, 1, loss).front();
-}
-
-// Whether only the point itself is one where the slope is not that of the loss. Where many units lie at their kinks, as
-// behind weights that begin as zero, the two sides may differ by less than either from what autograd takes.
-bool Check::is_right_beside(const Direction& line, double slope, double typical) const {
-  constexpr std::array shares_of_length{1e-5, 1e-6, 1e-7};  // others' kinks are not near all of them
-  constexpr double share_of_distance = 0.125;
-  const auto agree = [&](double a, double b) {
-    return std::abs(a - b) <= tolerances_.gradient * std::max({std::abs(a), std::abs(b), typical});
-  };
-  if (!agree(slope, dot(part_of(here_.gradient, line.lines.columns), line.v))) return false;
-  const auto is_right_at = [&](double place) {
-    const double step = share_of_distance * std::abs(place);
-    return agree(slope_at(place, line), (loss_at(place + step, line) - loss_at(place - step, line)) / (2 * step));
-  };
-  return std::all_of(sides.begin(), sides.end(), [&](double side) {
-    return std::any_of(shares_of_length.begin(), shares_of_length.end(),
-                       [&](double share) { return is_right_at(side * share * std::max(1.0, length_)); });
-  });
-}
-
 DifferenceFigures Check::along(const Direction& line) const {
   if (dot(line.v, line.v) == 0)
     return {{0, tolerances_.gradient, file::CheckOutcome::passed},
@@ -306,15 +270,15 @@ DifferenceFigures Check::along(const Direction& line) const {
   // A slope along a random line is about so much.
   const double typical = std::sqrt(dot(point_.gradient, point_.gradient) / static_cast<double>(theta_.size()));
   const Ruler ruler{length_, &twin_ == &twins_.float64 ? std::numeric_limits<double>::epsilon() : twins_.epsilon};
+  const auto slope_at = [&](double distance) {
+    return evaluated_at(on(line, distance), twin_, theta_, 1, [&] { return own_slope(twin_); });
+  };
   const Derivative of_loss{
-      {slope}, [&] { return noise_of_own(line, 1, own_slope); }, [&] { return lost(own_slope, 1, true); }};
+      {slope}, [&] { return noise_of_own(line, 1, own_slope); }, [&] { return lost(own_slope, 1, true); }, slope_at};
   const Derivative of_rows{line.product, [&] { return noise_of_own(line, count, own_rows); },
                            [&] { return lost(own_rows, count, false); }};
-  auto gradient = compare(of_loss, loss, ruler, typical, tolerances_.gradient);
-  if (gradient.outcome == file::CheckOutcome::failed && is_right_beside(line, slope, typical)) {
-    gradient.outcome = file::CheckOutcome::kinks;
-  }
-  return {gradient, compare(of_rows, rows, ruler, scale_, tolerances_.hessian)};
+  return {compare(of_loss, loss, ruler, typical, tolerances_.gradient),
+          compare(of_rows, rows, ruler, scale_, tolerances_.hessian)};
 }
 
 }  // namespace

@@ -31,13 +31,16 @@ struct Derivative {
   std::function<std::vector<double>()> noise;  ///< of the numbers themselves; called where they differ
   /// What may be lost of the numbers or of f (lost_digits()); called where noise is too little.
   std::function<double()> lost = [] { return 0.0; };
+  /// The numbers elsewhere on the line, where these can be derived; called where all else fails.
+  Function at = {};
 };
 
 /// The step is the cube root of float64's precision times the length of the parameters, where truncation and rounding
 /// of a central difference balance; where that agrees the check has passed. Else steps down to a thousandth, for kinks
 /// nearby, and, extrapolated, up to ten thousand times as much, for noise. The error is the largest difference divided
 /// by the largest number, or by scale if that is more. The tolerance grows with the noise, to a tenth at most.
-///   kinks     forward and backward differences contradict each other the more, the smaller the step
+///   kinks     forward and backward differences contradict each other the more, the smaller the step; or the derivative
+///             is right on both sides of the point, and not at it
 ///   failed    the difference is more than noise explains; numbers are not finite
 ///   rounding  noise may hide a difference of a tenth and more
 /// ruler: of f.
