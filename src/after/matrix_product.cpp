@@ -4,12 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "hessian_mpi/base/processors.hpp"
 #include "hessian_mpi/ranks/spread_vectors.hpp"
 
 namespace hessian_mpi::after {
 namespace {
-
-#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
 
 // So many numbers of a row are multiplied before the next row: what belongs to them in the vectors stays in the
 // innermost cache.
@@ -102,11 +101,6 @@ HESSIAN_MPI_INLINE Piece add_up(RowsAtOnce<Number> rows, std::int64_t n, const d
   }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HESSIAN_MPI_FOR_PROCESSORS __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define HESSIAN_MPI_FOR_PROCESSORS
-#endif
 #define HESSIAN_MPI_PIECE_OF(Number)                                                                          \
   HESSIAN_MPI_FOR_PROCESSORS Piece measured(RowsAtOnce<Number> rows, std::int64_t n, const double* vectors,   \
                                             std::int64_t stride, std::int64_t count) {                        \

@@ -4,15 +4,10 @@
 #include <cstring>
 #include <type_traits>
 
-// Each function is compiled for several kinds of processors; which one is used is decided when the program runs.
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HESSIAN_MPI_KINDS_OF_PROCESSORS 1
-#endif
+#include "hessian_mpi/base/processors.hpp"
 
 namespace hessian_mpi::engines {
 namespace {
-
-#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
 
 // What a kind of processor computes with: bytes of a vector, and rows and pieces of columns of a tile whose sums fit
 // into the registers.
@@ -23,20 +18,13 @@ struct Registers {
   static constexpr int tile_pieces = pieces;
 };
 
-template <class R, class Number>
-struct VectorOf {
-  using Type [[gnu::vector_size(R::vector_bytes)]] = Number;
-  // As it lies in memory, wherever that begins.
-  using InMemory [[gnu::vector_size(R::vector_bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
-};
-
 // The sums of the products for some rows and pieces of columns, of which there are so many; rows of out lie at this
 // distance from their first.
 template <class R, int rows, int pieces, class Number, class Out>
 HESSIAN_MPI_INLINE void tile(std::span<const Product<Number>> products, std::int64_t first_row,
                              std::int64_t first_piece, std::int64_t columns, Out* out, std::int64_t out_stride) {
-  using Vector = typename VectorOf<R, Number>::Type;
-  using InMemory = typename VectorOf<R, Number>::InMemory;
+  using Vector = typename VectorOf<R::vector_bytes, Number>::Type;
+  using InMemory = typename VectorOf<R::vector_bytes, Number>::InMemory;
   constexpr auto width = pieces * Strips<Number>::width;
   constexpr int of_piece = 64 / R::vector_bytes;
   constexpr int vectors = pieces * of_piece;
@@ -138,7 +126,7 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
 template <class R, class Number>
 HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
                                     Number* out) {
-  using InMemory = typename VectorOf<R, Number>::InMemory;
+  using InMemory = typename VectorOf<R::vector_bytes, Number>::InMemory;
   constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
   std::int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
@@ -248,10 +236,8 @@ HESSIAN_MPI_FUNCTIONS_FOR(Any, AnyRegisters, );
 template <class Function>
 void for_this_processor(const Function& function) {
 #ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-  static const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0;
-  if (avx512) return function(Avx512{});
-  if (avx2) return function(Avx2{});
+  if (this_processor() == Processor::avx512) return function(Avx512{});
+  if (this_processor() == Processor::avx2) return function(Avx2{});
 #endif
   function(Any{});
 }

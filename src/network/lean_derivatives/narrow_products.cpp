@@ -4,17 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include "hessian_mpi/base/processors.hpp"
+
 namespace hessian_mpi::network {
 namespace {
-
-#define HESSIAN_MPI_INLINE inline __attribute__((always_inline))
-
-template <int bytes, class Number>
-struct VectorOf {
-  using Type [[gnu::vector_size(bytes)]] = Number;
-  // As it lies in memory, wherever that begins.
-  using InMemory [[gnu::vector_size(bytes), gnu::aligned(alignof(Number)), gnu::may_alias]] = Number;
-};
 
 // Some rows of a product. b: [inner][pieces of a vector of so many bytes], zero behind the columns.
 template <int bytes, int rows, int pieces, class Number>
@@ -74,7 +67,6 @@ HESSIAN_MPI_INLINE void multiply_all(const NarrowShape& shape, Matrices<Number> 
   }
 }
 
-// Vectors of a clone (for_processors.hpp) would be those of the least of all processors.
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
 #define HESSIAN_MPI_NARROW_FOR(name, bytes, target)                                                           \
   template <class Number>                                                                                     \
@@ -84,18 +76,17 @@ HESSIAN_MPI_INLINE void multiply_all(const NarrowShape& shape, Matrices<Number> 
   }
 // NOLINTEND(bugprone-macro-parentheses)
 HESSIAN_MPI_NARROW_FOR(multiply_by_any, 16, )
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
 HESSIAN_MPI_NARROW_FOR(multiply_by_avx2, 32, __attribute__((target("avx2,fma"))))
 HESSIAN_MPI_NARROW_FOR(multiply_by_avx512, 64, __attribute__((target("avx512f,avx2,fma"))))
 #endif
 
 template <class Number>
 void multiply(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, bool adds, Number* c) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-  static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0;
-  if (avx512) return multiply_by_avx512(shape, a, b, adds, c);
-  if (avx2) return multiply_by_avx2(shape, a, b, adds, c);
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+  const auto processor = this_processor();
+  if (processor == Processor::avx512) return multiply_by_avx512(shape, a, b, adds, c);
+  if (processor == Processor::avx2) return multiply_by_avx2(shape, a, b, adds, c);
 #endif
   multiply_by_any(shape, a, b, adds, c);
 }

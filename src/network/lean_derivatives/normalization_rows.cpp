@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "lean_derivatives/for_processors.hpp"
+#include "hessian_mpi/base/processors.hpp"
 
 namespace hessian_mpi::network {
 namespace {

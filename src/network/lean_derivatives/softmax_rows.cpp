@@ -1,6 +1,6 @@
 #include "lean_derivatives/softmax_rows.hpp"
 
-#include "lean_derivatives/for_processors.hpp"
+#include "hessian_mpi/base/processors.hpp"
 
 namespace hessian_mpi::network {
 namespace {
