@@ -12,6 +12,7 @@
 #include <memory>
 #include <numeric>
 
+#include "formula_model.hpp"
 #include "hessian_mpi/engines/jacobian_rows.hpp"
 #include "hessian_mpi/ranks/spread_vectors.hpp"
 #include "network_folder.hpp"
@@ -177,24 +178,13 @@ TEST_P(OfOutputs, GaussNewtonAndFisherMatricesAreThoseOfTheirRows) {
 
 INSTANTIATE_TEST_SUITE_P(Of, OfOutputs, testing::Values("mlp_mse", "gpt", "minibatches_weighted"), name_of);
 
-/// tanh(w * x), which counts how often it is run.
-class Counted final : public network::Model {
- public:
-  explicit Counted(int& runs) : runs_(runs) {}
-  std::string format() const override { return "counted"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>& arguments) override {
-    ++runs_;
-    return torch::tanh(arguments.front().toTensor() * w_);
-  }
-
- private:
-  int& runs_;
-  torch::Tensor w_ = torch::ones({100}, torch::kFloat64).requires_grad_();
-};
+// tanh(w * x), which counts how often it is run.
+std::unique_ptr<network::Model> counted(int& runs) {
+  return formula_model(torch::ones({100}, torch::kFloat64), [&runs](const torch::Tensor& w, const torch::Tensor& x) {
+    ++runs;
+    return torch::tanh(x * w);
+  });
+}
 
 TEST(Graphs, AreKeptWhereThereIsRoomAndElseMadeAgain) {
   const auto world = ranks::Communicator::world();
@@ -205,7 +195,7 @@ TEST(Graphs, AreKeptWhereThereIsRoomAndElseMadeAgain) {
   settings.precision = Precision::float64;
   settings.batch_size = 2;
   const auto x = torch::ones({2 * batches_of_rank * world.size(), 100}, torch::kFloat64);
-  const network::Problem problem(std::make_unique<Counted>(runs), network::Data{{x}, {x}}, settings);
+  const network::Problem problem(counted(runs), network::Data{{x}, {x}}, settings);
   const auto vectors = vectors_of(problem.index().size());
   const auto runs_of_later_product = [&](std::uint64_t memory) {
     NetworkProduct product(problem, memory, world);

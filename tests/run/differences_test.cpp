@@ -10,11 +10,14 @@
 #include <utility>
 
 #include "closed_form_model.hpp"
+#include "formula_model.hpp"
 #include "hessian_mpi/run/derivative_check.hpp"
 #include "matrix_file.hpp"
 
 namespace hessian_mpi::run {
 namespace {
+
+using torch::Tensor;
 
 constexpr file::DifferenceTolerances tolerances{1e-6, 1e-6};
 
@@ -106,26 +109,16 @@ TEST(CheckDifferences, TellTheGradientFromAnotherVector) {
   EXPECT_EQ(found.hessian.outcome, file::CheckOutcome::passed);
 }
 
-/// L = sum relu(w - 1) + (w - 1)^2 / 2 over w = (1 + offset, 2): its gradient jumps where w is 1.
-class Kinked final : public network::Model {
- public:
-  explicit Kinked(double offset) : w_(torch::tensor({1 + offset, 2.0}, torch::kFloat64).requires_grad_()) {}
-  std::string format() const override { return "kinked"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>&) override {
-    return (torch::relu(w_ - 1) + 0.5 * (w_ - 1).pow(2)).sum();
-  }
-
- private:
-  torch::Tensor w_;
-};
+// L = sum relu(w - 1) + (w - 1)^2 / 2 over w = (1 + offset, 2): its gradient jumps where w is 1.
+std::unique_ptr<network::Model> kinked(double offset) {
+  return formula_model(torch::tensor({1 + offset, 2.0}, torch::kFloat64), [](const Tensor& w, const Tensor&) {
+    return (torch::relu(w - 1) + 0.5 * (w - 1).pow(2)).sum();
+  });
+}
 
 // H is the unit matrix at both sides of the kink.
 DifferenceFigures figures_beside_kink(double offset) {
-  auto problem = problem_of(std::make_unique<Kinked>(offset));
+  auto problem = problem_of(kinked(offset));
   const auto point = network::evaluate(problem);
   return check_differences(problem, point, times_lines({1, 0, 0, 1}, point.gradient));
 }
@@ -141,25 +134,16 @@ TEST(CheckDifferences, GoCloserWhereAKinkIsNear) {
   EXPECT_EQ(figures_beside_kink(-less_than_the_first_step).hessian.outcome, file::CheckOutcome::passed);
 }
 
-/// L = relu(w0) - relu(-w0) + w1^2 / 2 at w = (0, 2): the slope by w0 is 1 on both sides, and 0 in autograd. So are
-/// those of units behind weights that begin as zero.
-class BothSidesAlike final : public network::Model {
- public:
-  std::string format() const override { return "alike"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>&) override {
-    return torch::relu(w_[0]) - torch::relu(-w_[0]) + 0.5 * w_[1].pow(2);
-  }
-
- private:
-  torch::Tensor w_ = torch::tensor({0.0, 2.0}, torch::kFloat64).requires_grad_();
-};
+// L = relu(w0) - relu(-w0) + w1^2 / 2 at w = (0, 2): the slope by w0 is 1 on both sides, and 0 in autograd. So are
+// those of units behind weights that begin as zero.
+std::unique_ptr<network::Model> both_sides_alike() {
+  return formula_model(torch::tensor({0.0, 2.0}, torch::kFloat64), [](const Tensor& w, const Tensor&) {
+    return torch::relu(w[0]) - torch::relu(-w[0]) + 0.5 * w[1].pow(2);
+  });
+}
 
 TEST(CheckDifferences, BlameNoDerivativeThatIsRightBesideThePoint) {
-  auto problem = problem_of(std::make_unique<BothSidesAlike>());
+  auto problem = problem_of(both_sides_alike());
   auto point = network::evaluate(problem);
   ASSERT_EQ(point.gradient, (std::vector<double>{0, 2}));
   const auto lines = times_lines({0, 0, 0, 1}, {1, 2});  // which move w0, too
@@ -170,22 +154,14 @@ TEST(CheckDifferences, BlameNoDerivativeThatIsRightBesideThePoint) {
       << "which is not what autograd says";
 }
 
-/// L = sum w^2 * stop_gradient(w): autograd's H is not the derivative of its gradient.
-class CutOff final : public network::Model {
- public:
-  std::string format() const override { return "cut off"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>&) override { return (w_.pow(2) * w_.detach()).sum(); }
-
- private:
-  torch::Tensor w_ = torch::tensor({1.0, 2.0}, torch::kFloat64).requires_grad_();
-};
+// L = sum w^2 * stop_gradient(w): autograd's H is not the derivative of its gradient.
+std::unique_ptr<network::Model> cut_off() {
+  return formula_model(torch::tensor({1.0, 2.0}, torch::kFloat64),
+                       [](const Tensor& w, const Tensor&) { return (w.pow(2) * w.detach()).sum(); });
+}
 
 TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
-  auto problem = problem_of(std::make_unique<CutOff>());
+  auto problem = problem_of(cut_off());
   const auto point = network::evaluate(problem);
   const auto found = check_differences(problem, point, times_lines({2.0, 0.0, 0.0, 4.0}, point.gradient));
   EXPECT_FALSE(found.constants);
@@ -193,24 +169,15 @@ TEST(CheckDifferences, FindWhatIsCutOffTheGraph) {
   EXPECT_EQ(found.gradient.outcome, file::CheckOutcome::failed);
 }
 
-/// L = sum of products of looked-up rows, one of them the padding, which autograd takes for a constant.
-class Padded final : public network::Model {
- public:
-  std::string format() const override { return "padded"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>&) override {
-    return torch::embedding(w_, torch::tensor({0, 1, 2}), /*padding_idx=*/1).prod();
-  }
-
- private:
-  torch::Tensor w_ = torch::tensor({{1.0}, {2.0}, {3.0}}, torch::kFloat64).requires_grad_();
-};
+// L = product of looked-up rows, one of them the padding, which autograd takes for a constant.
+std::unique_ptr<network::Model> padded() {
+  return formula_model(torch::tensor({{1.0}, {2.0}, {3.0}}, torch::kFloat64), [](const Tensor& w, const Tensor&) {
+    return torch::embedding(w, torch::tensor({0, 1, 2}), /*padding_idx=*/1).prod();
+  });
+}
 
 TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
-  auto problem = problem_of(std::make_unique<Padded>());
+  auto problem = problem_of(padded());
   const auto point = network::evaluate(problem);
   ASSERT_EQ(point.gradient, (std::vector<double>{6, 0, 2}));
   const std::vector<double> hessian{0, 0, 2, 0, 0, 0, 2, 0, 0};
@@ -223,22 +190,13 @@ TEST(CheckDifferences, SayThatPaddingIsTakenForAConstant) {
             file::CheckOutcome::failed);
 }
 
-/// w of each sample, for w near 1 alone.
-class Bounded final : public network::Model {
- public:
-  std::string format() const override { return "bounded"; }
-  std::vector<network::NamedTensor> parameters() const override { return {{"w", w_}}; }
-  std::vector<std::string> input_names() const override { return {"x"}; }
-  void convert(torch::Dtype, torch::Device) override {}
-  void set_mode(Mode) override {}
-  c10::IValue forward(const std::vector<c10::IValue>& inputs) override {
-    TORCH_CHECK((w_ > 0.9).all().item<bool>(), "w is too small");
-    return w_.expand({inputs.front().toTensor().size(0), 2});
-  }
-
- private:
-  torch::Tensor w_ = torch::tensor({1.0, 2.0}, torch::kFloat64).requires_grad_();
-};
+// w of each sample, for w near 1 alone.
+std::unique_ptr<network::Model> bounded() {
+  return formula_model(torch::tensor({1.0, 2.0}, torch::kFloat64), [](const Tensor& w, const Tensor& x) {
+    TORCH_CHECK((w > 0.9).all().item<bool>(), "w is too small");
+    return w.expand({x.size(0), 2});
+  });
+}
 
 // Of (w - y)^2 the mean over two outputs: a Gauss-Newton matrix of 1 on the diagonal.
 TEST(CheckDifferences, EndWhereTheNetworkCannotBeEvaluatedFarFromThePoint) {
@@ -246,7 +204,7 @@ TEST(CheckDifferences, EndWhereTheNetworkCannotBeEvaluatedFarFromThePoint) {
   settings.loss = "mse";
   settings.precision = Precision::float64;
   const auto zeros = torch::zeros({3, 2}, torch::kFloat64);
-  network::Problem problem(std::make_unique<Bounded>(), network::Data{{zeros}, {zeros}}, settings);
+  network::Problem problem(bounded(), network::Data{{zeros}, {zeros}}, settings);
   const auto point = network::evaluate(problem);
   const auto outcome_of = [&](const std::vector<double>& matrix) {
     return check_differences(problem, point, times_lines(matrix, point.gradient), Matrix::ggn).hessian.outcome;
