@@ -122,19 +122,38 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
   }
 }
 
-// As many vectors as a row has, known to the compiler where a row is a strip.
+// Has a product rounded before it is added: of two that are added, the compiler takes one into its multiply-and-add,
+// and which one it takes depends on the code around.
+template <class Numbers>
+HESSIAN_MPI_INLINE void round(Numbers& product) {
+#if defined(__x86_64__) && !defined(__clang__)  // which looks at vectors without the target
+  asm("" : "+x"(product));
+#elif defined(__aarch64__)
+  asm("" : "+w"(product));
+#else
+  asm("" : "+m"(product));
+#endif
+}
+
+// s * a[i] + t * b[i], or without b s * a[i].
 template <class R, class Number>
 HESSIAN_MPI_INLINE void combine_row(std::int64_t count, Number s, const Number* a, Number t, const Number* b,
                                     Number* out) {
+  using Vector = typename VectorOf<R::vector_bytes, Number>::Type;
   using InMemory = typename VectorOf<R::vector_bytes, Number>::InMemory;
   constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
   std::int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const auto first = s * *reinterpret_cast<const InMemory*>(a + i);
+    Vector first = s * *reinterpret_cast<const InMemory*>(a + i);
+    round(first);
     *reinterpret_cast<InMemory*>(out + i) =
         b == nullptr ? first : first + t * *reinterpret_cast<const InMemory*>(b + i);
   }
-  for (; i < count; ++i) out[i] = b == nullptr ? s * a[i] : s * a[i] + t * b[i];
+  for (; i < count; ++i) {
+    Number first = s * a[i];
+    round(first);
+    out[i] = b == nullptr ? first : first + t * b[i];
+  }
 }
 
 template <class R, class Number>
@@ -146,25 +165,59 @@ HESSIAN_MPI_INLINE void combine_strips_with(std::int64_t count, Number s, const 
   std::int64_t i = before;
   if (i >= count) return;
   Number* to = out.at(k, column + i);
-  for (; i + width <= count; i += width, to += width * out.inner()) {
+  for (; i + width <= count; i += width, to += out.strip_step()) {
     combine_row<R>(width, s, a + i, t, b == nullptr ? nullptr : b + i, to);
   }
   combine_row<R>(count - i, s, a + i, t, b == nullptr ? nullptr : b + i, to);
 }
 
+// 64 bytes of a row, which stay in registers for all neighbours.
+template <class R, class Number>
+HESSIAN_MPI_INLINE void combine_piece(const Number* s, const Number* a, const Number* t, const Number* b, Number* out,
+                                      const CombinedRows<Number>& to) {
+  using Vector = typename VectorOf<R::vector_bytes, Number>::Type;
+  using InMemory = typename VectorOf<R::vector_bytes, Number>::InMemory;
+  constexpr int vectors = 64 / R::vector_bytes;
+  constexpr int lanes = R::vector_bytes / static_cast<int>(sizeof(Number));
+  Vector first[vectors];
+  Vector second[vectors] = {};
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; ++v) {
+    first[v] = *reinterpret_cast<const InMemory*>(a + v * lanes);
+    if (b != nullptr) second[v] = *reinterpret_cast<const InMemory*>(b + v * lanes);
+  }
+  for (std::int64_t n = 0; n < to.neighbours; ++n, out += to.neighbour_step) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      Vector scaled = s[n] * first[v];
+      round(scaled);
+      *reinterpret_cast<InMemory*>(out + v * lanes) = b == nullptr ? scaled : scaled + t[n] * second[v];
+    }
+  }
+}
+
 template <class R, class Number>
 HESSIAN_MPI_INLINE void combine_rows_with(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,
-                                          const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {
+                                          const ScaledRows<Number>& b, const CombinedRows<Number>& out) {
   constexpr auto width = Strips<Number>::width;
-  for (std::int64_t k = 0; k < rows; ++k, out += out_step) {
-    const Number s = a.scale[k * a.scale_step];
-    const Number t = b.row == nullptr ? Number{0} : b.scale[k * b.scale_step];
-    const Number* const first = a.row + k * a.row_step;
-    const Number* const second = b.row == nullptr ? nullptr : b.row + k * b.row_step;
-    if (count == width) {
-      combine_row<R>(width, s, first, t, second, out);
-    } else {
-      combine_row<R>(count, s, first, t, second, out);
+  const bool both = b.row != nullptr;
+  for (std::int64_t k = 0; k < rows; ++k) {
+    const Number* const s = a.scale + k * a.scale_step;
+    const Number* const t = both ? b.scale + k * b.scale_step : nullptr;
+    const Number* first = a.row + k * a.row_step;
+    const Number* second = both ? b.row + k * b.row_step : nullptr;
+    Number* to = out.begin + k * out.row_step;
+    auto left = count;
+    for (; left >= width; left -= width, first += width, to += out.piece_step) {
+      if (both) {
+        combine_piece<R>(s, first, t, second, to, out);
+        second += width;
+      } else {
+        combine_piece<R, Number>(s, first, nullptr, nullptr, to, out);
+      }
+    }
+    for (std::int64_t n = 0; n < out.neighbours && left > 0; ++n) {
+      combine_row<R>(left, s[n], first, both ? t[n] : Number{0}, second, to + n * out.neighbour_step);
     }
   }
 }
@@ -204,8 +257,8 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
     }                                                                                                               \
     template <class Number>                                                                                         \
     target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,                  \
-                               const ScaledRows<Number>& b, Number* out, std::int64_t out_step) {                   \
-      combine_rows_with<OwnRegisters>(rows, count, a, b, out, out_step);                                            \
+                               const ScaledRows<Number>& b, const CombinedRows<Number>& out) {                      \
+      combine_rows_with<OwnRegisters>(rows, count, a, b, out);                                                      \
     }                                                                                                               \
     template <class Number>                                                                                         \
     target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                     \
@@ -270,8 +323,8 @@ void combine(std::int64_t count, Number s, const Number* a, Number t, const Numb
 
 template <class Number>
 void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
-             Number* out, std::int64_t out_step) {
-  for_this_processor([&](auto own) { own.combine(rows, count, a, b, out, out_step); });
+             const CombinedRows<Number>& out) {
+  for_this_processor([&](auto own) { own.combine(rows, count, a, b, out); });
 }
 
 template <class Number>
@@ -298,10 +351,10 @@ template void combine(std::int64_t, float, const float*, float, const float*, St
                       std::int64_t);
 template void combine(std::int64_t, double, const double*, double, const double*, Strips<double>&, std::int64_t,
                       std::int64_t);
-template void combine(std::int64_t, std::int64_t, const ScaledRows<float>&, const ScaledRows<float>&, float*,
-                      std::int64_t);
-template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, const ScaledRows<double>&, double*,
-                      std::int64_t);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<float>&, const ScaledRows<float>&,
+                      const CombinedRows<float>&);
+template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, const ScaledRows<double>&,
+                      const CombinedRows<double>&);
 template void gather(const float*, const std::int64_t*, std::int64_t, float*);
 template void gather(const double*, const std::int64_t*, std::int64_t, double*);
 template void accumulate(std::int64_t, float, const float*, float*);

@@ -10,6 +10,7 @@
 #include "hessian_mpi/network/device.hpp"
 #include "layer_factors/column_panels.hpp"
 #include "layer_factors/factors.hpp"
+#include "layer_factors/own_columns.hpp"
 #include "layer_factors/row_sums.hpp"
 #include "layer_factors/slab.hpp"
 
@@ -26,6 +27,7 @@ class FactoredRows {
         others_(others),
         factors_(problem, step, memory),
         panels_(factors_),
+        own_columns_(factors_),
         sums_(factors_, ones_) {
     std::int64_t places = 0;
     for (std::size_t l = 0; l < factors_.size(); ++l) {
@@ -61,6 +63,7 @@ class FactoredRows {
   std::vector<Number> ones_;
   std::vector<Slab<Number>> slabs_;
   ColumnPanels<Number> panels_;
+  OwnColumns<Number> own_columns_;
   RowSums<Number> sums_;
 };
 
@@ -119,7 +122,12 @@ void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutpu
     if (by_sums[y.layer]) continue;
     const Rows some = columns_in(y, columns);
     if (some.count() == 0) continue;
-    panels_.multiply(x, rows, of_output, y, some, out + (y.offset + some.begin - columns.begin), stride);
+    Out* const to = out + (y.offset + some.begin - columns.begin);
+    if (&x == &y && own_columns_.serves(x)) {
+      own_columns_.multiply(x, rows, of_output, some, to, stride);
+    } else {
+      panels_.multiply(x, rows, of_output, y, some, to, stride);
+    }
   }
   for (std::size_t m = 0; m < by_sums.size(); ++m) {
     if (by_sums[m]) sum_rows(x, rows, of_output, m, columns, out, stride);

@@ -165,6 +165,34 @@ TEST(Tile, CombinesIntoStripsFromAnyColumnAsIntoAnArray) {
   }
 }
 
+TEST(Tile, CombinesRowsOfNeighboursAsOneByOne) {
+  const std::int64_t rows = 5;
+  const std::int64_t scales = 7;
+  for (const std::int64_t count : {3, 16, 32, 40}) {
+    const auto a = random_numbers<float>(rows * count);
+    const auto b = random_numbers<float>(rows * count);
+    const auto s = random_numbers<float>(rows * scales);
+    const auto t = random_numbers<float>(rows * scales);
+    for (const bool both : {false, true}) {
+      Strips<float> together(rows, 3 * 48);
+      combine<float>(rows, count, {s.data() + 2, scales, a.data(), count},
+                     {t.data() + 2, scales, both ? b.data() : nullptr, count}, together.rows(0, 3, 48));
+      for (std::int64_t n = 0; n < 3; ++n) {
+        Strips<float> alone(rows, count);
+        for (std::int64_t k = 0; k < rows; ++k) {
+          const auto at = static_cast<std::size_t>(k * scales + 2 + n);
+          combine<float>(count, s[at], a.data() + k * count, t[at], both ? b.data() + k * count : nullptr, alone, k, 0);
+        }
+        for (std::int64_t k = 0; k < rows; ++k) {
+          for (std::int64_t j = 0; j < count; ++j) {
+            ASSERT_EQ(*together.at(k, n * 48 + j), *alone.at(k, j)) << both << ' ' << count << ' ' << n << ' ' << j;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Tile, AddsUpColumns) {
   const auto left = random_numbers<double>(6 * 10);
   std::vector<double> out(4);

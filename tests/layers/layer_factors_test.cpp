@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "all_layers.hpp"
+#include "formula_model.hpp"
 #include "hessian_mpi/engines/diagonal.hpp"
 #include "hessian_mpi/engines/double_backward.hpp"
 #include "hessian_mpi/engines/engine.hpp"
@@ -276,6 +277,42 @@ TEST(ManyPlaces, AreSummedToTheLastDigitsOfFloat32) {
     EXPECT_TRUE(plan_layers(problem, Method::layers).is_factored(0));
     const auto engine = make_layers_engine(problem);
     for (const float number : all_rows<float>(*engine, problem)) EXPECT_NEAR(number, 4, 1e-4) << samples;
+  }
+}
+
+// Rows of a weight in its own columns, of which half are copied: with more columns than are made together, the last of
+// them fewer, and with more samples than are summed at once.
+template <class Number>
+void expect_own_columns(std::int64_t samples, double tolerance) {
+  const std::int64_t outputs = 3;
+  const std::int64_t columns = 37;
+  torch::manual_seed(1);
+  const auto options = torch::dtype(sizeof(Number) == sizeof(float) ? torch::kFloat32 : torch::kFloat64);
+  network::ProblemSettings settings;
+  settings.loss = "output";
+  settings.precision = precision_of<Number>;
+  const auto of_input = [](const torch::Tensor& w, const torch::Tensor& x) {
+    return at::linear(x, w).tanh().sum(1).square().mean();
+  };
+  const network::Problem problem(formula_model(torch::randn({outputs, columns}, options) / 6, of_input),
+                                 {{torch::randn({samples, columns}, options)}, {}}, settings);
+  ASSERT_TRUE(plan_layers(problem, Method::layers).is_factored(0));
+  const auto found = all_rows<Number>(*make_layers_engine(problem), problem);
+  engines::DoubleBackward by_rows(problem);
+  expect_alike(found, all_rows<Number>(by_rows, problem), tolerance, problem.index(), "layers against rows");
+  expect_same_bytes_in_pieces(problem, found);
+  const auto number = [&](std::int64_t p, std::int64_t q, std::int64_t r, std::int64_t s) {
+    return found[static_cast<std::size_t>((p * columns + q) * outputs * columns + r * columns + s)];
+  };
+  for (std::int64_t q = 0; q < columns; ++q) {
+    for (std::int64_t s = 0; s < q; ++s) EXPECT_EQ(number(0, q, 2, s), number(0, s, 2, q)) << q << ' ' << s;
+  }
+}
+
+TEST(OwnColumns, AreThoseOfRowsMadeOneByOne) {
+  for (const std::int64_t samples : {5, 700}) {
+    expect_own_columns<float>(samples, tolerance_in_float32);
+    expect_own_columns<double>(samples, tolerance_in_float64);
   }
 }
 

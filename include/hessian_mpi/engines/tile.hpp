@@ -23,6 +23,16 @@ struct RightFactor {
   std::int64_t columns = 0;
 };
 
+/// Where combinations of rows are written: in the strips of a right factor, so many neighbours of them.
+template <class Number>
+struct CombinedRows {
+  Number* begin = nullptr;
+  std::int64_t row_step = 0;        ///< from one row to the next
+  std::int64_t piece_step = 0;      ///< from 64 bytes of a row to the next 64
+  std::int64_t neighbours = 1;      ///< combinations of the same rows, whose scales are neighbours
+  std::int64_t neighbour_step = 0;  ///< from one of them to the next
+};
+
 /// A matrix [inner, columns] in strips of 64 bytes of columns, each strip one piece of memory.
 template <class Number>
 class Strips {
@@ -34,18 +44,23 @@ class Strips {
   void resize(std::int64_t inner, std::int64_t columns) {
     inner_ = inner;
     columns_ = columns;
-    numbers_.resize(static_cast<std::size_t>((columns + width - 1) / width * width * inner));
+    numbers_.resize(static_cast<std::size_t>((columns + width - 1) / width * strip_step()));
   }
   std::int64_t inner() const { return inner_; }
   std::int64_t columns() const { return columns_; }
-  Number* strip(std::int64_t s) { return numbers_.data() + s * inner_ * width; }
+  /// From one strip to the next. One line more than it has: else all strips would share the same lines of a cache.
+  std::int64_t strip_step() const { return (inner_ + 1) * width; }
   Number* at(std::int64_t k, std::int64_t column) {
-    return numbers_.data() + (column / width * inner_ + k) * width + column % width;
+    return numbers_.data() + column / width * strip_step() + k * width + column % width;
+  }
+  /// To write its rows from a column on; those of a neighbour so many columns after, whole strips of them.
+  CombinedRows<Number> rows(std::int64_t column, std::int64_t neighbours = 1, std::int64_t columns_of_neighbour = 0) {
+    return {at(0, column), width, strip_step(), neighbours, columns_of_neighbour / width * strip_step()};
   }
   RightFactor<Number> factor() const { return factor({0, inner_}); }
   /// Some of its rows.
   RightFactor<Number> factor(const Rows& rows) const {
-    return {numbers_.data() + rows.begin * width, width, inner_ * width, rows.count(), columns_};
+    return {numbers_.data() + rows.begin * width, width, strip_step(), rows.count(), columns_};
   }
 
  private:
@@ -96,10 +111,11 @@ struct ScaledRows {
   std::int64_t row_step = 0;
 };
 
-/// out[k * out_step + i] = row k of a, and where there is one of b, at i, for k < rows and i < count.
+/// Row k of a, and where there is one of b, at i, for k < rows and i < count; of neighbour n times scale[n + k *
+/// scale_step].
 template <class Number>
 void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
-             Number* out, std::int64_t out_step);
+             const CombinedRows<Number>& out);
 
 /// out[i] += s * a[i], for i < count.
 template <class Number>

@@ -8,8 +8,6 @@ namespace {
 
 constexpr std::int64_t panel_bytes = 256 << 10;  // half of a core's second cache
 constexpr std::int64_t widest_panel = 8192;
-// With more, panels of some of them after the other: what they are filled from is in the cache then.
-constexpr std::int64_t most_units = 256;
 
 template <class Number>
 std::int64_t widest_panel_of(std::int64_t units) {
@@ -88,28 +86,36 @@ void ColumnPanels<Number>::fill(const OutputFactors<Number>& of_output, const Sl
   }
 }
 
-// The same, of a layer with one position that sees its input as it is: strip by strip, whose memory is written in
-// order.
+// The same, of a layer with one position that sees its input as it is: several outputs together, where strips begin
+// with columns of the weight.
 template <class Number>
 void ColumnPanels<Number>::fill_strips(const OutputFactors<Number>& of_output, const Slab<Number>& y,
                                        std::int64_t column) {
   constexpr auto width = engines::Strips<Number>::width;
+  const bool aligned = y.columns % width == 0 && column % width == 0;
+  for (std::int64_t done = 0; done < panel_.columns();) {
+    const auto r = (column + done) / y.columns;
+    const auto s = (column + done) % y.columns;
+    const auto left = panel_.columns() - done;
+    const auto outputs = aligned && s == 0 ? std::max<std::int64_t>(1, left / y.columns) : 1;
+    const auto count = std::min({y.columns - s, left, aligned ? left : width - done % width});
+    fill_outputs_together(of_output, y, {r, r + outputs}, {s, s + count}, done);
+    done += outputs * count;
+  }
+}
+
+template <class Number>
+void ColumnPanels<Number>::fill_outputs_together(const OutputFactors<Number>& of_output, const Slab<Number>& y,
+                                                 const Rows& outputs, const Rows& columns, std::int64_t done) {
   const auto& layer = factors_.layer(y.layer);
   const auto& derivatives = of_output.derivatives[y.layer];
-  for (std::int64_t done = 0; done < panel_.columns();) {
-    const auto r = y.first_output + (column + done) / y.columns;
-    const auto s = (column + done) % y.columns;
-    const auto place = done % width;
-    const auto count = std::min({y.columns - s, panel_.columns() - done, width - place});
-    engines::ScaledRows<Number> by_delta{layer.delta.data() + first_unit_ * layer.outputs + r, layer.outputs, nullptr,
-                                         layer.elements};
-    if (!derivatives.empty()) by_delta.row = derivatives.data() + first_unit_ * layer.elements + s;
-    engines::combine<Number>(panel_.inner(), count,
-                             {of_output.second[y.layer].data() + first_unit_ * layer.outputs + r, layer.outputs,
-                              y.inputs + first_unit_ * y.columns + s, y.columns},
-                             by_delta, panel_.strip(done / width) + place, width);
-    done += count;
-  }
+  const auto first = first_unit_ * layer.outputs + y.first_output + outputs.begin;
+  engines::ScaledRows<Number> by_delta{layer.delta.data() + first, layer.outputs, nullptr, layer.elements};
+  if (!derivatives.empty()) by_delta.row = derivatives.data() + first_unit_ * layer.elements + columns.begin;
+  engines::combine<Number>(panel_.inner(), columns.count(),
+                           {of_output.second[y.layer].data() + first, layer.outputs,
+                            y.inputs + first_unit_ * y.columns + columns.begin, y.columns},
+                           by_delta, panel_.rows(done, outputs.count(), y.columns));
 }
 
 // One column s of the weight, from output r on.

@@ -34,6 +34,8 @@ class ColumnPanels {
                           const Slab<Number>& y, const Rows& some, Out* out, std::int64_t stride);
   void fill(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column);
   void fill_strips(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t column);
+  void fill_outputs_together(const OutputFactors<Number>& of_output, const Slab<Number>& y, const Rows& outputs,
+                             const Rows& columns, std::int64_t done);
   void fill_outputs(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k, std::int64_t done,
                     std::int64_t s, std::int64_t r, std::int64_t count);
   void fill_columns(const OutputFactors<Number>& of_output, const Slab<Number>& y, std::int64_t k, std::int64_t done,

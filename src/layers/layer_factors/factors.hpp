@@ -20,6 +20,10 @@
 
 namespace hessian_mpi::layers {
 
+/// Sums over more units are made of so many after the other, which are added up in float64; what they are made of is in
+/// the cache then.
+constexpr std::int64_t most_units = 256;
+
 /// What a layer brings to the rows of its parameters.
 template <class Number>
 struct LayerData {

@@ -66,6 +66,7 @@ const Sums<Number>& RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutp
 template <class Number>
 void RowSums<Number>::sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second,
                                    std::size_t m) {
+  constexpr auto width = engines::Strips<Number>::width;
   const auto& own = factors_.layer(x.layer);
   const auto numbers = factors_.layer(m).outputs;
   const auto units = factors_.units();
@@ -75,7 +76,7 @@ void RowSums<Number>::sum_upstream(const Slab<Number>& x, const RowsOfOutput& ro
                                          numbers};
     if (element >= 0) by_input.row = factors_.input_derivative(x.layer, element, m);
     engines::combine<Number>(units, numbers, {x.inputs + q, x.columns, second, numbers}, by_input,
-                             sums_.second.data() + (q - rows.begin) * units * numbers, numbers);
+                             {sums_.second.data() + (q - rows.begin) * units * numbers, numbers, width});
   }
 }
 

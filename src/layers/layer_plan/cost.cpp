@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "layer_factors/own_columns.hpp"
 #include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
@@ -36,6 +37,7 @@ struct Sizes {
   double positions = 0;  // in a unit
   double outputs = 0;
   double elements = 0;  // of a unit's input
+  bool halved = false;  // half of its rows in its own columns are copied
 };
 
 std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
@@ -43,9 +45,11 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
   std::vector<Sizes> sizes;
   for (const auto& layer : step.layers) {
     const auto& call = network.graph.call(layer.call);
-    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)),
-                     static_cast<double>(positions_of(call, order)), static_cast<double>(outputs_of(call)),
-                     static_cast<double>(call.input.numel() / units_of(call, order))});
+    const auto positions = positions_of(call, order);
+    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)), static_cast<double>(positions),
+                     static_cast<double>(outputs_of(call)),
+                     static_cast<double>(call.input.numel() / units_of(call, order)),
+                     positions == 1 && call.weight && !call.by_input && weight_columns(call) <= most_own_columns});
   }
   return sizes;
 }
@@ -82,7 +86,7 @@ double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, 
     const auto& column = sizes[m];
     const double of_places = units * column.rows * column.positions;
     if (sizes[l].positions == 1) {
-      products += rows * units * column.rows + sizes[l].outputs * of_places;
+      products += rows * units * column.rows * (m == l && column.halved ? 0.5 : 1) + sizes[l].outputs * of_places;
       continue;
     }
     const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
