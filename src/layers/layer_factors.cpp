@@ -25,6 +25,7 @@ class FactoredRows {
       : problem_(problem),
         columns_(columns),
         others_(others),
+        halves_(step.halves),
         factors_(problem, step, memory),
         panels_(factors_),
         own_columns_(factors_),
@@ -59,6 +60,7 @@ class FactoredRows {
   const network::Problem& problem_;
   const EarlierColumns& columns_;
   engines::Engine& others_;  // for rows of none of the step's layers
+  bool halves_;              // of what a weight has in its own columns, one is copied
   Factors<Number> factors_;
   std::vector<Number> ones_;
   std::vector<Slab<Number>> slabs_;
@@ -123,7 +125,7 @@ void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutpu
     const Rows some = columns_in(y, columns);
     if (some.count() == 0) continue;
     Out* const to = out + (y.offset + some.begin - columns.begin);
-    if (&x == &y && own_columns_.serves(x)) {
+    if (halves_ && &x == &y && own_columns_.serves(x)) {
       own_columns_.multiply(x, rows, of_output, some, to, stride);
     } else {
       panels_.multiply(x, rows, of_output, y, some, to, stride);

@@ -253,8 +253,12 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
       if (parameter) plan.parameters[*parameter].reason = proposal.why[c];
     }
   }
-  const auto steps = steps_of(network, proposal.choice, samples_last);
-  for (const auto& step : entries == Entries::all ? steps : alone(steps)) add_step(network, step, plan);
+  auto steps = steps_of(network, proposal.choice, samples_last);
+  if (entries != Entries::all) steps = alone(steps);
+  for (auto& step : steps) {
+    step.halves = entries != Entries::diagonal;
+    add_step(network, std::move(step), plan);
+  }
   return plan;
 }
 

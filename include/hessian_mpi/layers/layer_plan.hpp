@@ -36,6 +36,7 @@ struct LayerStep {
   std::vector<FactoredLayer> layers;  ///< those whose rows are made, then those that later steps are of
   std::size_t row_layers = 1;         ///< how many of them, if any
   bool whole = false;       ///< a pass for each row gives it in all columns; layers that share parameters add up
+  bool halves = true;       ///< half of what a weight has in its own columns is copied; not for the diagonal alone
   std::int64_t copies = 1;  ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;    ///< that it makes
   std::int64_t passes = 0;  ///< backward, for its rows

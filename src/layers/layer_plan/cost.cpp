@@ -46,10 +46,10 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
   for (const auto& layer : step.layers) {
     const auto& call = network.graph.call(layer.call);
     const auto positions = positions_of(call, order);
-    sizes.push_back({static_cast<double>(parameters_in(network, layer.call)), static_cast<double>(positions),
-                     static_cast<double>(outputs_of(call)),
-                     static_cast<double>(call.input.numel() / units_of(call, order)),
-                     positions == 1 && call.weight && !call.by_input && weight_columns(call) <= most_own_columns});
+    sizes.push_back(
+        {static_cast<double>(parameters_in(network, layer.call)), static_cast<double>(positions),
+         static_cast<double>(outputs_of(call)), static_cast<double>(call.input.numel() / units_of(call, order)),
+         step.halves && positions == 1 && call.weight && !call.by_input && weight_columns(call) <= most_own_columns});
   }
   return sizes;
 }
