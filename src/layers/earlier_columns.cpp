@@ -95,6 +95,9 @@ void EarlierColumns::send(std::size_t begin, std::size_t end, const std::vector<
   std::vector<int> counts;
   std::vector<int> counts_of_names;
   communicator.together([&] {
+    std::int64_t of_row = 0;
+    for (const auto& runs : some) of_row += count_of(runs) * number_bytes_;
+    numbers.reserve((end - begin) * static_cast<std::size_t>(of_row));
     for (std::size_t rank = 0; rank < some.size(); ++rank) {
       const auto before = numbers.size();
       for (auto k = begin; k < end;) {

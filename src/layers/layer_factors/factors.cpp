@@ -174,17 +174,35 @@ std::vector<OutputOfLayer> Factors<Number>::made_next(const OutputOfLayer& outpu
   return firsts;
 }
 
-// Still zero.
+// Neighbouring rows alone ask for an output then: rows of a bias have passes of their own, or there are none.
 template <class Number>
-OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) const {
+bool Factors<Number>::serves_once(std::size_t l) const {
+  return !layers_[l].by_input && (layers_[l].positions > 1 || !layers_[l].bias);
+}
+
+template <class Number>
+void Factors<Number>::forget() {
+  for (auto& [made, factors] : made_) forgotten_.push_back(std::move(factors));
+  made_.clear();
+}
+
+// To be written whole; in the memory of those that are forgotten, which is near, and which the system would have to
+// clear again.
+template <class Number>
+OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) {
   const auto places = units_ * layers_[output.first].positions;
   OutputFactors<Number> factors;
+  if (!forgotten_.empty()) {
+    factors = std::move(forgotten_.back());
+    forgotten_.pop_back();
+  }
+  factors.second.resize(layers_.size());
   factors.derivatives.resize(layers_.size());
   for (std::size_t m = 0; m < layers_.size(); ++m) {
-    factors.second.emplace_back(
-        static_cast<std::size_t>(places * layers_[m].positions * layers_[m].outputs + padding<Number>));
-    if (!depends(m, output.first)) continue;
-    factors.derivatives[m].resize(static_cast<std::size_t>(places * layers_[m].elements + padding<Number>));
+    const auto& layer = layers_[m];
+    factors.second[m].resize(static_cast<std::size_t>(places * layer.positions * layer.outputs + padding<Number>));
+    factors.derivatives[m].resize(
+        depends(m, output.first) ? static_cast<std::size_t>(places * layer.elements + padding<Number>) : 0);
   }
   return factors;
 }
@@ -198,10 +216,11 @@ const OutputFactors<Number>& Factors<Number>::of_output(const OutputOfLayer& out
     bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
   }
   for (const auto& [made, factors] : made_) bytes += numbers_of_output(made.first) * sizeof(Number);
-  if (bytes > memory_) made_.clear();
+  if (bytes > memory_ || serves_once(output.first)) forget();
   for (const auto& first : firsts) {
     for (const auto& made : made_with(first)) made_[made] = prepared(made);
   }
+  forgotten_.clear();
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
     for (const auto& first : firsts) make_second(made_with(first), b);
   }

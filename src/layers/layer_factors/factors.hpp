@@ -119,7 +119,9 @@ class Factors {
   void append_batch(const LayerGraph& graph, std::int64_t batch);
   void derive_inputs(std::size_t l, std::int64_t batch);
   std::size_t numbers_of_output(std::size_t l) const;
-  OutputFactors<Number> prepared(const OutputOfLayer& output) const;
+  bool serves_once(std::size_t l) const;
+  void forget();
+  OutputFactors<Number> prepared(const OutputOfLayer& output);
   std::int64_t outputs_at_once(std::size_t l) const;
   OutputOfLayer first_made_with(const OutputOfLayer& output) const;
   std::vector<OutputOfLayer> made_with(const OutputOfLayer& output) const;
@@ -155,6 +157,7 @@ class Factors {
   std::map<std::pair<std::size_t, std::size_t>, std::vector<Number>> of_inputs_;
   std::vector<OutputOfLayer> expected_;
   std::map<OutputOfLayer, OutputFactors<Number>> made_;
+  std::vector<OutputFactors<Number>> forgotten_;  // whose memory is taken next
   std::vector<Sums<Number>> of_rows_;
 };
 
