@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <functional>
 
+#include "number.hpp"
+
 namespace hessian_mpi::layers {
 namespace {
 
@@ -180,10 +182,7 @@ void ColumnPanels<Number>::fill_columns(const OutputFactors<Number>& of_output, 
                                                const Slab<Number>&, const Rows&, Out*, std::int64_t)
 template class ColumnPanels<float>;
 template class ColumnPanels<double>;
-HESSIAN_MPI_INSTANTIATE(float, float);
-HESSIAN_MPI_INSTANTIATE(float, double);
-HESSIAN_MPI_INSTANTIATE(double, float);
-HESSIAN_MPI_INSTANTIATE(double, double);
+HESSIAN_MPI_FOR_NUMBERS(HESSIAN_MPI_INSTANTIATE);
 #undef HESSIAN_MPI_INSTANTIATE
 
 }  // namespace hessian_mpi::layers

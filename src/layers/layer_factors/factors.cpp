@@ -180,22 +180,10 @@ bool Factors<Number>::serves_once(std::size_t l) const {
   return !layers_[l].by_input && (layers_[l].positions > 1 || !layers_[l].bias);
 }
 
+// To be written whole, in the memory of others.
 template <class Number>
-void Factors<Number>::forget() {
-  for (auto& [made, factors] : made_) forgotten_.push_back(std::move(factors));
-  made_.clear();
-}
-
-// To be written whole; in the memory of those that are forgotten, which is near, and which the system would have to
-// clear again.
-template <class Number>
-OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) {
+OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output, OutputFactors<Number> factors) const {
   const auto places = units_ * layers_[output.first].positions;
-  OutputFactors<Number> factors;
-  if (!forgotten_.empty()) {
-    factors = std::move(forgotten_.back());
-    forgotten_.pop_back();
-  }
   factors.second.resize(layers_.size());
   factors.derivatives.resize(layers_.size());
   for (std::size_t m = 0; m < layers_.size(); ++m) {
@@ -207,20 +195,31 @@ OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output) {
   return factors;
 }
 
+// Forgets what is not needed or does not fit, whose memory is near, and would have to be cleared by the system again.
+template <class Number>
+void Factors<Number>::prepare(const std::vector<OutputOfLayer>& outputs) {
+  std::size_t bytes = 0;
+  for (const auto& output : outputs) bytes += numbers_of_output(output.first) * sizeof(Number);
+  for (const auto& [made, factors] : made_) bytes += numbers_of_output(made.first) * sizeof(Number);
+  std::map<OutputOfLayer, OutputFactors<Number>> forgotten;
+  if (bytes > memory_ || serves_once(outputs.front().first)) forgotten.swap(made_);
+  for (const auto& output : outputs) {
+    OutputFactors<Number> memory;
+    if (!forgotten.empty()) memory = std::move(forgotten.extract(forgotten.begin()).mapped());
+    made_[output] = prepared(output, std::move(memory));
+  }
+}
+
 template <class Number>
 const OutputFactors<Number>& Factors<Number>::of_output(const OutputOfLayer& output) {
   if (const auto found = made_.find(output); found != made_.end()) return found->second;
   const auto firsts = made_next(output);
-  std::size_t bytes = 0;
+  std::vector<OutputOfLayer> outputs;
   for (const auto& first : firsts) {
-    bytes += made_with(first).size() * numbers_of_output(first.first) * sizeof(Number);
+    const auto made = made_with(first);
+    outputs.insert(outputs.end(), made.begin(), made.end());
   }
-  for (const auto& [made, factors] : made_) bytes += numbers_of_output(made.first) * sizeof(Number);
-  if (bytes > memory_ || serves_once(output.first)) forget();
-  for (const auto& first : firsts) {
-    for (const auto& made : made_with(first)) made_[made] = prepared(made);
-  }
-  forgotten_.clear();
+  prepare(outputs);
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
     for (const auto& first : firsts) make_second(made_with(first), b);
   }

@@ -120,8 +120,8 @@ class Factors {
   void derive_inputs(std::size_t l, std::int64_t batch);
   std::size_t numbers_of_output(std::size_t l) const;
   bool serves_once(std::size_t l) const;
-  void forget();
-  OutputFactors<Number> prepared(const OutputOfLayer& output);
+  OutputFactors<Number> prepared(const OutputOfLayer& output, OutputFactors<Number> factors) const;
+  void prepare(const std::vector<OutputOfLayer>& outputs);
   std::int64_t outputs_at_once(std::size_t l) const;
   OutputOfLayer first_made_with(const OutputOfLayer& output) const;
   std::vector<OutputOfLayer> made_with(const OutputOfLayer& output) const;
@@ -157,7 +157,6 @@ class Factors {
   std::map<std::pair<std::size_t, std::size_t>, std::vector<Number>> of_inputs_;
   std::vector<OutputOfLayer> expected_;
   std::map<OutputOfLayer, OutputFactors<Number>> made_;
-  std::vector<OutputFactors<Number>> forgotten_;  // whose memory is taken next
   std::vector<Sums<Number>> of_rows_;
 };
 

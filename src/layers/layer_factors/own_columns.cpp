@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <functional>
 
+#include "number.hpp"
+
 namespace hessian_mpi::layers {
 namespace {
 
@@ -27,8 +29,7 @@ void copy_transposed(const Rows& rows, const Rows& columns, std::int64_t outputs
 
 template <class Number>
 bool OwnColumns<Number>::serves(const Slab<Number>& x) const {
-  return !x.bias && !x.by_input && !x.diagonal && factors_.layer(x.layer).positions == 1 &&
-         x.columns <= most_own_columns;
+  return !x.bias && has_halves(factors_.layer(x.layer).positions, x.by_input, x.diagonal, x.columns);
 }
 
 template <class Number>
@@ -123,10 +124,7 @@ engines::RightFactor<Number> OwnColumns<Number>::products_of(std::int64_t i, std
                                              const Rows&, Out*, std::int64_t)
 template class OwnColumns<float>;
 template class OwnColumns<double>;
-HESSIAN_MPI_INSTANTIATE(float, float);
-HESSIAN_MPI_INSTANTIATE(float, double);
-HESSIAN_MPI_INSTANTIATE(double, float);
-HESSIAN_MPI_INSTANTIATE(double, double);
+HESSIAN_MPI_FOR_NUMBERS(HESSIAN_MPI_INSTANTIATE);
 #undef HESSIAN_MPI_INSTANTIATE
 
 }  // namespace hessian_mpi::layers

@@ -17,8 +17,11 @@
 
 namespace hessian_mpi::layers {
 
-/// Of a weight whose rows stay near until they are copied.
-constexpr std::int64_t most_own_columns = 256;
+/// Whether rows of a weight in its own columns are made so: at one position, output by output, with so few columns
+/// that rows stay near until they are copied.
+inline bool has_halves(std::int64_t positions, bool by_input, bool elementwise, std::int64_t columns) {
+  return positions == 1 && !by_input && !elementwise && columns <= 256;
+}
 
 template <class Number>
 class OwnColumns {
@@ -26,8 +29,6 @@ class OwnColumns {
   /// The factors must outlive the object.
   explicit OwnColumns(const Factors<Number>& factors) : factors_(factors) {}
 
-  /// Whether rows of a slab are made so, in its own columns: at one position, output by output, with few
-  /// enough columns.
   bool serves(const Slab<Number>& x) const;
 
   /// Writes the rows of x, the first to out, each stride numbers after the last, in some of x' own columns, counted

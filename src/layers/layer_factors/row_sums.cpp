@@ -5,6 +5,7 @@
 #include <span>
 
 #include "hessian_mpi/matrix/partition.hpp"
+#include "number.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -255,10 +256,7 @@ void RowSums<Number>::multiply_places(const Sums<Number>& sums, std::int64_t i, 
   template void RowSums<Number>::multiply(const Sums<Number>&, std::int64_t, const Slab<Number>&, const Rows&, Out*)
 template class RowSums<float>;
 template class RowSums<double>;
-HESSIAN_MPI_INSTANTIATE(float, float);
-HESSIAN_MPI_INSTANTIATE(float, double);
-HESSIAN_MPI_INSTANTIATE(double, float);
-HESSIAN_MPI_INSTANTIATE(double, double);
+HESSIAN_MPI_FOR_NUMBERS(HESSIAN_MPI_INSTANTIATE);
 #undef HESSIAN_MPI_INSTANTIATE
 
 }  // namespace hessian_mpi::layers

@@ -49,7 +49,7 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
     sizes.push_back(
         {static_cast<double>(parameters_in(network, layer.call)), static_cast<double>(positions),
          static_cast<double>(outputs_of(call)), static_cast<double>(call.input.numel() / units_of(call, order)),
-         step.halves && positions == 1 && call.weight && !call.by_input && weight_columns(call) <= most_own_columns});
+         step.halves && call.weight && has_halves(positions, call.by_input, call.elementwise, weight_columns(call))});
   }
   return sizes;
 }
