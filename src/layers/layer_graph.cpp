@@ -1,41 +1,33 @@
 #include "layer_graph.hpp"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "layer_capture/normalization.hpp"
+#include "graph_edges.hpp"
 
 namespace hessian_mpi::layers {
-namespace {
 
-// Zeros that LibTorch keeps without their memory, of a sign's derivative, say, are no dependence.
-torch::Tensor undefined_where_zero(torch::Tensor tensor) {
-  return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
-}
-
-// By edges, not by tensors: an operation in place may have given a tensor another place in the graph since.
-std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
-                                    const std::vector<torch::Tensor>& cotangents,
-                                    const torch::autograd::edge_list& outputs, bool create_graph) {
-  auto found = torch::autograd::Engine::get_default_engine().execute(roots, cotangents, /*keep_graph=*/true,
-                                                                     create_graph, /*accumulate_grad=*/false, outputs);
-  for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
-  return found;
-}
-
-// Between a and what the call's input_edge is of: along a direction or back, which is the same.
-torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor) {
-  return call.normalization ? times_derivative(*call.normalization, call.input, tensor) : tensor;
-}
-
-}  // namespace
-
-LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies)
+LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies, const Tail* tail)
     : forward_(capture_layers(problem, batch, copies)) {
+  const auto& y = forward_.outputs.y;
+  // Of J^T A J any one will do that is the same in all copies, and seldom one that derivatives are blind to.
+  cotangent_ = forward_.outputs.times ? (y.detach() + 1).requires_grad_() : at::ones_like(y);
+  if (tail != nullptr) {
+    const auto x = narrow_places(forward_, tail->place.calls).at(tail->place.number);
+    direction_ = at::zeros({copies, tail->places(), tail->features()}, tail->delta.options());
+    run_back(problem, {x}, {delta_of_tail(*tail, x, copies, direction_)});
+  } else if (y.requires_grad()) {
+    run_back(problem, {torch::autograd::impl::gradient_edge(y)}, {cotangent_});
+  } else {
+    run_back(problem, {}, {});
+  }
+}
+
+void LayerGraph::run_back(const network::Problem& problem, const torch::autograd::edge_list& roots,
+                          const std::vector<torch::Tensor>& cotangents) {
   torch::autograd::edge_list outputs;
   for (const auto& call : forward_.calls) outputs.push_back(call.output_edge);
   for (const auto& parameter : problem.parameters()) {
@@ -47,13 +39,8 @@ LayerGraph::LayerGraph(const network::Problem& problem, std::int64_t batch, std:
     with_input.push_back(c);
     outputs.push_back(call(c).input_edge);
   }
-  std::vector<torch::Tensor> found(outputs.size());
-  const auto& y = forward_.outputs.y;
-  // Of J^T A J any one will do that is the same in all copies, and seldom one that derivatives are blind to.
-  cotangent_ = forward_.outputs.times ? (y.detach() + 1).requires_grad_() : at::ones_like(y);
-  if (y.requires_grad()) {
-    found = backward({torch::autograd::impl::gradient_edge(y)}, {cotangent_}, outputs, /*create_graph=*/true);
-  }
+  const auto found = roots.empty() ? std::vector<torch::Tensor>(outputs.size())
+                                   : backward(roots, cotangents, outputs, /*create_graph=*/true);
   const auto calls = static_cast<std::ptrdiff_t>(forward_.calls.size());
   delta_.assign(found.begin(), found.begin() + calls);
   const auto inputs = found.end() - static_cast<std::ptrdiff_t>(with_input.size());
@@ -135,8 +122,10 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(const std::vector<S
     if (has_input_gradient(m)) targets.push_back(torch::autograd::impl::gradient_edge(input_gradient_[m]));
   }
   if (targets.empty()) return found;
+  if (direction_.defined()) direction_.zero_();
   const auto all = backward(roots.edges, roots.cotangents, targets, /*create_graph=*/false);
   std::copy_n(all.begin(), outputs.size(), found.by_output.begin());
+  found.along_x = direction_;
   auto next = all.begin() + static_cast<std::ptrdiff_t>(outputs.size());
   for (std::size_t k = 0; k < inputs.size(); ++k) {
     if (!has_input_gradient(inputs[k])) continue;

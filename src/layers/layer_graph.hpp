@@ -11,6 +11,7 @@
 
 #include "hessian_mpi/layers/layer_capture.hpp"
 #include "hessian_mpi/network/problem.hpp"
+#include "layer_tail.hpp"
 
 namespace hessian_mpi::layers {
 
@@ -19,8 +20,9 @@ namespace hessian_mpi::layers {
 /// some cotangent of y.
 class LayerGraph {
  public:
-  /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them.
-  LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1);
+  /// The problem must outlive the graph. copies: of the batch, as Problem::loss has them. tail: of the batch; passes go
+  /// round it then, and of layers in it nothing is known here.
+  LayerGraph(const network::Problem& problem, std::int64_t batch, std::int64_t copies = 1, const Tail* tail = nullptr);
 
   const CapturedForward& forward() const { return forward_; }
   const LayerCall& call(std::size_t c) const { return forward_.calls[c]; }
@@ -49,6 +51,8 @@ class LayerGraph {
     /// ds / d(dL/da_m), which is the derivative of a_m along the cotangent as a direction of z_c: what is transposed
     /// twice is a derivative forward (Townsend, A new trick for calculating Jacobian vector products, 2017).
     std::vector<torch::Tensor> of_input;
+    /// With a tail: the direction of its x, [copies, places, features], valid until the next pass.
+    torch::Tensor along_x = {};
   };
   SecondDerivatives second_derivatives(const std::vector<Start>& starts, const std::vector<std::size_t>& outputs,
                                        const std::vector<std::size_t>& inputs) const;
@@ -73,8 +77,12 @@ class LayerGraph {
   torch::Tensor times_a(const torch::autograd::edge_list& deltas, const std::vector<torch::Tensor>& cotangents) const;
   std::vector<torch::Tensor> derivatives(const Roots& roots, const std::vector<std::size_t>& targets) const;
 
+  void run_back(const network::Problem& problem, const torch::autograd::edge_list& roots,
+                const std::vector<torch::Tensor>& cotangents);
+
   CapturedForward forward_;
   torch::Tensor cotangent_;                    // of y
+  torch::Tensor direction_;                    // of the tail's x, if any
   std::vector<torch::Tensor> delta_;           // with their graph
   std::vector<torch::Tensor> input_gradient_;  // dL/da of calls, with its graph; undefined where a has no place there
   std::vector<torch::Tensor> gradient_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -15,6 +16,8 @@
 #include "layer_plan/copies.hpp"
 #include "layer_plan/cost.hpp"
 #include "layer_plan/crossing.hpp"
+#include "layer_plan/round_tail.hpp"
+#include "layer_tail.hpp"
 #include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
@@ -110,8 +113,8 @@ Choice with_cheaper_passes(const Network& network, Choice choice) {
 }
 
 // What a pass takes that starts at a call, for its own columns and those of calls after it, or for all.
-OperatorCounts counts_of_pass(const Network& network, std::size_t c, const std::vector<std::size_t>& sound) {
-  const auto& graph = network.graph;
+OperatorCounts counts_of_pass(const Network& network, const LayerGraph& graph, std::size_t c,
+                              const std::vector<std::size_t>& sound) {
   const bool whole = whole_set_of(graph.forward(), c).has_value();
   std::vector<std::size_t> outputs;
   std::vector<std::size_t> inputs;
@@ -225,15 +228,34 @@ void note_parameters(const Network& network, std::size_t s, std::size_t l, Layer
   if (call.bias) plan.parameters[*call.bias] = {s, "", work.of_bias, together.of_bias};
 }
 
-void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
+// One for all steps; none where it does not serve them.
+void give_numbers_to_tails(const Network& network, std::vector<LayerStep>& steps) {
+  std::shared_ptr<const Tail> tail;
+  std::map<std::int64_t, bool> serves;  // so many copies
+  for (auto& step : steps) {
+    if (!step.tail) continue;
+    if (!tail) tail = std::make_shared<const Tail>(with_numbers(network.problem, *step.tail));
+    step.tail = tail;
+    const auto [found, is_new] = serves.try_emplace(step.copies);
+    if (is_new) found->second = finds_the_same_round_tail(network.problem, step);
+    if (!found->second) step.tail = nullptr;
+  }
+}
+
+void give_copies(const Network& network, LayerStep& step) {
   const auto bytes = bytes_of(network.problem.precision());
   step.copies = copies_for(network, step);
   if (counts_of(network, step).outputs * bytes > most_bytes_of_outputs) step.copies = 1;
+}
+
+void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
+  const auto bytes = bytes_of(network.problem.precision());
   const auto counts = counts_of(network, step);
   step.rows = -counts.double_backward_rows;
   plan.steps.front().rows += counts.double_backward_rows;
   step.passes = counts.passes;
   plan.bytes = std::max(plan.bytes, counts.inputs * bytes);
+  if (step.tail) plan.bytes_of_tail = step.tail->bytes();
   plan.bytes_if_there = std::max(plan.bytes_if_there, counts.outputs * bytes);
   plan.steps.push_back(std::move(step));
   const auto last = plan.steps.size() - 1;
@@ -257,8 +279,10 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
   if (entries != Entries::all) steps = alone(steps);
   for (auto& step : steps) {
     step.halves = entries != Entries::diagonal;
-    add_step(network, std::move(step), plan);
+    give_copies(network, step);
   }
+  give_numbers_to_tails(network, steps);
+  for (auto& step : steps) add_step(network, std::move(step), plan);
   return plan;
 }
 
@@ -296,10 +320,14 @@ LayerPlan plan_layers(const network::Problem& problem, Method method, Entries en
     if (unsound[c].empty()) sound.push_back(c);
   }
   network.passes.resize(crossing.count());
-  if (!sound.empty()) counts_of_pass(network, sound.front(), sound);  // makes what all passes have in common
-  for (const auto c : sound) network.passes[c] = counts_of_pass(network, c, sound);
+  if (!sound.empty()) counts_of_pass(network, graph, sound.front(), sound);  // makes what all passes have in common
+  for (const auto c : sound) network.passes[c] = counts_of_pass(network, graph, c, sound);
   const auto separable = separable_calls(crossing, graph);
-  auto best = best_proposal(network, units_of_calls(crossing, graph, separable, sound), sound, method);
+  const auto units = units_of_calls(crossing, graph, separable, sound);
+  look_for_tail(
+      units, separable.samples_last, sound,
+      [&](const LayerGraph& other, std::size_t c) { return counts_of_pass(network, other, c, sound); }, network);
+  auto best = best_proposal(network, units, sound, method);
   for (std::size_t c = 0; c < unsound.size(); ++c) {
     if (!unsound[c].empty()) best.why[c] = unsound[c];
   }

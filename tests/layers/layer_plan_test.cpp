@@ -4,13 +4,10 @@
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/script.h>
 #include <torch/types.h>
-#include <torch/utils.h>
 
 #include <functional>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,7 +15,7 @@
 #include "hessian_mpi/network/example.hpp"
 #include "layer_plan/cotangents.hpp"
 #include "layer_plan/operator_counts.hpp"
-#include "torchscript_model.hpp"
+#include "scripted_problem.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -80,26 +77,6 @@ TEST(OperatorCounts, AreThoseOfADerivativeToo) {
   const auto c = a.mm(b);
   const auto counts = counts_of_operators([&] { torch::autograd::grad({c}, {a, b}, {torch::ones({2, 5})}); });
   EXPECT_EQ(counts.products, 2 * 2 * 3 * 5);
-}
-
-using Shapes = std::vector<std::pair<std::string, std::vector<std::int64_t>>>;
-
-// A network of these parameters whose forward(x) has this body.
-network::Problem problem_of(const Shapes& shapes, const std::string& body, const std::vector<std::int64_t>& input,
-                            std::int64_t batch_size = 1 << 20) {
-  torch::manual_seed(3);
-  static const network::UnoptimisedTorchScript unoptimised;
-  torch::jit::Module module("Net");
-  for (const auto& [name, shape] : shapes) {
-    module.register_parameter(name, (torch::randn(shape, torch::kFloat64) * 0.5).requires_grad_(), /*is_buffer=*/false);
-  }
-  module.register_attribute("training", c10::BoolType::get(), true);
-  module.define("def forward(self, x):\n" + body);
-  const auto inputs = torch::randn(input, torch::kFloat64);
-  network::ProblemSettings settings;
-  settings.loss = "output";
-  settings.batch_size = batch_size;
-  return {std::make_unique<network::TorchScriptModel>(std::move(module)), {{inputs}, {}}, settings};
 }
 
 std::map<std::string, std::string> reasons_of(const network::Problem& problem, Method method = Method::layers) {

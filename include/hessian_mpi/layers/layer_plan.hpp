@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct FactoredLayer {
   std::vector<std::size_t> upstream;  ///< layers whose rows the step makes and that its input depends on
 };
 
+struct Tail;  // src/layers/layer_tail.hpp
+
 /// Rows that are made together, with those of earlier steps as columns: those of one layer from factors, of a few of
 /// which each needs little to have the others as columns, or, in all columns, of some that share parameters or one that
 /// has few; or, without layers, those by double-backward, or some as products of J (jacobian_plan.hpp).
@@ -40,6 +43,8 @@ struct LayerStep {
   std::int64_t copies = 1;  ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;    ///< that it makes
   std::int64_t passes = 0;  ///< backward, for its rows
+  /// The end of the network that its passes need not go through, if any.
+  std::shared_ptr<const Tail> tail = nullptr;
   /// Its rows where they are products of J, in the columns from the first of them on: those before are of earlier
   /// steps.
   std::optional<Rows> products = {};
@@ -57,6 +62,7 @@ struct LayerPlan {
   std::vector<ParameterPlan> parameters;
   std::vector<LayerStep> steps;      ///< the first one by double-backward, all others with layers; or all of products
   std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
+  std::uint64_t bytes_of_tail = 0;   ///< that a rank has whatever its memory, as it has the graph of a pass
   std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
 
   bool factors_layers() const { return steps.size() > 1 && !steps.front().products; }

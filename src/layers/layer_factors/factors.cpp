@@ -17,6 +17,9 @@ using torch::Tensor;
 
 constexpr std::int64_t bytes_of_rows = 64 << 20;
 
+// So many follow the tail together, that its matrices are read seldom.
+constexpr std::size_t most_directions = 64;
+
 // Behind numbers that are read as rows of a factor.
 template <class Number>
 constexpr std::int64_t padding = engines::Strips<Number>::width;
@@ -42,7 +45,11 @@ void Factors<Number>::read_layers() {
   unit_begins_ = {0};
   for (std::int64_t b = 0; b < forward_.batches(); ++b) append_batch(forward_.graph(b, 1), b);
   units_ = unit_begins_.back();
-  for (auto& layer : layers_) layer.delta.resize(layer.delta.size() + padding<Number>);
+  for (auto& layer : layers_) {
+    layer.delta.resize(layer.delta.size() + padding<Number>);
+    for (auto& inputs : layer.inputs) inputs.resize(inputs.size() + padding<Number>);
+  }
+  if (step().tail) tail_.emplace(*step().tail, units_);
   if (whole()) return;
   for (std::size_t l = 0; l < step().row_layers; ++l) {
     for (const auto m : layers_[l].upstream) {
@@ -129,8 +136,9 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
 
 template <class Number>
 std::size_t Factors<Number>::numbers_of_output(std::size_t l) const {
-  std::int64_t numbers = 0;
+  std::int64_t numbers = keeps_directions(l) ? tail_->numbers_of_direction() : 0;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
+    if (sums_directions(l, m)) continue;
     numbers += layers_[m].positions * layers_[m].outputs + (depends(m, l) ? layers_[m].elements : 0);
   }
   return static_cast<std::size_t>(units_ * layers_[l].positions * numbers);
@@ -186,8 +194,11 @@ OutputFactors<Number> Factors<Number>::prepared(const OutputOfLayer& output, Out
   const auto places = units_ * layers_[output.first].positions;
   factors.second.resize(layers_.size());
   factors.derivatives.resize(layers_.size());
+  factors.directions.resize(
+      static_cast<std::size_t>(keeps_directions(output.first) ? places * tail_->numbers_of_direction() : 0));
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     const auto& layer = layers_[m];
+    if (sums_directions(output.first, m)) continue;
     factors.second[m].resize(static_cast<std::size_t>(places * layer.positions * layer.outputs + padding<Number>));
     factors.derivatives[m].resize(
         depends(m, output.first) ? static_cast<std::size_t>(places * layer.elements + padding<Number>) : 0);
@@ -233,15 +244,30 @@ void Factors<Number>::make_second(const std::vector<OutputOfLayer>& outputs, std
   for (const auto& output : outputs) {
     for (std::int64_t t = 0; t < layers_[output.first].positions; ++t) places.push_back({output, t});
   }
-  const auto copies = static_cast<std::size_t>(step().copies);
-  for (std::size_t first = 0; first < places.size(); first += copies) {
-    make_second_at_once(std::span(places).subspan(first, std::min(copies, places.size() - first)), batch);
-  }
+  const auto l = outputs.front().first;
+  const auto positions = layers_[l].positions;
+  const auto place = [&](std::size_t what, std::int64_t unit, std::int64_t of_unit) {
+    return ((units_before(batch) + unit) * positions + places[what].position) * of_unit;
+  };
+  differentiate(
+      places.size(), batch,
+      [&](std::size_t first, std::size_t count) { return start_at(std::span(places).subspan(first, count), batch); },
+      {[&](std::size_t m, std::size_t what, std::int64_t unit) {
+         return made_[places[what].output].second[m].data() +
+                place(what, unit, layers_[m].positions * layers_[m].outputs);
+       },
+       [&](std::size_t m, std::size_t what, std::int64_t unit) {
+         return made_[places[what].output].derivatives[m].data() + place(what, unit, layers_[m].elements);
+       },
+       keeps_directions(l) ? Directions([&](std::size_t what, std::int64_t unit) {
+         return made_[places[what].output].directions.data() + place(what, unit, tail_->numbers_of_direction());
+       })
+                           : Directions()});
 }
 
 // For each copy of the batch an output of all its units at a position.
 template <class Number>
-void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std::int64_t batch) {
+auto Factors<Number>::start_at(std::span<const OutputAt> places, std::int64_t batch) const -> CotangentsOfLayers {
   const auto l = places.front().output.first;
   const auto& layer = layers_[l];
   const auto units = units_before(batch + 1) - units_before(batch);
@@ -249,23 +275,13 @@ void Factors<Number>::make_second_at_once(std::span<const OutputAt> places, std:
   for (std::size_t k = 0; k < places.size(); ++k) {
     cotangent[static_cast<std::int64_t>(k)].select(2, places[k].output.second).select(1, places[k].position).fill_(1);
   }
-  const auto place = [&](std::size_t copy, std::int64_t unit, std::int64_t of_unit) {
-    return ((units_before(batch) + unit) * layer.positions + places[copy].position) * of_unit;
-  };
-  differentiate(
-      {{l, {cotangent, {}}}}, places.size(), batch,
-      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
-        return made_[places[copy].output].second[m].data() +
-               place(copy, unit, layers_[m].positions * layers_[m].outputs);
-      },
-      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
-        return made_[places[copy].output].derivatives[m].data() + place(copy, unit, layers_[m].elements);
-      });
+  return {{l, {cotangent, {}}}};
 }
 
 template <class Number>
 std::int64_t Factors<Number>::rows_at_once() const {
   const auto copies = step().copies;
+  if (step().tail) return rows_at_once_round(*step().tail, copies);
   if (forward_.batches() == 1) return copies;
   // As many as fit, all of them for one forward of each batch.
   std::int64_t numbers = 0;
@@ -279,17 +295,26 @@ std::int64_t Factors<Number>::rows_at_once() const {
 template <class Number>
 const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::span<const std::vector<RowOfLayer>> rows) {
   of_rows_.resize(layers_.size());
-  const auto count = static_cast<std::int64_t>(rows.size()) * units_;
+  const auto places = static_cast<std::int64_t>(rows.size()) * units_;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     of_rows_[m].second.resize(
-        static_cast<std::size_t>(count * layers_[m].positions * layers_[m].outputs + padding<Number>));
+        static_cast<std::size_t>(places * layers_[m].positions * layers_[m].outputs + padding<Number>));
     const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
-    of_rows_[m].derivatives.resize(downstream ? static_cast<std::size_t>(count * layers_[m].elements) : 0);
+    of_rows_[m].derivatives.resize(downstream ? static_cast<std::size_t>(places * layers_[m].elements) : 0);
   }
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
-    for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(step().copies)) {
-      differentiate_rows(rows, first, b);
-    }
+    const auto place = [&](std::size_t what, std::int64_t unit, std::int64_t of_unit) {
+      return (static_cast<std::int64_t>(what) * units_ + units_before(b) + unit) * of_unit;
+    };
+    differentiate(rows.size(), b,
+                  [&](std::size_t first, std::size_t count) { return start_at_rows(rows.subspan(first, count), b); },
+                  {[&](std::size_t m, std::size_t what, std::int64_t unit) {
+                     return of_rows_[m].second.data() + place(what, unit, layers_[m].positions * layers_[m].outputs);
+                   },
+                   [&](std::size_t m, std::size_t what, std::int64_t unit) {
+                     return of_rows_[m].derivatives.data() + place(what, unit, layers_[m].elements);
+                   },
+                   {}});
   }
   return of_rows_;
 }
@@ -297,7 +322,7 @@ const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::span<const std::v
 // The sum over units and positions of dL/dz times what the weight sees, in a copy of the batch.
 template <class Number>
 void Factors<Number>::add_row(const RowOfLayer& row, std::int64_t copy, std::int64_t batch,
-                              std::map<std::size_t, Cotangents>& cotangents) const {
+                              CotangentsOfLayers& cotangents) const {
   const auto& layer = layers_[row.layer];
   const auto first = units_before(batch);
   const auto units = units_before(batch + 1) - first;
@@ -326,39 +351,45 @@ void Factors<Number>::add_row(const RowOfLayer& row, std::int64_t copy, std::int
 
 // For each copy of the batch a row.
 template <class Number>
-void Factors<Number>::differentiate_rows(std::span<const std::vector<RowOfLayer>> rows, std::size_t first,
-                                         std::int64_t batch) {
-  const auto copies = std::min(static_cast<std::size_t>(step().copies), rows.size() - first);
-  std::map<std::size_t, Cotangents> cotangents;
-  for (std::size_t k = 0; k < copies; ++k) {
-    for (const auto& row : rows[first + k]) add_row(row, static_cast<std::int64_t>(k), batch, cotangents);
+auto Factors<Number>::start_at_rows(std::span<const std::vector<RowOfLayer>> rows, std::int64_t batch) const
+    -> CotangentsOfLayers {
+  CotangentsOfLayers cotangents;
+  for (std::size_t k = 0; k < rows.size(); ++k) {
+    for (const auto& row : rows[k]) add_row(row, static_cast<std::int64_t>(k), batch, cotangents);
   }
-  if (cotangents.empty()) return;
-  const auto place = [&](std::size_t copy, std::int64_t unit, std::int64_t of_unit) {
-    return (static_cast<std::int64_t>(first + copy) * units_ + units_before(batch) + unit) * of_unit;
-  };
-  differentiate(
-      cotangents, copies, batch,
-      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
-        return of_rows_[m].second.data() + place(copy, unit, layers_[m].positions * layers_[m].outputs);
-      },
-      [&](std::size_t m, std::size_t copy, std::int64_t unit) {
-        return of_rows_[m].derivatives.data() + place(copy, unit, layers_[m].elements);
-      });
+  return cotangents;
 }
 
 template <class Number>
-bool Factors<Number>::depends_on_any(std::size_t m, const std::map<std::size_t, Cotangents>& cotangents) const {
+bool Factors<Number>::depends_on_any(std::size_t m, const CotangentsOfLayers& cotangents) const {
   // A row of some of the layers may be asked for, and have places for all.
   return whole() ? !layers_[m].upstream.empty() : depends(m, cotangents.begin()->first);
 }
 
-// One double-backward pass; copies: of these.
+// In passes that each serve as many as there are copies of the batch; those that go round the tail for some together.
 template <class Number>
-void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cotangents, std::size_t copies,
-                                    std::int64_t batch, const Destination& second, const Destination& derivatives) {
+void Factors<Number>::differentiate(std::size_t count, std::int64_t batch, const Start& start, const Destinations& to) {
   const Stopwatch watch;
-  const auto& graph = forward_.graph(batch, step().copies);
+  const auto copies = static_cast<std::size_t>(step().copies);
+  const auto together = copies * ((most_directions + copies - 1) / copies);
+  for (std::size_t first = 0; first < count; first += together) {
+    const auto end = std::min(count, first + together);
+    std::vector<Tensor> directions;
+    for (auto next = first; next < end; next += copies) {
+      const auto some = std::min(copies, end - next);
+      const auto cotangents = start(next, some);
+      directions.push_back(cotangents.empty() ? Tensor() : differentiate_at_once(cotangents, next, some, batch, to));
+    }
+    if (step().tail) follow_tail(directions, first, end - first, to);
+  }
+  pass_seconds_ += watch.seconds();
+}
+
+// One double-backward pass; gives the direction of the tail's x.
+template <class Number>
+Tensor Factors<Number>::differentiate_at_once(const CotangentsOfLayers& cotangents, std::size_t first,
+                                              std::size_t count, std::int64_t batch, const Destinations& to) {
+  const auto& graph = forward_.graph_of_passes(batch);
   std::vector<std::size_t> outputs;
   std::vector<std::size_t> inputs;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
@@ -377,36 +408,97 @@ void Factors<Number>::differentiate(const std::map<std::size_t, Cotangents>& cot
   const auto found = graph.second_derivatives(starts, outputs, inputs);
   const auto units = units_before(batch + 1) - units_before(batch);
   const auto clear = [&](std::size_t m, std::int64_t of_unit, const Destination& destination) {
-    for (std::size_t k = 0; k < copies; ++k) {
-      for (std::int64_t u = 0; u < units; ++u) std::fill_n(destination(m, k, u), of_unit, Number{0});
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::int64_t u = 0; u < units; ++u) std::fill_n(destination(m, first + k, u), of_unit, Number{0});
     }
   };
   const auto store = [&](const Tensor& by_unit, std::size_t m, const Destination& destination) {
     const Tensor ordered = by_unit.to(at::kCPU, dtype_of_number<Number>).contiguous();
     const auto* from = ordered.template const_data_ptr<Number>();
     const auto of_unit = ordered.numel() / ordered.size(0);
-    for (std::size_t k = 0; k < copies; ++k) {
-      for (std::int64_t u = 0; u < units; ++u, from += of_unit) std::copy_n(from, of_unit, destination(m, k, u));
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::int64_t u = 0; u < units; ++u, from += of_unit)
+        std::copy_n(from, of_unit, destination(m, first + k, u));
     }
   };
   std::size_t next = 0;
   for (std::size_t m = 0; m < layers_.size(); ++m) {
+    const bool has_input = layers_[m].weight && depends_on_any(m, cotangents);
+    const Tensor of_input = has_input ? found.of_input[next++] : Tensor();
+    if (is_in_tail(m)) continue;
     const auto& column = graph.call(outputs[m]);
     const auto order = forward_.order(m, batch, step().copies);
     if (found.by_output[m].defined()) {
-      store(output_by_unit(found.by_output[m], column, order), m, second);
+      store(output_by_unit(found.by_output[m], column, order), m, to.second);
     } else {
-      clear(m, layers_[m].positions * layers_[m].outputs, second);
+      clear(m, layers_[m].positions * layers_[m].outputs, to.second);
     }
-    if (!layers_[m].weight || !depends_on_any(m, cotangents)) continue;
-    const Tensor& of_input = found.of_input[next++];
+    if (!has_input) continue;
     if (of_input.defined()) {
-      store(input_by_unit(of_input, column, order), m, derivatives);
+      store(input_by_unit(of_input, column, order), m, to.derivatives);
     } else {
-      clear(m, layers_[m].elements, derivatives);
+      clear(m, layers_[m].elements, to.derivatives);
     }
   }
-  pass_seconds_ += watch.seconds();
+  return found.along_x.defined() ? found.along_x.clone() : Tensor();
+}
+
+// The columns of layers in the tail, for passes in each of whose copies x has a direction; what was not asked for has
+// none.
+template <class Number>
+void Factors<Number>::follow_tail(const std::vector<Tensor>& directions, std::size_t first, std::size_t count,
+                                  const Destinations& to) {
+  std::vector<Tensor> made;
+  std::vector<std::size_t> what;
+  for (std::size_t k = 0; k < count; ++k) {
+    const auto copies = static_cast<std::size_t>(step().copies);
+    const Tensor& direction = directions[k / copies];
+    if (!direction.defined()) continue;
+    what.push_back(first + k);
+    made.push_back(direction[static_cast<std::int64_t>(k % copies)]);
+  }
+  if (made.empty()) return;
+  if (to.directions) {
+    for (std::size_t k = 0; k < made.size(); ++k) {
+      const Tensor direction = made[k].to(at::kCPU, dtype_of_number<Number>).contiguous();
+      const auto of_unit = direction.numel() / units_;
+      const auto* from = direction.const_data_ptr<Number>();
+      for (std::int64_t u = 0; u < units_; ++u, from += of_unit) std::copy_n(from, of_unit, to.directions(what[k], u));
+    }
+    return;
+  }
+  const Tensor all = at::stack(made, 2).to(at::kCPU, dtype_of_number<Number>);
+  for (std::size_t m = 0; m < layers_.size(); ++m) {
+    if (!is_in_tail(m)) continue;
+    const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
+    tail_->follow(
+        step().layers[m].call, all.const_data_ptr<Number>(), what.size(),
+        [&](std::size_t k, std::int64_t unit) { return to.second(m, what[k], unit); },
+        [&](std::size_t k, std::int64_t unit) { return downstream ? to.derivatives(m, what[k], unit) : nullptr; });
+  }
+}
+
+template <class Number>
+bool Factors<Number>::keeps_directions(std::size_t l) const {
+  const auto& layer = layers_[l];
+  return tail_ && sums_before_tail(layer.positions, layer.by_input, layer.columns);
+}
+
+template <class Number>
+void Factors<Number>::follow_sums(std::size_t m, const Number* directions, std::int64_t rows,
+                                  Sums<Number>& sums) const {
+  const auto& layer = layers_[m];
+  const auto outputs = layer.positions * layer.outputs;
+  const bool downstream = layer.weight && !layer.upstream.empty();
+  sums.second.resize(static_cast<std::size_t>(rows * units_ * outputs + padding<Number>));
+  sums.derivatives.resize(downstream ? static_cast<std::size_t>(rows * units_ * layer.elements) : 0);
+  const auto place = [&](std::size_t k, std::int64_t unit) { return static_cast<std::int64_t>(k) * units_ + unit; };
+  tail_->follow(
+      step().layers[m].call, directions, static_cast<std::size_t>(rows),
+      [&](std::size_t k, std::int64_t unit) { return sums.second.data() + place(k, unit) * outputs; },
+      [&](std::size_t k, std::int64_t unit) {
+        return downstream ? sums.derivatives.data() + place(k, unit) * layer.elements : nullptr;
+      });
 }
 
 template class Factors<float>;

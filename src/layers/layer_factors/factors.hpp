@@ -16,6 +16,7 @@
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "layer_factors/step_forward.hpp"
+#include "layer_factors/tail_columns.hpp"
 #include "layer_graph.hpp"
 
 namespace hessian_mpi::layers {
@@ -54,6 +55,9 @@ struct OutputFactors {
   std::vector<std::vector<Number>> second;  ///< S: [u][t][t of m][outputs of m]
   std::vector<std::vector<Number>>
       derivatives;  ///< J of m by this output: [u][t][elements of m]; none if not downstream
+  /// Where rows sum directions before these follow the tail, instead of both in its layers: [u][t][places of the tail
+  /// in u][features]. To be read as rows of a factor.
+  std::vector<Number> directions;
 };
 
 /// What rows of a layer have in the columns of a layer m, summed over their own positions; to be read as rows of a
@@ -109,6 +113,14 @@ class Factors {
   /// of the step. Valid until the next call.
   const std::vector<Sums<Number>>& of_rows(std::span<const std::vector<RowOfLayer>> rows);
 
+  bool is_in_tail(std::size_t m) const { return tail_ && tail_->has(step().layers[m].call); }
+  /// Whether rows of l have directions summed, which follow the tail then, in the columns of a layer m.
+  bool sums_directions(std::size_t l, std::size_t m) const { return is_in_tail(m) && keeps_directions(l); }
+  std::int64_t numbers_of_direction() const { return tail_->numbers_of_direction(); }
+  /// What rows have in the columns of a layer m in the tail: directions [u][place][feature][row], summed over positions
+  /// of the rows.
+  void follow_sums(std::size_t m, const Number* directions, std::int64_t rows, Sums<Number>& sums) const;
+
   /// Of the time so far.
   double seconds_in_passes() const { return pass_seconds_; }
 
@@ -131,23 +143,38 @@ class Factors {
     std::int64_t position;
   };
   void make_second(const std::vector<OutputOfLayer>& outputs, std::int64_t batch);
-  void make_second_at_once(std::span<const OutputAt> places, std::int64_t batch);
-  void differentiate_rows(std::span<const std::vector<RowOfLayer>> rows, std::size_t first, std::int64_t batch);
   /// What a pass starts with at a layer: of dL/dz, [copies][units][positions][outputs], and of a, [copies][units]
   /// [elements], if any.
   struct Cotangents {
     torch::Tensor of_delta;
     torch::Tensor of_input;
   };
-  void add_row(const RowOfLayer& row, std::int64_t copy, std::int64_t batch,
-               std::map<std::size_t, Cotangents>& cotangents) const;
-  bool depends_on_any(std::size_t m, const std::map<std::size_t, Cotangents>& cotangents) const;
-  /// Where a number of units begins in the columns of a layer m, for a copy of the batch and its unit.
-  using Destination = std::function<Number*(std::size_t m, std::size_t copy, std::int64_t unit)>;
-  void differentiate(const std::map<std::size_t, Cotangents>& cotangents, std::size_t copies, std::int64_t batch,
-                     const Destination& second, const Destination& derivatives);
+  using CotangentsOfLayers = std::map<std::size_t, Cotangents>;
+  CotangentsOfLayers start_at(std::span<const OutputAt> places, std::int64_t batch) const;
+  CotangentsOfLayers start_at_rows(std::span<const std::vector<RowOfLayer>> rows, std::int64_t batch) const;
+  void add_row(const RowOfLayer& row, std::int64_t copy, std::int64_t batch, CotangentsOfLayers& cotangents) const;
+  bool depends_on_any(std::size_t m, const CotangentsOfLayers& cotangents) const;
+  /// Where the numbers of a unit begin in the columns of a layer m, for what is differentiated: an output at a
+  /// position, or a row.
+  using Destination = std::function<Number*(std::size_t m, std::size_t what, std::int64_t unit)>;
+  using Directions = std::function<Number*(std::size_t what, std::int64_t unit)>;
+  struct Destinations {
+    Destination second;
+    Destination derivatives;
+    Directions directions;  ///< where these are kept, and do not follow the tail yet
+  };
+  /// What passes start with, for some of what is differentiated, counted from the first: nothing where none is asked
+  /// for.
+  using Start = std::function<CotangentsOfLayers(std::size_t first, std::size_t count)>;
+  void differentiate(std::size_t count, std::int64_t batch, const Start& start, const Destinations& to);
+  torch::Tensor differentiate_at_once(const CotangentsOfLayers& cotangents, std::size_t first, std::size_t count,
+                                      std::int64_t batch, const Destinations& to);
+  void follow_tail(const std::vector<torch::Tensor>& directions, std::size_t first, std::size_t count,
+                   const Destinations& to);
+  bool keeps_directions(std::size_t l) const;
 
   StepForward forward_;
+  std::optional<TailColumns<Number>> tail_;
   std::uint64_t memory_;
   double pass_seconds_ = 0;
   std::vector<LayerData<Number>> layers_;

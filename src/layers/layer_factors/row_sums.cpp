@@ -35,8 +35,14 @@ std::vector<std::vector<Rows>> units_with_inputs(const Slab<Number>& x, const Ro
 
 template <class Number>
 std::int64_t RowSums<Number>::rows_at_once(std::size_t m) const {
-  const auto& layer = factors_.layer(m);
-  const auto numbers = factors_.units() * (layer.positions * layer.outputs + layer.elements);
+  // In the tail as many in all layers: what is summed of their directions serves all of them.
+  std::int64_t of_unit = 0;
+  for (std::size_t other = 0; other < factors_.size(); ++other) {
+    if (other != m && !(factors_.is_in_tail(m) && factors_.is_in_tail(other))) continue;
+    const auto& layer = factors_.layer(other);
+    of_unit = std::max(of_unit, layer.positions * layer.outputs + layer.elements);
+  }
+  const auto numbers = factors_.units() * of_unit;
   return std::max<std::int64_t>(1, bytes_at_once / (numbers * static_cast<std::int64_t>(sizeof(Number))));
 }
 
@@ -45,6 +51,11 @@ const Sums<Number>& RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutp
                                          const OutputFactors<Number>& of_output, std::size_t m) {
   const auto& layer = factors_.layer(m);
   const auto numbers = layer.positions * layer.outputs;
+  if (!x.bias && factors_.sums_directions(x.layer, m)) {
+    sums_.units.clear();
+    factors_.follow_sums(m, sum_directions(x, rows, of_output), rows.count(), sums_);
+    return sums_;
+  }
   sums_.second.resize(
       static_cast<std::size_t>(rows.count() * factors_.units() * numbers + engines::Strips<Number>::width));
   sums_.derivatives.clear();
@@ -61,6 +72,28 @@ const Sums<Number>& RowSums<Number>::sum(const Slab<Number>& x, const RowsOfOutp
   sums_.derivatives.resize(static_cast<std::size_t>(rows.count() * factors_.units() * layer.elements));
   sum_positions(x, rows, of_output.derivatives[m].data(), layer.elements, sums_.derivatives);
   return sums_;
+}
+
+template <class Number>
+const Number* RowSums<Number>::sum_directions(const Slab<Number>& x, const RowsOfOutput& rows,
+                                              const OutputFactors<Number>& of_output) {
+  const OutputOfLayer output{x.layer, x.first_output + rows.output};
+  if (output_of_directions_ != output) directions_.clear();
+  output_of_directions_ = output;
+  auto& sums = directions_[rows.begin];
+  const auto numbers = factors_.numbers_of_direction();
+  const auto size = static_cast<std::size_t>(factors_.units() * numbers * rows.count());
+  if (sums.size() == size) return sums.data();
+  sums.resize(size);
+  const auto positions = factors_.layer(x.layer).positions;
+  for (std::int64_t u = 0; u < factors_.units(); ++u) {
+    const auto seen =
+        engines::rows_as_factor(x.inputs + u * positions * x.columns + rows.begin, x.columns, positions, rows.count());
+    hessian_mpi::engines::multiply(
+        engines::Product<Number>{of_output.directions.data() + u * positions * numbers, numbers, seen}, numbers,
+        sums.data() + u * numbers * rows.count(), rows.count());
+  }
+  return sums.data();
 }
 
 // Both terms of E in one pass.

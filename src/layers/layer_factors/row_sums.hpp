@@ -10,6 +10,8 @@
 /// k over the places of y; of a diagonal W_y s = r. Internal to the factored engine.
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <vector>
 
 #include "hessian_mpi/engines/tile.hpp"
@@ -37,6 +39,7 @@ class RowSums {
   void multiply(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& some, Out* out);
 
  private:
+  const Number* sum_directions(const Slab<Number>& x, const RowsOfOutput& rows, const OutputFactors<Number>& of_output);
   void sum_upstream(const Slab<Number>& x, const RowsOfOutput& rows, const Number* second, std::size_t m);
   void sum_positions(const Slab<Number>& x, const RowsOfOutput& rows, const Number* of_places, std::int64_t numbers,
                      std::vector<Number>& sums);
@@ -54,6 +57,9 @@ class RowSums {
   const Factors<Number>& factors_;
   const std::vector<Number>& ones_;
   Sums<Number> sums_;
+  /// Of some rows of one output, by the first of them: directions of the tail's x, [u][place][feature][row].
+  std::map<std::int64_t, std::vector<Number>> directions_;
+  std::optional<OutputOfLayer> output_of_directions_;
   std::vector<Number> seen_;             // D of a row as a slab sees it
   const Number* derivatives_ = nullptr;  // the same, where it lies
   std::vector<Number> line_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "layer_factors/own_columns.hpp"
+#include "layer_tail.hpp"
 #include "layer_tensors.hpp"
 
 namespace hessian_mpi::layers {
@@ -36,8 +37,10 @@ struct Sizes {
   double rows = 0;       // parameters
   double positions = 0;  // in a unit
   double outputs = 0;
-  double elements = 0;  // of a unit's input
-  bool halved = false;  // half of its rows in its own columns are copied
+  double elements = 0;           // of a unit's input
+  bool halved = false;           // half of its rows in its own columns are copied
+  bool in_tail = false;          // of the step
+  bool sums_directions = false;  // its rows, before these follow the tail: they are few then
 };
 
 std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
@@ -49,7 +52,9 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
     sizes.push_back(
         {static_cast<double>(parameters_in(network, layer.call)), static_cast<double>(positions),
          static_cast<double>(outputs_of(call)), static_cast<double>(call.input.numel() / units_of(call, order)),
-         step.halves && call.weight && has_halves(positions, call.by_input, call.elementwise, weight_columns(call))});
+         step.halves && call.weight && has_halves(positions, call.by_input, call.elementwise, weight_columns(call)),
+         step.tail && step.tail->columns_of(layer.call) != nullptr,
+         step.tail && sums_before_tail(positions, call.by_input, weight_columns(call))});
   }
   return sizes;
 }
@@ -90,7 +95,9 @@ double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, 
       continue;
     }
     const double downstream = contains(step.layers[m].upstream, l) ? 1 : 0;
-    sums += rows * units * sizes[l].positions * (column.positions * column.outputs + downstream * column.elements);
+    if (!sizes[l].sums_directions || !column.in_tail) {
+      sums += rows * units * sizes[l].positions * (column.positions * column.outputs + downstream * column.elements);
+    }
     products += rows * of_places * (1 + downstream);
   }
   return tile_multiplication * products + (by_input ? summed_for_a_row : summed_for_rows) * sums;
@@ -113,8 +120,9 @@ constexpr std::int64_t most_bytes_of_own_columns = 64 << 20;
 // A backward pass for an element of an input, against a double-backward.
 constexpr double input_pass = 0.15;
 
-double cost_of_pass(const OperatorCounts& pass, std::int64_t copies) {
-  return pass.products + operator_number * pass.numbers + operator_call * pass.calls / static_cast<double>(copies);
+const OperatorCounts& pass_from(const Network& network, const LayerStep& step, std::size_t l) {
+  const auto c = step.layers[l].call;
+  return step.tail ? *network.passes_round_tail[c] : network.passes[c];
 }
 
 // As a pass that goes through the whole network, where one has been counted.
@@ -128,9 +136,9 @@ double cost_of_double_backward_rows(const Network& network, double count) {
 
 // For so many outputs at a position, or rows; a pass serves one for each copy of a batch.
 double cost_of_passes(const Network& network, const LayerStep& step, std::size_t l, double count) {
-  double cost = cost_of_pass(network.passes[step.layers[l].call], step.copies);
+  double cost = cost_of_pass(pass_from(network, step, l), step.copies);
   for (std::size_t k = 0; step.whole && k < step.row_layers; ++k) {
-    cost = std::max(cost, cost_of_pass(network.passes[step.layers[k].call], step.copies));
+    cost = std::max(cost, cost_of_pass(pass_from(network, step, k), step.copies));
   }
   return count * cost * static_cast<double>(network.problem.batches());
 }
@@ -187,7 +195,24 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
   return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
 }
 
+// That have passes of their own, in one batch.
+std::int64_t rows_at_once(const LayerStep& step) {
+  return step.tail ? rows_at_once_round(*step.tail, step.copies) : step.copies;
+}
+
+// Passes that keep samples apart, and positions not, may go round what comes after positions meet.
+bool goes_round_tail(const Network& network, const LayerStep& step) {
+  const auto rows = std::span(step.layers).first(step.row_layers);
+  return network.tail && step.unit == Unit::sample && std::all_of(rows.begin(), rows.end(), [&](const auto& layer) {
+           return network.passes_round_tail[layer.call].has_value();
+         });
+}
+
 }  // namespace
+
+double cost_of_pass(const OperatorCounts& pass, std::int64_t copies) {
+  return pass.products + operator_number * pass.numbers + operator_call * pass.calls / static_cast<double>(copies);
+}
 
 Choice without(Choice choice, std::size_t call) {
   const auto found = std::find_if(choice.begin(), choice.end(), [=](const Chosen& c) { return c.call == call; });
@@ -221,6 +246,7 @@ std::vector<LayerStep> steps_of(const Network& network, const Choice& choice, co
         if (contains(network.upstream[c], order[first + l].call)) layer.upstream.push_back(l);
       }
     }
+    if (goes_round_tail(network, step)) step.tail = network.tail;
     steps.push_back(std::move(step));
   }
   return steps;
@@ -253,8 +279,9 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * at_a_time);
   }
   counts.passes += static_cast<std::int64_t>(rows.by_row);
-  counts.outputs =
-      std::max(counts.outputs, static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * copies : 0));
+  counts.outputs = std::max(
+      counts.outputs,
+      static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * static_cast<double>(rows_at_once(step)) : 0));
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
   if (l < step.row_layers && !step.whole && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
@@ -336,8 +363,9 @@ RowsTogether rows_together(const Network& network, const LayerStep& step, std::s
   const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
   const auto outputs = std::max<std::int64_t>(1, step.copies / positions);
   const bool by_row = step.layers[l].by_row;
-  const auto of_weight = by_row ? step.copies : call.by_input ? outputs_of(call) : outputs * weight_columns(call);
-  return {of_weight, by_row || positions > 1 ? step.copies : outputs};
+  const auto rows = rows_at_once(step);
+  const auto of_weight = by_row ? rows : call.by_input ? outputs_of(call) : outputs * weight_columns(call);
+  return {of_weight, by_row || positions > 1 ? rows : outputs};
 }
 
 }  // namespace hessian_mpi::layers

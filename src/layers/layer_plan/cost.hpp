@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -19,8 +20,11 @@ struct Network {
   const network::Problem& problem;
   const LayerGraph& graph;
   std::vector<std::vector<std::size_t>> upstream;  ///< of each call, all calls
-  std::vector<std::size_t> first_calls;  ///< of each parameter, that has it; the number of calls where none has
-  std::vector<OperatorCounts> passes;    ///< of each call that may be factored: a pass that starts there
+  std::vector<std::size_t> first_calls;        ///< of each parameter, that has it; the number of calls where none has
+  std::vector<OperatorCounts> passes;          ///< of each call that may be factored: a pass that starts there
+  std::shared_ptr<const Tail> tail = nullptr;  ///< which passes may go round,
+  /// and what they take then, with what follows: of calls before it, where that is less.
+  std::vector<std::optional<OperatorCounts>> passes_round_tail = {};
 };
 
 /// A call that is to be factored, and what its derivatives do not cross.
@@ -67,6 +71,9 @@ constexpr double summed_for_rows = 1;
 constexpr double summed_for_a_row = 5;
 /// For each number of a row: to look at it, to write it.
 constexpr double written_number = 40;
+
+/// In one of so many copies of a batch.
+double cost_of_pass(const OperatorCounts& pass, std::int64_t copies);
 
 /// Of a batch, in the layers that were seen.
 double multiplications_of_forward(const CapturedForward& forward);

@@ -1,0 +1,118 @@
+#include "graph_edges.hpp"
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include "layer_capture/normalization.hpp"
+
+namespace hessian_mpi::layers {
+namespace {
+
+using torch::autograd::Edge;
+using torch::autograd::Node;
+
+// Zeros that LibTorch keeps without their memory, of a sign's derivative, say, are no dependence.
+torch::Tensor undefined_where_zero(torch::Tensor tensor) {
+  return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
+}
+
+// The functions that a backward pass from one goes through, each before those that it hands gradients to.
+std::vector<Node*> in_order_from(Node* root) {
+  struct Visit {
+    Node* node;
+    std::size_t next;
+  };
+  std::vector<Node*> order;
+  std::unordered_set<const Node*> seen{root};
+  std::vector<Visit> open{{root, 0}};
+  while (!open.empty()) {
+    auto& visit = open.back();
+    if (visit.next == visit.node->next_edges().size()) {
+      order.push_back(visit.node);
+      open.pop_back();
+      continue;
+    }
+    Node* const next = visit.node->next_edges()[visit.next++].function.get();
+    if (next != nullptr && seen.insert(next).second) open.push_back({next, 0});
+  }
+  std::reverse(order.begin(), order.end());
+  return order;
+}
+
+std::unordered_set<const Node*> reached(const std::vector<Node*>& roots, const Edge* except) {
+  std::unordered_set<const Node*> seen;
+  std::vector<const Node*> open(roots.begin(), roots.end());
+  while (!open.empty()) {
+    const Node* const node = open.back();
+    open.pop_back();
+    if (!seen.insert(node).second) continue;
+    for (const auto& edge : node->next_edges()) {
+      if (edge.is_valid() && (except == nullptr || !(edge == *except))) open.push_back(edge.function.get());
+    }
+  }
+  return seen;
+}
+
+}  // namespace
+
+std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
+                                    const std::vector<torch::Tensor>& cotangents,
+                                    const torch::autograd::edge_list& outputs, bool create_graph) {
+  auto found = torch::autograd::Engine::get_default_engine().execute(roots, cotangents, /*keep_graph=*/true,
+                                                                     create_graph, /*accumulate_grad=*/false, outputs);
+  for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
+  return found;
+}
+
+torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor) {
+  return call.normalization ? times_derivative(*call.normalization, call.input, tensor) : tensor;
+}
+
+std::vector<Edge> narrow_places(const CapturedForward& forward, const std::vector<std::size_t>& calls) {
+  std::vector<Edge> places;
+  if (!forward.outputs.y.grad_fn()) return places;
+  std::unordered_set<const Node*> ends;
+  for (const auto c : calls) ends.insert(forward.calls[c].output_edge.function.get());
+  const auto order = in_order_from(forward.outputs.y.grad_fn().get());
+  std::unordered_set<const Node*> leading = ends;  // to one of them
+  for (auto node = order.rbegin(); node != order.rend(); ++node) {
+    const auto& edges = (*node)->next_edges();
+    if (std::any_of(edges.begin(), edges.end(),
+                    [&](const Edge& edge) { return leading.contains(edge.function.get()); })) {
+      leading.insert(*node);
+    }
+  }
+  // What the functions so far hand on, and to whom: with a single place all ways go through it.
+  std::map<std::pair<Node*, std::uint32_t>, Edge> open;
+  for (Node* const node : order) {
+    if (!leading.contains(node)) continue;
+    if (ends.contains(node)) break;
+    std::erase_if(open, [&](const auto& place) { return place.first.first == node; });
+    for (const auto& edge : node->next_edges()) {
+      if (leading.contains(edge.function.get())) open.emplace(std::pair(edge.function.get(), edge.input_nr), edge);
+    }
+    if (open.size() == 1) places.push_back(open.begin()->second);
+  }
+  std::reverse(places.begin(), places.end());
+  return places;
+}
+
+std::optional<std::vector<bool>> calls_before(const CapturedForward& forward, const Edge& place) {
+  const auto through = reached({place.function.get()}, nullptr);
+  const auto past = reached({forward.outputs.y.grad_fn().get()}, &place);
+  std::vector<bool> before;
+  for (const auto& call : forward.calls) {
+    const auto* const node = call.output_edge.function.get();
+    before.push_back(through.contains(node));
+    if (before.back() && past.contains(node)) return std::nullopt;
+  }
+  return before;
+}
+
+}  // namespace hessian_mpi::layers
