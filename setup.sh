@@ -12,7 +12,7 @@ usage: ./setup.sh build             install what is missing, configure, build al
                                     it, decompose it, all into FOLDER (default: digits)
        ./setup.sh test [OPTION...]  build with the tests, then all checks and tests; options go to ctest (-R NAME)
        ./setup.sh debug [OPTION...] the tests of what has no LibTorch, in a debug build into build-debug
-       ./setup.sh mpich [OPTION...] the same tests with MPICH instead of Open MPI, into build-mpich
+       ./setup.sh mpich [OPTION...] the same with MPICH instead of Open MPI, into build-mpich
        ./setup.sh tidy              clang-tidy on all sources: half an hour on two cores
 
 LibTorch comes from the Python package torch: that of the active environment, or that which Torch_ROOT, CMAKE_PREFIX_PATH
@@ -346,7 +346,7 @@ case $mode in
     run ctest --preset debug -L without_torch --parallel "$(nproc)" "$@"
     ;;
   mpich)
-    configure mpich build-mpich
+    configure mpich build-mpich -DCMAKE_BUILD_TYPE=Debug
     build mpich build-mpich tests_without_torch
     run ctest --preset mpich -L without_torch --parallel "$(nproc)" "$@"
     ;;
