@@ -43,8 +43,7 @@ class End {
       calls_.push_back(c);
       const auto& call = forward.calls[c];
       inputs_.emplace_back();
-      if (!call.weight || !call.input_edge.is_valid()) continue;
-      edges.push_back(call.input_edge);
+      if (has_input(call)) edges.push_back(call.input_edge);
     }
     const auto& y = forward.outputs.y;
     const auto found =
@@ -52,8 +51,7 @@ class End {
     delta_ = found.front();
     std::size_t next = 1;
     for (std::size_t k = 0; k < calls_.size(); ++k) {
-      const auto& call = forward.calls[calls_[k]];
-      if (call.weight && call.input_edge.is_valid()) inputs_[k] = found[next++];
+      if (has_input(forward.calls[calls_[k]])) inputs_[k] = found[next++];
     }
   }
 
@@ -100,16 +98,16 @@ class End {
     return derivatives;
   }
   std::int64_t outputs(std::size_t k) const { return outputs_of(forward_.calls[calls_[k]]); }
-  /// Features of a call's input at a place; none of one that has no weight.
+  /// Features of a call's input at a place; none where it depends on nothing or has no weight.
   std::int64_t elements(std::size_t k) const {
-    return forward_.calls[calls_[k]].weight
-               ? rows_of(forward_.calls[calls_[k]].input, forward_.calls[calls_[k]]).size(1)
-               : 0;
+    const auto& call = forward_.calls[calls_[k]];
+    return has_input(call) ? rows_of(call.input, call).size(1) : 0;
   }
 
  private:
+  static bool has_input(const LayerCall& call) { return call.weight && call.input_edge.is_valid(); }
   static bool depends(const Tensor& gradient) {
-    return gradient.defined() && gradient.requires_grad() && (!gradient.is_leaf());
+    return gradient.defined() && gradient.requires_grad() && !gradient.is_leaf();
   }
 
   const CapturedForward& forward_;

@@ -36,7 +36,7 @@ struct TailLayer {
   std::int64_t first_output = 0;  ///< of S
   std::int64_t outputs = 0;
   std::int64_t first_element = 0;  ///< of J
-  std::int64_t elements = 0;       ///< 0 without a weight
+  std::int64_t elements = 0;       ///< 0 where its input depends on nothing or it has no weight
 };
 
 /// Of one batch.
@@ -68,10 +68,10 @@ Tail with_numbers(const network::Problem& problem, const Tail& tail);
 torch::Tensor delta_of_tail(const Tail& tail, const torch::autograd::Edge& x, std::int64_t copies,
                             const torch::Tensor& direction);
 
-/// Rows of a weight sum over their positions; where they are fewer than these, directions are summed before they follow
-/// the tail.
+/// Rows of a weight sum over their positions; where they are no more than twice as many, directions are summed before
+/// they follow the tail: what they find there need not be brought to memory and read again for that.
 inline bool sums_before_tail(std::int64_t positions, bool by_input, std::int64_t columns) {
-  return positions > 1 && !by_input && columns <= positions;
+  return positions > 1 && !by_input && columns <= 2 * positions;
 }
 
 /// Of those that have passes of their own: so many that the tail's matrices are read seldom; a multiple of the copies.
