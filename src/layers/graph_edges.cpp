@@ -22,8 +22,8 @@ torch::Tensor undefined_where_zero(torch::Tensor tensor) {
   return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
 }
 
-// The functions that a backward pass from one goes through, each before those that it hands gradients to.
-std::vector<Node*> in_order_from(Node* root) {
+// The functions that a backward pass from one goes through, each after those that it hands gradients to.
+std::vector<Node*> functions_from(Node* root) {
   struct Visit {
     Node* node;
     std::size_t next;
@@ -41,7 +41,6 @@ std::vector<Node*> in_order_from(Node* root) {
     Node* const next = visit.node->next_edges()[visit.next++].function.get();
     if (next != nullptr && seen.insert(next).second) open.push_back({next, 0});
   }
-  std::reverse(order.begin(), order.end());
   return order;
 }
 
@@ -79,17 +78,18 @@ std::vector<Edge> narrow_places(const CapturedForward& forward, const std::vecto
   if (!forward.outputs.y.grad_fn()) return places;
   std::unordered_set<const Node*> ends;
   for (const auto c : calls) ends.insert(forward.calls[c].output_edge.function.get());
-  const auto order = in_order_from(forward.outputs.y.grad_fn().get());
+  auto order = functions_from(forward.outputs.y.grad_fn().get());
   std::unordered_set<const Node*> leading = ends;  // to one of them
-  for (auto node = order.rbegin(); node != order.rend(); ++node) {
-    const auto& edges = (*node)->next_edges();
+  for (Node* const node : order) {
+    const auto& edges = node->next_edges();
     if (std::any_of(edges.begin(), edges.end(),
                     [&](const Edge& edge) { return leading.contains(edge.function.get()); })) {
-      leading.insert(*node);
+      leading.insert(node);
     }
   }
   // What the functions so far hand on, and to whom: with a single place all ways go through it.
   std::map<std::pair<Node*, std::uint32_t>, Edge> open;
+  std::reverse(order.begin(), order.end());
   for (Node* const node : order) {
     if (!leading.contains(node)) continue;
     if (ends.contains(node)) break;

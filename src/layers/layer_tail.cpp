@@ -18,7 +18,7 @@ namespace hessian_mpi::layers {
 torch::Tensor in_memory(const torch::Tensor& numbers, torch::Dtype dtype) {
   constexpr std::int64_t behind = 16;
   const torch::Tensor memory = at::zeros({numbers.numel() + behind}, at::TensorOptions(dtype));
-  const torch::Tensor copy = memory.narrow(0, 0, numbers.numel()).view(numbers.sizes());
+  torch::Tensor copy = memory.narrow(0, 0, numbers.numel()).view(numbers.sizes());
   copy.copy_(numbers);
   return copy;
 }

@@ -288,7 +288,8 @@ std::int64_t Factors<Number>::rows_at_once() const {
   for (const auto& layer : layers_) {
     numbers += layer.positions * layer.outputs + (layer.upstream.empty() ? 0 : layer.elements);
   }
-  const auto fitting = bytes_of_rows / (units_ * numbers * static_cast<std::int64_t>(sizeof(Number)));
+  const auto bytes = std::max<std::int64_t>(1, units_ * numbers * static_cast<std::int64_t>(sizeof(Number)));
+  const auto fitting = bytes_of_rows / bytes;
   return std::clamp<std::int64_t>(fitting / copies, 1, 64 / copies) * copies;
 }
 
