@@ -42,8 +42,8 @@ std::int64_t RowSums<Number>::rows_at_once(std::size_t m) const {
     const auto& layer = factors_.layer(other);
     of_unit = std::max(of_unit, layer.positions * layer.outputs + layer.elements);
   }
-  const auto numbers = factors_.units() * of_unit;
-  return std::max<std::int64_t>(1, bytes_at_once / (numbers * static_cast<std::int64_t>(sizeof(Number))));
+  const auto bytes = std::max<std::int64_t>(1, factors_.units() * of_unit * static_cast<std::int64_t>(sizeof(Number)));
+  return std::max<std::int64_t>(1, bytes_at_once / bytes);
 }
 
 template <class Number>
