@@ -5,11 +5,8 @@
 
 #include <algorithm>
 #include <map>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
-
-#include "layer_capture/normalization.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -22,8 +19,9 @@ torch::Tensor undefined_where_zero(torch::Tensor tensor) {
   return tensor.defined() && tensor._is_zerotensor() ? torch::Tensor() : std::move(tensor);
 }
 
-// The functions that a backward pass from one goes through, each after those that it hands gradients to.
-std::vector<Node*> functions_from(Node* root) {
+// The functions that a backward pass from one goes through, but not by way of an edge, each after those that it hands
+// gradients to.
+std::vector<Node*> functions_from(Node* root, const Edge& except = {}) {
   struct Visit {
     Node* node;
     std::size_t next;
@@ -38,24 +36,11 @@ std::vector<Node*> functions_from(Node* root) {
       open.pop_back();
       continue;
     }
-    Node* const next = visit.node->next_edges()[visit.next++].function.get();
-    if (next != nullptr && seen.insert(next).second) open.push_back({next, 0});
+    const auto& edge = visit.node->next_edges()[visit.next++];
+    if (!edge.is_valid() || edge == except) continue;
+    if (seen.insert(edge.function.get()).second) open.push_back({edge.function.get(), 0});
   }
   return order;
-}
-
-std::unordered_set<const Node*> reached(const std::vector<Node*>& roots, const Edge* except) {
-  std::unordered_set<const Node*> seen;
-  std::vector<const Node*> open(roots.begin(), roots.end());
-  while (!open.empty()) {
-    const Node* const node = open.back();
-    open.pop_back();
-    if (!seen.insert(node).second) continue;
-    for (const auto& edge : node->next_edges()) {
-      if (edge.is_valid() && (except == nullptr || !(edge == *except))) open.push_back(edge.function.get());
-    }
-  }
-  return seen;
 }
 
 }  // namespace
@@ -67,10 +52,6 @@ std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
                                                                      create_graph, /*accumulate_grad=*/false, outputs);
   for (auto& tensor : found) tensor = undefined_where_zero(std::move(tensor));
   return found;
-}
-
-torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor) {
-  return call.normalization ? times_derivative(*call.normalization, call.input, tensor) : tensor;
 }
 
 std::vector<Edge> narrow_places(const CapturedForward& forward, const std::vector<std::size_t>& calls) {
@@ -104,13 +85,15 @@ std::vector<Edge> narrow_places(const CapturedForward& forward, const std::vecto
 }
 
 std::optional<std::vector<bool>> calls_before(const CapturedForward& forward, const Edge& place) {
-  const auto through = reached({place.function.get()}, nullptr);
-  const auto past = reached({forward.outputs.y.grad_fn().get()}, &place);
+  const auto through = functions_from(place.function.get());
+  const auto past = functions_from(forward.outputs.y.grad_fn().get(), place);
+  const auto has = [](const std::vector<Node*>& functions, const LayerCall& call) {
+    return std::find(functions.begin(), functions.end(), call.output_edge.function.get()) != functions.end();
+  };
   std::vector<bool> before;
   for (const auto& call : forward.calls) {
-    const auto* const node = call.output_edge.function.get();
-    before.push_back(through.contains(node));
-    if (before.back() && past.contains(node)) return std::nullopt;
+    before.push_back(has(through, call));
+    if (before.back() && has(past, call)) return std::nullopt;
   }
   return before;
 }

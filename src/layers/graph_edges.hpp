@@ -20,9 +20,6 @@ std::vector<torch::Tensor> backward(const torch::autograd::edge_list& roots,
                                     const std::vector<torch::Tensor>& cotangents,
                                     const torch::autograd::edge_list& outputs, bool create_graph);
 
-/// Between a call's a and what its input_edge is of: along a direction or back, which is the same.
-torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor);
-
 /// The places that a backward pass to the outputs of all these calls goes through whatever way it takes, from the last
 /// before the first of these outputs on towards the loss: in which a few more operators may be when there are copies.
 std::vector<torch::autograd::Edge> narrow_places(const CapturedForward& forward, const std::vector<std::size_t>& calls);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "graph_edges.hpp"
+#include "layer_capture/normalization.hpp"
 
 namespace hessian_mpi::layers {
 
@@ -110,6 +111,7 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(const std::vector<S
                                                              const std::vector<std::size_t>& outputs,
                                                              const std::vector<std::size_t>& inputs) const {
   SecondDerivatives found{std::vector<torch::Tensor>(outputs.size()), std::vector<torch::Tensor>(inputs.size())};
+  if (direction_.defined()) found.along_x = direction_.zero_();
   const auto roots = roots_of(starts);
   if (roots.edges.empty()) return found;
   if (forward_.outputs.times) {  // the network is taken as linear
@@ -122,10 +124,8 @@ LayerGraph::SecondDerivatives LayerGraph::second_derivatives(const std::vector<S
     if (has_input_gradient(m)) targets.push_back(torch::autograd::impl::gradient_edge(input_gradient_[m]));
   }
   if (targets.empty()) return found;
-  if (direction_.defined()) direction_.zero_();
   const auto all = backward(roots.edges, roots.cotangents, targets, /*create_graph=*/false);
   std::copy_n(all.begin(), outputs.size(), found.by_output.begin());
-  found.along_x = direction_;
   auto next = all.begin() + static_cast<std::ptrdiff_t>(outputs.size());
   for (std::size_t k = 0; k < inputs.size(); ++k) {
     if (!has_input_gradient(inputs[k])) continue;

@@ -51,7 +51,8 @@ class LayerGraph {
     /// ds / d(dL/da_m), which is the derivative of a_m along the cotangent as a direction of z_c: what is transposed
     /// twice is a derivative forward (Townsend, A new trick for calculating Jacobian vector products, 2017).
     std::vector<torch::Tensor> of_input;
-    /// With a tail: the direction of its x, [copies, places, features], valid until the next pass.
+    /// With a tail: the direction of its x, [copies, places, features], zero where there is no dependence. Valid until
+    /// the next pass.
     torch::Tensor along_x = {};
   };
   SecondDerivatives second_derivatives(const std::vector<Start>& starts, const std::vector<std::size_t>& outputs,

@@ -234,7 +234,7 @@ void give_numbers_to_tails(const Network& network, std::vector<LayerStep>& steps
   std::map<std::int64_t, bool> serves;  // so many copies
   for (auto& step : steps) {
     if (!step.tail) continue;
-    if (!tail) tail = std::make_shared<const Tail>(with_numbers(network.problem, *step.tail));
+    if (!tail) tail = std::make_shared<const Tail>(with_numbers(network.graph.forward(), *step.tail));
     step.tail = tail;
     const auto [found, is_new] = serves.try_emplace(step.copies);
     if (is_new) found->second = finds_the_same_round_tail(network.problem, step);

@@ -10,6 +10,7 @@
 
 #include "graph_edges.hpp"
 #include "hessian_mpi/engines/tile.hpp"
+#include "layer_capture/normalization.hpp"
 #include "layer_plan/cotangents.hpp"
 #include "layer_tensors.hpp"
 
@@ -205,11 +206,8 @@ const TailLayer* Tail::columns_of(std::size_t call) const {
   return found == layers.end() ? nullptr : &*found;
 }
 
-std::optional<Tail> longest_tail(const network::Problem& problem, const std::vector<std::size_t>& crossing,
+std::optional<Tail> longest_tail(const CapturedForward& forward, const std::vector<std::size_t>& crossing,
                                  const std::vector<bool>& samples_last) {
-  if (problem.batches() != 1 || crossing.empty()) return std::nullopt;
-  const auto forward = capture_layers(problem, 0);
-  if (forward.outputs.times) return std::nullopt;
   const auto places = narrow_places(forward, crossing);
   for (std::size_t number = 0; number < places.size(); ++number) {
     const auto before = calls_before(forward, places[number]);
@@ -226,8 +224,7 @@ std::optional<Tail> longest_tail(const network::Problem& problem, const std::vec
   return std::nullopt;
 }
 
-Tail with_numbers(const network::Problem& problem, const Tail& shape) {
-  const auto forward = capture_layers(problem, 0);
+Tail with_numbers(const CapturedForward& forward, const Tail& shape) {
   const auto x = narrow_places(forward, shape.place.calls).at(shape.place.number);
   const End end(forward, x, calls_before(forward, x).value());
   auto tail = shape_of(end, shape.place);
@@ -259,10 +256,11 @@ Tensor delta_of_tail(const Tail& tail, const Edge& x, std::int64_t copies, const
   return TailDelta::apply(at_x, delta, tail.by_x, direction);
 }
 
-std::int64_t rows_at_once_round(const Tail& tail, std::int64_t copies) {
+std::int64_t rows_at_once_in_a_batch(const LayerStep& step) {
   constexpr std::int64_t enough = 16;
   constexpr std::uint64_t bytes_in_cache = 4 << 20;
-  return tail.bytes() < bytes_in_cache ? copies : (enough + copies - 1) / copies * copies;
+  if (!step.tail || step.tail->bytes() < bytes_in_cache) return step.copies;
+  return (enough + step.copies - 1) / step.copies * step.copies;
 }
 
 }  // namespace hessian_mpi::layers

@@ -20,7 +20,6 @@
 
 #include "hessian_mpi/layers/layer_capture.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
-#include "hessian_mpi/network/problem.hpp"
 
 namespace hessian_mpi::layers {
 
@@ -54,14 +53,14 @@ struct Tail {
   const TailLayer* columns_of(std::size_t call) const;
 };
 
-/// The longest end of a network that can be taken so, if any; of its numbers only the sizes are known. crossing: calls
-/// with derivatives that cross positions, others do not among each other. samples_last: of all calls. Not collective;
-/// runs the first batch, the only one there may be.
-std::optional<Tail> longest_tail(const network::Problem& problem, const std::vector<std::size_t>& crossing,
+/// The longest end of a network that can be taken so, if any; of its numbers only the sizes are known. forward: of a
+/// Hessian's batch, to be run back again. crossing: calls with derivatives that cross positions, others do not among
+/// each other. samples_last: of all calls. Not collective.
+std::optional<Tail> longest_tail(const CapturedForward& forward, const std::vector<std::size_t>& crossing,
                                  const std::vector<bool>& samples_last);
 
 /// The same with its numbers: a backward pass for each feature of x.
-Tail with_numbers(const network::Problem& problem, const Tail& tail);
+Tail with_numbers(const CapturedForward& forward, const Tail& tail);
 
 /// dL/dx of so many copies of the batch, to go on from. In passes that come to it through it the direction v of x is
 /// left in `direction`, [copies, places, features], to which they add nothing else; v d(dL/dx)/dx goes to x.
@@ -74,8 +73,9 @@ inline bool sums_before_tail(std::int64_t positions, bool by_input, std::int64_t
   return positions > 1 && !by_input && columns <= 2 * positions;
 }
 
-/// Of those that have passes of their own: so many that the tail's matrices are read seldom; a multiple of the copies.
-std::int64_t rows_at_once_round(const Tail& tail, std::int64_t copies);
+/// How many rows that have passes of their own are made at once in one batch: one for each copy, or more, where a step
+/// goes round a tail, that its matrices are read seldom.
+std::int64_t rows_at_once_in_a_batch(const LayerStep& step);
 
 /// Numbers to be read as factors of products, in the processor's memory: a copy, behind which 64 bytes may be read.
 torch::Tensor in_memory(const torch::Tensor& numbers, torch::Dtype dtype);

@@ -12,6 +12,7 @@
 #include "hessian_mpi/layers/layer_capture.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
+#include "layer_graph.hpp"
 #include "scripted_problem.hpp"
 
 namespace hessian_mpi::layers {
@@ -38,10 +39,11 @@ TEST(LayerTail, HasTheMatricesOfTheFormulas) {
   const auto problem = problem_of(
       {{"w", {4, 3}}, {"v", {2, 4}}},
       std::string(meets) + "    z = torch.linear(u, self.v)\n    return torch.mean(torch.pow(z, 3))\n", {5, 6, 3});
-  const auto shape = longest_tail(problem, {0}, {false, false});
+  const auto forward = capture_layers(problem, 0);
+  const auto shape = longest_tail(forward, {0}, {false, false});
   ASSERT_TRUE(shape.has_value());
-  const auto tail = with_numbers(problem, *shape);
-  const auto x = capture_layers(problem, 0).calls[0].input;
+  const auto tail = with_numbers(forward, *shape);
+  const auto& x = forward.calls[0].input;
   const torch::NoGradGuard no_graph;
   const auto& w = problem.parameters()[0];
   const auto& v = problem.parameters()[1];
@@ -57,6 +59,25 @@ TEST(LayerTail, HasTheMatricesOfTheFormulas) {
   EXPECT_TRUE(torch::allclose(tail.by_layers.narrow(2, tail.layers[0].first_output, 2), by_z, 1e-12));
   EXPECT_TRUE(torch::allclose(tail.by_layers.narrow(2, tail.layers[0].first_element, 4),
                               torch::eye(4, torch::kFloat64).expand({30, 4, 4})));
+}
+
+TEST(LayerTail, HasNoDirectionFromWhatTheLossDoesNotFollow) {
+  const auto problem = problem_of({{"w", {4, 3}}, {"s", {4, 3}}, {"v", {2, 4}}},
+                                  "    y = torch.linear(x, self.w)\n    s = torch.sign(torch.linear(x, self.s))\n"
+                                  "    z = torch.linear(y * torch.mean(y, 1, True) + s, self.v)\n"
+                                  "    return torch.mean(torch.pow(z, 3))\n",
+                                  {5, 6, 3});
+  const auto forward = capture_layers(problem, 0);
+  const auto shape = longest_tail(forward, {0, 1}, {false, false, false});
+  ASSERT_TRUE(shape.has_value());
+  const auto tail = with_numbers(forward, *shape);
+  const LayerGraph graph(problem, 0, 1, &tail);
+  const auto along = [&](std::size_t call) {
+    return graph.second_derivatives({{call, torch::ones_like(forward.calls[call].output), {}}}, {call}, {}).along_x;
+  };
+  EXPECT_TRUE(along(0).any().item<bool>());
+  ASSERT_TRUE(along(1).defined());
+  EXPECT_FALSE(along(1).any().item<bool>());
 }
 
 TEST(LayerTail, IsWhatComesAfterPositionsMeet) {

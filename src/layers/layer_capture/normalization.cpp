@@ -38,4 +38,8 @@ Tensor times_derivative(const Normalization& normalization, const Tensor& a, con
   return ((seen - mean(seen) - of_a * mean(of_a * seen)) * normalization.inverse_deviation).reshape(v.sizes());
 }
 
+Tensor through_normalization(const LayerCall& call, const Tensor& tensor) {
+  return call.normalization ? times_derivative(*call.normalization, call.input, tensor) : tensor;
+}
+
 }  // namespace hessian_mpi::layers

@@ -23,5 +23,7 @@ torch::Tensor normalized(const Normalization& normalization, const torch::Tensor
 /// (da/dx) v, for v of x's shape, at the x that a came of: (v - mean(v) - a mean(a v)) / deviation, which is symmetric,
 /// so that it is v^T (da/dx) too.
 torch::Tensor times_derivative(const Normalization& normalization, const torch::Tensor& a, const torch::Tensor& v);
+/// The same between a call's a and what its input_edge is of, where it has a norm.
+torch::Tensor through_normalization(const LayerCall& call, const torch::Tensor& tensor);
 
 }  // namespace hessian_mpi::layers

@@ -281,8 +281,7 @@ auto Factors<Number>::start_at(std::span<const OutputAt> places, std::int64_t ba
 template <class Number>
 std::int64_t Factors<Number>::rows_at_once() const {
   const auto copies = step().copies;
-  if (step().tail) return rows_at_once_round(*step().tail, copies);
-  if (forward_.batches() == 1) return copies;
+  if (forward_.batches() == 1) return rows_at_once_in_a_batch(step());
   // As many as fit, all of them for one forward of each batch.
   std::int64_t numbers = 0;
   for (const auto& layer : layers_) {
@@ -300,8 +299,7 @@ const std::vector<Sums<Number>>& Factors<Number>::of_rows(std::span<const std::v
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     of_rows_[m].second.resize(
         static_cast<std::size_t>(places * layers_[m].positions * layers_[m].outputs + padding<Number>));
-    const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
-    of_rows_[m].derivatives.resize(downstream ? static_cast<std::size_t>(places * layers_[m].elements) : 0);
+    of_rows_[m].derivatives.resize(is_downstream(m) ? static_cast<std::size_t>(places * layers_[m].elements) : 0);
   }
   for (std::int64_t b = 0; b < forward_.batches(); ++b) {
     const auto place = [&](std::size_t what, std::int64_t unit, std::int64_t of_unit) {
@@ -441,7 +439,7 @@ Tensor Factors<Number>::differentiate_at_once(const CotangentsOfLayers& cotangen
       clear(m, layers_[m].elements, to.derivatives);
     }
   }
-  return found.along_x.defined() ? found.along_x.clone() : Tensor();
+  return step().tail ? found.along_x.clone() : Tensor();
 }
 
 // The columns of layers in the tail, for passes in each of whose copies x has a direction; what was not asked for has
@@ -471,11 +469,12 @@ void Factors<Number>::follow_tail(const std::vector<Tensor>& directions, std::si
   const Tensor all = at::stack(made, 2).to(at::kCPU, dtype_of_number<Number>);
   for (std::size_t m = 0; m < layers_.size(); ++m) {
     if (!is_in_tail(m)) continue;
-    const bool downstream = layers_[m].weight && !layers_[m].upstream.empty();
     tail_->follow(
         step().layers[m].call, all.const_data_ptr<Number>(), what.size(),
         [&](std::size_t k, std::int64_t unit) { return to.second(m, what[k], unit); },
-        [&](std::size_t k, std::int64_t unit) { return downstream ? to.derivatives(m, what[k], unit) : nullptr; });
+        [&](std::size_t k, std::int64_t unit) {
+          return is_downstream(m) ? to.derivatives(m, what[k], unit) : nullptr;
+        });
   }
 }
 
@@ -490,15 +489,14 @@ void Factors<Number>::follow_sums(std::size_t m, const Number* directions, std::
                                   Sums<Number>& sums) const {
   const auto& layer = layers_[m];
   const auto outputs = layer.positions * layer.outputs;
-  const bool downstream = layer.weight && !layer.upstream.empty();
   sums.second.resize(static_cast<std::size_t>(rows * units_ * outputs + padding<Number>));
-  sums.derivatives.resize(downstream ? static_cast<std::size_t>(rows * units_ * layer.elements) : 0);
+  sums.derivatives.resize(is_downstream(m) ? static_cast<std::size_t>(rows * units_ * layer.elements) : 0);
   const auto place = [&](std::size_t k, std::int64_t unit) { return static_cast<std::int64_t>(k) * units_ + unit; };
   tail_->follow(
       step().layers[m].call, directions, static_cast<std::size_t>(rows),
       [&](std::size_t k, std::int64_t unit) { return sums.second.data() + place(k, unit) * outputs; },
       [&](std::size_t k, std::int64_t unit) {
-        return downstream ? sums.derivatives.data() + place(k, unit) * layer.elements : nullptr;
+        return is_downstream(m) ? sums.derivatives.data() + place(k, unit) * layer.elements : nullptr;
       });
 }
 

@@ -172,6 +172,8 @@ class Factors {
   void follow_tail(const std::vector<torch::Tensor>& directions, std::size_t first, std::size_t count,
                    const Destinations& to);
   bool keeps_directions(std::size_t l) const;
+  /// Whether the input of a layer depends on any whose rows are made.
+  bool is_downstream(std::size_t m) const { return layers_[m].weight && !layers_[m].upstream.empty(); }
 
   StepForward forward_;
   std::optional<TailColumns<Number>> tail_;

@@ -195,11 +195,6 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
   return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
 }
 
-// That have passes of their own, in one batch.
-std::int64_t rows_at_once(const LayerStep& step) {
-  return step.tail ? rows_at_once_round(*step.tail, step.copies) : step.copies;
-}
-
 // Passes that keep samples apart, and positions not, may go round what comes after positions meet.
 bool goes_round_tail(const Network& network, const LayerStep& step) {
   const auto rows = std::span(step.layers).first(step.row_layers);
@@ -279,9 +274,10 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
     counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * at_a_time);
   }
   counts.passes += static_cast<std::int64_t>(rows.by_row);
-  counts.outputs = std::max(
-      counts.outputs,
-      static_cast<std::uint64_t>(rows.by_row > 0 ? all_units * width * static_cast<double>(rows_at_once(step)) : 0));
+  counts.outputs =
+      std::max(counts.outputs,
+               static_cast<std::uint64_t>(
+                   rows.by_row > 0 ? all_units * width * static_cast<double>(rows_at_once_in_a_batch(step)) : 0));
   counts.factored += rows.by_row * cost_by_row(network, step, sizes, l);
   if (l < step.row_layers && !step.whole && !step.layers[l].upstream.empty()) {
     counts.passes += static_cast<std::int64_t>(row.elements);
@@ -363,7 +359,7 @@ RowsTogether rows_together(const Network& network, const LayerStep& step, std::s
   const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
   const auto outputs = std::max<std::int64_t>(1, step.copies / positions);
   const bool by_row = step.layers[l].by_row;
-  const auto rows = rows_at_once(step);
+  const auto rows = rows_at_once_in_a_batch(step);
   const auto of_weight = by_row ? rows : call.by_input ? outputs_of(call) : outputs * weight_columns(call);
   return {of_weight, by_row || positions > 1 ? rows : outputs};
 }

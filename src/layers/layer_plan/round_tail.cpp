@@ -89,7 +89,9 @@ void look_for_tail(const std::vector<Unit>& units, const std::vector<bool>& samp
     if (units[c] == Unit::sample) crossing.push_back(c);
   }
   if (crossing.empty() || crossing.size() == sound.size()) return;
-  auto tail = longest_tail(network.problem, crossing, samples_last);
+  const auto& forward = network.graph.forward();
+  if (network.problem.batches() > 1 || forward.outputs.times) return;
+  auto tail = longest_tail(forward, crossing, samples_last);
   if (!tail) return;
   const LayerGraph graph(network.problem, 0, 1, &*tail);
   network.passes_round_tail.resize(units.size());
