@@ -99,6 +99,20 @@ HESSIAN_MPI_INLINE void multiply_columns(std::span<const Product<Number>> produc
   }
 }
 
+// A row reads what it is multiplied with once, and in its order.
+template <class R, int pieces, class Number, class Out>
+HESSIAN_MPI_INLINE void multiply_row(std::span<const Product<Number>> products, const Rows& columns, Out* out) {
+  constexpr auto width = Strips<Number>::width;
+  auto j = columns.begin;
+  for (; j + (pieces - 1) * width < columns.end; j += pieces * width) {
+    const auto here = std::min(pieces * width, columns.end - j);
+    tile<R, 1, pieces>(products, 0, j / width, here, out + j, 0);
+  }
+  if constexpr (pieces > 1) {
+    if (j < columns.end) multiply_row<R, pieces - 1>(products, {j, columns.end}, out);
+  }
+}
+
 // As many columns at a time as stay near the processor while all rows pass by. Short sums are bound by what they write,
 // which narrow tiles do faster.
 template <class R, class Number, class Out>
@@ -107,6 +121,11 @@ HESSIAN_MPI_INLINE void multiply_with(std::span<const Product<Number>> products,
   constexpr std::int64_t bytes_near = 512 << 10;
   constexpr std::int64_t few = 32;
   constexpr auto at_least = R::tile_pieces * Strips<Number>::width;
+  constexpr int in_registers = R::vector_bytes > 16 ? 4 : 3;
+  if (rows == 1) {
+    multiply_row<R, in_registers>(products, {0, products.front().right.columns}, out);
+    return;
+  }
   std::int64_t inner = 1;
   for (const auto& product : products) inner += product.right.inner;
   const auto fitting = bytes_near / (inner * static_cast<std::int64_t>(sizeof(Number)));
