@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/ExpandUtils.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/batch_norm_native.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -14,7 +12,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <numeric>
 #include <optional>
 #include <string_view>
@@ -22,9 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "lean_derivatives/narrow_products.hpp"
+#include "lean_derivatives/attention.hpp"
+#include "lean_derivatives/function.hpp"
+#include "lean_derivatives/matrix_products.hpp"
 #include "lean_derivatives/normalization_rows.hpp"
-#include "lean_derivatives/softmax_rows.hpp"
+#include "lean_derivatives/softmax.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -34,34 +33,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
-
-// LibTorch's kernels without their derivatives.
-using Kernels = at::AutoDispatchBelowADInplaceOrView;
-
-bool is_derived(const Tensor& a, const Tensor& b) {
-  return at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad());
-}
-
-// What a derivative needs of its graph whatever the cotangent: computed for the first.
-template <class Compute>
-Tensor once(AutogradContext* graph, const char* name, Compute compute) {
-  auto& kept = graph->saved_data[name];
-  if (!kept.isTensor()) kept = compute();
-  return kept.toTensor();
-}
-
-Tensor row_sum(const Tensor& x, std::int64_t dim) {
-  return x.sum(dim, /*keepdim=*/true);
-}
-
-// Whether a loop of this project can take tensors: numbers that lie in one run in the processor's memory.
-bool are_plain(std::initializer_list<Tensor> tensors) {
-  const Tensor& first = *tensors.begin();
-  return (first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble) &&
-         std::all_of(tensors.begin(), tensors.end(), [&](const Tensor& x) {
-           return x.device().is_cpu() && x.is_contiguous() && x.scalar_type() == first.scalar_type();
-         });
-}
 
 // --- Activations ---------------------------------------------------------------------------------------------------
 
@@ -164,100 +135,10 @@ Tensor gelu_gradient(const Tensor& g, const Tensor& x, c10::string_view approxim
 
 // --- Products of matrices ------------------------------------------------------------------------------------------
 
-template <class Number>
-Matrices<Number> matrices_of(const Tensor& x) {
-  return {x.const_data_ptr<Number>(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-// Whether A B is made here and not by MKL.
-bool is_narrow(const Tensor& a, const Tensor& b) {
-  constexpr std::int64_t most_inner = 1024;
-  const auto lies_here = [](const Tensor& x) {
-    return x.dim() == 3 && x.numel() > 0 && x.device().is_cpu() && x.layout() == at::kStrided && !x.is_neg() &&
-           !x._is_zerotensor();
-  };
-  if (!lies_here(a) || !lies_here(b) || a.scalar_type() != b.scalar_type()) return false;
-  if (a.size(0) != b.size(0) || a.size(2) != b.size(1) || a.size(2) > most_inner) return false;
-  if (a.scalar_type() == at::kFloat) return b.size(2) <= most_narrow_columns<float>;
-  return a.scalar_type() == at::kDouble && b.size(2) <= most_narrow_columns<double>;
-}
-
-template <class Number>
-void add_narrow(const Tensor& a, const Tensor& b, bool adds, const Tensor& c) {
-  const auto of_a = matrices_of<Number>(a);
-  const auto of_b = matrices_of<Number>(b);
-  const auto numbers_of_matrix = c.size(1) * c.size(2);
-  constexpr std::int64_t multiplications_worth_a_thread = 1 << 18;
-  const auto at_least = 1 + multiplications_worth_a_thread / (numbers_of_matrix * a.size(2));
-  at::parallel_for(0, c.size(0), at_least, [&](std::int64_t begin, std::int64_t end) {
-    multiply_narrow({end - begin, c.size(1), a.size(2), c.size(2)},
-                    {of_a.numbers + begin * of_a.of_matrix, of_a.of_matrix, of_a.of_row, of_a.of_column},
-                    {of_b.numbers + begin * of_b.of_matrix, of_b.of_matrix, of_b.of_row, of_b.of_column}, adds,
-                    c.mutable_data_ptr<Number>() + begin * numbers_of_matrix);
-  });
-}
-
-// A B, or that and C, which may be taken for the result. Nothing is derived.
-Tensor plain_product(const Tensor& a, const Tensor& b, const Tensor& c = {}) {
-  const Kernels kernels;
-  if (!is_narrow(a, b)) return c.defined() ? c.baddbmm(a, b) : a.bmm(b);
-  const Tensor result = c.defined() ? c : a.new_empty({a.size(0), a.size(1), b.size(2)});
-  if (a.scalar_type() == at::kFloat) {
-    add_narrow<float>(a, b, c.defined(), result);
-  } else {
-    add_narrow<double>(a, b, c.defined(), result);
-  }
-  return result;
-}
-
-// Of C = A B with cotangent G: G B^T and A^T G. Their derivatives are contiguous, where LibTorch adds up those that are
-// transposed and those that are not.
-struct ProductGradients : Function<ProductGradients> {
-  static variable_list forward(AutogradContext* graph, const Tensor& g, const Tensor& a, const Tensor& b) {
-    graph->set_materialize_grads(false);
-    graph->save_for_backward({g, a, b});
-    const Kernels kernels;
-    return {plain_product(g, b.mH()), plain_product(a.mH(), g)};
-  }
-
-  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
-    const auto saved = graph->get_saved_variables();
-    const Tensor &g = saved[0], &a = saved[1], &b = saved[2];
-    const Tensor &of_a = cotangents[0], &of_b = cotangents[1];
-    variable_list result(3);
-    if (graph->needs_input_grad(0)) {
-      if (of_a.defined()) result[0] = of_a.bmm(b);
-      if (of_b.defined() && !result[0].defined()) {
-        result[0] = a.bmm(of_b);
-      } else if (of_b.defined()) {
-        const bool derives = at::GradMode::is_enabled();
-        result[0] = derives ? result[0].baddbmm(a, of_b) : plain_product(a, of_b, result[0].contiguous());
-      }
-    }
-    if (of_b.defined() && graph->needs_input_grad(1)) result[1] = g.bmm(of_b.mH());
-    if (of_a.defined() && graph->needs_input_grad(2)) result[2] = of_a.mH().bmm(g);
-    return result;
-  }
-};
-
-struct Product : Function<Product> {
-  static Tensor forward(AutogradContext* graph, const Tensor& a, const Tensor& b) {
-    graph->save_for_backward({a, b});
-    return plain_product(a, b);
-  }
-
-  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
-    const auto saved = graph->get_saved_variables();
-    const Tensor &g = cotangents[0], &a = saved[0], &b = saved[1];
-    const bool by_a = graph->needs_input_grad(0), by_b = graph->needs_input_grad(1);
-    if (by_a && by_b && at::GradMode::is_enabled()) return ProductGradients::apply(g, a, b);
-    return {by_a ? g.bmm(b.mH()) : Tensor(), by_b ? a.mH().bmm(g) : Tensor()};
-  }
-};
-
 Tensor product(const Tensor& a, const Tensor& b) {
-  if (is_derived(a, b)) return Product::apply(a, b);
-  return plain_product(a, b);
+  if (!is_derived(a, b)) return plain_product(a, b);
+  const auto whole = attention(a, b);
+  return whole ? *whole : derived_product(a, b);
 }
 
 // --- Convolutions --------------------------------------------------------------------------------------------------
@@ -415,78 +296,6 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, const at::Scalar& value)
   if (is_derived(x, x)) return at::where(mask, at::scalar_tensor(value, x.options().requires_grad(false)), x);
   const Kernels kernels;
   return x.masked_fill(mask, value);
-}
-
-// --- Softmax -------------------------------------------------------------------------------------------------------
-
-// `gradient` is LibTorch's of y by its input along a dimension, g being that by y; `derivatives` of h times it, by g
-// and y.
-struct Softmax {  // y (g - sum y g)
-  static Tensor gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
-    return at::_softmax_backward_data(g, y, dim, dtype);
-  }
-  static variable_list derivatives(AutogradContext* graph, const Tensor& h, const Tensor& g, const Tensor& y,
-                                   std::int64_t dim) {
-    if (!at::GradMode::is_enabled() && lie_in_rows(h, g, y, dim)) return in_one_loop(h, g, y);
-    const Tensor yh = y * h, sum = row_sum(yh, dim);
-    if (at::GradMode::is_enabled()) return {yh - y * sum, h * (g - row_sum(g * y, dim)) - g * sum, {}, {}};
-    const Tensor centred = once(graph, "centred", [&] { return g - row_sum(g * y, dim); });
-    return {at::addcmul(yh, y, sum, -1), (h * centred).addcmul_(g, sum, -1), {}, {}};
-  }
-
- private:
-  static bool lie_in_rows(const Tensor& h, const Tensor& g, const Tensor& y, std::int64_t dim) {
-    const bool last = y.dim() > 0 && (dim == -1 || dim == y.dim() - 1) && y.size(-1) > 0;
-    return last && h.sizes() == y.sizes() && g.sizes() == y.sizes() && are_plain({h, g, y});
-  }
-  static variable_list in_one_loop(const Tensor& h, const Tensor& g, const Tensor& y) {
-    const Tensor by_g = at::empty_like(y), by_y = at::empty_like(y);
-    const auto size = y.size(-1);
-    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "softmax", [&] {
-      differentiate_softmax_gradient(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
-                                     y.const_data_ptr<scalar_t>(), y.numel() / size, size,
-                                     by_g.mutable_data_ptr<scalar_t>(), by_y.mutable_data_ptr<scalar_t>());
-    });
-    return {by_g, by_y, {}, {}};
-  }
-};
-
-struct LogSoftmax {  // g - exp(y) sum g
-  static Tensor gradient(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
-    return at::_log_softmax_backward_data(g, y, dim, dtype);
-  }
-  static variable_list derivatives(AutogradContext* graph, const Tensor& h, const Tensor& g, const Tensor& y,
-                                   std::int64_t dim) {
-    const auto of_y = [&] { return y.exp(); };
-    const Tensor p = at::GradMode::is_enabled() ? of_y() : once(graph, "p", of_y);
-    const auto of_g = [&] { return -p * row_sum(g, dim); };
-    const Tensor bend = at::GradMode::is_enabled() ? of_g() : once(graph, "bend", of_g);
-    return {h - row_sum(p * h, dim), h * bend, {}, {}};
-  }
-};
-
-template <class Kind>
-struct GradientAlong : Function<GradientAlong<Kind>> {
-  static Tensor forward(AutogradContext* graph, const Tensor& g, const Tensor& y, std::int64_t dim,
-                        at::ScalarType dtype) {
-    graph->save_for_backward({g, y});
-    graph->saved_data["dim"] = dim;
-    const Kernels kernels;
-    return Kind::gradient(g, y, dim, dtype);
-  }
-
-  static variable_list backward(AutogradContext* graph, const variable_list& cotangents) {
-    const auto saved = graph->get_saved_variables();
-    const Tensor &g = saved[0], &y = saved[1];
-    return Kind::derivatives(graph, cotangents[0].to(y.scalar_type()), g, y, graph->saved_data["dim"].toInt());
-  }
-};
-
-template <class Kind>
-Tensor gradient_along(const Tensor& g, const Tensor& y, std::int64_t dim, at::ScalarType dtype) {
-  if (is_derived(g, y)) return GradientAlong<Kind>::apply(g, y, dim, dtype);
-  const Kernels kernels;
-  return Kind::gradient(g, y, dim, dtype);
 }
 
 // --- Norms ---------------------------------------------------------------------------------------------------------
@@ -703,8 +512,10 @@ void register_lean_derivatives(torch::Library& library) {
   library.impl("bmm", TORCH_FN(product));
   library.impl("convolution_backward", TORCH_FN(convolution_gradients));
   library.impl("masked_fill.Scalar", TORCH_FN(masked_fill));
-  library.impl("_softmax_backward_data", TORCH_FN(gradient_along<Softmax>));
-  library.impl("_log_softmax_backward_data", TORCH_FN(gradient_along<LogSoftmax>));
+  library.impl("_softmax", TORCH_FN(softmax));
+  library.impl("_safe_softmax", TORCH_FN(safe_softmax));
+  library.impl("_softmax_backward_data", TORCH_FN(softmax_gradient));
+  library.impl("_log_softmax_backward_data", TORCH_FN(log_softmax_gradient));
   library.impl("native_layer_norm", TORCH_FN(layer_norm));
   library.impl("native_layer_norm_backward", TORCH_FN(layer_norm_gradient));
   library.impl("native_group_norm", TORCH_FN(group_norm));

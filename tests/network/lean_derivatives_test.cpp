@@ -9,6 +9,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 #include <string>
@@ -47,6 +49,15 @@ Tensor plain_gradient(const Tensor& g, const Tensor& x, const Tensor& weight, in
   return torch::autograd::grad({plain_norm(x, {-1}) * weight}, {of == 0 ? x : weight}, {g}, true, true)[0];
 }
 
+// Of queries, keys and values, with what stands between products and softmax.
+std::function<Tensor(const Tensors&)> attention(std::function<Tensor(const Tensor&)> scores_of) {
+  return [scores_of](const Tensors& t) { return scores_of(t[0].matmul(t[1].mT())).softmax(-1).matmul(t[2]); };
+}
+
+Tensor future(const Tensor& scores) {
+  return torch::ones({scores.size(-2), scores.size(-1)}).triu(1).to(torch::kBool);
+}
+
 void PrintTo(const Case& some, std::ostream* out) {
   *out << some.name;
 }
@@ -77,6 +88,37 @@ const std::vector<Case>& cases() {
          return torch::real(z.bmm(z.mH()).bmm(z * z));
        },
        {{2, 3, 3}, {2, 3, 3}}},
+      {"attention", attention([](const Tensor& x) { return x * 0.5; }), {{2, 3, 4}, {2, 5, 4}, {2, 5, 3}}},
+      {"attention_of_many_queries", attention([](const Tensor& x) { return x; }), {{1, 37, 5}, {1, 21, 5}, {1, 21, 9}}},
+      {"attention_of_each_to_each",
+       [](const Tensors& t) { return attention([](const Tensor& x) { return x / 2; })({t[0], t[0], t[0]}); },
+       {{2, 4, 3}}},
+      {"attention_masked",
+       attention([](const Tensor& x) { return (x * 0.7).masked_fill(future(x), -INFINITY); }),
+       {{2, 2, 5, 3}, {2, 2, 5, 3}, {2, 2, 5, 3}}},
+      {"attention_with_constants",
+       attention([](const Tensor& x) { return x / 2 + torch::linspace(-1, 1, 5, torch::kDouble); }),
+       {{2, 3, 4}, {2, 5, 4}, {2, 5, 3}}},
+      {"attention_where",
+       attention([](const Tensor& x) { return torch::where(future(x), torch::full_like(x, -INFINITY), x); }),
+       {{2, 4, 3}, {2, 4, 3}, {2, 4, 3}}},
+      {"attention_of_libtorch",
+       [](const Tensors& t) {
+         return std::get<0>(torch::_scaled_dot_product_attention_math(t[0], t[1], t[2], {}, 0., /*is_causal=*/true));
+       },
+       {{2, 2, 5, 3}, {2, 2, 5, 3}, {2, 2, 5, 3}}},
+      {"attention_of_whom_a_query_sees_none",
+       [](const Tensors& t) {
+         const Tensor sees = torch::tensor({{true, false, true}, {false, false, false}});
+         return std::get<0>(torch::_scaled_dot_product_attention_math(t[0], t[1], t[2], sees));
+       },
+       {{2, 1, 2, 3}, {2, 1, 3, 3}, {2, 1, 3, 3}}},
+      {"attention_whose_weights_are_seen",
+       [](const Tensors& t) {
+         const Tensor p = t[0].bmm(t[1].mT()).softmax(-1);
+         return p.bmm(t[2]) * p.square().sum(-1, true);
+       },
+       {{2, 3, 4}, {2, 5, 4}, {2, 5, 3}}},
       {"convolution",
        [](const Tensors& t) { return torch::conv2d(t[0], t[1], t[2], /*stride=*/2, /*padding=*/1); },
        {{2, 3, 5, 4}, {4, 3, 3, 3}, {4}}},
@@ -264,9 +306,40 @@ TEST_P(LeanDerivatives, StandInThePlaceOfLibTorchs) {
        {"GeluBackward0", "GeluBackwardBackward0", "SiluBackward0", "SiluBackwardBackward0",
         "ConvolutionBackwardBackward0", "SoftmaxBackwardDataBackward0", "LogSoftmaxBackwardDataBackward0",
         "NativeLayerNormBackwardBackward0", "NativeLayerNormBackward0", "NativeGroupNormBackward0", "BmmBackward0",
-        "MaskedFillBackward0", "NativeBatchNormBackwardBackward0"}) {
+        "SoftmaxBackward0", "SafeSoftmaxBackward0", "MaskedFillBackward0", "NativeBatchNormBackwardBackward0"}) {
     EXPECT_FALSE(functions.contains(of_libtorch)) << of_libtorch;
   }
+}
+
+bool is_one_function(const std::function<Tensor(const Tensors&)>& of) {
+  torch::manual_seed(5);
+  const auto functions = functions_in(of({torch::randn({2, 4, 4}, torch::kDouble).requires_grad_()}));
+  return std::any_of(functions.begin(), functions.end(),
+                     [](const std::string& name) { return name.find("Attention>") != std::string::npos; });
+}
+
+// What is none would have derivatives that are wrong.
+TEST(LeanDerivativesOfAttention, AreOneFunctionWhereItIsThatOfScaledProducts) {
+  const PlainOperators replaced;
+  const auto to_itself = [](std::function<Tensor(const Tensor&)> scores_of) {
+    return [scores_of](const Tensors& t) { return attention(scores_of)({t[0], t[0].tanh(), t[0].sin()}); };
+  };
+  const Tensor mask = torch::ones({4, 4}).triu(1).to(torch::kBool);
+  const Tensor numbers = torch::linspace(0.5, 2, 16, torch::kDouble).reshape({4, 4});
+  EXPECT_TRUE(is_one_function(to_itself([](const Tensor& x) { return x; })));
+  EXPECT_TRUE(is_one_function(to_itself([](const Tensor& x) { return 2 * x / 3 - 1; })));
+  EXPECT_TRUE(is_one_function(to_itself([&](const Tensor& x) { return x.masked_fill(mask, -1e9); })));
+  EXPECT_TRUE(is_one_function(to_itself([&](const Tensor& x) { return (x + numbers).masked_fill(mask, -INFINITY); })));
+  EXPECT_FALSE(is_one_function(to_itself([&](const Tensor& x) { return x.masked_fill(mask, -1); })));
+  EXPECT_FALSE(is_one_function(to_itself([&](const Tensor& x) { return x * numbers; })));
+  EXPECT_FALSE(is_one_function(to_itself([](const Tensor& x) { return 1 / x; })));
+  EXPECT_FALSE(is_one_function(to_itself([](const Tensor& x) { return x.tanh(); })));
+  EXPECT_FALSE(is_one_function(to_itself([](const Tensor& x) { return x + x.mT(); })));
+  EXPECT_FALSE(is_one_function(to_itself([](const Tensor& x) { return x.mT(); })));
+  EXPECT_FALSE(is_one_function([](const Tensors& t) { return t[0].bmm(t[0]).softmax(1).bmm(t[0]); }));
+  EXPECT_FALSE(is_one_function([](const Tensors& t) { return t[0].bmm(t[0]).softmax(-1).mT().bmm(t[0]); }));
+  EXPECT_FALSE(is_one_function([](const Tensors& t) { return t[0].bmm(t[0]).softmax(-1).square().bmm(t[0]); }));
+  EXPECT_FALSE(is_one_function([](const Tensors& t) { return t[0].softmax(-1).bmm(t[0]); }));
 }
 
 INSTANTIATE_TEST_SUITE_P(Operators, LeanDerivatives, testing::ValuesIn(cases()),

@@ -71,6 +71,13 @@ void note_convolution_backward(IValues inputs, Known& known) {
       ((wanted[0] ? 1 : 0) + (wanted[1] ? 1 : 0)) * places * static_cast<double>(weight->numel() / weight->size(0));
 }
 
+// For each number of p so many products with a query or a key, and with a value.
+void note_attention(IValues inputs, std::int64_t by_width, std::int64_t by_values, Known& known) {
+  const auto *p = tensor_at(inputs, 0), *queries = tensor_at(inputs, 1), *values = tensor_at(inputs, 2);
+  if (p == nullptr || queries == nullptr || values == nullptr) return;
+  known.products = static_cast<double>(p->numel() * (by_width * queries->size(2) + by_values * values->size(2)));
+}
+
 void note_products(std::string_view name, IValues inputs, Known& known) {
   if (is_one_of(name, {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::addmm_", "aten::baddbmm_"})) {
     const auto* left = tensor_at(inputs, name.find("add") == std::string_view::npos ? 0 : 1);
@@ -79,6 +86,10 @@ void note_products(std::string_view name, IValues inputs, Known& known) {
     note_convolution(inputs, known);
   } else if (name == "aten::convolution_backward") {
     note_convolution_backward(inputs, known);
+  } else if (name == "hessian_mpi::attention") {
+    note_attention(inputs, 2, 2, known);
+  } else if (name == "hessian_mpi::attention_gradient") {
+    note_attention(inputs, 6, 4, known);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hessian_mpi/base/processors.hpp"
+#include "lean_derivatives/small_tiles.hpp"
 
 namespace hessian_mpi::network {
 namespace {
@@ -13,22 +14,10 @@ namespace {
 template <int bytes, int rows, int pieces, class Number>
 HESSIAN_MPI_INLINE void multiply_rows(const NarrowShape& shape, const Number* a, std::int64_t of_row,
                                       std::int64_t of_column, const Number* b, bool adds, Number* c) {
-  using Vector = typename VectorOf<bytes, Number>::Type;
-  constexpr int lanes = bytes / static_cast<int>(sizeof(Number));
-  Vector sums[rows][pieces] = {};
-  for (std::int64_t k = 0; k < shape.inner; ++k, a += of_column, b += pieces * lanes) {
-    Vector of_b[pieces];
-#pragma GCC unroll 8
-    for (int v = 0; v < pieces; ++v) {
-      of_b[v] = *reinterpret_cast<const typename VectorOf<bytes, Number>::InMemory*>(b + v * lanes);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; ++i) {
-#pragma GCC unroll 8
-      for (int v = 0; v < pieces; ++v) sums[i][v] += a[i * of_row] * of_b[v];
-    }
-  }
-  Number finished[rows][pieces * lanes];
+  typename VectorOf<bytes, Number>::Type sums[rows][pieces] = {};
+  constexpr auto width = pieces * bytes / static_cast<int>(sizeof(Number));
+  add_products<bytes, rows, pieces>(shape.inner, a, of_row, of_column, b, width, sums);
+  Number finished[rows][width];
   std::memcpy(finished, sums, sizeof(sums));
   for (int i = 0; i < rows; ++i, c += shape.columns) {
     for (std::int64_t j = 0; j < shape.columns; ++j) c[j] = adds ? c[j] + finished[i][j] : finished[i][j];
