@@ -342,6 +342,15 @@ TEST(LeanDerivativesOfAttention, AreOneFunctionWhereItIsThatOfScaledProducts) {
   EXPECT_FALSE(is_one_function([](const Tensors& t) { return t[0].softmax(-1).bmm(t[0]); }));
 }
 
+TEST(LeanDerivativesOfAttention, AreRefusedWhereWeightsAreChangedInPlace) {
+  const PlainOperators replaced;
+  const Tensor x = torch::randn({2, 4, 4}, torch::kDouble).requires_grad_();
+  const Tensor p = x.bmm(x).softmax(-1);
+  const Tensor y = p.bmm(x);
+  p.detach().mul_(2);
+  EXPECT_THROW(torch::autograd::grad({y.sum()}, {x}), c10::Error);
+}
+
 INSTANTIATE_TEST_SUITE_P(Operators, LeanDerivatives, testing::ValuesIn(cases()),
                          [](const auto& test) { return test.param.name; });
 

@@ -9,10 +9,9 @@
 #include <torch/custom_class.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <string>
+#include <initializer_list>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -189,7 +188,8 @@ struct AttentionGradient : Function<AttentionGradient> {
 struct Attention : Function<Attention> {
   static Tensor forward(AutogradContext* graph, const Tensor& queries, const Tensor& keys, const Tensor& values,
                         const ConstantsOfGraph& at) {
-    graph->save_for_backward({queries, keys, values});
+    // p for LibTorch to see whether it is changed in place.
+    graph->save_for_backward({queries, keys, values, at->p});
     keep(at, graph);
     return plain_product(at->p, values);
   }
