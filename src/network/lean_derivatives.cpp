@@ -315,7 +315,7 @@ Tensor row_mean(const Tensor& x) {
 struct NormalizationGradient : Function<NormalizationGradient> {
   static Tensor forward(AutogradContext* graph, const Tensor& v, const Tensor& x, const Tensor& mean,
                         const Tensor& inverse_deviation, double epsilon) {
-    const Tensor result = times_derivative(v, x, mean, inverse_deviation);
+    Tensor result = times_derivative(v, x, mean, inverse_deviation);
     graph->save_for_backward({v, x});
     graph->saved_data["mean"] = mean;
     graph->saved_data["r"] = inverse_deviation;
@@ -440,7 +440,7 @@ NormResult layer_norm_gradient(const Tensor& g, const Tensor& x, at::IntArrayRef
   }
   const Tensor rows = in_rows(x, size), r = inverse_deviation.detach().reshape({-1, 1});
   const Tensor variance = rows.detach().var(at::IntArrayRef{1}, /*unbiased=*/false, /*keepdim=*/true);
-  const double epsilon = (r.pow(-2) - variance).mean().item<double>();
+  const auto epsilon = (r.pow(-2) - variance).mean().item<double>();
   std::vector<std::int64_t> leading(static_cast<std::size_t>(x.dim()) - shape.size());
   std::iota(leading.begin(), leading.end(), std::int64_t{0});
   const auto sum = [&](const Tensor& t) { return leading.empty() ? t : t.sum(leading); };

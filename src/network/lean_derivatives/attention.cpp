@@ -38,8 +38,8 @@ struct Constants : torch::CustomClassHolder {
   Tensor p, ends, queries, keys, keys_in_columns, values, values_in_columns;
   double scale = 1;
 
-  Constants(const Tensor& of_p, const Tensor& of_queries, const Tensor& of_keys, const Tensor& of_values, double by)
-      : p(of_p),
+  Constants(Tensor of_p, const Tensor& of_queries, const Tensor& of_keys, const Tensor& of_values, double by)
+      : p(std::move(of_p)),
         ends(ends_of(p)),
         queries(with_room(of_queries)),
         keys(with_room(of_keys.mT())),
@@ -263,7 +263,7 @@ std::optional<double> slope_between(const Edge& from, const Edge& to, const Tens
                             .execute({from}, {ones}, /*keep_graph=*/true, /*create_graph=*/false,
                                      /*accumulate_grad=*/false, {to})[0]
                             .reshape(p.sizes());
-  const double slope = slopes.flatten()[p.argmax()].item<double>();
+  const auto slope = slopes.flatten()[p.argmax()].item<double>();
   if (!std::isfinite(slope) || !slopes.eq(slope).logical_or_(p.eq(0)).all().item<bool>()) return std::nullopt;
   return slope;
 }

@@ -56,7 +56,7 @@ void add_narrow(const Tensor& a, const Tensor& b, bool adds, const Tensor& c) {
 Tensor plain_product(const Tensor& a, const Tensor& b, const Tensor& c) {
   const Kernels kernels;
   if (!is_narrow(a, b)) return c.defined() ? c.baddbmm(a, b) : a.bmm(b);
-  const Tensor result = c.defined() ? c : a.new_empty({a.size(0), a.size(1), b.size(2)});
+  Tensor result = c.defined() ? c : a.new_empty({a.size(0), a.size(1), b.size(2)});
   if (a.scalar_type() == at::kFloat) {
     add_narrow<float>(a, b, c.defined(), result);
   } else {

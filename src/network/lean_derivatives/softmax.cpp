@@ -91,7 +91,7 @@ Tensor gradient_along(const Tensor& g, const Tensor& y, std::int64_t dim, at::Sc
 struct Normalized : Function<Normalized> {
   static Tensor forward(AutogradContext* graph, const Tensor& x, std::int64_t dim, bool half_to_float, bool is_safe) {
     const Kernels kernels;
-    const Tensor y = is_safe ? at::_safe_softmax(x, dim) : at::_softmax(x, dim, half_to_float);
+    Tensor y = is_safe ? at::_safe_softmax(x, dim) : at::_softmax(x, dim, half_to_float);
     graph->save_for_backward({y});
     graph->saved_data["dim"] = dim;
     graph->saved_data["type"] = x.scalar_type();
