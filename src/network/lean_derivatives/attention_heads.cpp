@@ -60,7 +60,8 @@ struct Near {
   std::vector<Number> keys_in_columns;              // of along: [width, columns]
   std::vector<Number> values_in_columns;            // of along: [values, columns]
   std::vector<Number> queries, keys, values_along;  // of along: [queries_together, width], [keys, width], ...
-  std::vector<Number> by_keys, by_values, by_queries, by_gradient;
+  std::vector<Number> by_keys, by_values, by_queries;
+  std::vector<Number> outputs;  // of some queries, the gradient or what is by it: [queries_together, values]
   std::vector<Number> a, b, z;  // [queries_together, columns]
 
   Near(const HeadShape& shape, std::int64_t lanes)
@@ -71,7 +72,7 @@ struct Near {
     set(keys_in_columns, shape.width, columns), set(values_in_columns, shape.values, columns);
     set(queries, queries_together, width), set(keys, shape.keys, width), set(values_along, shape.keys, values);
     set(by_keys, shape.keys, width), set(by_values, shape.keys, values);
-    set(by_queries, queries_together, width), set(by_gradient, queries_together, values);
+    set(by_queries, queries_together, width), set(outputs, queries_together, values);
     for (auto* const of : {&a, &b, &z}) set(*of, queries_together, columns);
   }
 
@@ -177,7 +178,7 @@ HESSIAN_MPI_INLINE void gradients_of_queries(const Heads<Number>& of, std::int64
   const Number *const p = of.p + first * shape.keys, *const q = of.queries + first * width;
   const Number* const g = gradient + first * values;
   Number *const z = near.z.data(), *const to_queries = near.by_queries.data();
-  copy_rows<bytes>(g, values, queries, values, near.by_gradient.data(), near.values);
+  copy_rows<bytes>(g, values, queries, values, near.outputs.data(), near.values);
   multiply({queries, values, keys, g, values, 1, of.values_in_columns, shape.keys, false, z, columns});
   for (std::int64_t i = 0; i < queries; ++i) {
     const Number* const of_query = p + i * shape.keys;
@@ -188,7 +189,7 @@ HESSIAN_MPI_INLINE void gradients_of_queries(const Heads<Number>& of, std::int64
   }
   multiply({queries, keys, width, z, columns, 1, of.keys, width, false, to_queries, near.width});
   multiply({keys, queries, width, z, 1, columns, q, width, true, near.by_keys.data(), near.width});
-  multiply({keys, queries, values, p, 1, shape.keys, near.by_gradient.data(), near.values, true, near.by_values.data(),
+  multiply({keys, queries, values, p, 1, shape.keys, near.outputs.data(), near.values, true, near.by_values.data(),
             near.values});
   copy_rows<bytes>(to_queries, near.width, queries, width, by_queries + first * width, width);
 }
@@ -215,17 +216,17 @@ HESSIAN_MPI_INLINE void derivatives_of_queries(const Heads<Number>& of, const He
     derive_row<bytes>(p + i * shape.keys, d + i * shape.keys, of.scale, keys, a + i * columns, b + i * columns,
                       z + i * columns);
   }
-  Number *const to_gradient = near.by_gradient.data(), *const to_queries = near.by_queries.data();
-  multiply({queries, keys, values, a, columns, 1, of.values, values, false, to_gradient, near.values});
+  Number *const to_outputs = near.outputs.data(), *const to_queries = near.by_queries.data();
+  multiply({queries, keys, values, a, columns, 1, of.values, values, false, to_outputs, near.values});
   multiply(
-      {queries, keys, values, p, shape.keys, 1, near.values_along.data(), near.values, true, to_gradient, near.values});
+      {queries, keys, values, p, shape.keys, 1, near.values_along.data(), near.values, true, to_outputs, near.values});
   multiply({queries, keys, width, z, columns, 1, near.keys.data(), near.width, false, to_queries, near.width});
   multiply({queries, keys, width, b, columns, 1, of.keys, width, true, to_queries, near.width});
   multiply({keys, queries, values, a, 1, columns, g, values, true, near.by_values.data(), near.values});
   multiply(
       {keys, queries, width, z, 1, columns, near.queries.data(), near.width, true, near.by_keys.data(), near.width});
   multiply({keys, queries, width, b, 1, columns, q, width, true, near.by_keys.data(), near.width});
-  copy_rows<bytes>(to_gradient, near.values, queries, values, by_gradient + first * values, values);
+  copy_rows<bytes>(to_outputs, near.values, queries, values, by_gradient + first * values, values);
   copy_rows<bytes>(to_queries, near.width, queries, width, by_queries + first * width, width);
 }
 
