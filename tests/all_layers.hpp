@@ -65,7 +65,7 @@ class AllLayers final : public engines::Engine {
       for (const auto& run : earlier) {
         for (auto i = run.begin; i < run.end; ++i) {
           engines_[step_of(i)]->compute({i, i + 1}, {0, problem_.index().size()}, storage, row.data(), [](double) {});
-          columns->note(i, row.data());
+          columns->note({i, i + 1}, row.data(), problem_.index().size());
         }
       }
       columns->exchange(world_);

@@ -9,13 +9,13 @@
 namespace hessian_mpi::engines {
 namespace {
 
-// What a kind of processor computes with: bytes of a vector, and rows and pieces of columns of a tile whose sums fit
+// What a processor computes with whose vectors have so many bytes: rows and pieces of columns of a tile whose sums fit
 // into the registers.
-template <int bytes, int rows, int pieces>
+template <int bytes>
 struct Registers {
   static constexpr int vector_bytes = bytes;
-  static constexpr int tile_rows = rows;
-  static constexpr int tile_pieces = pieces;
+  static constexpr int tile_rows = bytes == 64 ? 14 : bytes == 32 ? 6 : 3;
+  static constexpr int tile_pieces = bytes == 64 ? 2 : 1;
 };
 
 // The sums of the products for some rows and pieces of columns, of which there are so many; rows of out lie at this
@@ -260,24 +260,56 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
   }
 }
 
-// The same functions for a target, which no template can name.
+// Of a square of as many numbers as a vector has that every processor knows: in each round the rows of its upper half
+// are interleaved with those of its lower one.
+template <class Number>
+HESSIAN_MPI_INLINE void transpose_square(const Number* from, std::int64_t from_step, Number* to, std::int64_t to_step) {
+  constexpr int bytes = 16;
+  constexpr int lanes = bytes / static_cast<int>(sizeof(Number));
+  using Vector = typename VectorOf<bytes, Number>::Type;
+  using InMemory = typename VectorOf<bytes, Number>::InMemory;
+  Vector rows[lanes];
+  for (int i = 0; i < lanes; ++i) rows[i] = *reinterpret_cast<const InMemory*>(from + i * from_step);
+  for (int n = 1; n < lanes; n *= 2) {
+    Vector next[lanes];
+    for (int i = 0; i < lanes / 2; ++i) {
+      const Vector a = rows[i];
+      const Vector b = rows[i + lanes / 2];
+      if constexpr (lanes == 4) {
+        next[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+        next[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      } else {
+        next[2 * i] = __builtin_shufflevector(a, b, 0, 2);
+        next[2 * i + 1] = __builtin_shufflevector(a, b, 1, 3);
+      }
+    }
+    std::copy_n(next, lanes, rows);
+  }
+  for (int i = 0; i < lanes; ++i) *reinterpret_cast<InMemory*>(to + i * to_step) = rows[i];
+}
+
+// The same functions for each kind of processor.
+template <Processor kind>
+struct Functions;
+
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
-#define HESSIAN_MPI_FUNCTIONS_FOR(Name, OwnRegisters, target)                                                       \
-  struct Name {                                                                                                     \
+#define HESSIAN_MPI_FUNCTIONS_FOR(kind, bytes, target)                                                              \
+  template <>                                                                                                       \
+  struct Functions<Processor::kind> {                                                                               \
     template <class Number, class Out>                                                                              \
     target static void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out,             \
                                 std::int64_t out_stride) {                                                          \
-      multiply_with<OwnRegisters>(products, rows, out, out_stride);                                                 \
+      multiply_with<Registers<bytes>>(products, rows, out, out_stride);                                             \
     }                                                                                                               \
     template <class Number>                                                                                         \
     target static void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b,            \
                                Strips<Number>& out, std::int64_t k, std::int64_t column) {                          \
-      combine_strips_with<OwnRegisters>(count, s, a, t, b, out, k, column);                                         \
+      combine_strips_with<Registers<bytes>>(count, s, a, t, b, out, k, column);                                     \
     }                                                                                                               \
     template <class Number>                                                                                         \
     target static void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a,                  \
                                const ScaledRows<Number>& b, const CombinedRows<Number>& out) {                      \
-      combine_rows_with<OwnRegisters>(rows, count, a, b, out);                                                      \
+      combine_rows_with<Registers<bytes>>(rows, count, a, b, out);                                                  \
     }                                                                                                               \
     template <class Number>                                                                                         \
     target static void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {                     \
@@ -293,32 +325,15 @@ HESSIAN_MPI_INLINE void add_up_products_with(const Number* a, const Number* b, s
       add_up_products_with(factors[0], factors[1], inner, step, sums);                                              \
     }                                                                                                               \
   }
+HESSIAN_MPI_FOR_EACH_PROCESSOR(HESSIAN_MPI_FUNCTIONS_FOR);
+#undef HESSIAN_MPI_FUNCTIONS_FOR
 // NOLINTEND(bugprone-macro-parentheses)
-
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-using Avx2Registers = Registers<32, 6, 1>;
-using Avx512Registers = Registers<64, 14, 2>;
-HESSIAN_MPI_FUNCTIONS_FOR(Avx2, Avx2Registers, __attribute__((target("avx2,fma"))));
-HESSIAN_MPI_FUNCTIONS_FOR(Avx512, Avx512Registers, __attribute__((target("avx512f,avx2,fma"))));
-#endif
-using AnyRegisters = Registers<16, 3, 1>;
-HESSIAN_MPI_FUNCTIONS_FOR(Any, AnyRegisters, );
-
-// Calls function with the functions for this processor.
-template <class Function>
-void for_this_processor(const Function& function) {
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-  if (this_processor() == Processor::avx512) return function(Avx512{});
-  if (this_processor() == Processor::avx2) return function(Avx2{});
-#endif
-  function(Any{});
-}
 
 }  // namespace
 
 template <class Number, class Out>
 void multiply(std::span<const Product<Number>> products, std::int64_t rows, Out* out, std::int64_t out_stride) {
-  for_this_processor([&](auto own) { own.multiply(products, rows, out, out_stride); });
+  for_this_processor<Functions>([&](auto own) { own.multiply(products, rows, out, out_stride); });
 }
 
 template <class Number, class Out>
@@ -331,29 +346,49 @@ void add_up(const Number* left, std::int64_t left_stride, std::int64_t rows, std
 template <class Number>
 void add_up_products(const std::array<const Number*, 2>& factors, std::int64_t inner, std::int64_t step,
                      std::span<Number> sums) {
-  for_this_processor([&](auto own) { own.add_up_products(factors, inner, step, sums); });
+  for_this_processor<Functions>([&](auto own) { own.add_up_products(factors, inner, step, sums); });
 }
 
 template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,
              std::int64_t k, std::int64_t column) {
-  for_this_processor([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
+  for_this_processor<Functions>([&](auto own) { own.combine(count, s, a, t, b, out, k, column); });
 }
 
 template <class Number>
 void combine(std::int64_t rows, std::int64_t count, const ScaledRows<Number>& a, const ScaledRows<Number>& b,
              const CombinedRows<Number>& out) {
-  for_this_processor([&](auto own) { own.combine(rows, count, a, b, out); });
+  for_this_processor<Functions>([&](auto own) { own.combine(rows, count, a, b, out); });
 }
 
 template <class Number>
 void accumulate(std::int64_t count, Number s, const Number* a, Number* out) {
-  for_this_processor([&](auto own) { own.accumulate(count, s, a, out); });
+  for_this_processor<Functions>([&](auto own) { own.accumulate(count, s, a, out); });
 }
 
 template <class Number>
 void gather(const Number* numbers, const std::int64_t* places, std::int64_t count, Number* out) {
-  for_this_processor([&](auto own) { own.gather(numbers, places, count, out); });
+  for_this_processor<Functions>([&](auto own) { own.gather(numbers, places, count, out); });
+}
+
+// As many rows are read along, each from one end to the other, as fill a line of the cache in each column.
+template <class Number>
+void transpose(const Number* from, std::int64_t from_step, std::int64_t rows, std::int64_t columns, Number* to,
+               std::int64_t to_step) {
+  constexpr std::int64_t lanes = 16 / sizeof(Number);
+  constexpr std::int64_t at_once = Strips<Number>::width;
+  for (std::int64_t first = 0; first < rows; first += at_once, from += at_once * from_step, to += at_once) {
+    const auto count = std::min(at_once, rows - first);
+    std::int64_t j = 0;
+    for (; count == at_once && j + lanes <= columns; j += lanes) {
+      for (std::int64_t i = 0; i < at_once; i += lanes) {
+        transpose_square(from + i * from_step + j, from_step, to + j * to_step + i, to_step);
+      }
+    }
+    for (; j < columns; ++j) {
+      for (std::int64_t i = 0; i < count; ++i) to[j * to_step + i] = from[i * from_step + j];
+    }
+  }
 }
 
 template void multiply(std::span<const Product<float>>, std::int64_t, float*, std::int64_t);
@@ -376,6 +411,8 @@ template void combine(std::int64_t, std::int64_t, const ScaledRows<double>&, con
                       const CombinedRows<double>&);
 template void gather(const float*, const std::int64_t*, std::int64_t, float*);
 template void gather(const double*, const std::int64_t*, std::int64_t, double*);
+template void transpose(const float*, std::int64_t, std::int64_t, std::int64_t, float*, std::int64_t);
+template void transpose(const double*, std::int64_t, std::int64_t, std::int64_t, double*, std::int64_t);
 template void accumulate(std::int64_t, float, const float*, float*);
 template void accumulate(std::int64_t, double, const double*, double*);
 

@@ -6,12 +6,27 @@
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/engines/tile.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
 
 constexpr std::int64_t most_received = 1 << 30;    // see Communicator::exchange
+constexpr std::int64_t most_rows_of_piece = 64;    // so that columns of it are neighbours in a page of memory
 constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once: buffers that are used again
+
+// [columns][rows] of what is [rows][columns], rows lying so many numbers apart.
+void transpose(std::int64_t number_bytes, const char* from, std::int64_t row_step, std::int64_t rows,
+               std::int64_t columns, char* to) {
+  const auto of = [&](const auto* numbers, auto* transposed) {
+    engines::transpose(numbers, row_step, rows, columns, transposed, rows);
+  };
+  if (number_bytes == sizeof(float)) {
+    of(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to));
+  } else {
+    of(reinterpret_cast<const double*>(from), reinterpret_cast<double*>(to));
+  }
+}
 
 }  // namespace
 
@@ -41,17 +56,32 @@ EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vecto
   for (const auto& runs : wanted_) wanted_begins_.push_back(wanted_begins_.back() + count_of(runs));
 }
 
-void EarlierColumns::note(std::int64_t row, const void* numbers, std::int64_t first_column) {
-  const char* const bytes = static_cast<const char*>(numbers);
-  std::vector<char> wanted;
-  wanted.reserve(static_cast<std::size_t>(bytes_noted()));
-  for (const auto& runs : wanted_) {
-    for (const auto& run : runs) {
-      wanted.insert(wanted.end(), bytes + (run.begin - first_column) * number_bytes_,
-                    bytes + (run.end - first_column) * number_bytes_);
+void EarlierColumns::note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row,
+                          std::int64_t first_column) {
+  const auto at_once = std::min(most_rows_of_piece, rows_at_once(wanted_));
+  const auto bytes = static_cast<std::size_t>(rows.count() * bytes_noted());
+  char* to = numbers_noted_.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
+  const char* from = static_cast<const char*>(numbers);
+  for (auto row = rows.begin; row < rows.end; row += at_once) {
+    const Rows some{row, std::min(rows.end, row + at_once)};
+    noted_.push_back({some, to});
+    for (const auto& runs : wanted_) {
+      for (const auto& run : runs) {
+        transpose(number_bytes_, from + (run.begin - first_column) * number_bytes_, numbers_of_row, some.count(),
+                  run.count(), to);
+        to += run.count() * some.count() * number_bytes_;
+      }
     }
+    from += some.count() * numbers_of_row * number_bytes_;
   }
-  noted_.push_back({row, std::move(wanted)});
+}
+
+void EarlierColumns::note_in_file(const Rows& rows) {
+  if (!noted_in_file_.empty() && noted_in_file_.back().end == rows.begin) {
+    noted_in_file_.back().end = rows.end;
+  } else {
+    noted_in_file_.push_back(rows);
+  }
 }
 
 Rows EarlierColumns::columns() const {
@@ -64,114 +94,135 @@ Rows EarlierColumns::columns() const {
   return all.value_or(Rows{});
 }
 
-// Row by row what a rank wants of noted ones, which are neighbours where the file has them.
-void EarlierColumns::append(std::size_t begin, std::size_t end, std::size_t rank, const std::vector<Rows>& runs,
-                            const ReadRows& read, std::vector<char>& numbers) const {
-  const auto bytes_of_row = static_cast<std::size_t>(count_of(runs) * number_bytes_);
-  const auto first = numbers.size();
-  numbers.resize(first + (end - begin) * bytes_of_row);
-  char* to = numbers.data() + first;
-  std::vector<char> piece;
+// How many of its rows a rank may send in a round, if all do.
+std::int64_t EarlierColumns::rows_at_once(const std::vector<std::vector<Rows>>& some) const {
+  std::int64_t all = 0;
+  std::int64_t largest = 0;
+  for (const auto& runs : some) {
+    all += count_of(runs);
+    largest = std::max(largest, count_of(runs) * static_cast<std::int64_t>(some.size()));
+  }
+  const auto bytes = std::max({all, largest, std::int64_t{1}}) * number_bytes_;
+  if (bytes > most_received) throw RunError("too many rows of one step on one rank: take more ranks");
+  return std::max<std::int64_t>(1, most_exchanged / bytes);
+}
+
+// Pieces of at most so many rows, as those are that lie in memory.
+auto EarlierColumns::noted_in_rounds(std::int64_t at_once) const -> std::vector<Pieces> {
+  Pieces pieces = noted_;
+  for (const auto& run : noted_in_file_) {
+    for (auto row = run.begin; row < run.end; row += at_once) {
+      pieces.push_back({{row, std::min(run.end, row + at_once)}, nullptr});
+    }
+  }
+  std::vector<Pieces> rounds;
+  std::int64_t left = 0;
+  for (const auto& piece : pieces) {
+    if (piece.rows.count() > left) {
+      rounds.emplace_back();
+      left = at_once;
+    }
+    rounds.back().push_back(piece);
+    left -= piece.rows.count();
+  }
+  return rounds;
+}
+
+// What a rank's rows want of noted ones.
+void EarlierColumns::append(const Piece& noted, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
+                            std::vector<char>& numbers) const {
+  const auto bytes_of_column = noted.rows.count() * number_bytes_;
+  std::vector<char> rows;
   for (const auto& run : runs) {
-    const auto bytes = static_cast<std::size_t>(run.count() * number_bytes_);
-    const char* from = nullptr;
-    if (noted_[begin].numbers.empty()) {
-      piece.resize((end - begin) * bytes);
-      read({noted_[begin].row, noted_[begin].row + static_cast<std::int64_t>(end - begin)}, run, piece.data());
-      from = piece.data();
+    const auto place = wanted_begins_[rank] + place_of(run.begin, wanted_[rank]);
+    const auto bytes = run.count() * bytes_of_column;
+    if (noted.numbers != nullptr) {
+      const char* const from = noted.numbers + place * bytes_of_column;
+      numbers.insert(numbers.end(), from, from + bytes);
+      continue;
     }
-    const auto place = (wanted_begins_[rank] + place_of(run.begin, wanted_[rank])) * number_bytes_;
-    for (auto k = begin; k < end; ++k, from += from == nullptr ? 0 : bytes) {
-      std::memcpy(to + (k - begin) * bytes_of_row, from == nullptr ? noted_[k].numbers.data() + place : from, bytes);
-    }
-    to += bytes;
+    rows.resize(static_cast<std::size_t>(bytes));
+    read(noted.rows, run, rows.data());
+    const auto before = numbers.size();
+    numbers.resize(before + rows.size());
+    transpose(number_bytes_, rows.data(), run.count(), noted.rows.count(), run.count(), numbers.data() + before);
   }
 }
 
-void EarlierColumns::send(std::size_t begin, std::size_t end, const std::vector<std::vector<Rows>>& some,
-                          const ReadRows& read, const ranks::Communicator& communicator) {
+// For this rank's rows. What lies in memory is not copied where it is for these rows.
+void EarlierColumns::keep_own(const Pieces& noted, const ReadRows& read) {
+  const bool as_they_are = kept_rows_ == wanted_[rank_];
+  for (const auto& piece : noted) {
+    if (as_they_are && piece.numbers != nullptr) {
+      keep({piece.rows, piece.numbers + wanted_begins_[rank_] * piece.rows.count() * number_bytes_});
+      continue;
+    }
+    std::vector<char> numbers;
+    append(piece, rank_, kept_rows_, read, numbers);
+    keep({piece.rows}, std::move(numbers));
+  }
+}
+
+// Collective. Hands noted rows to the other ranks, and keeps what these hand to this one.
+void EarlierColumns::send(const Pieces& noted, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
+                          const ranks::Communicator& communicator) {
   std::vector<char> numbers;
   std::vector<char> names;
   std::vector<int> counts;
   std::vector<int> counts_of_names;
   communicator.together([&] {
-    std::int64_t of_row = 0;
-    for (const auto& runs : some) of_row += count_of(runs) * number_bytes_;
-    numbers.reserve((end - begin) * static_cast<std::size_t>(of_row));
+    keep_own(noted, read);
+    std::int64_t of_row = -count_of(some[rank_]);
+    for (const auto& runs : some) of_row += count_of(runs);
+    std::int64_t rows = 0;
+    for (const auto& piece : noted) rows += piece.rows.count();
+    numbers.reserve(static_cast<std::size_t>(rows * of_row * number_bytes_));
     for (std::size_t rank = 0; rank < some.size(); ++rank) {
       const auto before = numbers.size();
-      for (auto k = begin; k < end;) {
-        auto next = k + 1;
-        while (next < end && noted_[next].row == noted_[next - 1].row + 1 &&
-               noted_[next].numbers.empty() == noted_[k].numbers.empty()) {
-          ++next;
-        }
-        append(k, next, rank, some[rank], read, numbers);
-        k = next;
-      }
-      for (auto k = begin; k < end; ++k) {
-        const auto* const name = reinterpret_cast<const char*>(&noted_[k].row);
-        names.insert(names.end(), name, name + sizeof(std::int64_t));
+      const auto before_names = names.size();
+      for (const auto& piece : rank == rank_ ? Pieces() : noted) {
+        append(piece, rank, some[rank], read, numbers);
+        const auto* const name = reinterpret_cast<const char*>(&piece.rows);
+        names.insert(names.end(), name, name + sizeof(Rows));
       }
       counts.push_back(static_cast<int>(numbers.size() - before));
-      counts_of_names.push_back(static_cast<int>((end - begin) * sizeof(std::int64_t)));
+      counts_of_names.push_back(static_cast<int>(names.size() - before_names));
     }
   });
   const auto received_names = communicator.exchange(names, counts_of_names);
-  const auto received = communicator.exchange(numbers, counts);
-  std::vector<std::int64_t> rows(received_names.size() / sizeof(std::int64_t));
-  std::memcpy(rows.data(), received_names.data(), received_names.size());
-  if (number_bytes_ == sizeof(float)) {
-    keep(rows, reinterpret_cast<const float*>(received.data()));
-  } else {
-    keep(rows, reinterpret_cast<const double*>(received.data()));
+  std::vector<Rows> received(received_names.size() / sizeof(Rows));
+  if (!received.empty()) std::memcpy(received.data(), received_names.data(), received_names.size());
+  keep(received, communicator.exchange(numbers, counts));
+}
+
+// Numbers of some pieces, one after the other.
+void EarlierColumns::keep(const std::vector<Rows>& rows, std::vector<char> numbers) {
+  if (rows.empty()) return;
+  const char* from = numbers_kept_.emplace_back(std::move(numbers)).data();
+  for (const auto& some : rows) {
+    keep({some, from});
+    from += count_of(kept_rows_) * some.count() * number_bytes_;
   }
 }
 
-// numbers: of some earlier rows, in the columns that are this rank's rows.
-template <class Number>
-void EarlierColumns::keep(const std::vector<std::int64_t>& rows, const Number* numbers) {
-  constexpr std::int64_t at_once = 64 / sizeof(Number);  // a line of the cache
-  const auto own = count_of(kept_rows_);
-  std::vector<std::int64_t> columns;
-  for (const auto row : rows) {
-    columns.push_back(place_of(row, earlier_));
-    found_[static_cast<std::size_t>(columns.back())] = true;
-  }
-  auto* const kept = reinterpret_cast<Number*>(kept_.data());
-  for (std::int64_t begin = 0; begin < own; begin += at_once) {
-    const auto end = std::min(own, begin + at_once);
-    for (std::size_t k = 0; k < columns.size(); ++k) {
-      const Number* const from = numbers + static_cast<std::int64_t>(k) * own;
-      for (auto i = begin; i < end; ++i) kept[i * earlier_count_ + columns[k]] = from[i];
-    }
-  }
+void EarlierColumns::keep(const Piece& piece) {
+  kept_.push_back(piece);
+  const auto first = found_.begin() + place_of(piece.rows.begin, earlier_);
+  std::fill(first, first + piece.rows.count(), true);
 }
 
 void EarlierColumns::exchange(const std::vector<std::vector<Rows>>& some, const ReadRows& read,
                               const ranks::Communicator& communicator) {
-  const auto ranks = static_cast<std::int64_t>(some.size());
-  std::int64_t all = 0;
-  std::int64_t largest = 0;
-  for (const auto& runs : some) {
-    all += count_of(runs);
-    largest = std::max(largest, count_of(runs) * ranks);
-  }
-  const auto bytes = std::max({all, largest, std::int64_t{1}}) * number_bytes_;
-  const auto at_once = std::max<std::int64_t>(1, most_exchanged / bytes);
+  std::vector<Pieces> rounds;
   communicator.together([&] {
-    if (at_once * bytes > most_received) throw RunError("too many rows of one step on one rank: take more ranks");
+    rounds = noted_in_rounds(rows_at_once(some));
     kept_rows_ = some[rank_];
-    kept_.resize(static_cast<std::size_t>(count_of(kept_rows_) * bytes_kept()));
+    kept_.clear();
+    numbers_kept_.clear();
     found_.assign(static_cast<std::size_t>(earlier_count_), false);
   });
-  const auto noted = static_cast<std::int64_t>(noted_.size());
-  const auto rounds = (communicator.max(noted) + at_once - 1) / at_once;
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    const auto begin = std::min(noted, round * at_once);
-    send(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(noted, begin + at_once)), some, read,
-         communicator);
-  }
+  rounds.resize(static_cast<std::size_t>(communicator.max(static_cast<std::int64_t>(rounds.size()))));
+  for (const auto& noted : rounds) send(noted, some, read, communicator);
   communicator.together([&] {
     if (std::find(found_.begin(), found_.end(), false) != found_.end()) {
       throw RunError("a row that others need as a column was made on no rank");
@@ -179,19 +230,20 @@ void EarlierColumns::exchange(const std::vector<std::vector<Rows>>& some, const 
   });
 }
 
-void EarlierColumns::exchange(const ranks::Communicator& communicator) {
-  exchange(wanted_, {}, communicator);
-  noted_ = {};
-}
-
-void EarlierColumns::fill(std::int64_t row, void* numbers) const {
-  const auto has_row = [=](const Rows& run) { return run.begin <= row && row < run.end; };
-  if (std::none_of(kept_rows_.begin(), kept_rows_.end(), has_row)) return;
-  const char* from = kept_.data() + place_of(row, kept_rows_) * bytes_kept();
-  for (const auto& run : earlier_) {
-    const auto bytes = run.count() * number_bytes_;
-    std::memcpy(static_cast<char*>(numbers) + run.begin * number_bytes_, from, static_cast<std::size_t>(bytes));
-    from += bytes;
+void EarlierColumns::fill(const Rows& rows, void* numbers, std::int64_t numbers_of_row) const {
+  for (const auto& run : kept_rows_) {
+    const Rows some{std::max(rows.begin, run.begin), std::min(rows.end, run.end)};
+    if (some.count() <= 0) continue;
+    const auto place = place_of(some.begin, kept_rows_);
+    char* const first = static_cast<char*>(numbers) + (some.begin - rows.begin) * numbers_of_row * number_bytes_;
+    for (const auto& piece : kept_) {
+      const auto bytes = piece.rows.count() * number_bytes_;
+      const char* from = piece.numbers + place * bytes;
+      char* to = first + piece.rows.begin * number_bytes_;
+      for (auto row = some.begin; row < some.end; ++row, from += bytes, to += numbers_of_row * number_bytes_) {
+        std::memcpy(to, from, static_cast<std::size_t>(bytes));
+      }
+    }
   }
 }
 

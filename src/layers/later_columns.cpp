@@ -19,8 +19,8 @@ void LaterColumns::compute(const Rows& rows, const Rows& columns, Precision stor
     char* const to = static_cast<char*>(out) + (row - rows.begin) * bytes_of_row;
     const char* const from = numbers.data() + (row - rows.begin) * bytes_of_later;
     std::memcpy(to + (first_ - columns.begin) * bytes, from, static_cast<std::size_t>(bytes_of_later));
-    earlier_.fill(row, to);
   }
+  earlier_.fill(rows, out, columns.count());
 }
 
 }  // namespace hessian_mpi::layers

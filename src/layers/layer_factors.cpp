@@ -216,7 +216,7 @@ void FactoredRows<Number>::compute(const Rows& rows, const Rows& columns, Precis
                      slab->step() * n);
         advance(static_cast<double>(of_output.count()));
       }
-      for (auto i = some.begin; whole && i < some.end; ++i) columns_.fill(i, to + (i - some.begin) * n);
+      if (whole) columns_.fill(some, to, n);
     }
     row = some.end;
   }

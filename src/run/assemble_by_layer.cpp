@@ -94,11 +94,9 @@ Rows neighbours(const std::vector<std::int64_t>& rows, std::size_t place, std::i
   return found;
 }
 
-void note(const Rows& rows, const char* numbers, std::int64_t bytes_of_row,
+void note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row,
           const std::vector<layers::EarlierColumns*>& columns) {
-  for (auto row = rows.begin; row < rows.end; ++row) {
-    for (auto* some : columns) some->note(row, numbers + (row - rows.begin) * bytes_of_row);
-  }
+  for (auto* some : columns) some->note(rows, numbers, numbers_of_row);
 }
 
 // All columns that any of these wants.
@@ -113,9 +111,7 @@ Rows hull_of(const std::vector<layers::EarlierColumns*>& columns) {
 }
 
 void note_in_file(const Rows& rows, const std::vector<layers::EarlierColumns*>& columns) {
-  for (auto row = rows.begin; row < rows.end; ++row) {
-    for (auto* some : columns) some->note_in_file(row);
-  }
+  for (auto* some : columns) some->note_in_file(rows);
 }
 
 /// Makes whole rows by another engine and notes each of them as a column.
@@ -124,7 +120,7 @@ class NotingEngine final : public engines::Engine {
   /// in_file: the rows are to be read from the file, which they will be in.
   NotingEngine(engines::Engine& engine, std::vector<layers::EarlierColumns*> columns, const matrix::MatrixShape& matrix,
                bool in_file)
-      : engine_(engine), columns_(std::move(columns)), bytes_of_row_(matrix.bytes_of_row()), in_file_(in_file) {}
+      : engine_(engine), columns_(std::move(columns)), numbers_of_row_(matrix.columns), in_file_(in_file) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
@@ -135,14 +131,14 @@ class NotingEngine final : public engines::Engine {
     if (in_file_) {
       note_in_file(rows, columns_);
     } else {
-      note(rows, static_cast<const char*>(out), bytes_of_row_, columns_);
+      note(rows, out, numbers_of_row_, columns_);
     }
   }
 
  private:
   engines::Engine& engine_;
   std::vector<layers::EarlierColumns*> columns_;
-  std::int64_t bytes_of_row_;
+  std::int64_t numbers_of_row_;
   bool in_file_;
 };
 
@@ -282,7 +278,9 @@ std::uint64_t LayeredAssembly::bytes_of_columns() const {
     if (step.columns) {
       const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
       const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-      bytes += noted + layers::count_of(in_part(own)) * step.columns->bytes_kept();
+      const auto kept = layers::count_of(in_part(own)) * step.columns->bytes_kept();
+      bytes +=
+          noted + kept / communicator_.size() * (communicator_.size() - 1);  // what is its own lies where it was noted
     }
     earlier += layers::count_of(step.rows);
   }
@@ -363,10 +361,7 @@ void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& ro
     const auto bytes_of_row = columns.count() * static_cast<std::int64_t>(bytes_of(matrix_.storage));
     numbers.resize(static_cast<std::size_t>(some.count() * bytes_of_row));
     engine.compute(some, columns, matrix_.storage, numbers.data(), [](double) {});
-    for (auto row = some.begin; row < some.end; ++row) {
-      const char* const from = numbers.data() + (row - some.begin) * bytes_of_row;
-      for (auto* of_step : later) of_step->note(row, from, columns.begin);
-    }
+    for (auto* of_step : later) of_step->note(some, numbers.data(), columns.count(), columns.begin);
     for (const auto& run : kept) {
       for (auto row = run.begin; row < run.end; ++row) {
         kept_->keep(row, numbers.data() + (row - some.begin) * bytes_of_row);
@@ -396,7 +391,7 @@ void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, s
       if (!reader) reader.emplace(file_());
       numbers.resize(static_cast<std::size_t>(matrix_.bytes_of_rows(some)));
       reader->read(some, {0, matrix_.columns}, matrix_.storage, numbers.data());
-      note(some, numbers.data(), matrix_.bytes_of_row(), columns_after(s));
+      note(some, numbers.data(), matrix_.columns, columns_after(s));
     }
     return static_cast<std::size_t>(some.count());
   };

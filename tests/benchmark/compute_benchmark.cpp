@@ -105,9 +105,14 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
       runs = compute(*unfactored, own, matrix);
     } else {
       layers::EarlierColumns columns(earlier, chosen, world.rank(), matrix.storage);
-      const std::vector<char> zeros(static_cast<std::size_t>(matrix.bytes_of_row()));
+      constexpr std::int64_t at_once = 64;
+      const std::vector<char> zeros(static_cast<std::size_t>(at_once * matrix.bytes_of_row()));
       for (const auto& run : earlier) {
-        for (auto row = run.begin + world.rank(); row < run.end; row += world.size()) columns.note(row, zeros.data());
+        const auto share = matrix::share(run.count(), world.rank(), world.size());
+        for (auto row = run.begin + share.begin; row < run.begin + share.end; row += at_once) {
+          const Rows some{row, std::min(run.begin + share.end, row + at_once)};
+          columns.note(some, zeros.data(), matrix.columns);
+        }
       }
       columns.exchange(world);
       bringing = watch.lap();

@@ -193,6 +193,30 @@ TEST(Tile, CombinesRowsOfNeighboursAsOneByOne) {
   }
 }
 
+template <class Number>
+void expect_transposed(std::int64_t rows, std::int64_t columns) {
+  const auto from_step = columns + 2;
+  const auto to_step = rows + 3;
+  const auto numbers = random_numbers<Number>(rows * from_step);
+  std::vector<Number> found(static_cast<std::size_t>(columns * to_step), Number{77});
+  transpose(numbers.data(), from_step, rows, columns, found.data(), to_step);
+  for (std::int64_t j = 0; j < columns; ++j) {
+    for (std::int64_t i = 0; i < to_step; ++i) {
+      const auto expected = i < rows ? numbers[static_cast<std::size_t>(i * from_step + j)] : Number{77};
+      ASSERT_EQ(found[static_cast<std::size_t>(j * to_step + i)], expected) << rows << " x " << columns;
+    }
+  }
+}
+
+TEST(Tile, TransposesAnySizes) {
+  for (const std::int64_t rows : {0, 1, 5, 8, 16, 17, 50}) {
+    for (const std::int64_t columns : {0, 1, 3, 4, 9, 32, 61}) {
+      expect_transposed<float>(rows, columns);
+      expect_transposed<double>(rows, columns);
+    }
+  }
+}
+
 TEST(Tile, AddsUpColumns) {
   const auto left = random_numbers<double>(6 * 10);
   std::vector<double> out(4);

@@ -47,14 +47,14 @@ void expect_columns(const std::function<bool(std::int64_t, int, int)>& notes) {
       if (!notes(i, world.rank(), world.size())) continue;
       std::vector<Number> row;
       for (std::int64_t j = 0; j < n; ++j) row.push_back(static_cast<Number>(number(i, j)));
-      columns.note(i, row.data());
+      columns.note({i, i + 1}, row.data(), n);
     }
   }
   columns.exchange(world);
   for (const auto& run : wanted[static_cast<std::size_t>(world.rank())]) {
     for (auto i = run.begin; i < run.end; ++i) {
       std::vector<Number> row(n, Number{-1});
-      columns.fill(i, row.data());
+      columns.fill({i, i + 1}, row.data(), n);
       for (std::int64_t j = 0; j < n; ++j) {
         const bool is_plain = (3 <= j && j < 7) || j == 20 || (30 <= j && j < 34);
         ASSERT_EQ(row[static_cast<std::size_t>(j)], is_plain ? number(i, j) : -1) << i << ", " << j;
@@ -82,9 +82,9 @@ TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
     for (auto i = run.begin; i < run.end; ++i) {
       if (i % world.size() != world.rank()) continue;
       if (i == 20) {
-        columns.note(i, in_memory.data());
+        columns.note({i, i + 1}, in_memory.data(), n);
       } else {
-        columns.note_in_file(i);
+        columns.note_in_file({i, i + 1});
       }
     }
   }
@@ -113,13 +113,49 @@ TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
     for (const auto& run : rows[static_cast<std::size_t>(world.rank())]) {
       for (auto i = run.begin; i < run.end; ++i) {
         std::vector<double> row(n, -1);
-        columns.fill(i, row.data());
+        columns.fill({i, i + 1}, row.data(), n);
         for (const auto j : {3, 6, 20, 30, 33}) ASSERT_EQ(row[static_cast<std::size_t>(j)], number(i, j)) << i;
         ASSERT_EQ(row[7], -1);
       }
     }
   }
   EXPECT_EQ(world.sum(read), brought * (count_of(plain) - 1));
+}
+
+// More than go to a rank in one round, many neighbours at a time, from a column on.
+TEST(EarlierColumns, ComeInSeveralRoundsForManyRows) {
+  const auto world = ranks::Communicator::world();
+  constexpr std::int64_t earlier = 3000;
+  constexpr std::int64_t all = 2 * earlier;
+  const auto of_rank = [&](int rank) {
+    return Rows{earlier + earlier * rank / world.size(), earlier + earlier * (rank + 1) / world.size()};
+  };
+  std::vector<std::vector<Rows>> wanted;
+  for (int rank = 0; rank < world.size(); ++rank) wanted.push_back({of_rank(rank)});
+  EarlierColumns columns({{0, 1000}, {1000, earlier}}, wanted, world.rank(), Precision::float32);
+  EXPECT_EQ(columns.columns(), (Rows{earlier, all}));
+  constexpr std::int64_t at_once = 250;
+  std::vector<float> numbers(at_once * earlier);
+  for (auto i = at_once * world.rank(); i < earlier; i += at_once * world.size()) {
+    for (std::int64_t k = 0; k < at_once * earlier; ++k) {
+      numbers[static_cast<std::size_t>(k)] = static_cast<float>((i + k / earlier) * all + earlier + k % earlier);
+    }
+    columns.note({i, i + at_once}, numbers.data(), earlier, earlier);
+  }
+  columns.exchange(world);
+  const Rows own = of_rank(world.rank());
+  constexpr std::int64_t some = 100;
+  std::vector<float> rows(static_cast<std::size_t>(some * all));
+  for (auto first = own.begin; first < own.end; first += some) {
+    std::fill(rows.begin(), rows.end(), -1.0F);
+    columns.fill({first, first + some}, rows.data(), all);  // of the last, others may be another rank's, or nobody's
+    for (std::int64_t k = 0; k < some * all; ++k) {
+      const auto i = first + k / all;
+      const auto j = k % all;
+      const bool is_there = i < own.end && j < earlier;
+      ASSERT_EQ(rows[static_cast<std::size_t>(k)], is_there ? static_cast<float>(j * all + i) : -1) << i << ", " << j;
+    }
+  }
 }
 
 TEST(EarlierColumns, MayBeNotedOnSeveralRanksOrAllOnOne) {
@@ -131,7 +167,7 @@ TEST(EarlierColumns, AreMissedWhereNoRankHasNotedThem) {
   const auto world = ranks::Communicator::world();
   EarlierColumns columns(plain, wanted_by(world.size()), world.rank(), Precision::float64);
   const std::vector<double> row(n, 1.0);
-  for (std::int64_t i = 3; i < 7; ++i) columns.note(i, row.data());
+  for (std::int64_t i = 3; i < 7; ++i) columns.note({i, i + 1}, row.data(), n);
   EXPECT_THROW(columns.exchange(world), ranks::AgreedError);
 }
 

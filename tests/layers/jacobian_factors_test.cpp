@@ -201,8 +201,7 @@ TEST(JacobianFactors, MakeOneHalfOfASymmetricMatrix) {
     const Rows own = shares[static_cast<std::size_t>(world.rank())].front();
     EarlierColumns columns(earlier, shares, world.rank(), Precision::float64);
     for (const auto& [rows, numbers] : mine) {
-      for (auto row = rows.begin; row < rows.end; ++row)
-        columns.note(row, numbers[row - rows.begin].data_ptr<double>());
+      columns.note(rows, numbers.data_ptr<double>(), n);
     }
     columns.exchange(world);
     LaterColumns engine(factors, step.products->begin, columns);

@@ -217,6 +217,21 @@ TEST(LayerPlan, FindsWhatSecondDerivativesCross) {
   EXPECT_EQ(reasons_of(crossing)["w"], "");
 }
 
+// Two layers of w x w weights for so many samples.
+std::size_t steps_of_two_layers(std::int64_t w, std::int64_t samples) {
+  const Shapes shapes{{"w", {w, w}}, {"b", {w}}, {"v", {w, w}}};
+  const auto problem = problem_of(shapes, two_layers_around("y = torch.tanh(y)"), {samples, w});
+  return plan_layers(problem, Method::layers).steps.size() - 1;
+}
+
+// Their rows are columns of the second's where more samples would make these again, and many of them later.
+TEST(LayerPlan, BringsColumnsOfLayersWithManySamples) {
+  EXPECT_EQ(steps_of_two_layers(3, 64), 1U);
+  EXPECT_EQ(steps_of_two_layers(3, 65), 2U);
+  EXPECT_EQ(steps_of_two_layers(130, 65), 1U);
+  EXPECT_EQ(steps_of_two_layers(130, 129), 2U);
+}
+
 // A convolution with more positions than weights, and a linear layer.
 TEST(LayerPlan, TakesAPassForEachRowWhereThoseAreFewer) {
   auto example = network::make_example(0);

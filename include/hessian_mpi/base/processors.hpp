@@ -28,6 +28,17 @@ struct VectorOf {
 
 enum class Processor { any, avx2, avx512 };
 
+/// Defines for each kind what define(kind, bytes, target) is: with the bytes of its vectors, and the attribute of
+/// functions that use them.
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+#define HESSIAN_MPI_FOR_EACH_PROCESSOR(define)           \
+  define(any, 16, );                                     \
+  define(avx2, 32, __attribute__((target("avx2,fma")))); \
+  define(avx512, 64, __attribute__((target("avx512f,avx2,fma"))))
+#else
+#define HESSIAN_MPI_FOR_EACH_PROCESSOR(define) define(any, 16, )
+#endif
+
 /// That of this machine.
 inline Processor this_processor() {
 #ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
@@ -37,6 +48,17 @@ inline Processor this_processor() {
   if (avx2) return Processor::avx2;
 #endif
   return Processor::any;
+}
+
+/// Calls call with the functions of this machine's kind.
+template <template <Processor> class Functions, class Call>
+void for_this_processor(const Call& call) {
+#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
+  const auto processor = this_processor();
+  if (processor == Processor::avx512) return call(Functions<Processor::avx512>());
+  if (processor == Processor::avx2) return call(Functions<Processor::avx2>());
+#endif
+  call(Functions<Processor::any>());
 }
 
 }  // namespace hessian_mpi

@@ -125,6 +125,11 @@ void accumulate(std::int64_t count, Number s, const Number* a, Number* out);
 template <class Number>
 void gather(const Number* numbers, const std::int64_t* places, std::int64_t count, Number* out);
 
+/// to[j * to_step + i] = from[i * from_step + j], for i < rows and j < columns.
+template <class Number>
+void transpose(const Number* from, std::int64_t from_step, std::int64_t rows, std::int64_t columns, Number* to,
+               std::int64_t to_step);
+
 /// s * a[i] + t * b[i], for i < count, into row k of strips from a column on; without b: s * a[i].
 template <class Number>
 void combine(std::int64_t count, Number s, const Number* a, Number t, const Number* b, Strips<Number>& out,

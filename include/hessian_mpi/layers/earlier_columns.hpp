@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
@@ -17,13 +18,14 @@ class EarlierColumns {
   /// columns, in order; the same on all ranks. rank: this one. Both as runs of neighbours.
   EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank, Precision storage);
 
-  /// Not collective. Notes an earlier row: numbers of the storage precision, of all columns or from one on as far as
-  /// any rank wants them. A row may be noted on several ranks, with the same numbers.
-  void note(std::int64_t row, const void* numbers, std::int64_t first_column = 0);
+  /// Not collective. Notes earlier rows that are neighbours: numbers of the storage precision, [rows][numbers_of_row],
+  /// of all columns or from one on, as far as any rank wants them. A row may be noted on several ranks, with the same
+  /// numbers.
+  void note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row, std::int64_t first_column = 0);
   /// From the first column that a rank wants of earlier rows to the end of the last.
   Rows columns() const;
-  /// Not collective. The same of a row that the file has, from where this rank reads it when it is exchanged.
-  void note_in_file(std::int64_t row) { noted_.push_back({row, {}}); }
+  /// Not collective. The same of rows that the file has, from where this rank reads them when they are exchanged.
+  void note_in_file(const Rows& rows);
 
   /// Reads some columns of rows that the file has: [rows][columns], in numbers of the storage precision.
   using ReadRows = std::function<void(const Rows& rows, const Rows& columns, char* numbers)>;
@@ -33,40 +35,48 @@ class EarlierColumns {
   /// the file. Every earlier row has been noted on some rank; otherwise throws RunError there where it is missed.
   void exchange(const std::vector<std::vector<Rows>>& some, const ReadRows& read,
                 const ranks::Communicator& communicator);
-  /// Collective. All rows at once, none of which is in a file. Forgets what was noted.
-  void exchange(const ranks::Communicator& communicator);
+  /// Collective. All rows at once, none of which is in a file.
+  void exchange(const ranks::Communicator& communicator) { exchange(wanted_, {}, communicator); }
 
-  /// Puts the columns into one of this rank's rows of N numbers; into a row that was not exchanged, nothing.
-  void fill(std::int64_t row, void* numbers) const;
+  /// Puts the columns into some of this rank's rows, neighbours: numbers of the first one, which has N of them, the
+  /// others so many after it. Into rows that were not exchanged, nothing.
+  void fill(const Rows& rows, void* numbers, std::int64_t numbers_of_row) const;
 
-  /// Bytes that note() keeps for a row, and fill() for one.
+  /// Bytes that note() keeps for a row, and those that fill() needs for one: of them are not kept again those of rows
+  /// that this rank has noted.
   std::int64_t bytes_noted() const { return wanted_begins_.back() * number_bytes_; }
   std::int64_t bytes_kept() const { return earlier_count_ * number_bytes_; }
 
  private:
-  /// For each rank the numbers that it wants; none where the file has them.
-  struct Noted {
-    std::int64_t row;
-    std::vector<char> numbers;
+  /// Earlier rows that are neighbours, as columns: [rows that want them][rows].
+  struct Piece {
+    Rows rows;
+    const char* numbers = nullptr;  ///< none where the file has them
   };
-  // Collective. Those of the noted rows from one to another.
-  void send(std::size_t begin, std::size_t end, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
-            const ranks::Communicator& communicator);
-  void append(std::size_t begin, std::size_t end, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
+  using Pieces = std::vector<Piece>;
+  std::int64_t rows_at_once(const std::vector<std::vector<Rows>>& some) const;
+  std::vector<Pieces> noted_in_rounds(std::int64_t at_once) const;
+  void append(const Piece& noted, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
               std::vector<char>& numbers) const;
-  template <class Number>
-  void keep(const std::vector<std::int64_t>& rows, const Number* numbers);
+  void keep_own(const Pieces& noted, const ReadRows& read);
+  void send(const Pieces& noted, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
+            const ranks::Communicator& communicator);
+  void keep(const std::vector<Rows>& rows, std::vector<char> numbers);
+  void keep(const Piece& piece);
 
   std::vector<Rows> earlier_;
   std::vector<std::vector<Rows>> wanted_;
-  std::vector<std::int64_t> wanted_begins_;  // of each rank among the numbers of a noted row, and the end
+  std::vector<std::int64_t> wanted_begins_;  // of each rank among all that is wanted, and the end
   std::size_t rank_;
   std::int64_t number_bytes_;
   std::int64_t earlier_count_;
-  std::vector<Noted> noted_;
-  std::vector<Rows> kept_rows_;  // of this rank
-  std::vector<char> kept_;       // for each of them its numbers in all earlier columns
-  std::vector<bool> found_;      // of all earlier rows, those that are kept
+  std::vector<std::unique_ptr<char[]>> numbers_noted_;
+  Pieces noted_;  // for all that is wanted
+  std::vector<Rows> noted_in_file_;
+  std::vector<Rows> kept_rows_;                  // of this rank
+  std::vector<std::vector<char>> numbers_kept_;  // that do not lie where they were noted
+  Pieces kept_;                                  // for these rows
+  std::vector<bool> found_;                      // of all earlier rows, those that are kept
 };
 
 /// How many rows some runs have, and the place of a row of them.

@@ -18,9 +18,8 @@ void copy_transposed(const Rows& rows, const Rows& columns, std::int64_t outputs
     const auto end = std::min(columns.end, begin + at_once);
     for (std::int64_t r = 0; r < outputs; ++r) {
       Out* const block = out + r * step;
-      for (auto s = begin; s < end; ++s) {
-        for (auto q = rows.begin; q < rows.end; ++q) block[s * stride + q] = block[q * stride + s];
-      }
+      engines::transpose(block + rows.begin * stride + begin, stride, rows.count(), end - begin,
+                         block + begin * stride + rows.begin, stride);
     }
   }
 }

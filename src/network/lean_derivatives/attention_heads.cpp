@@ -284,9 +284,13 @@ HESSIAN_MPI_INLINE void derivatives_of_heads(const Heads<Number>& all, const Hea
   }
 }
 
+template <Processor kind>
+struct Functions;
+
 // NOLINTBEGIN(bugprone-macro-parentheses): attributes and names
-#define HESSIAN_MPI_HEADS_FOR(Name, bytes, target)                                                                  \
-  struct Name {                                                                                                     \
+#define HESSIAN_MPI_HEADS_FOR(kind, bytes, target)                                                                  \
+  template <>                                                                                                       \
+  struct Functions<Processor::kind> {                                                                               \
     template <class Number>                                                                                         \
     target static void multiply(const Block<Number>& block) {                                                       \
       multiply_block<bytes>(block);                                                                                 \
@@ -303,46 +307,32 @@ HESSIAN_MPI_INLINE void derivatives_of_heads(const Heads<Number>& all, const Hea
       derivatives_of_heads<bytes>(of, gradients, heads, along, by_gradient, found, &multiply<Number>);              \
     }                                                                                                               \
   }
+HESSIAN_MPI_FOR_EACH_PROCESSOR(HESSIAN_MPI_HEADS_FOR);
+#undef HESSIAN_MPI_HEADS_FOR
 // NOLINTEND(bugprone-macro-parentheses)
-HESSIAN_MPI_HEADS_FOR(Any, 16, );
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-HESSIAN_MPI_HEADS_FOR(Avx2, 32, __attribute__((target("avx2,fma"))));
-HESSIAN_MPI_HEADS_FOR(Avx512, 64, __attribute__((target("avx512f,avx2,fma"))));
-#endif
-
-// Calls function with the functions for this processor.
-template <class Function>
-void for_this_processor(const Function& function) {
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-  const auto processor = this_processor();
-  if (processor == Processor::avx512) return function(Avx512());
-  if (processor == Processor::avx2) return function(Avx2());
-#endif
-  function(Any());
-}
 
 }  // namespace
 
 void differentiate_attention(const Heads<float>& of, const SomeHeads& heads, const float* gradient,
                              const OfHeads<float>& found) {
-  for_this_processor([&](auto own) { own.gradients(of, heads, gradient, found); });
+  for_this_processor<Functions>([&](auto own) { own.gradients(of, heads, gradient, found); });
 }
 
 void differentiate_attention(const Heads<double>& of, const SomeHeads& heads, const double* gradient,
                              const OfHeads<double>& found) {
-  for_this_processor([&](auto own) { own.gradients(of, heads, gradient, found); });
+  for_this_processor<Functions>([&](auto own) { own.gradients(of, heads, gradient, found); });
 }
 
 void differentiate_attention_gradient(const Heads<float>& of, const HeadGradients<float>& gradients,
                                       const SomeHeads& heads, const OfHeads<const float>& along, float* by_gradient,
                                       const OfHeads<float>& found) {
-  for_this_processor([&](auto own) { own.derivatives(of, gradients, heads, along, by_gradient, found); });
+  for_this_processor<Functions>([&](auto own) { own.derivatives(of, gradients, heads, along, by_gradient, found); });
 }
 
 void differentiate_attention_gradient(const Heads<double>& of, const HeadGradients<double>& gradients,
                                       const SomeHeads& heads, const OfHeads<const double>& along, double* by_gradient,
                                       const OfHeads<double>& found) {
-  for_this_processor([&](auto own) { own.derivatives(of, gradients, heads, along, by_gradient, found); });
+  for_this_processor<Functions>([&](auto own) { own.derivatives(of, gradients, heads, along, by_gradient, found); });
 }
 
 }  // namespace hessian_mpi::network

@@ -56,40 +56,33 @@ HESSIAN_MPI_INLINE void multiply_all(const NarrowShape& shape, Matrices<Number> 
   }
 }
 
-// NOLINTBEGIN(bugprone-macro-parentheses): an attribute, and a name
-#define HESSIAN_MPI_NARROW_FOR(name, bytes, target)                                                           \
-  template <class Number>                                                                                     \
-  target void name(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, bool adds, \
-                   Number* c) {                                                                               \
-    multiply_all<bytes, 1>(shape, a, b, adds, c);                                                             \
-  }
-// NOLINTEND(bugprone-macro-parentheses)
-HESSIAN_MPI_NARROW_FOR(multiply_by_any, 16, )
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-HESSIAN_MPI_NARROW_FOR(multiply_by_avx2, 32, __attribute__((target("avx2,fma"))))
-HESSIAN_MPI_NARROW_FOR(multiply_by_avx512, 64, __attribute__((target("avx512f,avx2,fma"))))
-#endif
+template <Processor kind>
+struct Functions;
 
-template <class Number>
-void multiply(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, bool adds, Number* c) {
-#ifdef HESSIAN_MPI_KINDS_OF_PROCESSORS
-  const auto processor = this_processor();
-  if (processor == Processor::avx512) return multiply_by_avx512(shape, a, b, adds, c);
-  if (processor == Processor::avx2) return multiply_by_avx2(shape, a, b, adds, c);
-#endif
-  multiply_by_any(shape, a, b, adds, c);
-}
+// NOLINTBEGIN(bugprone-macro-parentheses): attributes and names
+#define HESSIAN_MPI_NARROW_FOR(kind, bytes, target)                                                             \
+  template <>                                                                                                   \
+  struct Functions<Processor::kind> {                                                                           \
+    template <class Number>                                                                                     \
+    target static void multiply(const NarrowShape& shape, const Matrices<Number>& a, const Matrices<Number>& b, \
+                                bool adds, Number* c) {                                                         \
+      multiply_all<bytes, 1>(shape, a, b, adds, c);                                                             \
+    }                                                                                                           \
+  }
+HESSIAN_MPI_FOR_EACH_PROCESSOR(HESSIAN_MPI_NARROW_FOR);
+#undef HESSIAN_MPI_NARROW_FOR
+// NOLINTEND(bugprone-macro-parentheses)
 
 }  // namespace
 
 void multiply_narrow(const NarrowShape& shape, const Matrices<float>& a, const Matrices<float>& b, bool adds,
                      float* c) {
-  multiply(shape, a, b, adds, c);
+  for_this_processor<Functions>([&](auto own) { own.multiply(shape, a, b, adds, c); });
 }
 
 void multiply_narrow(const NarrowShape& shape, const Matrices<double>& a, const Matrices<double>& b, bool adds,
                      double* c) {
-  multiply(shape, a, b, adds, c);
+  for_this_processor<Functions>([&](auto own) { own.multiply(shape, a, b, adds, c); });
 }
 
 }  // namespace hessian_mpi::network
