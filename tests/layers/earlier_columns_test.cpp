@@ -131,6 +131,7 @@ TEST(EarlierColumns, ComeInSeveralRoundsForManyRows) {
     return Rows{earlier + earlier * rank / world.size(), earlier + earlier * (rank + 1) / world.size()};
   };
   std::vector<std::vector<Rows>> wanted;
+  wanted.reserve(static_cast<std::size_t>(world.size()));
   for (int rank = 0; rank < world.size(); ++rank) wanted.push_back({of_rank(rank)});
   EarlierColumns columns({{0, 1000}, {1000, earlier}}, wanted, world.rank(), Precision::float32);
   EXPECT_EQ(columns.columns(), (Rows{earlier, all}));
@@ -138,7 +139,8 @@ TEST(EarlierColumns, ComeInSeveralRoundsForManyRows) {
   std::vector<float> numbers(at_once * earlier);
   for (auto i = at_once * world.rank(); i < earlier; i += at_once * world.size()) {
     for (std::int64_t k = 0; k < at_once * earlier; ++k) {
-      numbers[static_cast<std::size_t>(k)] = static_cast<float>((i + k / earlier) * all + earlier + k % earlier);
+      const auto place = (i + k / earlier) * all + earlier + k % earlier;
+      numbers[static_cast<std::size_t>(k)] = static_cast<float>(place);
     }
     columns.note({i, i + at_once}, numbers.data(), earlier, earlier);
   }
