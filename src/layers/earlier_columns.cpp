@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t most_received = 1 << 30;    // see Communicator::exchange
 constexpr std::int64_t most_rows_of_piece = 64;    // so that columns of it are neighbours in a page of memory
-constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once: buffers that are used again
+constexpr std::int64_t most_exchanged = 32 << 20;  // bytes from and to a rank at once
 
 // [columns][rows] of what is [rows][columns], rows lying so many numbers apart.
 void transpose(std::int64_t number_bytes, const char* from, std::int64_t row_step, std::int64_t rows,
@@ -58,7 +58,7 @@ EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vecto
 
 void EarlierColumns::note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row,
                           std::int64_t first_column) {
-  const auto at_once = std::min(most_rows_of_piece, rows_at_once(wanted_));
+  const auto at_once = std::clamp<std::int64_t>(most_exchanged / bytes_exchanged(wanted_), 1, most_rows_of_piece);
   const auto bytes = static_cast<std::size_t>(rows.count() * bytes_noted());
   char* to = numbers_noted_.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
   const char* from = static_cast<const char*>(numbers);
@@ -94,20 +94,18 @@ Rows EarlierColumns::columns() const {
   return all.value_or(Rows{});
 }
 
-// How many of its rows a rank may send in a round, if all do.
-std::int64_t EarlierColumns::rows_at_once(const std::vector<std::vector<Rows>>& some) const {
+// Of a row that each rank sends: the most that one of them sends or gets.
+std::int64_t EarlierColumns::bytes_exchanged(const std::vector<std::vector<Rows>>& some) const {
   std::int64_t all = 0;
   std::int64_t largest = 0;
   for (const auto& runs : some) {
     all += count_of(runs);
     largest = std::max(largest, count_of(runs) * static_cast<std::int64_t>(some.size()));
   }
-  const auto bytes = std::max({all, largest, std::int64_t{1}}) * number_bytes_;
-  if (bytes > most_received) throw RunError("too many rows of one step on one rank: take more ranks");
-  return std::max<std::int64_t>(1, most_exchanged / bytes);
+  return std::max({all, largest, std::int64_t{1}}) * number_bytes_;
 }
 
-// Pieces of at most so many rows, as those are that lie in memory.
+// Pieces that have about so many rows in each round.
 auto EarlierColumns::noted_in_rounds(std::int64_t at_once) const -> std::vector<Pieces> {
   Pieces pieces = noted_;
   for (const auto& run : noted_in_file_) {
@@ -118,7 +116,7 @@ auto EarlierColumns::noted_in_rounds(std::int64_t at_once) const -> std::vector<
   std::vector<Pieces> rounds;
   std::int64_t left = 0;
   for (const auto& piece : pieces) {
-    if (piece.rows.count() > left) {
+    if (left <= 0) {
       rounds.emplace_back();
       left = at_once;
     }
@@ -215,7 +213,9 @@ void EarlierColumns::exchange(const std::vector<std::vector<Rows>>& some, const 
                               const ranks::Communicator& communicator) {
   std::vector<Pieces> rounds;
   communicator.together([&] {
-    rounds = noted_in_rounds(rows_at_once(some));
+    const auto bytes = bytes_exchanged(some);
+    if (bytes > most_received) throw RunError("too many rows of one step on one rank: take more ranks");
+    rounds = noted_in_rounds(std::max<std::int64_t>(1, most_exchanged / bytes));
     kept_rows_ = some[rank_];
     kept_.clear();
     numbers_kept_.clear();

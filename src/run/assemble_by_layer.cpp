@@ -94,11 +94,6 @@ Rows neighbours(const std::vector<std::int64_t>& rows, std::size_t place, std::i
   return found;
 }
 
-void note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row,
-          const std::vector<layers::EarlierColumns*>& columns) {
-  for (auto* some : columns) some->note(rows, numbers, numbers_of_row);
-}
-
 // All columns that any of these wants.
 Rows hull_of(const std::vector<layers::EarlierColumns*>& columns) {
   Rows all;
@@ -110,17 +105,28 @@ Rows hull_of(const std::vector<layers::EarlierColumns*>& columns) {
   return all;
 }
 
-void note_in_file(const Rows& rows, const std::vector<layers::EarlierColumns*>& columns) {
-  for (auto* some : columns) some->note_in_file(rows);
+// Notes some of neighbouring whole rows, whose numbers these are; those are to be read from the file where it has them.
+void note(const std::vector<Rows>& some, const Rows& rows, const void* numbers, const matrix::MatrixShape& matrix,
+          bool in_file, const std::vector<layers::EarlierColumns*>& columns) {
+  for (const auto& run : common({rows}, some)) {
+    const char* const from = static_cast<const char*>(numbers) + (run.begin - rows.begin) * matrix.bytes_of_row();
+    for (auto* of_step : columns) {
+      if (in_file) {
+        of_step->note_in_file(run);
+      } else {
+        of_step->note(run, from, matrix.columns);
+      }
+    }
+  }
 }
 
-/// Makes whole rows by another engine and notes each of them as a column.
+/// Makes whole rows by another engine and notes those of a step as columns; others in their blocks have been.
 class NotingEngine final : public engines::Engine {
  public:
-  /// in_file: the rows are to be read from the file, which they will be in.
-  NotingEngine(engines::Engine& engine, std::vector<layers::EarlierColumns*> columns, const matrix::MatrixShape& matrix,
-               bool in_file)
-      : engine_(engine), columns_(std::move(columns)), numbers_of_row_(matrix.columns), in_file_(in_file) {}
+  /// in_file: the rows are to be read from the file, which they will be in. step and matrix must outlive the object.
+  NotingEngine(engines::Engine& engine, const std::vector<Rows>& step, std::vector<layers::EarlierColumns*> columns,
+               const matrix::MatrixShape& matrix, bool in_file)
+      : engine_(engine), step_(step), columns_(std::move(columns)), matrix_(matrix), in_file_(in_file) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
@@ -128,17 +134,14 @@ class NotingEngine final : public engines::Engine {
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override {
     engine_.compute(rows, columns, storage, out, advance);
-    if (in_file_) {
-      note_in_file(rows, columns_);
-    } else {
-      note(rows, out, numbers_of_row_, columns_);
-    }
+    note(step_, rows, out, matrix_, in_file_, columns_);
   }
 
  private:
   engines::Engine& engine_;
+  const std::vector<Rows>& step_;
   std::vector<layers::EarlierColumns*> columns_;
-  std::int64_t numbers_of_row_;
+  const matrix::MatrixShape& matrix_;
   bool in_file_;
 };
 
@@ -385,14 +388,12 @@ void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, s
   std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(mine, place, matrix_.grid.rows_per_block());
-    if (columns_in_file_) {
-      note_in_file(some, columns_after(s));
-    } else {
+    if (!columns_in_file_) {
       if (!reader) reader.emplace(file_());
       numbers.resize(static_cast<std::size_t>(matrix_.bytes_of_rows(some)));
       reader->read(some, {0, matrix_.columns}, matrix_.storage, numbers.data());
-      note(some, numbers.data(), matrix_.columns, columns_after(s));
     }
+    note({some}, some, numbers.data(), matrix_, columns_in_file_, columns_after(s));
     return static_cast<std::size_t>(some.count());
   };
   ranks::together_until_done(mine.size(), take, stop, communicator_);
@@ -438,7 +439,7 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       engines::Engine& engine = engine_of_step();
       result.compute_seconds += preparing.seconds();
       if (const auto blocks = blocks_of_round(s, round); !blocks.blocks.empty()) {
-        NotingEngine noting(engine, columns_after(s), matrix_, columns_in_file_);
+        NotingEngine noting(engine, step.rows, columns_after(s), matrix_, columns_in_file_);
         engines::WithL2Term whole(noting, problem_.l2());
         engines::Diagonal diagonal(whole);
         add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,

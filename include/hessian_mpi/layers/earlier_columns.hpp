@@ -42,8 +42,8 @@ class EarlierColumns {
   /// others so many after it. Into rows that were not exchanged, nothing.
   void fill(const Rows& rows, void* numbers, std::int64_t numbers_of_row) const;
 
-  /// Bytes that note() keeps for a row, and those that fill() needs for one: of them are not kept again those of rows
-  /// that this rank has noted.
+  /// Bytes that note() keeps for a row, and those that fill() needs for one. Those of rows that this rank has noted are
+  /// not kept again where all rows are exchanged at once.
   std::int64_t bytes_noted() const { return wanted_begins_.back() * number_bytes_; }
   std::int64_t bytes_kept() const { return earlier_count_ * number_bytes_; }
 
@@ -54,7 +54,7 @@ class EarlierColumns {
     const char* numbers = nullptr;  ///< none where the file has them
   };
   using Pieces = std::vector<Piece>;
-  std::int64_t rows_at_once(const std::vector<std::vector<Rows>>& some) const;
+  std::int64_t bytes_exchanged(const std::vector<std::vector<Rows>>& some) const;
   std::vector<Pieces> noted_in_rounds(std::int64_t at_once) const;
   void append(const Piece& noted, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
               std::vector<char>& numbers) const;

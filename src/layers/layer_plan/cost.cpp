@@ -114,11 +114,11 @@ double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& s
 }
 
 // A layer has those before it as columns in its own step where these take no more units and bytes of derivatives of its
-// input: else its columns are copied from their rows, which takes as long as so many units do, and where these are so
-// many numbers that they may have to be read back from the file, as long as some more.
+// input: else its columns are copied from their rows, which takes as long as so many units do, and where the half of a
+// matrix is so many numbers that they may have to be read back from the file, as long as some more.
 constexpr std::int64_t most_units_of_own_columns = 64;
-constexpr std::int64_t many_columns = 1 << 28;
-constexpr std::int64_t most_units_of_many_columns = 128;
+constexpr double much_of_matrix = 1 << 28;
+constexpr std::int64_t most_units_where_much = 128;
 constexpr std::int64_t most_bytes_of_own_columns = 64 << 20;
 // A backward pass for an element of an input, against a double-backward.
 constexpr double input_pass = 0.15;
@@ -189,16 +189,15 @@ bool joins(const Network& network, const Chosen& layer, std::span<const Chosen> 
   const auto& call = network.graph.call(layer.call);
   const LayerOrder order{layer.unit, network.problem.batch_size(), false};
   const auto units = units_of(call, order) * network.problem.batches();
-  if (layer.by_row || positions_of(network, layer) > 1) return false;
-  std::int64_t derivatives = 0;
-  std::int64_t columns = 0;
+  const auto n = static_cast<double>(network.problem.index().size());
+  const auto most_units = n * n / 2 < much_of_matrix ? most_units_of_own_columns : most_units_where_much;
+  if (layer.by_row || units > most_units || positions_of(network, layer) > 1) return false;
+  std::int64_t numbers = 0;
   for (const auto& other : before) {
     if (other.by_row || other.unit != layer.unit || positions_of(network, other) > 1) return false;
-    derivatives += units * call.input.numel() / units_of(call, order) * outputs_of(network.graph.call(other.call));
-    columns += parameters_in(network, other.call) * parameters_in(network, layer.call);
+    numbers += units * call.input.numel() / units_of(call, order) * outputs_of(network.graph.call(other.call));
   }
-  return units <= (columns < many_columns ? most_units_of_own_columns : most_units_of_many_columns) &&
-         derivatives * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
+  return numbers * static_cast<std::int64_t>(sizeof(double)) <= most_bytes_of_own_columns;
 }
 
 // Passes that keep samples apart, and positions not, may go round what comes after positions meet.
