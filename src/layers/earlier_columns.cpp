@@ -7,6 +7,7 @@
 
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/tile.hpp"
+#include "hessian_mpi/matrix/partition.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -77,11 +78,7 @@ void EarlierColumns::note(const Rows& rows, const void* numbers, std::int64_t nu
 }
 
 void EarlierColumns::note_in_file(const Rows& rows) {
-  if (!noted_in_file_.empty() && noted_in_file_.back().end == rows.begin) {
-    noted_in_file_.back().end = rows.end;
-  } else {
-    noted_in_file_.push_back(rows);
-  }
+  matrix::append_run(rows, noted_in_file_);
 }
 
 Rows EarlierColumns::columns() const {
