@@ -7,6 +7,7 @@
 #include "hessian_mpi/after/file_report.hpp"
 #include "hessian_mpi/after/tool_options.hpp"
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/cli/end_process.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
@@ -179,5 +180,5 @@ int start(int argc, char** argv) {
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  return hessian_mpi::programs::start(argc, argv);
+  return hessian_mpi::cli::end_process(hessian_mpi::programs::start(argc, argv));
 }

@@ -8,6 +8,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/cli/command_line.hpp"
+#include "hessian_mpi/cli/end_process.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/system/file_size_limit.hpp"
@@ -80,5 +81,5 @@ int start(int argc, char** argv) {
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  return hessian_mpi::programs::start(argc, argv);
+  return hessian_mpi::cli::end_process(hessian_mpi::programs::start(argc, argv));
 }

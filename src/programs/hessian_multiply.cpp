@@ -20,6 +20,7 @@
 #include "hessian_mpi/base/printable.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/end_process.hpp"
 #include "hessian_mpi/cli/help.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/cli/progress.hpp"
@@ -287,5 +288,5 @@ int start(int argc, char** argv) {
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  return hessian_mpi::programs::start(argc, argv);
+  return hessian_mpi::cli::end_process(hessian_mpi::programs::start(argc, argv));
 }

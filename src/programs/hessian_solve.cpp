@@ -14,6 +14,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/quantity.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
+#include "hessian_mpi/cli/end_process.hpp"
 #include "hessian_mpi/cli/parallel_program.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
@@ -536,5 +537,5 @@ int start(int argc, char** argv) {
 }  // namespace hessian_mpi::programs
 
 int main(int argc, char** argv) {
-  return hessian_mpi::programs::start(argc, argv);
+  return hessian_mpi::cli::end_process(hessian_mpi::programs::start(argc, argv));
 }

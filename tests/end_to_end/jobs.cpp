@@ -19,7 +19,14 @@
 #include <string_view>
 #include <vector>
 
+#include "hessian_mpi/cli/end_process.hpp"
+
 int hessian_mpi_main(int argc, char** argv);  // hessian_mpi.cpp, compiled with another name for its main
+
+// In the place of the library's: other jobs follow, and main() ends the process.
+int hessian_mpi::cli::end_process(int code) noexcept {
+  return code;
+}
 
 // MPI starts once and ends once in a process: what hessian_mpi.cpp calls starts it with the first job, and main() ends
 // it.
@@ -96,5 +103,6 @@ int main(int argc, char** argv) {
     code = hessian_mpi_main(argc, argv);
   }
   PMPI_Finalize();
-  return code;
+  std::cout.flush();
+  std::_Exit(code);
 }
