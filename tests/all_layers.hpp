@@ -52,22 +52,22 @@ class AllLayers final : public engines::Engine {
   }
   std::size_t step_of(std::int64_t row) const { return plan_.parameters[problem_.index().locate(row).parameter].step; }
 
-  // Each step is made whole, and noted for those after it.
+  // Each step is made whole, once, and noted for those after it.
   void prepare(Precision storage) {
+    const auto n = problem_.index().size();
+    const auto bytes_of_row = n * static_cast<std::int64_t>(bytes_of(storage));
+    std::vector<char> made(static_cast<std::size_t>(n * bytes_of_row));
     engines_.push_back(unfactored_.get());
     std::vector<Rows> earlier;
     for (std::size_t s = 1; s < plan_.steps.size(); ++s) {
-      for (const auto& run : rows_of(plan_, problem_.index(), s - 1)) append_in_order(run, earlier);
+      for (const auto& run : rows_of(plan_, problem_.index(), s - 1)) {
+        engines_[s - 1]->compute(run, {0, n}, storage, made.data() + run.begin * bytes_of_row, [](double) {});
+        append_in_order(run, earlier);
+      }
       const auto own = rows_of(plan_, problem_.index(), s);
       auto& columns = columns_.emplace_back(
           std::make_unique<layers::EarlierColumns>(earlier, std::vector<std::vector<Rows>>{own}, 0, storage));
-      std::vector<double> row(static_cast<std::size_t>(problem_.index().size()));  // of numbers of either precision
-      for (const auto& run : earlier) {
-        for (auto i = run.begin; i < run.end; ++i) {
-          engines_[step_of(i)]->compute({i, i + 1}, {0, problem_.index().size()}, storage, row.data(), [](double) {});
-          columns->note({i, i + 1}, row.data(), problem_.index().size());
-        }
-      }
+      for (const auto& run : earlier) columns->note(run, made.data() + run.begin * bytes_of_row, n);
       columns->exchange(world_);
       factors_.push_back(std::make_unique<layers::LayerFactors>(problem_, plan_.steps[s], own, *columns, *unfactored_,
                                                                 problem_.precision(), memory_));

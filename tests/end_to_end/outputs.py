@@ -7,6 +7,7 @@ PROGRAMS is the folder of the programs, of which those are tried that are there;
 LAUNCH is mpirun with its options but for the number of ranks.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -59,6 +60,8 @@ USES = [
     Use("hessian_plot", ["h.png"], ["{0}"], suffix=".png", overwrite=[]),
 ]
 USES = [use for use in USES if (PROGRAMS / use.program).exists()]
+# A way for each program: the others differ in what they read, which has nothing to do with where they write.
+PROGRAM_USES = list({use.program: use for use in reversed(USES)}.values())
 
 
 def run(command: list[str], folder: pathlib.Path, **options) -> subprocess.CompletedProcess:
@@ -114,6 +117,12 @@ def state(folder: pathlib.Path) -> dict:
     return found
 
 
+def in_turn(inputs: list[str], ways: list[str]) -> list[tuple[str, str]]:
+    """All ways for the first of the inputs, and one each for the others: a start of a program takes its time."""
+    others = zip(inputs[1:], itertools.cycle(ways))
+    return [*((inputs[0], way) for way in ways), *others] if inputs else []
+
+
 def failures_of(cases) -> list[str]:
     return [f"{name}: {wrong}" for name, wrong in cases if wrong]
 
@@ -147,7 +156,7 @@ def test_outputs_that_are_refused(folder: pathlib.Path) -> list[str]:
     traps = {suffix: write_traps(folder, suffix) for suffix in {use.suffix for use in USES}}
     return failures_of(
         (f"{use.program} {use.arguments} onto {output[:20]}", refusal(use.command(output) + use.overwrite, folder))
-        for use in USES
+        for use in PROGRAM_USES
         for output in traps[use.suffix]
     )
 
@@ -156,13 +165,13 @@ def test_outputs_that_are_inputs(folder: pathlib.Path) -> list[str]:
     wrong = []
     for use in USES:
         inputs = [name for name in use.inputs + use.also_read if name.endswith(use.suffix) or use.suffix == ".h5"]
-        for name in inputs:
-            link, hard = "link" + use.suffix, "hard" + use.suffix
+        link, hard = "link" + use.suffix, "hard" + use.suffix
+        for name, way in in_turn(inputs, [hard, link, "./{}", f"{folder}/{{}}", "{}"]):
             (folder / link).symlink_to(name)
             (folder / hard).hardlink_to(folder / name)
-            for output in (name, "./" + name, str(folder / name), link, hard):
-                words = use.command(output) + use.overwrite
-                wrong.append((f"{use.program} {use.arguments} --output {name} as {output}", refusal(words, folder)))
+            output = way.format(name)
+            words = use.command(output) + use.overwrite
+            wrong.append((f"{use.program} {use.arguments} --output {name} as {output}", refusal(words, folder)))
             (folder / link).unlink()
             (folder / hard).unlink()
     numbers = Use("hessian_mpi", ["model.pt", "data.h5", "weights"], NUMBERED_LOSS)
@@ -174,12 +183,11 @@ def test_outputs_that_are_inputs(folder: pathlib.Path) -> list[str]:
 def test_inputs_that_are_no_regular_files(folder: pathlib.Path) -> list[str]:
     write_traps(folder, ".h5")
     wrong = []
-    for use in [*USES, Use("hessian_info", ["h.h5"], ["{0}"], output=[])]:
-        for k, name in enumerate(use.inputs):
-            for trap in ("fifo.h5", "folder.h5", "to_fifo.h5", "to_itself.h5", 300 * "n"):
-                inputs = [*use.inputs[:k], trap, *use.inputs[k + 1 :]]
-                words = use.command("new" + use.suffix if use.program != "hessian_info" else "", inputs)
-                wrong.append((f"{use.program} {use.arguments}: {trap[:20]} for {name}", refusal(words, folder)))
+    for use in [*PROGRAM_USES, Use("hessian_info", ["h.h5"], ["{0}"], output=[])]:
+        for name, trap in in_turn(use.inputs, ["fifo.h5", "folder.h5", "to_fifo.h5", "to_itself.h5", 300 * "n"]):
+            inputs = [trap if given == name else given for given in use.inputs]
+            words = use.command("new" + use.suffix if use.program != "hessian_info" else "", inputs)
+            wrong.append((f"{use.program} {use.arguments}: {trap[:20]} for {name}", refusal(words, folder)))
     for output in ("fifo.h5", "to_fifo.h5", "folder.h5", 300 * "n", "model.pt"):
         words = HESSIAN_MPI.command(output) + ["--resume"]
         wrong.append((f"--resume --output {output[:20]}", refusal(words, folder)))
@@ -190,7 +198,7 @@ def test_symlinks_are_followed(folder: pathlib.Path) -> list[str]:
     """Also onto another file system; the link stays, and nothing beside it or what it points to."""
     wrong = []
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as elsewhere:
-        for use in USES:
+        for use in PROGRAM_USES:
             link, target = folder / ("link" + use.suffix), pathlib.Path(elsewhere, "target" + use.suffix)
             between = folder / ("between" + use.suffix)
             between.symlink_to(target)
@@ -218,9 +226,9 @@ def test_symlinks_are_followed(folder: pathlib.Path) -> list[str]:
 
 def test_standard_output_that_is_full(folder: pathlib.Path) -> list[str]:
     wrong = []
-    commands = [use.command("new" + use.suffix) + use.overwrite for use in USES]
+    commands = [use.command("new" + use.suffix) + use.overwrite for use in PROGRAM_USES]
     commands += [[str(PROGRAMS / "hessian_info"), "h.h5"], [str(PROGRAMS / "hessian_info"), "h.h5", "--json"]]
-    commands += [[command[0], word] for command in commands for word in ("--help", "--version")]
+    commands += [[program, word] for program in {command[0] for command in commands} for word in ("--help", "--version")]
     for command in commands:
         with open("/dev/full", "w") as full:
             finished = run(command, folder, stdout=full)
@@ -270,7 +278,7 @@ def test_ranks_in_different_folders(folder: pathlib.Path) -> list[str]:
         def on_two_ranks(words: list[str]) -> subprocess.CompletedProcess:
             return run([*LAUNCH, "-n", "1", "-wdir", str(folder), *words, ":", "-n", "1", "-wdir", str(there), *words], folder)
 
-        parallel = {use.program: use for use in reversed(USES) if use.program not in ("hessian_join", "hessian_plot")}
+        parallel = {use.program: use for use in PROGRAM_USES if use.program not in ("hessian_join", "hessian_plot")}
         for use in [*parallel.values(), Use("hessian_info", ["h.h5"], ["{0}", "--verify"], output=[])]:
             output = "" if use.program == "hessian_info" else "new.h5"
             for changed in [*use.inputs, output]:
