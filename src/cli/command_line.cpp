@@ -19,7 +19,7 @@ std::string quoted(const std::string& argument) {
 }
 
 // The words of a line as quoted() has made them, with their quotes.
-std::vector<std::string> words_of(const std::string& command_line) {
+std::vector<std::string> words_in(const std::string& command_line) {
   std::vector<std::string> words(1);
   bool in_quotes = false;
   for (std::size_t k = 0; k < command_line.size(); ++k) {
@@ -64,7 +64,7 @@ std::string command_line_of(int argc, const char* const* argv) {
 std::string command_line_to_resume(const std::string& command_line) {
   std::string result;
   bool resumes = false;
-  for (const auto& word : words_of(command_line)) {
+  for (const auto& word : words_in(command_line)) {
     if (word == "--overwrite") continue;
     resumes = resumes || word == "--resume";
     result += (result.empty() ? "" : " ") + word;
@@ -73,12 +73,12 @@ std::string command_line_to_resume(const std::string& command_line) {
 }
 
 std::string command_line_for_whole(const std::string& command_line_of_part, const std::string& file) {
-  const auto kept = joined(words_without({"--rows", "--output", "-o"}, words_of(command_line_of_part)), " ");
+  const auto kept = joined(words_without({"--rows", "--output", "-o"}, words_in(command_line_of_part)), " ");
   return command_line_to_resume(kept + " --output " + quoted(file));
 }
 
 std::string options_of_job(const std::string& command_line, const std::optional<std::string>& of_config) {
-  auto words = words_of(command_line);
+  auto words = words_in(command_line);
   words.erase(words.begin());
   std::erase(words, "--plan");
   if (of_config) words = words_without({"--config"}, words);

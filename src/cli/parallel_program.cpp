@@ -24,11 +24,11 @@ struct LaunchVariables {
   const char* rank;
 };
 // The nearest launcher first: mpirun inside a step of Slurm decides, not the step.
-constexpr std::array launchers{LaunchVariables{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
-                               LaunchVariables{"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
-                               LaunchVariables{"PMI_SIZE", "PMI_RANK"},
-                               // Of the step: a batch script has SLURM_NTASKS as well, and is one process.
-                               LaunchVariables{"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
+constexpr std::array launch_variables{LaunchVariables{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                                      LaunchVariables{"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
+                                      LaunchVariables{"PMI_SIZE", "PMI_RANK"},
+                                      // Of the step: a batch script has SLURM_NTASKS as well, and is one process.
+                                      LaunchVariables{"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
 
 std::optional<long> number_in(const char* variable) {
   const char* words = std::getenv(variable);
@@ -51,7 +51,7 @@ struct Launch {
 };
 
 Launch launch_of_process() {
-  for (const auto& [variable, rank] : launchers) {
+  for (const auto& [variable, rank] : launch_variables) {
     const auto count = number_in(variable);
     if (!count) continue;
     if (std::strncmp(variable, "SLURM", 5) == 0 && is_typed_in_a_step()) continue;

@@ -180,10 +180,10 @@ class Passes {
 };
 
 template <class Number>
-class Factors {
+class BatchFactors {
  public:
-  Factors(const network::Problem& problem, const JacobianPlan& plan, const ranks::Communicator& communicator,
-          const std::function<void()>& between)
+  BatchFactors(const network::Problem& problem, const JacobianPlan& plan, const ranks::Communicator& communicator,
+               const std::function<void()>& between)
       : problem_(problem), layout_(problem, plan), passes_(problem, layout_) {
     if (!plan.kept) return;
     const auto items = layout_.items();
@@ -205,8 +205,8 @@ class Factors {
   }
 
   // Passes refer to the layout.
-  Factors(const Factors&) = delete;
-  Factors& operator=(const Factors&) = delete;
+  BatchFactors(const BatchFactors&) = delete;
+  BatchFactors& operator=(const BatchFactors&) = delete;
 
   template <class Out>
   void multiply(const Rows& rows, const Rows& columns, Out* out, const std::function<void(double)>& advance);
@@ -240,7 +240,7 @@ class Factors {
 };
 
 template <class Number>
-void Factors<Number>::derive_batch(std::int64_t batch) {
+void BatchFactors<Number>::derive_batch(std::int64_t batch) {
   const auto first = layout_.first_item(batch);
   const auto end = layout_.first_item(batch + 1);
   numbers_.resize(static_cast<std::size_t>(layout_.begin(end) - layout_.begin(first)));
@@ -249,8 +249,8 @@ void Factors<Number>::derive_batch(std::int64_t batch) {
 
 template <class Number>
 template <class Put>
-void Factors<Number>::each_in_product(std::int64_t batch, std::int64_t k, std::size_t parameter, const Rows& elements,
-                                      std::int64_t at, const Put& put) const {
+void BatchFactors<Number>::each_in_product(std::int64_t batch, std::int64_t k, std::size_t parameter,
+                                           const Rows& elements, std::int64_t at, const Put& put) const {
   const auto& of = *layout_.plan().columns[parameter];
   const auto& place = layout_.place(parameter);
   const auto c = layout_.plan().outputs_of_sample;
@@ -270,7 +270,7 @@ void Factors<Number>::each_in_product(std::int64_t batch, std::int64_t k, std::s
 
 template <class Number>
 template <class Put>
-void Factors<Number>::each_in_row(std::int64_t batch, std::int64_t k, const Rows& columns, const Put& put) const {
+void BatchFactors<Number>::each_in_row(std::int64_t batch, std::int64_t k, const Rows& columns, const Put& put) const {
   const auto& entries = problem_.index().entries();
   const auto c = layout_.plan().outputs_of_sample;
   for (auto p = problem_.index().locate(columns.begin).parameter; p < entries.size(); ++p) {
@@ -293,7 +293,7 @@ void Factors<Number>::each_in_row(std::int64_t batch, std::int64_t k, const Rows
 }
 
 template <class Number>
-void Factors<Number>::weigh(std::int64_t batch, const Rows& rows) {
+void BatchFactors<Number>::weigh(std::int64_t batch, const Rows& rows) {
   const auto count = rows.count();
   const auto outputs = layout_.outputs(batch);
   rows_.resize(static_cast<std::size_t>(outputs * count));
@@ -320,7 +320,7 @@ void Factors<Number>::weigh(std::int64_t batch, const Rows& rows) {
 
 template <class Number>
 template <class With>
-void Factors<Number>::each_panel(std::int64_t batch, const Rows& columns, const With& with) {
+void BatchFactors<Number>::each_panel(std::int64_t batch, const Rows& columns, const With& with) {
   constexpr auto width = engines::Strips<Number>::width;
   const auto outputs = layout_.outputs(batch);
   const auto fitting = panel_bytes / (std::min(outputs, outputs_of_piece) * static_cast<std::int64_t>(sizeof(Number)));
@@ -342,8 +342,8 @@ void Factors<Number>::each_panel(std::int64_t batch, const Rows& columns, const 
 
 template <class Number>
 template <class Out>
-void Factors<Number>::multiply(const Rows& rows, const Rows& columns, Out* out,
-                               const std::function<void(double)>& advance) {
+void BatchFactors<Number>::multiply(const Rows& rows, const Rows& columns, Out* out,
+                                    const std::function<void(double)>& advance) {
   const auto count = rows.count();
   const auto batches = problem_.batches();
   const bool one_piece = batches == 1 && layout_.outputs(0) <= outputs_of_piece;
@@ -374,8 +374,8 @@ class JacobianFactors::Numbers {
  public:
   template <class... Arguments>
   explicit Numbers(Precision accumulate, const Arguments&... arguments)
-      : factors_(accumulate == Precision::float32 ? Either(std::in_place_type<Factors<float>>, arguments...)
-                                                  : Either(std::in_place_type<Factors<double>>, arguments...)) {}
+      : factors_(accumulate == Precision::float32 ? Either(std::in_place_type<BatchFactors<float>>, arguments...)
+                                                  : Either(std::in_place_type<BatchFactors<double>>, arguments...)) {}
 
   template <class Out>
   void multiply(const Rows& rows, const Rows& columns, Out* out, const std::function<void(double)>& advance) {
@@ -383,7 +383,7 @@ class JacobianFactors::Numbers {
   }
 
  private:
-  using Either = std::variant<Factors<float>, Factors<double>>;
+  using Either = std::variant<BatchFactors<float>, BatchFactors<double>>;
   Either factors_;
 };
 

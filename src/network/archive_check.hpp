@@ -15,6 +15,10 @@ class PyTorchStreamReader;
 
 namespace hessian_mpi::network {
 
+/// Throws what is thrown of a file whose bytes cannot be what was written, without its name: InputError "is damaged:
+/// ...".
+[[noreturn]] void damaged(const std::string& how);
+
 /// The name of an archive's member as LibTorch compares it: without regard to case.
 std::string archive_name(std::string name);
 

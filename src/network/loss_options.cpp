@@ -42,7 +42,7 @@ constexpr const char* wanted_of_tensor = "numbers separated by commas, such as 1
 constexpr const char* wanted_of_flag = "true or false";
 constexpr double smallest = std::numeric_limits<double>::denorm_min();
 
-constexpr Argument arguments[] = {
+constexpr Argument arguments_of_losses[] = {
     {"weight", wanted_of_tensor, &LossArguments::weight},
     {"pos_weight", wanted_of_tensor, &LossArguments::pos_weight},
     {"ignore_index", "a whole number", &LossArguments::ignore_index},
@@ -60,9 +60,9 @@ constexpr Argument arguments[] = {
 };
 
 const Argument* find_argument(const std::string& name) {
-  const auto* found =
-      std::find_if(std::begin(arguments), std::end(arguments), [&](const Argument& a) { return name == a.name; });
-  return found == std::end(arguments) ? nullptr : found;
+  const auto* found = std::find_if(std::begin(arguments_of_losses), std::end(arguments_of_losses),
+                                   [&](const Argument& a) { return name == a.name; });
+  return found == std::end(arguments_of_losses) ? nullptr : found;
 }
 
 template <class Number>

@@ -18,7 +18,7 @@ constexpr std::size_t larger_steps = 4;
 constexpr std::size_t smaller_steps = 3;
 constexpr std::size_t all_steps = larger_steps + 1 + smaller_steps;
 constexpr double ratio = 10;
-constexpr std::size_t columns = 3;  // of extrapolations
+constexpr std::size_t extrapolations = 3;
 // So many standard deviations, and so much of the last change of an extrapolation, may come of themselves.
 constexpr double safety = 3;
 constexpr double noise_of_difference = 2;  // noise on both sides, rare cases, divided by two steps
@@ -146,14 +146,14 @@ void Comparison::take(std::size_t j) {
 // all numbers alike: for a single one it may be small by chance.
 Estimates Comparison::estimates() const {
   Estimates best{Numbers(size(), 0), Numbers(size(), infinity)};
-  std::array<std::array<Numbers, columns>, all_steps> table;
-  std::array<double, columns> changes_before;
+  std::array<std::array<Numbers, extrapolations>, all_steps> table;
+  std::array<double, extrapolations> changes_before;
   changes_before.fill(0);
   double power = 1;
   for (std::size_t j = 0; j < all_steps; ++j) {
     table[j][0] = central_[j];
     power = 1;
-    for (std::size_t k = 0; k <= std::min(j, columns - 1); ++k, power *= ratio * ratio) {
+    for (std::size_t k = 0; k <= std::min(j, extrapolations - 1); ++k, power *= ratio * ratio) {
       auto& values = table[j][k];
       for (std::size_t i = 0; k > 0 && i < size(); ++i) {
         values.push_back(table[j][k - 1][i] + (table[j][k - 1][i] - table[j - 1][k - 1][i]) / (power - 1));

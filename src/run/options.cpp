@@ -24,7 +24,7 @@ po::options_description described(const std::vector<Option>& table) {
   po::options_description all;
   for (const auto& option : table) {
     auto names = option.name();
-    if (!option.short_name().empty()) names += "," + option.short_name();
+    if (!option.short_name().empty()) names.append(",").append(option.short_name());
     // Values are read as text: a wrong one is then told in the project's words, with the option's name.
     const auto value = option.value();
     const auto meaning = option.meaning + (option.usual.empty() ? "" : " [" + option.usual + "]");

@@ -37,8 +37,6 @@ BlasSpeed measured_blas_speed() {
   constexpr int inner = 64;  // the width of blocks
   constexpr int side = 1024;
   constexpr int rows = 2048;  // of 32 MiB: more than caches hold
-  constexpr double one = 1;
-  constexpr double zero = 0;
   constexpr int step = 1;
   std::vector<double> a(static_cast<std::size_t>(rows) * rows, 1.0 / rows);
   std::vector<double> x(static_cast<std::size_t>(side) * inner, 1.0);

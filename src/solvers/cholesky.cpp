@@ -12,8 +12,6 @@
 namespace hessian_mpi::solvers {
 namespace {
 
-constexpr int first = 1;  // Fortran counts from 1
-
 void expect_success(int info, const char* routine) {
   if (info != 0) throw RunError(text("ScaLAPACK's ", routine, " failed with info = ", info));
 }
@@ -55,7 +53,7 @@ CholeskyFactor::CholeskyFactor(DistributedMatrix& matrix, const ranks::Communica
     : matrix_(matrix), communicator_(communicator), norm_(one_norm(matrix, communicator)) {
   const int n = matrix.rows();
   int info = 0;
-  pdpotrf_("L", &n, matrix.data(), &first, &first, matrix.descriptor().data(), &info);
+  pdpotrf_("L", &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), &info);
   communicator.together([&] { expect_success(std::min(info, 0), "pdpotrf"); });
   is_there_ = communicator.max(std::int64_t{info}) == 0;
 }
@@ -77,8 +75,8 @@ std::vector<double> CholeskyFactor::solve(const std::vector<double>& right_sides
   const int n = matrix_.rows();
   const int count = sides.columns();
   int info = 0;
-  pdpotrs_("L", &n, &count, matrix_.data(), &first, &first, matrix_.descriptor().data(), sides.data(), &first, &first,
-           sides.descriptor().data(), &info);
+  pdpotrs_("L", &n, &count, matrix_.data(), &first_index, &first_index, matrix_.descriptor().data(), sides.data(),
+           &first_index, &first_index, sides.descriptor().data(), &info);
   communicator_.together([&] { expect_success(info, "pdpotrs"); });
   return gathered(sides, communicator_);
 }
@@ -86,7 +84,7 @@ std::vector<double> CholeskyFactor::solve(const std::vector<double>& right_sides
 void CholeskyFactor::invert() {
   const int n = matrix_.rows();
   int info = 0;
-  pdpotri_("L", &n, matrix_.data(), &first, &first, matrix_.descriptor().data(), &info);
+  pdpotri_("L", &n, matrix_.data(), &first_index, &first_index, matrix_.descriptor().data(), &info);
   communicator_.together([&] { expect_success(info, "pdpotri"); });
   is_there_ = false;
   fill_upper_half(matrix_);

@@ -11,10 +11,6 @@
 namespace hessian_mpi::solvers {
 namespace {
 
-constexpr int first = 1;  // Fortran counts from 1
-constexpr double one = 1;
-constexpr double zero = 0;
-
 // ScaLAPACK says what it needs when it is asked with -1.
 constexpr int ask = -1;
 
@@ -24,7 +20,7 @@ int length(double answer) {
   return static_cast<int>(answer);
 }
 
-void expect_success(int info, const char* routine) {
+void expect_convergence(int info, const char* routine) {
   if (info == 0) return;
   throw RunError(text("ScaLAPACK's ", routine, " failed with info = ", info,
                       info > 0 ? ": it did not converge, though the matrix is finite" : ""));
@@ -50,9 +46,9 @@ Tridiagonal reduce_to_tridiagonal(DistributedMatrix& matrix, const ranks::Commun
   std::vector<double> work(1);
   int info = 0;
   const auto call = [&](int lwork) {
-    pdsytrd_("L", &n, matrix.data(), &first, &first, matrix.descriptor().data(), d.data(), e.data(), tau.data(),
-             work.data(), &lwork, &info);
-    expect_success(info, "pdsytrd");
+    pdsytrd_("L", &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), d.data(), e.data(),
+             tau.data(), work.data(), &lwork, &info);
+    expect_convergence(info, "pdsytrd");
   };
   communicator.together([&] {
     call(ask);
@@ -76,9 +72,9 @@ double work_of_going_back(const DistributedMatrix& matrix, DistributedMatrix& ve
   double answer = 0;
   double tau = 0;
   int info = 0;
-  pdormtr_("L", "L", "N", &n, &n, matrix.data(), &first, &first, matrix.descriptor().data(), &tau, vectors.data(),
-           &first, &first, vectors.descriptor().data(), &answer, &ask, &info);
-  expect_success(info, "pdormtr");
+  pdormtr_("L", "L", "N", &n, &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), &tau,
+           vectors.data(), &first_index, &first_index, vectors.descriptor().data(), &answer, &ask, &info);
+  expect_convergence(info, "pdormtr");
   return answer;
 }
 
@@ -102,8 +98,9 @@ double orthogonality_error(const DistributedMatrix& vectors, std::int64_t begin,
   const int n = vectors.rows();
   const int width = panel.columns();
   const int at = static_cast<int>(begin) + 1;
-  pdgemm_("T", "N", &n, &width, &n, &one, vectors.data(), &first, &first, vectors.descriptor().data(), vectors.data(),
-          &first, &at, vectors.descriptor().data(), &zero, panel.data(), &first, &first, panel.descriptor().data());
+  pdgemm_("T", "N", &n, &width, &n, &one, vectors.data(), &first_index, &first_index, vectors.descriptor().data(),
+          vectors.data(), &first_index, &at, vectors.descriptor().data(), &zero, panel.data(), &first_index,
+          &first_index, panel.descriptor().data());
   double worst = 0;
   for (std::int64_t j = 0; j < panel.own_columns(); ++j) {
     for (std::int64_t i = 0; i < panel.own_rows(); ++i) {
@@ -122,15 +119,16 @@ double residual_norm(const DistributedMatrix& matrix, const std::vector<double>&
   const int n = matrix.rows();
   const int width = panel.columns();
   const int at = static_cast<int>(begin) + 1;
-  pdgemr2d_(&n, &width, vectors.data(), &first, &at, vectors.descriptor().data(), panel.data(), &first, &first,
-            panel.descriptor().data(), &panel.descriptor()[1]);
+  pdgemr2d_(&n, &width, vectors.data(), &first_index, &at, vectors.descriptor().data(), panel.data(), &first_index,
+            &first_index, panel.descriptor().data(), &panel.descriptor()[1]);
   for (std::int64_t j = 0; j < panel.own_columns(); ++j) {
     const double value = values[static_cast<std::size_t>(begin + panel.column_of(j))];
     auto* column = panel.data() + j * panel.own_rows();
     std::transform(column, column + panel.own_rows(), column, [&](double x) { return -value * x; });
   }
-  pdsymm_("L", "L", &n, &width, &one, matrix.data(), &first, &first, matrix.descriptor().data(), vectors.data(), &first,
-          &at, vectors.descriptor().data(), &one, panel.data(), &first, &first, panel.descriptor().data());
+  pdsymm_("L", "L", &n, &width, &one, matrix.data(), &first_index, &first_index, matrix.descriptor().data(),
+          vectors.data(), &first_index, &at, vectors.descriptor().data(), &one, panel.data(), &first_index,
+          &first_index, panel.descriptor().data());
   return largest_column_norm(panel, communicator);
 }
 
@@ -154,7 +152,7 @@ std::vector<double> eigenvalues_of(DistributedMatrix& matrix, const ranks::Commu
   // Of order N^2: each rank does it for itself, with the same numbers.
   communicator.together([&, &d = diagonal, &e = beside] {
     dsterf_(&n, d.data(), e.data(), &info);
-    expect_success(info, "dsterf");
+    expect_convergence(info, "dsterf");
   });
   return diagonal;
 }
@@ -167,9 +165,10 @@ std::vector<double> eigenvalues_and_vectors_of(DistributedMatrix& matrix, Distri
   std::vector<int> iwork(1);
   int info = 0;
   const auto call = [&](int lwork, int liwork) {
-    pdsyevd_("V", "L", &n, matrix.data(), &first, &first, matrix.descriptor().data(), values.data(), vectors.data(),
-             &first, &first, vectors.descriptor().data(), work.data(), &lwork, iwork.data(), &liwork, &info);
-    expect_success(info, "pdsyevd");
+    pdsyevd_("V", "L", &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), values.data(),
+             vectors.data(), &first_index, &first_index, vectors.descriptor().data(), work.data(), &lwork, iwork.data(),
+             &liwork, &info);
+    expect_convergence(info, "pdsyevd");
   };
   communicator.together([&] {
     call(ask, ask);
@@ -197,7 +196,7 @@ SmallDecomposition decompose_small(const std::vector<double>& matrix, std::int64
   std::vector<double> work(static_cast<std::size_t>(length(answer)));
   const int lwork = static_cast<int>(work.size());
   dsyev_("V", "L", &rows, a.data(), &rows, found.values.data(), work.data(), &lwork, &info);
-  expect_success(info, "dsyev");
+  expect_convergence(info, "dsyev");
   return found;
 }
 

@@ -13,7 +13,6 @@ namespace {
 
 // Sides of the blocks: what Level 3 BLAS makes good use of, and small enough to spread evenly.
 constexpr int most_per_block = 64;
-constexpr int first = 1;  // Fortran counts from 1
 constexpr int origin = 0;
 
 int own_count(int n, int block, int process, int processes) {
@@ -185,8 +184,8 @@ SymmetricSums read_symmetric_part(const std::filesystem::path& path, Half half, 
     const int to = static_cast<int>(begin) + 1;
     const int all_rows = static_cast<int>(n);
     const int context = matrix.grid().context();
-    pdgemr2d_(&all_rows, &columns, rows.data(), &first, &first, rows.descriptor().data(), matrix.data(), &first, &to,
-              matrix.descriptor().data(), &context);
+    pdgemr2d_(&all_rows, &columns, rows.data(), &first_index, &first_index, rows.descriptor().data(), matrix.data(),
+              &first_index, &to, matrix.descriptor().data(), &context);
     if (advance) advance(static_cast<double>(rows.own_columns()));
   }
   average_with_transpose(matrix, half);
@@ -264,8 +263,8 @@ void each_column_panel(const DistributedMatrix& matrix, const ranks::Communicato
     const int from = static_cast<int>(begin) + 1;
     const int all_rows = static_cast<int>(rows);
     const int context = matrix.grid().context();
-    pdgemr2d_(&all_rows, &columns, matrix.data(), &first, &from, matrix.descriptor().data(), panel.data(), &first,
-              &first, panel.descriptor().data(), &context);
+    pdgemr2d_(&all_rows, &columns, matrix.data(), &first_index, &from, matrix.descriptor().data(), panel.data(),
+              &first_index, &first_index, panel.descriptor().data(), &context);
     const auto own = std::min<std::int64_t>(begin + communicator.rank() * at_once, matrix.columns());
     visit({own, own + panel.own_columns()}, panel.data());
   }

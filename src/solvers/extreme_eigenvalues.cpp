@@ -15,8 +15,8 @@ namespace hessian_mpi::solvers {
 namespace {
 
 using petsc::check;
-using Session = petsc::Session<SlepcInitializeNoArguments, SlepcFinalize>;
-using Solver = petsc::Owned<EPS, EPSDestroy>;
+using SlepcSession = petsc::Session<SlepcInitializeNoArguments, SlepcFinalize>;
+using Eigensolver = petsc::Owned<EPS, EPSDestroy>;
 
 // Vectors beside those that are wanted, and how often the method may start again with the best of them.
 struct Effort {
@@ -35,14 +35,14 @@ std::int64_t vectors_of(const Effort& effort, const ExtremeOptions& options, std
   return std::min(n, std::clamp(options.most_vectors, least, wanted));
 }
 
-struct Watcher {
+struct EigenvalueWatcher {
   const SymmetricOperator& matrix;
   const std::function<void(std::int64_t, std::int64_t)>& found;
 };
 
 PetscErrorCode watch(EPS, PetscInt, PetscInt converged, PetscScalar*, PetscScalar*, PetscReal*, PetscInt,
                      void* context) {
-  const auto* watcher = static_cast<Watcher*>(context);
+  const auto* watcher = static_cast<EigenvalueWatcher*>(context);
   if (watcher->found) watcher->found(converged, watcher->matrix.passes());
   return 0;
 }
@@ -105,13 +105,13 @@ std::int64_t vectors_kept(const ExtremeOptions& options, std::int64_t n) {
 
 ExtremeEigenvalues extreme_eigenvalues(SymmetricOperator& matrix, const ExtremeOptions& options,
                                        const std::function<void(std::int64_t, std::int64_t)>& found) {
-  const Session session(matrix.communicator());
+  const SlepcSession session(matrix.communicator());
   const petsc::OperatorMatrix shell(matrix, 0);
   const auto before = matrix.passes();
-  Solver solver;
+  Eigensolver solver;
   check(EPSCreate(matrix.communicator().handle(), solver.place()), "EPSCreate");
   set_up(solver.get(), shell, options);
-  Watcher watcher{matrix, found};
+  EigenvalueWatcher watcher{matrix, found};
   check(EPSMonitorSet(solver.get(), watch, &watcher, nullptr), "EPSMonitorSet");
   PetscInt converged = 0;
   for (const auto& effort : efforts) {

@@ -12,8 +12,6 @@ namespace hessian_mpi::solvers {
 namespace {
 
 constexpr int step_of_one = 1;
-constexpr double one = 1;
-constexpr double minus_one = -1;
 
 // What is left of a product after it was made orthogonal to the basis, in parts of it: less than this is rounding.
 constexpr double end_of_krylov_space = 1e-12;
@@ -204,8 +202,8 @@ RitzValues ritz_values(const Process& process) {
   if (info != 0) throw RunError(text("LAPACK's dstev failed with info = ", info));
   RitzValues ritz{diagonal, {}};
   for (std::size_t k = 0; k < diagonal.size(); ++k) {
-    const double first = vectors[k * diagonal.size()];
-    ritz.weights.push_back(first * first);
+    const double of_start = vectors[k * diagonal.size()];
+    ritz.weights.push_back(of_start * of_start);
   }
   return ritz;
 }

@@ -17,10 +17,8 @@ namespace hessian_mpi::solvers {
 namespace {
 
 using petsc::check;
-using Session = petsc::Session<PetscInitializeNoArguments, PetscFinalize>;
+using PetscSession = petsc::Session<PetscInitializeNoArguments, PetscFinalize>;
 using Iteration = petsc::Owned<KSP, KSPDestroy>;
-
-constexpr int first = 1;  // Fortran counts from 1
 
 double norm(const double* numbers, std::int64_t count) {
   return std::sqrt(std::inner_product(numbers, numbers + count, numbers, 0.0));
@@ -29,7 +27,7 @@ double norm(const double* numbers, std::int64_t count) {
 double one_norm(const DistributedMatrix& matrix) {
   const int n = matrix.rows();
   std::vector<double> work(static_cast<std::size_t>(matrix.own_columns() + matrix.block()));
-  return pdlange_("1", &n, &n, matrix.data(), &first, &first, matrix.descriptor().data(), work.data());
+  return pdlange_("1", &n, &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), work.data());
 }
 
 // LU factors in place of the matrix; which rows were exchanged.
@@ -37,7 +35,7 @@ std::vector<int> factorise(DistributedMatrix& matrix) {
   const int n = matrix.rows();
   std::vector<int> pivots(static_cast<std::size_t>(matrix.own_rows() + matrix.block()));
   int info = 0;
-  pdgetrf_(&n, &n, matrix.data(), &first, &first, matrix.descriptor().data(), pivots.data(), &info);
+  pdgetrf_(&n, &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), pivots.data(), &info);
   if (info < 0) throw RunError(text("ScaLAPACK's pdgetrf failed with info = ", info));
   if (info > 0) throw RunError("the matrix is singular: add a --damping");
   return pivots;
@@ -50,19 +48,19 @@ std::vector<double> solved(const DistributedMatrix& factors, const std::vector<i
   const int n = factors.rows();
   const int count = sides.columns();
   int info = 0;
-  pdgetrs_("N", &n, &count, factors.data(), &first, &first, factors.descriptor().data(), pivots.data(), sides.data(),
-           &first, &first, sides.descriptor().data(), &info);
+  pdgetrs_("N", &n, &count, factors.data(), &first_index, &first_index, factors.descriptor().data(), pivots.data(),
+           sides.data(), &first_index, &first_index, sides.descriptor().data(), &info);
   if (info != 0) throw RunError(text("ScaLAPACK's pdgetrs failed with info = ", info));
   return gathered(sides, communicator);
 }
 
-struct Watcher {
+struct IterationWatcher {
   double norm;  // of b
   const std::function<void(std::int64_t, double)>& made;
 };
 
 PetscErrorCode watch(KSP, PetscInt iteration, PetscReal residual, void* context) {
-  const auto* watcher = static_cast<Watcher*>(context);
+  const auto* watcher = static_cast<IterationWatcher*>(context);
   if (watcher->made) watcher->made(iteration, residual / watcher->norm);
   return 0;
 }
@@ -145,7 +143,7 @@ DecompositionCost cost_of_dense_solve(std::int64_t n, int ranks, const BlasSpeed
 IterativeSolution solve_iteratively(SymmetricOperator& matrix, double damping, const RightSides& right_sides,
                                     const IterationOptions& options,
                                     const std::function<void(std::int64_t, double)>& made) {
-  const Session session(matrix.communicator());
+  const PetscSession session(matrix.communicator());
   const petsc::OperatorMatrix shell(matrix, damping);
   Iteration iteration;
   check(KSPCreate(matrix.communicator().handle(), iteration.place()), "KSPCreate");
@@ -160,7 +158,7 @@ IterativeSolution solve_iteratively(SymmetricOperator& matrix, double damping, c
   IterativeSolution found;
   for (std::int64_t k = 0; k < count; ++k) {
     const auto* b = right_sides.data() + k * n;
-    Watcher watcher{std::max(norm(b, n), std::numeric_limits<double>::min()), made};
+    IterationWatcher watcher{std::max(norm(b, n), std::numeric_limits<double>::min()), made};
     check(KSPMonitorCancel(iteration.get()), "KSPMonitorCancel");
     check(KSPMonitorSet(iteration.get(), watch, &watcher, nullptr), "KSPMonitorSet");
     set_numbers(side.get(), b + matrix.own().begin, matrix.own().count());

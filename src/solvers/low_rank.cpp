@@ -14,9 +14,6 @@
 namespace hessian_mpi::solvers {
 namespace {
 
-constexpr double one = 1;
-constexpr double zero = 0;
-constexpr double minus_one = -1;
 // Directions of a block that are shorter than that, in parts of the longest, are rounding: lengths come from squares.
 constexpr double shortest = 1e-7;
 

@@ -59,3 +59,13 @@ void dgemv_(const char* trans, const int* m, const int* n, const double* alpha, 
             const double* x, const int* incx, const double* beta, double* y, const int* incy);
 // NOLINTEND(readability-identifier-naming)
 }
+
+namespace hessian_mpi::solvers {
+
+// Their numbers are passed by their addresses.
+constexpr int first_index = 1;  // Fortran counts from 1
+constexpr double zero = 0;
+constexpr double one = 1;
+constexpr double minus_one = -1;
+
+}  // namespace hessian_mpi::solvers

@@ -83,8 +83,6 @@ void StoredOperator::add_slab(const file::Slab& slab, const double* whole, const
   file::with_numbers(slab, [&](const auto* numbers) {
     std::copy(numbers, numbers + slab.rows.count() * slab.columns, as_double_.begin());
   });
-  constexpr double one = 1;
-  constexpr double zero = 0;
   constexpr int step = 1;
   const int n = static_cast<int>(slab.columns);
   const int height = static_cast<int>(slab.rows.count());

@@ -14,13 +14,14 @@
 #include "hessian_mpi/base/printable.hpp"
 
 namespace hessian_mpi::network {
+
+void damaged(const std::string& how) {
+  throw InputError("is damaged: " + how);
+}
+
 namespace {
 
 constexpr std::size_t deepest_nesting = 200;
-
-[[noreturn]] void damaged(const std::string& how) {
-  throw InputError("is damaged: " + how);
-}
 
 /// What stands on the stack of the pickle's machine: containers share what they hold.
 using Object = PickledObject;

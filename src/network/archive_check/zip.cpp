@@ -20,11 +20,7 @@ namespace {
 constexpr std::uint32_t local_signature = 0x04034b50, entry_signature = 0x02014b50, end_signature = 0x06054b50,
                         end64_signature = 0x06064b50, locator_signature = 0x07064b50;
 constexpr std::size_t local_size = 30, entry_size = 46, end_size = 22, end64_size = 56, locator_size = 20;
-constexpr std::uint16_t stored = 0, deflated = 8;
-
-[[noreturn]] void damaged(const std::string& how) {
-  throw InputError("is damaged: " + how);
-}
+constexpr std::uint16_t not_compressed = 0, deflated = 8;
 
 // Numbers of a header, little-endian.
 class Fields {
@@ -174,11 +170,11 @@ void check_name(const Member& member) {
 void check_sizes(const Member& member) {
   constexpr std::uint64_t best_compression = 1032, always_allowed = 1024;  // of deflate
   if ((member.flags & 1U) != 0) throw InputError(text("has an encrypted ", member.in_words()));
-  if (member.method != stored && member.method != deflated) {
+  if (member.method != not_compressed && member.method != deflated) {
     throw InputError(
         text(member.in_words(), " is compressed in a way (", member.method, ") that PyTorch does not use"));
   }
-  const bool plausible = member.method == stored
+  const bool plausible = member.method == not_compressed
                              ? member.size == member.compressed
                              : member.size <= always_allowed || member.size / best_compression <= member.compressed;
   if (!plausible) {
@@ -214,7 +210,7 @@ std::string without_folder(const std::string& name) {
 
 void check_content(const Member& member, ArchiveFile& file, caffe2::serialize::PyTorchStreamReader& reader) {
   std::uint32_t checksum = 0;
-  if (member.method == stored) {
+  if (member.method == not_compressed) {
     checksum = file.checksum(member.begin, member.size);
   } else {
     const auto [bytes, size] = reader.getRecord(without_folder(member.name));

@@ -16,21 +16,21 @@ namespace hessian_mpi::network {
 namespace {
 
 using c10::IValue;
-using Arguments = std::vector<RegionArgument>;
+using RegionArguments = std::vector<RegionArgument>;
 
-const IValue& value(const Arguments& arguments, std::size_t index) {
+const IValue& value(const RegionArguments& arguments, std::size_t index) {
   return std::get<IValue>(arguments[index]);
 }
 
-const Values& list(const Arguments& arguments, std::size_t index) {
+const Values& list(const RegionArguments& arguments, std::size_t index) {
   return std::get<Values>(arguments[index]);
 }
 
-const Graph& graph(const Arguments& arguments, std::size_t index) {
+const Graph& graph(const RegionArguments& arguments, std::size_t index) {
   return *std::get<std::shared_ptr<const Graph>>(arguments[index]);
 }
 
-Values values_from(const Arguments& arguments, std::size_t first) {
+Values values_from(const RegionArguments& arguments, std::size_t first) {
   Values values;
   for (std::size_t i = first; i < arguments.size(); ++i) values.push_back(value(arguments, i));
   return values;
@@ -40,7 +40,7 @@ void append(Values& values, const Values& more) {
   values.insert(values.end(), more.begin(), more.end());
 }
 
-bool truth(const IValue& condition) {
+bool is_true(const IValue& condition) {
   if (condition.isBool()) return condition.toBool();
   if (condition.isInt()) return condition.toInt() != 0;
   if (condition.isTensor() && condition.toTensor().numel() == 1) return condition.toTensor().item().to<bool>();
@@ -81,14 +81,14 @@ class Autocast {
 };
 
 // (enabled, body, inputs...)
-Values grad_mode(const Arguments& arguments, const RunGraph& run_graph) {
+Values grad_mode(const RegionArguments& arguments, const RunGraph& run_graph) {
   const at::AutoGradMode mode(flag(value(arguments, 0), "the mode"));
   return run_graph(graph(arguments, 1), values_from(arguments, 2));
 }
 
 // (device type, dtype, enabled, cache enabled, body, inputs...); autocast of another device than the inputs' does
 // nothing, and none does in float64.
-Values autocast(const Arguments& arguments, const RunGraph& run_graph) {
+Values autocast(const RegionArguments& arguments, const RunGraph& run_graph) {
   constexpr std::size_t body = 4;
   const IValue &device = value(arguments, 0), &dtype = value(arguments, 1);
   if (!device.isString() || !(dtype.isNone() || dtype.isInt()))
@@ -107,22 +107,22 @@ Values autocast(const Arguments& arguments, const RunGraph& run_graph) {
 }
 
 // (body, inputs...): how the body's intermediate values are kept is of no concern here.
-Values checkpoint(const Arguments& arguments, const RunGraph& run_graph) {
+Values checkpoint(const RegionArguments& arguments, const RunGraph& run_graph) {
   return run_graph(graph(arguments, 0), values_from(arguments, 1));
 }
 
 // (body, a name, inputs...)
-Values subgraph(const Arguments& arguments, const RunGraph& run_graph) {
+Values subgraph(const RegionArguments& arguments, const RunGraph& run_graph) {
   return run_graph(graph(arguments, 0), values_from(arguments, 2));
 }
 
 // (condition, graph if true, graph if false, inputs)
-Values condition(const Arguments& arguments, const RunGraph& run_graph) {
-  return run_graph(graph(arguments, truth(value(arguments, 0)) ? 1 : 2), list(arguments, 3));
+Values condition(const RegionArguments& arguments, const RunGraph& run_graph) {
+  return run_graph(graph(arguments, is_true(value(arguments, 0)) ? 1 : 2), list(arguments, 3));
 }
 
 // (condition, body, carried, also read): both graphs take (carried..., also read...), the body gives what is carried.
-Values while_loop(const Arguments& arguments, const RunGraph& run_graph) {
+Values while_loop(const RegionArguments& arguments, const RunGraph& run_graph) {
   Values carried = list(arguments, 2);
   const auto run = [&](std::size_t which) {
     Values inputs = carried;
@@ -132,7 +132,7 @@ Values while_loop(const Arguments& arguments, const RunGraph& run_graph) {
   while (true) {
     const Values again = run(0);
     if (again.size() != 1) throw std::invalid_argument("a condition must be one bool");
-    if (!truth(again.front())) return carried;
+    if (!is_true(again.front())) return carried;
     Values next = run(1);
     if (next.size() != carried.size()) throw std::invalid_argument("the body gives back another number of values");
     carried = std::move(next);
@@ -178,7 +178,7 @@ Values stacked(const std::vector<Values>& steps, std::size_t first) {
 }
 
 // (body, what it goes over, also read)
-Values map(const Arguments& arguments, const RunGraph& run_graph) {
+Values map(const RegionArguments& arguments, const RunGraph& run_graph) {
   const Slices slices(list(arguments, 1));
   std::vector<Values> steps;
   for (std::int64_t i = 0; i < slices.count(); ++i) {
@@ -190,7 +190,7 @@ Values map(const Arguments& arguments, const RunGraph& run_graph) {
 }
 
 // (body, carried at first, what it goes over, also read): the body gives (carried..., results...).
-Values scan(const Arguments& arguments, const RunGraph& run_graph) {
+Values scan(const RegionArguments& arguments, const RunGraph& run_graph) {
   const Slices slices(list(arguments, 2));
   Values carried = list(arguments, 1);
   const auto count = static_cast<std::ptrdiff_t>(carried.size());

@@ -166,7 +166,7 @@ IValue square_root(const Arguments& arguments) {
 
 // The operators that torch.export keeps for sizes (torch/_export/serde/serialize.py, _SYM_OPS) and those in its
 // conditions on them, under the names that Python gives them.
-constexpr std::pair<std::string_view, SymbolicFunction> functions[] = {
+constexpr std::pair<std::string_view, SymbolicFunction> symbolic_functions[] = {
     {"_operator.add", add},
     {"_operator.sub", subtract},
     {"_operator.mul", multiply},
@@ -203,7 +203,7 @@ constexpr std::pair<std::string_view, SymbolicFunction> functions[] = {
 }  // namespace
 
 SymbolicFunction find_symbolic_function(std::string_view target) {
-  for (const auto& [name, function] : functions) {
+  for (const auto& [name, function] : symbolic_functions) {
     if (name == target) return function;
   }
   return nullptr;

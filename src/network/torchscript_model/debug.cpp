@@ -12,17 +12,17 @@ namespace {
 
 using c10::IValue;
 
-[[noreturn]] void damaged() {
+[[noreturn]] void no_table_of_lines() {
   throw InputError("it is no table of lines");
 }
 
 std::vector<IValue> elements_of(const IValue& tuple, std::size_t at_least) {
-  if (!tuple.isTuple() || tuple.toTupleRef().elements().size() < at_least) damaged();
+  if (!tuple.isTuple() || tuple.toTupleRef().elements().size() < at_least) no_table_of_lines();
   return tuple.toTupleRef().elements().vec();
 }
 
 std::int64_t integer(const IValue& value) {
-  if (!value.isInt()) damaged();
+  if (!value.isInt()) no_table_of_lines();
   return value.toInt();
 }
 
@@ -30,27 +30,27 @@ std::int64_t integer(const IValue& value) {
 std::vector<std::string> texts_of(const IValue& table) {
   std::vector<std::string> texts;
   for (const IValue& text_of_line : elements_of(table, 0)) {
-    if (!text_of_line.isString()) damaged();
+    if (!text_of_line.isString()) no_table_of_lines();
     texts.push_back(text_of_line.toStringRef());
   }
   return texts;
 }
 
 const std::string& text_at(const std::vector<std::string>& texts, std::int64_t index) {
-  if (index < 0 || static_cast<std::size_t>(index) >= texts.size()) damaged();
+  if (index < 0 || static_cast<std::size_t>(index) >= texts.size()) no_table_of_lines();
   return texts[static_cast<std::size_t>(index)];
 }
 
 // (texts or text, name of the file, first line)
 std::int64_t size_of_source(const IValue& source, const std::vector<std::string>& texts) {
   const auto parts = elements_of(source, 3);
-  if (parts.size() != 3) damaged();
+  if (parts.size() != 3) no_table_of_lines();
   integer(parts[2]);
   if (texts.empty()) {
-    if (!parts[0].isString() || !(parts[1].isNone() || parts[1].isString())) damaged();
+    if (!parts[0].isString() || !(parts[1].isNone() || parts[1].isString())) no_table_of_lines();
     return static_cast<std::int64_t>(parts[0].toStringRef().size());
   }
-  if (!parts[0].isIntList()) damaged();
+  if (!parts[0].isIntList()) no_table_of_lines();
   text_at(texts, integer(parts[1]));
   std::int64_t size = 0;
   for (const std::int64_t index : parts[0].toIntVector()) {
@@ -64,10 +64,10 @@ void check_row(const IValue& row, const std::vector<std::string>& texts) {
   const auto parts = elements_of(row, 2);
   integer(parts[0]);
   const auto range = elements_of(parts[1], 3);
-  if (range.size() != 3) damaged();
+  if (range.size() != 3) no_table_of_lines();
   const std::int64_t begin = integer(range[1]), end = integer(range[2]);
   // What was made from no text is written as its first character.
-  if (begin < 0 || begin > end || end > std::max<std::int64_t>(1, size_of_source(range[0], texts))) damaged();
+  if (begin < 0 || begin > end || end > std::max<std::int64_t>(1, size_of_source(range[0], texts))) no_table_of_lines();
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "archive_check.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/printable.hpp"
 #include "values.hpp"
@@ -21,10 +22,6 @@ using nlohmann::json;
 constexpr std::uint64_t bytes_of_length = 8;
 constexpr std::uint64_t longest_header = 100'000'000;
 constexpr std::size_t most_dimensions = 64;
-
-[[noreturn]] void damaged(const std::string& how) {
-  throw InputError("is damaged: " + how);
-}
 
 std::uint64_t length_of_header(std::istream& in) {
   std::array<unsigned char, bytes_of_length> bytes{};
@@ -39,7 +36,7 @@ std::uint64_t whole_number(const json& value) {
   return value.get<std::uint64_t>();
 }
 
-torch::Dtype dtype_of(const std::string& name) {
+torch::Dtype dtype_named(const std::string& name) {
   static constexpr std::pair<const char*, torch::Dtype> all[] = {
       {"F64", torch::kFloat64}, {"F32", torch::kFloat32}, {"F16", torch::kFloat16}, {"BF16", torch::kBFloat16},
       {"I64", torch::kInt64},   {"I32", torch::kInt32},   {"I16", torch::kInt16},   {"I8", torch::kInt8},
@@ -60,7 +57,7 @@ struct Entry {
 };
 
 Entry entry_from(const std::string& name, const json& value) try {
-  Entry entry{name, dtype_of(value.at("dtype").get<std::string>()), {}};
+  Entry entry{name, dtype_named(value.at("dtype").get<std::string>()), {}};
   const json &shape = value.at("shape"), &offsets = value.at("data_offsets");
   if (!shape.is_array() || shape.size() > most_dimensions || !offsets.is_array() || offsets.size() != 2) {
     damaged("no shape, or no place");

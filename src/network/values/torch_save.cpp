@@ -20,7 +20,7 @@ using Reader = caffe2::serialize::PyTorchStreamReader;
 // Under which training programs keep the state_dict of the network.
 constexpr std::array usual_keys = {"state_dict", "model_state_dict", "model"};
 
-torch::Dtype dtype_of(std::string_view storage) {
+torch::Dtype dtype_of_storage(std::string_view storage) {
   static constexpr std::pair<std::string_view, torch::Dtype> all[] = {
       {"torch DoubleStorage", torch::kFloat64},
       {"torch FloatStorage", torch::kFloat32},
@@ -102,7 +102,7 @@ std::vector<std::int64_t> PickledTensors::integers(const PickledObject& tuple) c
 // ('storage', torch.FloatStorage, KEY, DEVICE, NUMBER OF ELEMENTS)
 torch::Tensor PickledTensors::storage(const PickledObject& storage) {
   if (storage.kind != Kind::storage) throw InputError("it has no values that could be read");
-  const auto dtype = dtype_of(part(storage, 1).text);
+  const auto dtype = dtype_of_storage(part(storage, 1).text);
   const std::int64_t elements = part(storage, 4).number;
   if (elements == 0) return at::empty({0}, dtype);
   const auto record = "data/" + part(storage, 2).text;
