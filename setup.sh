@@ -279,7 +279,8 @@ check_format() {
 }
 
 # LibTorch's headers take clang-tidy most of a minute a source, and it reads no header that g++ precompiled: `test` looks at
-# the sources that have neither, with the checks that find most; `tidy` at all sources with all checks.
+# the sources that have neither, without the families of checks that take most of the time; `tidy` at all, with all checks.
+quick_checks='-clang-analyzer-*,-modernize-*,-performance-*,-bugprone-*,bugprone-use-after-move'
 sources_without_torch() {
   comm -12 \
     <(ninja -C build -t deps | awk -v RS= -F '\n *' '/^src\// && !/\/torch\/csrc\// { print $2 }' | sort) \
@@ -337,7 +338,7 @@ case $mode in
     check_format
     build release build all
     mapfile -t sources < <(sources_without_torch)
-    check_with_clang_tidy build '-clang-analyzer-*,-modernize-*,-performance-*,-bugprone-*,bugprone-use-after-move' "${sources[@]}"
+    check_with_clang_tidy build "$quick_checks" "${sources[@]}"
     run ctest --preset release --parallel "$(nproc)" "$@"
     ;;
   debug)

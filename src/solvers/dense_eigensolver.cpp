@@ -20,7 +20,7 @@ int length(double answer) {
   return static_cast<int>(answer);
 }
 
-void expect_convergence(int info, const char* routine) {
+void expect_decomposed(int info, const char* routine) {
   if (info == 0) return;
   throw RunError(text("ScaLAPACK's ", routine, " failed with info = ", info,
                       info > 0 ? ": it did not converge, though the matrix is finite" : ""));
@@ -48,7 +48,7 @@ Tridiagonal reduce_to_tridiagonal(DistributedMatrix& matrix, const ranks::Commun
   const auto call = [&](int lwork) {
     pdsytrd_("L", &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), d.data(), e.data(),
              tau.data(), work.data(), &lwork, &info);
-    expect_convergence(info, "pdsytrd");
+    expect_decomposed(info, "pdsytrd");
   };
   communicator.together([&] {
     call(ask);
@@ -74,7 +74,7 @@ double work_of_going_back(const DistributedMatrix& matrix, DistributedMatrix& ve
   int info = 0;
   pdormtr_("L", "L", "N", &n, &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), &tau,
            vectors.data(), &first_index, &first_index, vectors.descriptor().data(), &answer, &ask, &info);
-  expect_convergence(info, "pdormtr");
+  expect_decomposed(info, "pdormtr");
   return answer;
 }
 
@@ -152,7 +152,7 @@ std::vector<double> eigenvalues_of(DistributedMatrix& matrix, const ranks::Commu
   // Of order N^2: each rank does it for itself, with the same numbers.
   communicator.together([&, &d = diagonal, &e = beside] {
     dsterf_(&n, d.data(), e.data(), &info);
-    expect_convergence(info, "dsterf");
+    expect_decomposed(info, "dsterf");
   });
   return diagonal;
 }
@@ -168,7 +168,7 @@ std::vector<double> eigenvalues_and_vectors_of(DistributedMatrix& matrix, Distri
     pdsyevd_("V", "L", &n, matrix.data(), &first_index, &first_index, matrix.descriptor().data(), values.data(),
              vectors.data(), &first_index, &first_index, vectors.descriptor().data(), work.data(), &lwork, iwork.data(),
              &liwork, &info);
-    expect_convergence(info, "pdsyevd");
+    expect_decomposed(info, "pdsyevd");
   };
   communicator.together([&] {
     call(ask, ask);
@@ -196,7 +196,7 @@ SmallDecomposition decompose_small(const std::vector<double>& matrix, std::int64
   std::vector<double> work(static_cast<std::size_t>(length(answer)));
   const int lwork = static_cast<int>(work.size());
   dsyev_("V", "L", &rows, a.data(), &rows, found.values.data(), work.data(), &lwork, &info);
-  expect_convergence(info, "dsyev");
+  expect_decomposed(info, "dsyev");
   return found;
 }
 

@@ -103,6 +103,5 @@ int main(int argc, char** argv) {
     code = hessian_mpi_main(argc, argv);
   }
   PMPI_Finalize();
-  std::cout.flush();
-  std::_Exit(code);
+  return code;
 }

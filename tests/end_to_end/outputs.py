@@ -60,7 +60,7 @@ USES = [
     Use("hessian_plot", ["h.png"], ["{0}"], suffix=".png", overwrite=[]),
 ]
 USES = [use for use in USES if (PROGRAMS / use.program).exists()]
-# A way for each program: the others differ in what they read, which has nothing to do with where they write.
+# A way for each program: the others differ in what they read and write, not in where they may.
 PROGRAM_USES = list({use.program: use for use in reversed(USES)}.values())
 
 
@@ -183,7 +183,7 @@ def test_outputs_that_are_inputs(folder: pathlib.Path) -> list[str]:
 def test_inputs_that_are_no_regular_files(folder: pathlib.Path) -> list[str]:
     write_traps(folder, ".h5")
     wrong = []
-    for use in [*PROGRAM_USES, Use("hessian_info", ["h.h5"], ["{0}"], output=[])]:
+    for use in [*USES, Use("hessian_info", ["h.h5"], ["{0}"], output=[])]:
         for name, trap in in_turn(use.inputs, ["fifo.h5", "folder.h5", "to_fifo.h5", "to_itself.h5", 300 * "n"]):
             inputs = [trap if given == name else given for given in use.inputs]
             words = use.command("new" + use.suffix if use.program != "hessian_info" else "", inputs)
@@ -198,7 +198,7 @@ def test_symlinks_are_followed(folder: pathlib.Path) -> list[str]:
     """Also onto another file system; the link stays, and nothing beside it or what it points to."""
     wrong = []
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as elsewhere:
-        for use in PROGRAM_USES:
+        for use in USES:
             link, target = folder / ("link" + use.suffix), pathlib.Path(elsewhere, "target" + use.suffix)
             between = folder / ("between" + use.suffix)
             between.symlink_to(target)
@@ -226,7 +226,7 @@ def test_symlinks_are_followed(folder: pathlib.Path) -> list[str]:
 
 def test_standard_output_that_is_full(folder: pathlib.Path) -> list[str]:
     wrong = []
-    commands = [use.command("new" + use.suffix) + use.overwrite for use in PROGRAM_USES]
+    commands = [use.command("new" + use.suffix) + use.overwrite for use in USES]
     commands += [[str(PROGRAMS / "hessian_info"), "h.h5"], [str(PROGRAMS / "hessian_info"), "h.h5", "--json"]]
     commands += [[program, word] for program in {command[0] for command in commands} for word in ("--help", "--version")]
     for command in commands:
