@@ -123,81 +123,92 @@ auto EarlierColumns::noted_in_rounds(std::int64_t at_once) const -> std::vector<
   return rounds;
 }
 
-// What a rank's rows want of noted ones.
-void EarlierColumns::append(const Piece& noted, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
-                            std::vector<char>& numbers) const {
-  const auto bytes_of_column = noted.rows.count() * number_bytes_;
-  std::vector<char> rows;
-  for (const auto& run : runs) {
+// What a run of a rank's rows wants of noted ones, [rows of the run][noted rows]: where it lies, or read into memory.
+const char* EarlierColumns::columns_of(const Piece& noted, std::size_t rank, const Rows& run, const ReadRows& read,
+                                       Memory& memory) const {
+  if (noted.numbers != nullptr) {
     const auto place = wanted_begins_[rank] + place_of(run.begin, wanted_[rank]);
-    const auto bytes = run.count() * bytes_of_column;
-    if (noted.numbers != nullptr) {
-      const char* const from = noted.numbers + place * bytes_of_column;
-      numbers.insert(numbers.end(), from, from + bytes);
-      continue;
-    }
-    rows.resize(static_cast<std::size_t>(bytes));
-    read(noted.rows, run, rows.data());
-    const auto before = numbers.size();
-    numbers.resize(before + rows.size());
-    transpose(number_bytes_, rows.data(), run.count(), noted.rows.count(), run.count(), numbers.data() + before);
+    return noted.numbers + place * noted.rows.count() * number_bytes_;
   }
+  const auto bytes = static_cast<std::size_t>(run.count() * noted.rows.count() * number_bytes_);
+  const auto rows = std::make_unique_for_overwrite<char[]>(bytes);
+  read(noted.rows, run, rows.get());
+  char* const columns = memory.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
+  transpose(number_bytes_, rows.get(), run.count(), noted.rows.count(), run.count(), columns);
+  return columns;
 }
 
 // For this rank's rows. What lies in memory is not copied where it is for these rows.
 void EarlierColumns::keep_own(const Pieces& noted, const ReadRows& read) {
   const bool as_they_are = kept_rows_ == wanted_[rank_];
   for (const auto& piece : noted) {
+    const auto bytes_of_column = piece.rows.count() * number_bytes_;
     if (as_they_are && piece.numbers != nullptr) {
-      keep({piece.rows, piece.numbers + wanted_begins_[rank_] * piece.rows.count() * number_bytes_});
+      keep({piece.rows, piece.numbers + wanted_begins_[rank_] * bytes_of_column});
       continue;
     }
-    std::vector<char> numbers;
-    append(piece, rank_, kept_rows_, read, numbers);
-    keep({piece.rows}, std::move(numbers));
+    const auto bytes = static_cast<std::size_t>(count_of(kept_rows_) * bytes_of_column);
+    char* to = numbers_kept_.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
+    keep({piece.rows, to});
+    for (const auto& run : kept_rows_) {
+      Memory memory;
+      const char* const from = columns_of(piece, rank_, run, read, memory);
+      to = std::copy_n(from, run.count() * bytes_of_column, to);
+    }
   }
 }
 
-// Collective. Hands noted rows to the other ranks, and keeps what these hand to this one.
+// Collective. Hands noted rows to the other ranks, from where they lie, and keeps what these hand to this one.
 void EarlierColumns::send(const Pieces& noted, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
                           const ranks::Communicator& communicator) {
-  std::vector<char> numbers;
+  Memory memory;
+  std::vector<ranks::Communicator::Outgoing> outgoing;
   std::vector<char> names;
   std::vector<int> counts;
-  std::vector<int> counts_of_names;
   communicator.together([&] {
     keep_own(noted, read);
-    std::int64_t of_row = -count_of(some[rank_]);
-    for (const auto& runs : some) of_row += count_of(runs);
-    std::int64_t rows = 0;
-    for (const auto& piece : noted) rows += piece.rows.count();
-    numbers.reserve(static_cast<std::size_t>(rows * of_row * number_bytes_));
     for (std::size_t rank = 0; rank < some.size(); ++rank) {
-      const auto before = numbers.size();
-      const auto before_names = names.size();
+      const auto before = names.size();
       for (const auto& piece : rank == rank_ ? Pieces() : noted) {
-        append(piece, rank, some[rank], read, numbers);
-        const auto* const name = reinterpret_cast<const char*>(&piece.rows);
-        names.insert(names.end(), name, name + sizeof(Rows));
+        for (const auto& run : some[rank]) {
+          outgoing.push_back({static_cast<int>(rank), columns_of(piece, rank, run, read, memory),
+                              run.count() * piece.rows.count() * number_bytes_});
+        }
+        const NotedBy name{static_cast<std::int64_t>(rank_), piece.rows};
+        const auto* const bytes = reinterpret_cast<const char*>(&name);
+        names.insert(names.end(), bytes, bytes + sizeof(name));
       }
-      counts.push_back(static_cast<int>(numbers.size() - before));
-      counts_of_names.push_back(static_cast<int>(names.size() - before_names));
+      counts.push_back(static_cast<int>(names.size() - before));
     }
   });
-  const auto received_names = communicator.exchange(names, counts_of_names);
-  std::vector<Rows> received(received_names.size() / sizeof(Rows));
-  if (!received.empty()) std::memcpy(received.data(), received_names.data(), received_names.size());
-  keep(received, communicator.exchange(numbers, counts));
+  const auto received = communicator.exchange(names, counts);
+  std::vector<ranks::Communicator::Incoming> incoming;
+  communicator.together([&] {
+    std::vector<NotedBy> pieces(received.size() / sizeof(NotedBy));
+    if (!pieces.empty()) std::memcpy(pieces.data(), received.data(), received.size());
+    incoming = keep(pieces);
+  });
+  communicator.exchange(outgoing, incoming);
 }
 
-// Numbers of some pieces, one after the other.
-void EarlierColumns::keep(const std::vector<Rows>& rows, std::vector<char> numbers) {
-  if (rows.empty()) return;
-  const char* from = numbers_kept_.emplace_back(std::move(numbers)).data();
-  for (const auto& some : rows) {
-    keep({some, from});
-    from += count_of(kept_rows_) * some.count() * number_bytes_;
+// Memory for pieces that others have noted, by who has.
+std::vector<ranks::Communicator::Incoming> EarlierColumns::keep(const std::vector<NotedBy>& pieces) {
+  std::int64_t numbers = 0;
+  for (const auto& piece : pieces) numbers += count_of(kept_rows_) * piece.rows.count();
+  char* to =
+      numbers_kept_
+          .emplace_back(std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(numbers * number_bytes_)))
+          .get();
+  std::vector<ranks::Communicator::Incoming> incoming;
+  for (const auto& [rank, rows] : pieces) {
+    keep({rows, to});
+    for (const auto& run : kept_rows_) {
+      const auto bytes = run.count() * rows.count() * number_bytes_;
+      incoming.push_back({static_cast<int>(rank), to, bytes});
+      to += bytes;
+    }
   }
+  return incoming;
 }
 
 void EarlierColumns::keep(const Piece& piece) {

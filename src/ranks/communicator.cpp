@@ -25,13 +25,17 @@ void check(int status, const char* call) {
 // Ranks that wait yield their core: MPICH's own waiting does not, and Open MPI's where it is told so (below). They look
 // for messages some times before: a look gets MPICH no more than a piece of a long one, and a core that was yielded to
 // another program comes back milliseconds later.
-void finish(MPI_Request& request, const char* call) {
+void finish(std::vector<MPI_Request>& requests, const char* call) {
   constexpr int looks_between_yields = 100;
   int done = 0;
   for (int looks = 1; done == 0; ++looks) {
-    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call);
+    check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), call);
     if (done == 0 && looks % looks_between_yields == 0) sched_yield();
   }
+}
+void finish(MPI_Request& request, const char* call) {
+  std::vector<MPI_Request> one{request};
+  finish(one, call);
 }
 
 // NOLINTBEGIN(clang-analyzer-optin.mpi.MPI-Checker): it knows no MPI_Test
@@ -210,6 +214,20 @@ std::vector<char> Communicator::exchange(const std::vector<char>& bytes, const s
         "MPI_Ialltoallv");
   finish(request, "MPI_Ialltoallv");
   return received;
+}
+
+void Communicator::exchange(const std::vector<Outgoing>& outgoing, const std::vector<Incoming>& incoming) const {
+  constexpr int tag = 0;
+  std::vector<MPI_Request> requests;
+  for (const auto& [rank, bytes, count] : incoming) {
+    check(MPI_Irecv(bytes, static_cast<int>(count), MPI_CHAR, rank, tag, communicator_, &requests.emplace_back()),
+          "MPI_Irecv");
+  }
+  for (const auto& [rank, bytes, count] : outgoing) {
+    check(MPI_Isend(bytes, static_cast<int>(count), MPI_CHAR, rank, tag, communicator_, &requests.emplace_back()),
+          "MPI_Isend");
+  }
+  finish(requests, "MPI_Testall");
 }
 // NOLINTEND(clang-analyzer-optin.mpi.MPI-Checker)
 

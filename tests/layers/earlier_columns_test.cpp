@@ -68,6 +68,25 @@ TEST(EarlierColumns, ComeFromTheRankThatHasThem) {
   expect_columns<double>([](std::int64_t row, int rank, int ranks) { return (row / 3) % ranks == rank; });
 }
 
+// The last rank has fewer rows than others: none.
+TEST(EarlierColumns, NeedNotBeWantedByAllRanks) {
+  const auto world = ranks::Communicator::world();
+  auto wanted = wanted_by(world.size());
+  wanted.back().clear();
+  EarlierColumns columns(plain, wanted, world.rank(), Precision::float64);
+  const std::vector<double> row(n, 7.0);
+  for (const auto& run : plain) {
+    for (auto i = run.begin; i < run.end; ++i) {
+      if (i % world.size() == world.rank()) columns.note({i, i + 1}, row.data(), n);
+    }
+  }
+  columns.exchange(world);
+  if (world.size() == 1) return;
+  std::vector<double> found(n, 0.0);
+  columns.fill({0, 1}, found.data(), n);
+  EXPECT_EQ(std::count(found.begin(), found.end(), 7.0), world.is_root() ? 9 : 0);
+}
+
 // Some of them are read from a file, as far as it has been written, for half of each rank's rows at a time.
 TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
   const auto world = ranks::Communicator::world();

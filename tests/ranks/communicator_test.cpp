@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <vector>
 
 namespace hessian_mpi::ranks {
 namespace {
@@ -35,6 +36,35 @@ int size_from_mpi() {
   int size = 0;
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   return size;
+}
+
+// Each rank has two messages for each other one: its number so many times, and then another number.
+TEST(Communicator, BringsMessagesFromWhereTheyLieToWhereTheyGo) {
+  const auto world = Communicator::world();
+  constexpr std::size_t longest = 300000;  // more than goes at once
+  const std::vector<char> own(longest, static_cast<char>(world.rank() + 1));
+  const char other = static_cast<char>(100 + world.rank());
+  std::vector<std::vector<char>> received(static_cast<std::size_t>(world.size()));
+  std::vector<Communicator::Outgoing> outgoing;
+  std::vector<Communicator::Incoming> incoming;
+  const auto length = [&](int from, int to) { return static_cast<std::int64_t>(longest) / (1 + from + 2 * to); };
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (rank == world.rank()) continue;
+    outgoing.push_back({rank, own.data(), length(world.rank(), rank)});
+    outgoing.push_back({rank, &other, 1});
+    auto& from_rank = received[static_cast<std::size_t>(rank)];
+    const auto count = length(rank, world.rank());
+    from_rank.resize(static_cast<std::size_t>(count) + 1);
+    incoming.push_back({rank, from_rank.data(), count});
+    incoming.push_back({rank, from_rank.data() + count, 1});
+  }
+  world.exchange(outgoing, incoming);
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (rank == world.rank()) continue;
+    std::vector<char> expected(static_cast<std::size_t>(length(rank, world.rank())), static_cast<char>(rank + 1));
+    expected.push_back(static_cast<char>(100 + rank));
+    EXPECT_EQ(received[static_cast<std::size_t>(rank)], expected) << "from " << rank;
+  }
 }
 
 TEST(Communicator, OfTheWorldKnowsRanksAndHost) {

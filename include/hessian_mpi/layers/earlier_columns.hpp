@@ -56,12 +56,18 @@ class EarlierColumns {
   using Pieces = std::vector<Piece>;
   std::int64_t bytes_exchanged(const std::vector<std::vector<Rows>>& some) const;
   std::vector<Pieces> noted_in_rounds(std::int64_t at_once) const;
-  void append(const Piece& noted, std::size_t rank, const std::vector<Rows>& runs, const ReadRows& read,
-              std::vector<char>& numbers) const;
+  using Memory = std::vector<std::unique_ptr<char[]>>;
+  const char* columns_of(const Piece& noted, std::size_t rank, const Rows& run, const ReadRows& read,
+                         Memory& memory) const;
   void keep_own(const Pieces& noted, const ReadRows& read);
   void send(const Pieces& noted, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
             const ranks::Communicator& communicator);
-  void keep(const std::vector<Rows>& rows, std::vector<char> numbers);
+  /// Rows that a rank has noted.
+  struct NotedBy {
+    std::int64_t rank;
+    Rows rows;
+  };
+  std::vector<ranks::Communicator::Incoming> keep(const std::vector<NotedBy>& pieces);
   void keep(const Piece& piece);
 
   std::vector<Rows> earlier_;
@@ -70,13 +76,13 @@ class EarlierColumns {
   std::size_t rank_;
   std::int64_t number_bytes_;
   std::int64_t earlier_count_;
-  std::vector<std::unique_ptr<char[]>> numbers_noted_;
+  Memory numbers_noted_;
   Pieces noted_;  // for all that is wanted
   std::vector<Rows> noted_in_file_;
-  std::vector<Rows> kept_rows_;                  // of this rank
-  std::vector<std::vector<char>> numbers_kept_;  // that do not lie where they were noted
-  Pieces kept_;                                  // for these rows
-  std::vector<bool> found_;                      // of all earlier rows, those that are kept
+  std::vector<Rows> kept_rows_;  // of this rank
+  Memory numbers_kept_;          // that do not lie where they were noted
+  Pieces kept_;                  // for these rows
+  std::vector<bool> found_;      // of all earlier rows, those that are kept
 };
 
 /// How many rows some runs have, and the place of a row of them.

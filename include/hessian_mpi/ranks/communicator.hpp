@@ -83,6 +83,21 @@ class Communicator {
   /// Collective. Hands to each rank bytes of its own, counts[r] of them to rank r, in order; returns what the others
   /// handed to this one, in the order of ranks. At most 1 GiB in all from a rank, and to a rank.
   std::vector<char> exchange(const std::vector<char>& bytes, const std::vector<int>& counts) const;
+
+  /// Bytes for another rank, where they lie; and memory for those from another.
+  struct Outgoing {
+    int rank;
+    const char* bytes;
+    std::int64_t count;
+  };
+  struct Incoming {
+    int rank;
+    char* bytes;
+    std::int64_t count;
+  };
+  /// Collective. Brings each message from where it lies to where it goes. Of two ranks one lists as outgoing what the
+  /// other lists as incoming, in the same order; at most 1 GiB each.
+  void exchange(const std::vector<Outgoing>& outgoing, const std::vector<Incoming>& incoming) const;
   /// Collective. Root's string, on all ranks.
   std::string from_root(std::string value) const;
 
