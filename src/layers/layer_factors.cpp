@@ -42,6 +42,8 @@ class FactoredRows {
   template <class Out>
   void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
                const std::function<void(double)>& advance);
+  template <class Out>
+  void compute_of_output(std::int64_t first, std::int64_t count, Out* out);
   double seconds_in_passes() const { return factors_.seconds_in_passes(); }
 
  private:
@@ -222,6 +224,15 @@ void FactoredRows<Number>::compute(const Rows& rows, const Rows& columns, Precis
   }
 }
 
+template <class Number>
+template <class Out>
+void FactoredRows<Number>::compute_of_output(std::int64_t first, std::int64_t count, Out* out) {
+  const auto& slab = *slab_of(first);
+  const auto n = problem_.index().size();
+  const RowsOfOutput of_first = outputs_in(slab, {first, first + 1}).front();
+  compute_rows(slab, {of_first.output, of_first.begin, of_first.begin + count}, {0, n}, out, n);
+}
+
 }  // namespace
 
 class LayerFactors::Assembly {
@@ -235,6 +246,10 @@ class LayerFactors::Assembly {
   void compute(const Rows& rows, const Rows& columns, Precision storage, Out* out,
                const std::function<void(double)>& advance) {
     std::visit([&](auto& some) { some.compute(rows, columns, storage, out, advance); }, rows_);
+  }
+  template <class Out>
+  void compute_of_output(std::int64_t first, std::int64_t count, Out* out) {
+    std::visit([&](auto& some) { some.compute_of_output(first, count, out); }, rows_);
   }
   double seconds_in_passes() const {
     return std::visit([](const auto& some) { return some.seconds_in_passes(); }, rows_);
@@ -262,6 +277,11 @@ void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision stor
   const network::OnDevice on_device(device_);
   engines::with_numbers(storage, out,
                         [&](auto* numbers) { assembly_->compute(rows, columns, storage, numbers, advance); });
+}
+
+void LayerFactors::compute_of_output(std::int64_t first, std::int64_t count, Precision storage, void* out) {
+  const network::OnDevice on_device(device_);
+  engines::with_numbers(storage, out, [&](auto* numbers) { assembly_->compute_of_output(first, count, numbers); });
 }
 
 }  // namespace hessian_mpi::layers

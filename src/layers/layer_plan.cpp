@@ -219,13 +219,19 @@ std::vector<LayerStep> alone(const std::vector<LayerStep>& steps) {
 }
 
 // The parameters of a layer whose rows a step makes.
-void note_parameters(const Network& network, std::size_t s, std::size_t l, LayerPlan& plan) {
+void note_parameters(const Network& network, std::size_t s, std::size_t l, bool handed, LayerPlan& plan) {
   const auto& step = plan.steps[s];
   const auto& call = network.graph.call(step.layers[l].call);
   const auto together = rows_together(network, step, l);
-  const auto work = work_of_row(network, step, l);
-  if (call.weight) plan.parameters[*call.weight] = {s, "", work.of_weight, together.of_weight};
-  if (call.bias) plan.parameters[*call.bias] = {s, "", work.of_bias, together.of_bias};
+  const auto work = work_of_row(network, step, l, handed);
+  const auto outputs = outputs_of_rows(network, step, l);
+  if (call.weight) {
+    plan.parameters[*call.weight] = {s, "", work.of_weight, together.of_weight, outputs.of_weight, outputs.together};
+  }
+  if (call.bias) {
+    const auto weight = outputs.of_weight == 0 ? call.weight : std::nullopt;
+    plan.parameters[*call.bias] = {s, "", work.of_bias, together.of_bias, outputs.of_bias, outputs.together, weight};
+  }
 }
 
 // One for all steps; none where it does not serve them.
@@ -248,7 +254,7 @@ void give_copies(const Network& network, LayerStep& step) {
   if (counts_of(network, step).outputs * bytes > most_bytes_of_outputs) step.copies = 1;
 }
 
-void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
+void add_step(const Network& network, LayerStep step, bool handed, LayerPlan& plan) {
   const auto bytes = bytes_of(network.problem.precision());
   const auto counts = counts_of(network, step);
   step.rows = -counts.double_backward_rows;
@@ -259,7 +265,7 @@ void add_step(const Network& network, LayerStep step, LayerPlan& plan) {
   plan.bytes_if_there = std::max(plan.bytes_if_there, counts.outputs * bytes);
   plan.steps.push_back(std::move(step));
   const auto last = plan.steps.size() - 1;
-  for (std::size_t l = 0; l < plan.steps[last].row_layers; ++l) note_parameters(network, last, l, plan);
+  for (std::size_t l = 0; l < plan.steps[last].row_layers; ++l) note_parameters(network, last, l, handed, plan);
 }
 
 LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::vector<bool>& samples_last,
@@ -282,7 +288,7 @@ LayerPlan plan_of(const Network& network, const Proposal& proposal, const std::v
     give_copies(network, step);
   }
   give_numbers_to_tails(network, steps);
-  for (auto& step : steps) add_step(network, std::move(step), plan);
+  for (auto& step : steps) add_step(network, std::move(step), entries == Entries::all, plan);
   return plan;
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "handed_rows.hpp"
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/engines/diagonal.hpp"
@@ -12,49 +13,15 @@
 #include "hessian_mpi/file/hessian_rows.hpp"
 #include "hessian_mpi/layers/later_columns.hpp"
 #include "hessian_mpi/layers/layer_factors.hpp"
+#include "hessian_mpi/matrix/runs.hpp"
 #include "hessian_mpi/ranks/together_until_done.hpp"
 
 namespace hessian_mpi::run {
 namespace {
 
-std::vector<Rows> common(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
-  std::vector<Rows> both;
-  for (const auto& run : runs) {
-    for (const auto& other : others)
-      matrix::append_run({std::max(run.begin, other.begin), std::min(run.end, other.end)}, both);
-  }
-  return both;
-}
-
-// Runs that may overlap, in order and each row once.
-std::vector<Rows> united(std::vector<Rows> runs) {
-  std::sort(runs.begin(), runs.end(), [](const Rows& a, const Rows& b) { return a.begin < b.begin; });
-  std::vector<Rows> joined;
-  for (const auto& run : runs) {
-    const auto begin = joined.empty() ? run.begin : std::max(run.begin, joined.back().end);
-    matrix::append_run({begin, std::max(begin, run.end)}, joined);
-  }
-  return joined;
-}
-
-std::vector<Rows> united(std::vector<Rows> runs, const std::vector<Rows>& others) {
-  runs.insert(runs.end(), others.begin(), others.end());
-  return united(std::move(runs));
-}
-
-std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>& others) {
-  std::vector<Rows> left;
-  for (const auto& run : runs) {
-    auto begin = run.begin;
-    for (const auto& other : others) {
-      if (other.end <= begin || other.begin >= run.end) continue;
-      matrix::append_run({begin, other.begin}, left);
-      begin = std::max(begin, other.end);
-    }
-    matrix::append_run({begin, run.end}, left);
-  }
-  return left;
-}
+// Multiplications, about a minute of a core: what a rank makes before its blocks have any of it is lost where the job
+// is stopped or killed.
+constexpr double most_made_ahead = 1e12;
 
 std::vector<Rows> rows_of(const matrix::BlockGrid& grid, const matrix::BlockList& blocks) {
   std::vector<Rows> runs;
@@ -108,7 +75,7 @@ Rows hull_of(const std::vector<layers::EarlierColumns*>& columns) {
 // Notes some of neighbouring whole rows, whose numbers these are; those are to be read from the file where it has them.
 void note(const std::vector<Rows>& some, const Rows& rows, const void* numbers, const matrix::MatrixShape& matrix,
           bool in_file, const std::vector<layers::EarlierColumns*>& columns) {
-  for (const auto& run : common({rows}, some)) {
+  for (const auto& run : matrix::common({rows}, some)) {
     const char* const from = static_cast<const char*>(numbers) + (run.begin - rows.begin) * matrix.bytes_of_row();
     for (auto* of_step : columns) {
       if (in_file) {
@@ -202,9 +169,12 @@ LayeredAssembly::LayeredAssembly(const network::Problem& problem, const layers::
     if (s > 0 && steps_[s].active) {
       std::vector<std::vector<Rows>> wanted;
       for (const auto& own : steps_[s].own) wanted.push_back(in_part(own));
+      if (matrix.entries == Entries::all && communicator.size() > 1) {
+        steps_[s].handed = std::make_unique<HandedRows>(plan, problem.index(), s, steps_[s].own, earlier, matrix);
+      }
       steps_[s].columns.emplace(earlier, std::move(wanted), communicator.rank(), matrix.storage);
     }
-    if (steps_[s].is_column) earlier = united(std::move(earlier), steps_[s].rows);
+    if (steps_[s].is_column) earlier = matrix::united(std::move(earlier), steps_[s].rows);
   }
 }
 
@@ -217,7 +187,7 @@ void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
   for (const auto b : missing) {
     const auto rows = matrix_.grid.block(b);
     auto s = steps_.size() - 1;
-    while (s > 0 && common({rows}, steps_[s].rows).empty()) --s;
+    while (s > 0 && matrix::common({rows}, steps_[s].rows).empty()) --s;
     blocks[s].push_back(b);
     costs[s].push_back(has_rows_of_parameters() ? layers::cost_of(plan_, problem_.index(), rows)
                                                 : static_cast<double>(rows.count()));
@@ -229,7 +199,7 @@ void LayeredAssembly::share_blocks(const matrix::BlockList& missing) {
 
 // Others are loose: columns of later steps, which have no use for those of earlier ones.
 std::vector<Rows> LayeredAssembly::in_part(const std::vector<Rows>& rows) const {
-  return common(rows, {matrix_.grid.part()});
+  return matrix::common(rows, {matrix_.grid.part()});
 }
 
 // What the ranks make of a step's rows. Those of later steps are known.
@@ -240,24 +210,24 @@ void LayeredAssembly::find_rows(std::size_t s) {
   }
   const auto ranks = communicator_.size();
   for (int rank = 0; rank < ranks; ++rank) {
-    const auto own = common(rows_of(matrix_.grid, shares_[s].of_rank(rank)), step.rows);
+    const auto own = matrix::common(rows_of(matrix_.grid, shares_[s].of_rank(rank)), step.rows);
     std::vector<Rows> kept;
     for (auto later = s + 1; later < steps_.size(); ++later) {
       const auto blocks = rows_of(matrix_.grid, shares_[later].of_rank(rank));
-      kept = united(std::move(kept), common(blocks, step.rows));
+      kept = matrix::united(std::move(kept), matrix::common(blocks, step.rows));
     }
-    step.own.push_back(united(own, kept));
+    step.own.push_back(matrix::united(own, kept));
     if (rank == communicator_.rank()) step.kept = kept;
     step.beside.push_back(std::move(kept));
   }
-  if (step.is_column) step.loose = without(step.rows, {matrix_.grid.part()});
+  if (step.is_column) step.loose = matrix::without(step.rows, {matrix_.grid.part()});
   for (int rank = 0; rank < ranks; ++rank) {
     const auto share = share_of(step.loose, rank, ranks);
     auto& own = step.own[static_cast<std::size_t>(rank)];
-    own = united(std::move(own), share);
+    own = matrix::united(std::move(own), share);
     step.active = step.active || !own.empty();
     auto& beside = step.beside[static_cast<std::size_t>(rank)];
-    beside = united(std::move(beside), share);
+    beside = matrix::united(std::move(beside), share);
   }
 }
 
@@ -301,6 +271,12 @@ std::uint64_t LayeredAssembly::bytes_beside() const {
   return static_cast<std::uint64_t>(bytes);
 }
 
+std::uint64_t LayeredAssembly::bytes_handed() const {
+  std::uint64_t most = 0;
+  for (const auto& step : steps_) most = std::max(most, step.handed ? step.handed->bytes() : 0);
+  return most;
+}
+
 // Collective.
 void LayeredAssembly::choose_rounds(std::uint64_t memory) {
   columns_in_file_ = communicator_.max(std::int64_t{bytes_of_columns() > memory}) != 0;
@@ -338,7 +314,7 @@ void LayeredAssembly::exchange(std::size_t s, std::int64_t round) {
   const auto blocks = blocks_of_round(s, round);
   for (int rank = 0; rank < communicator_.size(); ++rank) {
     const auto beside = in_part(beside_in_round(s, round, rank));
-    rows.push_back(united(common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside));
+    rows.push_back(matrix::united(matrix::common(rows_of(matrix_.grid, blocks.of_rank(rank)), step.rows), beside));
   }
   std::optional<file::HessianReader> reader;
   const auto read = [&](const Rows& some, const Rows& columns, char* numbers) {
@@ -357,7 +333,7 @@ void LayeredAssembly::take_in(std::size_t s, const std::vector<std::int64_t>& ro
   std::vector<char> numbers;
   const auto take = [&](std::size_t place) {
     const Rows some = neighbours(rows, place, engine.rows_at_once());
-    const auto kept = common({some}, steps_[s].kept);
+    const auto kept = matrix::common({some}, steps_[s].kept);
     // LibTorch may compute some columns in another way than all of them.
     const bool whole = s == 0 || !kept.empty();
     const Rows columns = whole ? Rows{0, matrix_.columns} : wanted;
@@ -382,7 +358,7 @@ void LayeredAssembly::read_back(const std::vector<file::BlockRecord>& records, s
   for (std::size_t b = 0; b < records.size(); ++b) {
     if (records[b].on_disk) blocks.push_back(static_cast<std::int64_t>(b));
   }
-  const auto there = common(rows_of(matrix_.grid, blocks), steps_[s].rows);
+  const auto there = matrix::common(rows_of(matrix_.grid, blocks), steps_[s].rows);
   const auto mine = single_rows(share_of(there, communicator_.rank(), communicator_.size()));
   std::optional<file::HessianReader> reader;
   std::vector<char> numbers;
@@ -409,13 +385,31 @@ void LayeredAssembly::prepare(const FilePath& file, const std::vector<file::Bloc
   take_in(0, single_rows(beside_in_round(0, 0, communicator_.rank())), unfactored_, stop);
 }
 
-// Of a step after the first.
-std::unique_ptr<engines::Engine> LayeredAssembly::engine_of(std::size_t s, std::uint64_t memory) const {
+// Collective. Of a step after the first.
+std::unique_ptr<engines::Engine> LayeredAssembly::engine_of(std::size_t s, std::uint64_t memory,
+                                                            const ranks::StopPoint& stop) {
   const auto& of_plan = plan_.steps[s];
-  const auto& columns = *steps_[s].columns;
+  auto& step = steps_[s];
+  const auto& columns = *step.columns;
   if (of_plan.products) return std::make_unique<layers::LaterColumns>(unfactored_, of_plan.products->begin, columns);
-  const auto& own = steps_[s].own[static_cast<std::size_t>(communicator_.rank())];
-  return std::make_unique<layers::LayerFactors>(problem_, of_plan, own, columns, *kept_, accumulate_, memory);
+  const auto rank = communicator_.rank();
+  auto own = step.own[static_cast<std::size_t>(rank)];
+  const auto handed = step.handed ? step.handed->bytes() : 0;
+  const bool hands_over = handed > 0 && step.rounds == 1 && step.handed->cost() <= most_made_ahead &&
+                          communicator_.max(std::int64_t{handed > memory / 2}) == 0;
+  std::unique_ptr<layers::LayerFactors> factors;
+  communicator_.together([&] {
+    if (hands_over) {
+      const auto left = matrix::without(own, step.handed->to_rank(rank));
+      own = step.handed->made_by(rank);
+      own.insert(own.end(), left.begin(), left.end());
+    }
+    factors = std::make_unique<layers::LayerFactors>(problem_, of_plan, own, columns, *kept_, accumulate_,
+                                                     hands_over ? memory - handed : memory);
+  });
+  if (!hands_over) return factors;
+  step.handed->make(*factors, stop, communicator_);
+  return std::make_unique<WithHandedRows>(std::move(factors), *step.handed, columns, matrix_.columns);
 }
 
 Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
@@ -427,7 +421,10 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
     std::unique_ptr<engines::Engine> made;
     const auto engine_of_step = [&]() -> engines::Engine& {
       if (s == 0) return unfactored_;
-      if (!made) communicator_.together([&] { made = engine_of(s, memory); });
+      if (!made) {
+        made = engine_of(s, memory, stop);
+        result.pass_seconds += made->seconds_in_passes();
+      }
       return *made;
     };
     for (std::int64_t round = 0; round < step.rounds; ++round) {
@@ -451,6 +448,7 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       take_in(s, single_rows(beside_in_round(s, round, communicator_.rank())), engine, stop);
       result.compute_seconds += beside.seconds();
     }
+    step.handed.reset();
     step.columns.reset();
   }
   return result;

@@ -191,7 +191,7 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
   const auto buffers = static_cast<std::uint64_t>(blocks) *
                        (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
   return {most_columns, left, blocks, wanted > left ? 4 * (wanted - left) : 0,
-          kept + job.plan.bytes_of_tail + columns + std::min(left, wanted) + buffers};
+          kept + job.plan.bytes_of_tail + columns + std::min(left, wanted + assembly.bytes_handed()) + buffers};
 }
 
 }  // namespace hessian_mpi::run

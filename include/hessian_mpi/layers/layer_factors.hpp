@@ -47,6 +47,10 @@ class LayerFactors final : public engines::Engine {
   std::uint64_t bytes_per_row(std::int64_t /*columns*/) const override { return 0; }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
+  /// Not collective. This row of a weight or bias that passes for outputs make, and those of the same output in the
+  /// columns after it, so many in all, in the columns that the step's layers have: [count][N], of which the others are
+  /// left as they are.
+  void compute_of_output(std::int64_t first, std::int64_t count, Precision storage, void* out);
   double seconds_in_passes() const override;
 
   class Assembly;  // in numbers of one precision

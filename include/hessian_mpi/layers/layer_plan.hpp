@@ -56,6 +56,11 @@ struct ParameterPlan {
   std::string reason;              ///< why by double-backward; empty where they are factored
   Work row_work{0, 1};             ///< what one row takes, in multiplications
   std::int64_t rows_together = 1;  ///< neighbouring rows that come of the same passes
+  /// Where passes for an output serve rows all over the parameter, or, of a bias, of its weight too: how many outputs,
+  /// row i being of output i modulo so many. 0: elsewhere, and where each row has a pass of its own.
+  std::int64_t outputs = 0;
+  std::int64_t outputs_together = 1;          ///< neighbouring outputs that come of the same passes
+  std::optional<std::size_t> weight_of = {};  ///< of a bias: the parameter with as many rows for each output, in order
 };
 
 struct LayerPlan {

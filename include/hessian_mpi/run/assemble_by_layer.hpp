@@ -16,6 +16,8 @@
 
 namespace hessian_mpi::run {
 
+class HandedRows;  // src/run/handed_rows.hpp
+
 class LayeredAssembly {
  public:
   /// Not collective; the same on all ranks. missing: the blocks to be made. unfactored: makes the rows of the first
@@ -39,6 +41,9 @@ class LayeredAssembly {
   std::uint64_t bytes_of_columns() const;
   /// Bytes of those that lie outside of the part that is to be made, or in its blocks of later steps: these are kept.
   std::uint64_t bytes_beside() const;
+
+  /// Bytes of rows that another rank made for this one's blocks, at most; as far as assemble() has memory for them.
+  std::uint64_t bytes_handed() const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
   /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. file:
@@ -67,6 +72,7 @@ class LayeredAssembly {
     std::vector<Rows> kept;                         // of this rank's those in its blocks of later steps
     std::vector<std::vector<Rows>> beside;          // for each rank all that it makes beside its blocks
     std::optional<layers::EarlierColumns> columns;  // of the steps before
+    std::unique_ptr<HandedRows> handed;             // where ranks make rows for each other
     bool active = false;                            // some rank makes some of its rows
     bool is_column = false;                         // later steps need its rows
     std::int64_t rounds = 1;                        // in which its rows get their columns and are made
@@ -83,7 +89,7 @@ class LayeredAssembly {
   void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                const ranks::StopPoint& stop);
   void read_back(const std::vector<file::BlockRecord>& records, std::size_t s, const ranks::StopPoint& stop);
-  std::unique_ptr<engines::Engine> engine_of(std::size_t s, std::uint64_t memory) const;
+  std::unique_ptr<engines::Engine> engine_of(std::size_t s, std::uint64_t memory, const ranks::StopPoint& stop);
 
   const network::Problem& problem_;
   const layers::LayerPlan& plan_;

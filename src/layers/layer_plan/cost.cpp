@@ -162,6 +162,17 @@ double cost_of_writing_row(const Network& network) {
   return written_number * static_cast<double>(network.problem.index().size());
 }
 
+// Whether one rank keeps what passes find for all outputs of a layer, between the rows of its weight and of its bias.
+bool keeps_outputs(const Network& network, const LayerStep& step, std::size_t l) {
+  constexpr double memory = 64 << 20;
+  const auto sizes = sizes_of(network, step);
+  double numbers = 0;
+  for (std::size_t m = 0; m < sizes.size(); ++m) {
+    numbers += sizes[m].positions * sizes[m].outputs + (contains(step.layers[m].upstream, l) ? sizes[m].elements : 0);
+  }
+  return sizes[l].outputs * sizes[l].positions * units_of(network, step) * numbers * sizeof(double) <= memory;
+}
+
 // In the order that they are made in, with units that no layer crosses on the way. Rows in all
 // columns are made first: what shares parameters cannot be a column before others, and the rest need not.
 Choice in_order_of_steps(const Network& network, Choice choice) {
@@ -346,7 +357,7 @@ Work work_of_double_backward_row(const Network& network) {
   return {cost_of_double_backward_rows(network, 1), cost_of_writing_row(network)};
 }
 
-WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l) {
+WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l, bool handed) {
   const auto sizes = sizes_of(network, step);
   const auto rows = rows_of_layer(network, step, sizes, l).by_output;
   const auto work = [&](double passes, double all) {
@@ -355,7 +366,14 @@ WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t
   const auto by_row = work(cost_of_passes(network, step, l, 1), cost_by_row(network, step, sizes, l));
   if (rows == 0) return {by_row, by_row};
   const double passes = cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions);
-  const auto by_output = work(passes / rows, cost_by_outputs(network, step, sizes, l) / rows);
+  const double products = (cost_by_outputs(network, step, sizes, l) - passes) / rows;
+  const auto biases = static_cast<double>(own_parameters(network, step.layers[l].call, true));
+  if (handed && sizes[l].positions == 1 && rows > biases) {
+    const double times = biases > 0 && !keeps_outputs(network, step, l) ? 2 : 1;
+    const double of_weight = times * passes / (rows - biases);
+    return {work(of_weight, of_weight + products), work(0, products)};
+  }
+  const auto by_output = work(passes / rows, passes / rows + products);
   return {by_output, by_row};  // a bias' rows come after those of the weight, when their passes are forgotten
 }
 
@@ -367,6 +385,16 @@ RowsTogether rows_together(const Network& network, const LayerStep& step, std::s
   const auto rows = rows_at_once_in_a_batch(step);
   const auto of_weight = by_row ? rows : call.by_input ? outputs_of(call) : outputs * weight_columns(call);
   return {of_weight, by_row || positions > 1 ? rows : outputs};
+}
+
+OutputsOfRows outputs_of_rows(const Network& network, const LayerStep& step, std::size_t l) {
+  const auto& call = network.graph.call(step.layers[l].call);
+  if (!call.weight || step.layers[l].by_row || step.whole) return {};
+  const auto positions = positions_of(call, {step.unit, network.problem.batch_size(), false});
+  const auto outputs = outputs_of(call);
+  const bool apart = call.by_input && groups_of(call) == 1;
+  return {apart ? outputs : 0, positions > 1 || (call.by_input && !apart) ? 0 : outputs,
+          std::max<std::int64_t>(1, step.copies / positions)};
 }
 
 }  // namespace hessian_mpi::layers

@@ -88,7 +88,8 @@ struct WorkOfRow {
   Work of_weight;
   Work of_bias;
 };
-WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l);
+/// handed: rows of a bias are made where those of its weight are (see ParameterPlan::outputs).
+WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l, bool handed);
 
 /// How many neighbouring rows of a layer come of the same passes.
 struct RowsTogether {
@@ -96,6 +97,14 @@ struct RowsTogether {
   std::int64_t of_bias;
 };
 RowsTogether rows_together(const Network& network, const LayerStep& step, std::size_t l);
+
+/// Of a layer ParameterPlan::outputs, and how many of these come of the same passes.
+struct OutputsOfRows {
+  std::int64_t of_weight = 0;
+  std::int64_t of_bias = 0;
+  std::int64_t together = 1;
+};
+OutputsOfRows outputs_of_rows(const Network& network, const LayerStep& step, std::size_t l);
 
 std::int64_t parameters_in(const Network& network, const Choice& choice);
 
