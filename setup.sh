@@ -310,6 +310,7 @@ case ${1:-} in
 esac
 mode=$1
 shift
+tests=$((2 * $(nproc))) # at once: they wait for processes that start and end
 
 here=$PWD
 if [[ $here != "$root" ]]; then run cd "$root"; fi
@@ -339,17 +340,17 @@ case $mode in
     build release build all
     mapfile -t sources < <(sources_without_torch)
     check_with_clang_tidy build "$quick_checks" "${sources[@]}"
-    run ctest --preset release --parallel "$(nproc)" "$@"
+    run ctest --preset release --parallel "$tests" "$@"
     ;;
   debug)
     configure debug build-debug
     build debug build-debug tests_without_torch
-    run ctest --preset debug -L without_torch --parallel "$(nproc)" "$@"
+    run ctest --preset debug -L without_torch --parallel "$tests" "$@"
     ;;
   mpich)
     configure mpich build-mpich -DCMAKE_BUILD_TYPE=Debug
     build mpich build-mpich tests_without_torch
-    run ctest --preset mpich -L without_torch --parallel "$(nproc)" "$@"
+    run ctest --preset mpich -L without_torch --parallel "$tests" "$@"
     ;;
   tidy)
     configure release build-tidy -B build-tidy -DHESSIAN_MPI_PCH=OFF -DHESSIAN_MPI_UNITY=OFF

@@ -6,8 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-int main(int argc, char** argv) {
-  MPI_Init(&argc, &argv);
+#include "hessian_mpi/ranks/communicator.hpp"
+
+namespace {
+
+int run_tests(int argc, char** argv) {
+  const hessian_mpi::ranks::MpiSession mpi(argc, argv);
   testing::InitGoogleTest(&argc, argv);
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -17,7 +21,13 @@ int main(int argc, char** argv) {
   }
   int failed = RUN_ALL_TESTS();
   MPI_Allreduce(MPI_IN_PLACE, &failed, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-  MPI_Finalize();
+  return failed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int failed = run_tests(argc, argv);
   std::fflush(nullptr);
   std::_Exit(failed);  // the destructors of LibTorch's static objects take 0.15 s
 }

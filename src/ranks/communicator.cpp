@@ -1,13 +1,16 @@
 #include "hessian_mpi/ranks/communicator.hpp"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <numeric>
 #include <regex>
+#include <string_view>
 
 #include "hessian_mpi/base/exception_words.hpp"
 
@@ -78,10 +81,23 @@ void yield_when_idle() {
   setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_what_the_user_set);
 }
 
+// Processes without mpirun that are told to start no daemon take one directory for their sessions: Open MPI 4 removes
+// it when one of them ends, and another that begins then fails. Each gets its own, which Open MPI makes and removes.
+void take_own_session_directory() {
+  constexpr int keep_what_the_user_set = 0;
+  const char* const isolated = std::getenv("OMPI_MCA_ess_singleton_isolated");
+  const bool has_launcher = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  std::error_code none;
+  const auto folder = std::filesystem::temp_directory_path(none);
+  if (isolated == nullptr || std::string_view(isolated) != "1" || has_launcher || none) return;
+  setenv("OMPI_MCA_orte_top_session_dir", (folder / text("ompi.", getpid())).c_str(), keep_what_the_user_set);
+}
+
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) {
   yield_when_idle();
+  take_own_session_directory();
   int provided = 0;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
 }
