@@ -23,6 +23,15 @@ namespace hessian_mpi::run {
 
 class HandedRows {
  public:
+  /// Rows of one output, so far apart.
+  struct Piece {
+    std::int64_t output = 0;
+    std::int64_t first = 0;
+    std::int64_t distance = 1;
+    std::int64_t count = 0;
+  };
+  using Pieces = std::vector<Piece>;
+
   /// Not collective; the same on all ranks. wanted: for each rank the rows that it is going to need of the step, in
   /// order. earlier: rows of the steps before, whose columns others fill in.
   HandedRows(const layers::LayerPlan& plan, const matrix::ParameterIndex& index, std::size_t step,
@@ -32,6 +41,7 @@ class HandedRows {
   /// Of a rank's rows those that are handed to it, from itself too; and those that it makes, output by output.
   const std::vector<Rows>& to_rank(int rank) const { return to_ranks_[static_cast<std::size_t>(rank)]; }
   std::vector<Rows> made_by(int rank) const;
+  const Pieces& pieces_of(int rank) const { return made_[static_cast<std::size_t>(rank)]; }
   /// Bytes that a rank needs for them, and the multiplications before any of them is in its blocks: the most of any.
   std::uint64_t bytes() const;
   double cost() const { return cost_; }
@@ -46,14 +56,6 @@ class HandedRows {
   void copy(const Rows& rows, const Rows& columns, void* out) const;
 
  private:
-  /// Rows of one output, so far apart.
-  struct Piece {
-    std::int64_t output = 0;
-    std::int64_t first = 0;
-    std::int64_t distance = 1;
-    std::int64_t count = 0;
-  };
-  using Pieces = std::vector<Piece>;
   void share(const Rows& parameter, const layers::ParameterPlan& plan, const std::vector<int>& makers);
   std::vector<Pieces> in_rounds(int rank) const;
   std::int64_t bytes_of_row() const;

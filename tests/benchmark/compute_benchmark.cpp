@@ -17,11 +17,13 @@
 #include <string>
 #include <vector>
 
+#include "handed_rows.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/layers/earlier_columns.hpp"
 #include "hessian_mpi/layers/later_columns.hpp"
 #include "hessian_mpi/layers/layer_factors.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
+#include "hessian_mpi/matrix/runs.hpp"
 #include "hessian_mpi/network/device.hpp"
 #include "hessian_mpi/network/kernels.hpp"
 #include "hessian_mpi/network/problem.hpp"
@@ -84,8 +86,26 @@ nlohmann::json whole(const run::Job& job, const ranks::Communicator& world) {
   return {{"seconds", static_cast<double>(world.max(own)) / 1e6}};
 }
 
-// What a rank does in each step, if its rows are these (step -> rows of each rank of world). Rows of earlier steps are
-// zeros. Reading the layers is what every rank does.
+// Rows that a rank makes for the blocks of others, into a buffer that is used again.
+double compute(layers::LayerFactors& engine, const run::HandedRows::Pieces& pieces, const matrix::MatrixShape& matrix) {
+  const Stopwatch watch;
+  std::vector<char> buffer;
+  for (const auto& piece : pieces) {
+    buffer.resize(static_cast<std::size_t>(piece.count * matrix.bytes_of_row()));
+    engine.compute_of_output(piece.first, piece.count, matrix.storage, buffer.data());
+  }
+  return watch.seconds();
+}
+
+// Of a step the rows of each rank of world, those in their blocks, and what this one makes for the blocks of others.
+struct Chosen {
+  std::vector<std::vector<Rows>> rows;
+  run::HandedRows::Pieces handed = {};
+  std::vector<Rows> rows_of_handed = {};
+};
+
+// What a rank does in each step, if that is chosen for it (of a step, and of those before it). Rows of earlier steps
+// are zeros, and so is what others make for it. Reading the layers is what every rank does.
 template <class Choice>
 nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, const Choice& choose) {
   const auto& matrix = job.matrix;
@@ -94,8 +114,9 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
   nlohmann::json steps = nlohmann::json::array();
   std::vector<Rows> earlier;
   for (std::size_t s = 0; s < plan.steps.size(); ++s) {
-    const auto chosen = choose(s);
-    const auto& own = chosen[static_cast<std::size_t>(world.rank())];
+    const Chosen chosen = choose(s, earlier);
+    const auto& own = chosen.rows[static_cast<std::size_t>(world.rank())];
+    double for_others = 0;
     world.wait_for_all();
     Stopwatch watch;
     double bringing = 0;
@@ -104,7 +125,7 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
     if (s == 0) {
       runs = compute(*unfactored, own, matrix);
     } else {
-      layers::EarlierColumns columns(earlier, chosen, world.rank(), matrix.storage);
+      layers::EarlierColumns columns(earlier, chosen.rows, world.rank(), matrix.storage);
       constexpr std::int64_t at_once = 64;
       const std::vector<char> zeros(static_cast<std::size_t>(at_once * matrix.bytes_of_row()));
       for (const auto& run : earlier) {
@@ -120,13 +141,18 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
       if (const auto& products = plan.steps[s].products) {
         made = std::make_unique<layers::LaterColumns>(*unfactored, products->begin, columns);
       } else {
-        made = std::make_unique<layers::LayerFactors>(job.problem, plan.steps[s], own, columns, *unfactored,
-                                                      run::accumulation(job), factor_memory);
+        auto expected = chosen.rows_of_handed;
+        expected.insert(expected.end(), own.begin(), own.end());
+        auto factors = std::make_unique<layers::LayerFactors>(job.problem, plan.steps[s], expected, columns,
+                                                              *unfactored, run::accumulation(job), factor_memory);
+        on_each = watch.lap();
+        for_others = compute(*factors, chosen.handed, matrix);
+        made = std::move(factors);
       }
-      on_each = watch.lap();
+      on_each += watch.lap() - for_others;
       runs = compute(*made, own, matrix);
     }
-    const double seconds = watch.lap();
+    const double seconds = watch.lap() + for_others;
     auto rows = layers::rows_of(plan, job.problem.index(), s);
     const auto columns =
         layers::count_of(earlier) * layers::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
@@ -145,14 +171,19 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
 nlohmann::json one_of_many(const run::Job& job, int rank, int ranks, const ranks::Communicator& world) {
   const auto unfactored = run::single_rows_engine(job);
   const auto assembly = run::assembly_of(job, run::all_blocks(job), *unfactored, world);
-  const auto steps = by_steps(job, world, [&](std::size_t s) {
+  const auto steps = by_steps(job, world, [&](std::size_t s, const std::vector<Rows>& earlier) -> Chosen {
     const auto& blocks = assembly.shares()[s].blocks;
     std::vector<double> costs;
     for (const auto b : blocks) {
       costs.push_back(layers::cost_of(job.plan, job.problem.index(), job.matrix.grid.block(b)));
     }
-    return std::vector<std::vector<Rows>>{
-        rows_of(matrix::shared_by_cost(blocks, costs, ranks).of_rank(rank), job.matrix)};
+    const auto shares = matrix::shared_by_cost(blocks, costs, ranks);
+    const auto own = rows_of(shares.of_rank(rank), job.matrix);
+    if (ranks == 1 || s == 0 || job.matrix.entries != Entries::all) return {{own}};
+    std::vector<std::vector<Rows>> wanted;
+    for (int r = 0; r < ranks; ++r) wanted.push_back(rows_of(shares.of_rank(r), job.matrix));
+    const run::HandedRows handed(job.plan, job.problem.index(), s, wanted, earlier, job.matrix);
+    return {{matrix::without(own, handed.to_rank(rank))}, handed.pieces_of(rank), handed.made_by(rank)};
   });
   return {{"rank", rank}, {"ranks", ranks}, {"steps", steps}};
 }
@@ -199,9 +230,9 @@ double extrapolated(const std::vector<Rows>& runs, const nlohmann::json& seconds
 // All rows, from a sample of them, as if each rank had its part of every parameter.
 nlohmann::json sampled(const run::Job& job, std::int64_t every, const ranks::Communicator& world) {
   std::vector<std::vector<std::vector<Rows>>> chosen;  // step, rank
-  const auto steps = by_steps(job, world, [&](std::size_t s) {
+  const auto steps = by_steps(job, world, [&](std::size_t s, const std::vector<Rows>& /*earlier*/) -> Chosen {
     chosen.push_back(sample_of(job, s, every, world.size()));
-    return chosen.back();
+    return {chosen.back()};
   });
   double seconds = 0;
   std::int64_t rows = 0;
