@@ -123,39 +123,28 @@ auto EarlierColumns::noted_in_rounds(std::int64_t at_once) const -> std::vector<
   return rounds;
 }
 
-// What a run of a rank's rows wants of noted ones, [rows of the run][noted rows]: where it lies, or read into memory.
-const char* EarlierColumns::columns_of(const Piece& noted, std::size_t rank, const Rows& run, const ReadRows& read,
-                                       Memory& memory) const {
-  if (noted.numbers != nullptr) {
-    const auto place = wanted_begins_[rank] + place_of(run.begin, wanted_[rank]);
-    return noted.numbers + place * noted.rows.count() * number_bytes_;
-  }
-  const auto bytes = static_cast<std::size_t>(run.count() * noted.rows.count() * number_bytes_);
-  const auto rows = std::make_unique_for_overwrite<char[]>(bytes);
-  read(noted.rows, run, rows.get());
+// What some of a rank's rows want of noted ones, [these rows][noted rows]: where it lies, if all are asked for, or put
+// together in memory.
+const char* EarlierColumns::columns_of(const Piece& noted, std::size_t rank, const std::vector<Rows>& some,
+                                       const ReadRows& read, Memory& memory) const {
+  const auto bytes_of_column = noted.rows.count() * number_bytes_;
+  if (noted.numbers != nullptr && some == wanted_[rank]) return noted.numbers + wanted_begins_[rank] * bytes_of_column;
+  const auto bytes = static_cast<std::size_t>(count_of(some) * bytes_of_column);
   char* const columns = memory.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
-  transpose(number_bytes_, rows.get(), run.count(), noted.rows.count(), run.count(), columns);
-  return columns;
-}
-
-// For this rank's rows. What lies in memory is not copied where it is for these rows.
-void EarlierColumns::keep_own(const Pieces& noted, const ReadRows& read) {
-  const bool as_they_are = kept_rows_ == wanted_[rank_];
-  for (const auto& piece : noted) {
-    const auto bytes_of_column = piece.rows.count() * number_bytes_;
-    if (as_they_are && piece.numbers != nullptr) {
-      keep({piece.rows, piece.numbers + wanted_begins_[rank_] * bytes_of_column});
-      continue;
+  char* to = columns;
+  std::vector<char> rows;
+  for (const auto& run : some) {
+    if (noted.numbers != nullptr) {
+      const auto place = wanted_begins_[rank] + place_of(run.begin, wanted_[rank]);
+      std::copy_n(noted.numbers + place * bytes_of_column, run.count() * bytes_of_column, to);
+    } else {
+      rows.resize(static_cast<std::size_t>(run.count() * bytes_of_column));
+      read(noted.rows, run, rows.data());
+      transpose(number_bytes_, rows.data(), run.count(), noted.rows.count(), run.count(), to);
     }
-    const auto bytes = static_cast<std::size_t>(count_of(kept_rows_) * bytes_of_column);
-    char* to = numbers_kept_.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
-    keep({piece.rows, to});
-    for (const auto& run : kept_rows_) {
-      Memory memory;
-      const char* const from = columns_of(piece, rank_, run, read, memory);
-      to = std::copy_n(from, run.count() * bytes_of_column, to);
-    }
+    to += run.count() * bytes_of_column;
   }
+  return columns;
 }
 
 // Collective. Hands noted rows to the other ranks, from where they lie, and keeps what these hand to this one.
@@ -166,13 +155,15 @@ void EarlierColumns::send(const Pieces& noted, const std::vector<std::vector<Row
   std::vector<char> names;
   std::vector<int> counts;
   communicator.together([&] {
-    keep_own(noted, read);
+    for (const auto& piece : noted) {
+      keep({piece.rows, columns_of(piece, rank_, kept_rows_, read, numbers_kept_)});
+    }
     for (std::size_t rank = 0; rank < some.size(); ++rank) {
       const auto before = names.size();
       for (const auto& piece : rank == rank_ ? Pieces() : noted) {
-        for (const auto& run : some[rank]) {
-          outgoing.push_back({static_cast<int>(rank), columns_of(piece, rank, run, read, memory),
-                              run.count() * piece.rows.count() * number_bytes_});
+        if (const auto rows = count_of(some[rank]); rows > 0) {
+          outgoing.push_back({static_cast<int>(rank), columns_of(piece, rank, some[rank], read, memory),
+                              rows * piece.rows.count() * number_bytes_});
         }
         const NotedBy name{static_cast<std::int64_t>(rank_), piece.rows};
         const auto* const bytes = reinterpret_cast<const char*>(&name);
@@ -202,11 +193,9 @@ std::vector<ranks::Communicator::Incoming> EarlierColumns::keep(const std::vecto
   std::vector<ranks::Communicator::Incoming> incoming;
   for (const auto& [rank, rows] : pieces) {
     keep({rows, to});
-    for (const auto& run : kept_rows_) {
-      const auto bytes = run.count() * rows.count() * number_bytes_;
-      incoming.push_back({static_cast<int>(rank), to, bytes});
-      to += bytes;
-    }
+    const auto bytes = count_of(kept_rows_) * rows.count() * number_bytes_;
+    if (bytes > 0) incoming.push_back({static_cast<int>(rank), to, bytes});
+    to += bytes;
   }
   return incoming;
 }

@@ -57,9 +57,8 @@ class EarlierColumns {
   std::int64_t bytes_exchanged(const std::vector<std::vector<Rows>>& some) const;
   std::vector<Pieces> noted_in_rounds(std::int64_t at_once) const;
   using Memory = std::vector<std::unique_ptr<char[]>>;
-  const char* columns_of(const Piece& noted, std::size_t rank, const Rows& run, const ReadRows& read,
+  const char* columns_of(const Piece& noted, std::size_t rank, const std::vector<Rows>& some, const ReadRows& read,
                          Memory& memory) const;
-  void keep_own(const Pieces& noted, const ReadRows& read);
   void send(const Pieces& noted, const std::vector<std::vector<Rows>>& some, const ReadRows& read,
             const ranks::Communicator& communicator);
   /// Rows that a rank has noted.
