@@ -82,7 +82,7 @@ int run_parallel_program(const char* name, int argc, char** argv,
   const ranks::MpiSession mpi(argc, argv);
   const auto world = ranks::Communicator::world();
   if (world.size() == 1 && launch.count > 1) {
-    if (launch.rank == 0) std::cerr << name << ": error: " << text_of_unconnected(launch) << std::endl;
+    if (launch.rank == 0) std::cerr << text(name, ": error: ", text_of_unconnected(launch), '\n') << std::flush;
     return static_cast<int>(ExitCode::bad_input);
   }
   try {
@@ -91,13 +91,14 @@ int run_parallel_program(const char* name, int argc, char** argv,
     return static_cast<int>(code);
   } catch (const ranks::AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
-    if (world.is_root()) std::cerr << name << ": " << kind << error.what() << std::endl;
+    // At once: what the launcher prints must not come into the line.
+    if (world.is_root()) std::cerr << text(name, ": ", kind, error.what(), '\n') << std::flush;
     if (world.can_be_finalised()) return static_cast<int>(error.code());
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     ranks::abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
-    std::cerr << name << ": error: rank " << world.rank() << " on " << world.host() << ": " << words_of(error)
-              << std::endl;
+    std::cerr << text(name, ": error: rank ", world.rank(), " on ", world.host(), ": ", words_of(error), '\n')
+              << std::flush;
     ranks::abort_all_ranks(ExitCode::failed);
   }
 }
