@@ -310,7 +310,7 @@ case ${1:-} in
 esac
 mode=$1
 shift
-tests=$((2 * $(nproc))) # at once: they wait for processes that start and end
+tests=$(($(nproc) + 1)) # at once: they wait for processes that start and end
 
 here=$PWD
 if [[ $here != "$root" ]]; then run cd "$root"; fi
