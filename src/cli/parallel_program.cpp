@@ -73,6 +73,11 @@ const std::optional<std::filesystem::path>& written_of(const system::UsedFiles& 
   return files.output ? files.output : files.edited;
 }
 
+// At once: what the launcher prints must not come into the line.
+void say(const std::string& line) {
+  std::cerr << line + '\n' << std::flush;
+}
+
 }  // namespace
 
 int run_parallel_program(const char* name, int argc, char** argv,
@@ -82,7 +87,7 @@ int run_parallel_program(const char* name, int argc, char** argv,
   const ranks::MpiSession mpi(argc, argv);
   const auto world = ranks::Communicator::world();
   if (world.size() == 1 && launch.count > 1) {
-    if (launch.rank == 0) std::cerr << text(name, ": error: ", text_of_unconnected(launch), '\n') << std::flush;
+    if (launch.rank == 0) say(text(name, ": error: ", text_of_unconnected(launch)));
     return static_cast<int>(ExitCode::bad_input);
   }
   try {
@@ -91,14 +96,12 @@ int run_parallel_program(const char* name, int argc, char** argv,
     return static_cast<int>(code);
   } catch (const ranks::AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
-    // At once: what the launcher prints must not come into the line.
-    if (world.is_root()) std::cerr << text(name, ": ", kind, error.what(), '\n') << std::flush;
+    if (world.is_root()) say(text(name, ": ", kind, error.what()));
     if (world.can_be_finalised()) return static_cast<int>(error.code());
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     ranks::abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
-    std::cerr << text(name, ": error: rank ", world.rank(), " on ", world.host(), ": ", words_of(error), '\n')
-              << std::flush;
+    say(text(name, ": error: rank ", world.rank(), " on ", world.host(), ": ", words_of(error)));
     ranks::abort_all_ranks(ExitCode::failed);
   }
 }
@@ -111,8 +114,8 @@ void expect_files(const system::UsedFiles& files, const ranks::Communicator& wor
 std::unique_ptr<system::OutputLock> lock_output(const std::string& name, const system::UsedFiles& files) {
   const auto& written = written_of(files);
   if (!written) return nullptr;
-  const auto say = [&](const std::string& words) { std::cerr << name << ": " << words << std::endl; };
-  return std::make_unique<system::OutputLock>(*written, name, say);
+  return std::make_unique<system::OutputLock>(*written, name,
+                                              [=](const std::string& words) { say(text(name, ": ", words)); });
 }
 
 ExitCode run_as_owner(const std::string& name, const system::UsedFiles& files, const ranks::Communicator& world,

@@ -8,6 +8,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/engines/tile.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/matrix/runs.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -31,30 +32,15 @@ void transpose(std::int64_t number_bytes, const char* from, std::int64_t row_ste
 
 }  // namespace
 
-std::int64_t count_of(const std::vector<Rows>& runs) {
-  std::int64_t count = 0;
-  for (const auto& run : runs) count += run.count();
-  return count;
-}
-
-std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs) {
-  std::int64_t before = 0;
-  for (const auto& run : runs) {
-    if (row < run.end) return before + row - run.begin;
-    before += run.count();
-  }
-  return before;
-}
-
 EarlierColumns::EarlierColumns(std::vector<Rows> earlier, std::vector<std::vector<Rows>> wanted, int rank,
                                Precision storage)
     : earlier_(std::move(earlier)),
       wanted_(std::move(wanted)),
       rank_(static_cast<std::size_t>(rank)),
       number_bytes_(static_cast<std::int64_t>(bytes_of(storage))),
-      earlier_count_(count_of(earlier_)) {
+      earlier_count_(matrix::count_of(earlier_)) {
   wanted_begins_.push_back(0);
-  for (const auto& runs : wanted_) wanted_begins_.push_back(wanted_begins_.back() + count_of(runs));
+  for (const auto& runs : wanted_) wanted_begins_.push_back(wanted_begins_.back() + matrix::count_of(runs));
 }
 
 void EarlierColumns::note(const Rows& rows, const void* numbers, std::int64_t numbers_of_row,
@@ -96,8 +82,8 @@ std::int64_t EarlierColumns::bytes_exchanged(const std::vector<std::vector<Rows>
   std::int64_t all = 0;
   std::int64_t largest = 0;
   for (const auto& runs : some) {
-    all += count_of(runs);
-    largest = std::max(largest, count_of(runs) * static_cast<std::int64_t>(some.size()));
+    all += matrix::count_of(runs);
+    largest = std::max(largest, matrix::count_of(runs) * static_cast<std::int64_t>(some.size()));
   }
   return std::max({all, largest, std::int64_t{1}}) * number_bytes_;
 }
@@ -129,13 +115,13 @@ const char* EarlierColumns::columns_of(const Piece& noted, std::size_t rank, con
                                        const ReadRows& read, Memory& memory) const {
   const auto bytes_of_column = noted.rows.count() * number_bytes_;
   if (noted.numbers != nullptr && some == wanted_[rank]) return noted.numbers + wanted_begins_[rank] * bytes_of_column;
-  const auto bytes = static_cast<std::size_t>(count_of(some) * bytes_of_column);
+  const auto bytes = static_cast<std::size_t>(matrix::count_of(some) * bytes_of_column);
   char* const columns = memory.emplace_back(std::make_unique_for_overwrite<char[]>(bytes)).get();
   char* to = columns;
   std::vector<char> rows;
   for (const auto& run : some) {
     if (noted.numbers != nullptr) {
-      const auto place = wanted_begins_[rank] + place_of(run.begin, wanted_[rank]);
+      const auto place = wanted_begins_[rank] + matrix::place_of(run.begin, wanted_[rank]);
       std::copy_n(noted.numbers + place * bytes_of_column, run.count() * bytes_of_column, to);
     } else {
       rows.resize(static_cast<std::size_t>(run.count() * bytes_of_column));
@@ -161,7 +147,7 @@ void EarlierColumns::send(const Pieces& noted, const std::vector<std::vector<Row
     for (std::size_t rank = 0; rank < some.size(); ++rank) {
       const auto before = names.size();
       for (const auto& piece : rank == rank_ ? Pieces() : noted) {
-        if (const auto rows = count_of(some[rank]); rows > 0) {
+        if (const auto rows = matrix::count_of(some[rank]); rows > 0) {
           outgoing.push_back({static_cast<int>(rank), columns_of(piece, rank, some[rank], read, memory),
                               rows * piece.rows.count() * number_bytes_});
         }
@@ -185,7 +171,7 @@ void EarlierColumns::send(const Pieces& noted, const std::vector<std::vector<Row
 // Memory for pieces that others have noted, by who has.
 std::vector<ranks::Communicator::Incoming> EarlierColumns::keep(const std::vector<NotedBy>& pieces) {
   std::int64_t numbers = 0;
-  for (const auto& piece : pieces) numbers += count_of(kept_rows_) * piece.rows.count();
+  for (const auto& piece : pieces) numbers += matrix::count_of(kept_rows_) * piece.rows.count();
   char* to =
       numbers_kept_
           .emplace_back(std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(numbers * number_bytes_)))
@@ -193,7 +179,7 @@ std::vector<ranks::Communicator::Incoming> EarlierColumns::keep(const std::vecto
   std::vector<ranks::Communicator::Incoming> incoming;
   for (const auto& [rank, rows] : pieces) {
     keep({rows, to});
-    const auto bytes = count_of(kept_rows_) * rows.count() * number_bytes_;
+    const auto bytes = matrix::count_of(kept_rows_) * rows.count() * number_bytes_;
     if (bytes > 0) incoming.push_back({static_cast<int>(rank), to, bytes});
     to += bytes;
   }
@@ -202,7 +188,7 @@ std::vector<ranks::Communicator::Incoming> EarlierColumns::keep(const std::vecto
 
 void EarlierColumns::keep(const Piece& piece) {
   kept_.push_back(piece);
-  const auto first = found_.begin() + place_of(piece.rows.begin, earlier_);
+  const auto first = found_.begin() + matrix::place_of(piece.rows.begin, earlier_);
   std::fill(first, first + piece.rows.count(), true);
 }
 
@@ -231,7 +217,7 @@ void EarlierColumns::fill(const Rows& rows, void* numbers, std::int64_t numbers_
   for (const auto& run : kept_rows_) {
     const Rows some{std::max(rows.begin, run.begin), std::min(rows.end, run.end)};
     if (some.count() <= 0) continue;
-    const auto place = place_of(some.begin, kept_rows_);
+    const auto place = matrix::place_of(some.begin, kept_rows_);
     char* const first = static_cast<char*>(numbers) + (some.begin - rows.begin) * numbers_of_row * number_bytes_;
     for (const auto& piece : kept_) {
       const auto bytes = piece.rows.count() * number_bytes_;

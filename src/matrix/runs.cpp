@@ -44,6 +44,21 @@ std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>
   return left;
 }
 
+std::int64_t count_of(const std::vector<Rows>& runs) {
+  std::int64_t count = 0;
+  for (const auto& run : runs) count += run.count();
+  return count;
+}
+
+std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs) {
+  std::int64_t before = 0;
+  for (const auto& run : runs) {
+    if (row < run.end) return before + row - run.begin;
+    before += run.count();
+  }
+  return before;
+}
+
 bool contains(const std::vector<Rows>& runs, std::int64_t row) {
   return std::any_of(runs.begin(), runs.end(), [=](const Rows& run) { return run.begin <= row && row < run.end; });
 }

@@ -10,6 +10,7 @@
 #include <limits>
 #include <numeric>
 #include <regex>
+#include <span>
 #include <string_view>
 
 #include "hessian_mpi/base/exception_words.hpp"
@@ -28,7 +29,7 @@ void check(int status, const char* call) {
 // Ranks that wait yield their core: MPICH's own waiting does not, and Open MPI's where it is told so (below). They look
 // for messages some times before: a look gets MPICH no more than a piece of a long one, and a core that was yielded to
 // another program comes back milliseconds later.
-void finish(std::vector<MPI_Request>& requests, const char* call) {
+void finish(std::span<MPI_Request> requests, const char* call) {
   constexpr int looks_between_yields = 100;
   int done = 0;
   for (int looks = 1; done == 0; ++looks) {
@@ -37,8 +38,7 @@ void finish(std::vector<MPI_Request>& requests, const char* call) {
   }
 }
 void finish(MPI_Request& request, const char* call) {
-  std::vector<MPI_Request> one{request};
-  finish(one, call);
+  finish(std::span(&request, 1), call);
 }
 
 // NOLINTBEGIN(clang-analyzer-optin.mpi.MPI-Checker): it knows no MPI_Test

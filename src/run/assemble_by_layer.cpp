@@ -51,7 +51,7 @@ std::vector<Rows> between(const std::vector<Rows>& runs, const matrix::Blocks& p
 }
 
 std::vector<Rows> share_of(const std::vector<Rows>& runs, int rank, int ranks) {
-  return between(runs, matrix::share(layers::count_of(runs), rank, ranks));
+  return between(runs, matrix::share(matrix::count_of(runs), rank, ranks));
 }
 
 // Neighbours among rows from a place on, at most so many.
@@ -251,11 +251,11 @@ std::uint64_t LayeredAssembly::bytes_of_columns() const {
     if (step.columns) {
       const auto noted = (earlier + communicator_.size() - 1) / communicator_.size() * step.columns->bytes_noted();
       const auto& own = step.own[static_cast<std::size_t>(communicator_.rank())];
-      const auto kept = layers::count_of(in_part(own)) * step.columns->bytes_kept();
+      const auto kept = matrix::count_of(in_part(own)) * step.columns->bytes_kept();
       bytes +=
           noted + kept / communicator_.size() * (communicator_.size() - 1);  // what is its own lies where it was noted
     }
-    earlier += layers::count_of(step.rows);
+    earlier += matrix::count_of(step.rows);
   }
   return static_cast<std::uint64_t>(bytes);
 }
@@ -265,7 +265,7 @@ std::uint64_t LayeredAssembly::bytes_beside() const {
   std::int64_t noted = 0;  // of a row, for all later steps
   for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
     const auto& beside = step->beside[static_cast<std::size_t>(communicator_.rank())];
-    bytes += layers::count_of(beside) * noted + layers::count_of(step->kept) * matrix_.bytes_of_row();
+    bytes += matrix::count_of(beside) * noted + matrix::count_of(step->kept) * matrix_.bytes_of_row();
     if (step->columns) noted += step->columns->bytes_noted();
   }
   return static_cast<std::uint64_t>(bytes);
@@ -285,7 +285,7 @@ void LayeredAssembly::choose_rounds(std::uint64_t memory) {
   for (auto& step : steps_) {
     if (!step.columns) continue;
     for (const auto& own : step.own) {
-      const auto bytes = layers::count_of(in_part(own)) * step.columns->bytes_kept();
+      const auto bytes = matrix::count_of(in_part(own)) * step.columns->bytes_kept();
       step.rounds = std::max(step.rounds, (bytes + least - 1) / least);
     }
   }
@@ -304,7 +304,7 @@ matrix::SharedBlocks LayeredAssembly::blocks_of_round(std::size_t s, std::int64_
 
 std::vector<Rows> LayeredAssembly::beside_in_round(std::size_t s, std::int64_t round, int rank) const {
   const auto& beside = steps_[s].beside[static_cast<std::size_t>(rank)];
-  return between(beside, matrix::share(layers::count_of(beside), round, steps_[s].rounds));
+  return between(beside, matrix::share(matrix::count_of(beside), round, steps_[s].rounds));
 }
 
 // Collective. Brings the rows that are to be made in a round their columns of earlier steps.

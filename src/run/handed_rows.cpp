@@ -93,7 +93,7 @@ void HandedRows::share(const Rows& parameter, const layers::ParameterPlan& plan,
 }
 
 std::int64_t HandedRows::bytes_of_row() const {
-  return layers::count_of(columns_) * static_cast<std::int64_t>(bytes_of(matrix_.storage));
+  return matrix::count_of(columns_) * static_cast<std::int64_t>(bytes_of(matrix_.storage));
 }
 
 std::vector<Rows> HandedRows::made_by(int rank) const {
@@ -104,7 +104,7 @@ std::vector<Rows> HandedRows::made_by(int rank) const {
 
 std::uint64_t HandedRows::bytes() const {
   std::int64_t most = 0;
-  for (const auto& rows : to_ranks_) most = std::max(most, layers::count_of(rows));
+  for (const auto& rows : to_ranks_) most = std::max(most, matrix::count_of(rows));
   if (most == 0) return 0;
   // And what is made at a time, with a piece in whole rows.
   return static_cast<std::uint64_t>(most * bytes_of_row() + 4 * bytes_of_round);
@@ -146,7 +146,7 @@ std::vector<char> HandedRows::computed(const Pieces& pieces, layers::LayerFactor
 
 // Of a row that is handed to this rank.
 char* HandedRows::place_of(std::int64_t row) {
-  return numbers_.data() + layers::place_of(row, to_rank(rank_)) * bytes_of_row();
+  return numbers_.data() + matrix::place_of(row, to_rank(rank_)) * bytes_of_row();
 }
 
 // Collective. Brings what each rank has made of these pieces of its own, row by row, to where it is wanted.
@@ -187,7 +187,7 @@ void HandedRows::make(layers::LayerFactors& engine, const ranks::StopPoint& stop
       rounds.push_back(in_rounds(r));
       count = std::max(count, rounds.back().size());
     }
-    numbers_.resize(static_cast<std::size_t>(layers::count_of(to_rank(rank_)) * bytes_of_row()));
+    numbers_.resize(static_cast<std::size_t>(matrix::count_of(to_rank(rank_)) * bytes_of_row()));
   });
   for (std::size_t k = 0; k < count; ++k) {
     stop();
@@ -209,7 +209,7 @@ bool HandedRows::has(std::int64_t row) const {
 
 void HandedRows::copy(const Rows& rows, const Rows& columns, void* out) const {
   const auto number_bytes = static_cast<std::int64_t>(bytes_of(matrix_.storage));
-  const auto* from = numbers_.data() + layers::place_of(rows.begin, to_rank(rank_)) * bytes_of_row();
+  const auto* from = numbers_.data() + matrix::place_of(rows.begin, to_rank(rank_)) * bytes_of_row();
   for (auto row = rows.begin; row < rows.end; ++row) {
     auto* const to = static_cast<char*>(out) + (row - rows.begin) * columns.count() * number_bytes;
     for (const auto& run : columns_) {

@@ -64,7 +64,7 @@ def check_results(path: pathlib.Path, said: str) -> None:
     (mlp,) = results["networks"].values()
     assert (mlp["N"], mlp["samples"], mlp["sampled_every"]) == (148, 8, 1), mlp
     (taken,) = mlp["rounds"]
-    assert min(taken["computing, 1"], taken["computing, 2"], taken["write"], taken["job"]["rows"], mlp["rows"]) > 0, mlp
+    assert min(taken["computing, 1"], taken["computing, 2"], taken["computing, side by side"], taken["write"], taken["job"]["rows"], mlp["rows"]) > 0, mlp
     assert taken["job"]["all"] >= taken["job"]["checks"] > 0, taken
     for peer, package in {"torch.func": "torch", "jax": "jax", "curvlinops": "curvlinops"}.items():
         missing = importlib.util.find_spec(package) is None

@@ -155,7 +155,7 @@ nlohmann::json by_steps(const run::Job& job, const ranks::Communicator& world, c
     const double seconds = watch.lap() + for_others;
     auto rows = layers::rows_of(plan, job.problem.index(), s);
     const auto columns =
-        layers::count_of(earlier) * layers::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
+        matrix::count_of(earlier) * matrix::count_of(rows) * static_cast<std::int64_t>(bytes_of(matrix.storage));
     steps.push_back({{"own", seconds},
                      {"runs", runs},
                      {"bringing", bringing},
@@ -239,9 +239,9 @@ nlohmann::json sampled(const run::Job& job, std::int64_t every, const ranks::Com
   for (std::size_t s = 0; s < chosen.size(); ++s) {
     const auto& own = chosen[s][static_cast<std::size_t>(world.rank())];
     std::int64_t made = 0;
-    for (const auto& some : chosen[s]) made += layers::count_of(some);
+    for (const auto& some : chosen[s]) made += matrix::count_of(some);
     if (made == 0) continue;
-    const auto all = static_cast<double>(layers::count_of(layers::rows_of(job.plan, job.problem.index(), s)));
+    const auto all = static_cast<double>(matrix::count_of(layers::rows_of(job.plan, job.problem.index(), s)));
     seconds += extrapolated(own, steps[s].at("runs"), job, world.size()) + steps[s].at("on_each").get<double>() +
                steps[s].at("bringing").get<double>() * all / static_cast<double>(made);
     rows += made;

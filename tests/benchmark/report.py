@@ -42,7 +42,7 @@ class Network:
         self.name = name
         self.title = problems.PROBLEMS[name].title
         self.found, self.n = found, found["N"]
-        self.auto, self.auto_2 = (statistics.median(r[f"computing, {ranks}"] for r in rounds) for ranks in (1, 2))
+        self.auto, self.auto_2, self.beside = (statistics.median(r[f"computing, {how}"] for r in rounds) for how in ("1", "2", "side by side"))
         self.rows = found["rows"]
         self.peers = {peer: p for peer, p in found["peers"].items() if "seconds" in p}
         self.others = min((p["seconds"] for p in self.peers.values()), default=None)
@@ -65,7 +65,7 @@ def tables_of(results: dict) -> dict[tuple[str, ...], list[str]]:
         ratio = f"{m.others / m.auto:.1f}" if m.others else ""
         middle = (number(m.rows), number(m.auto) + (" *" if m.found["sampled_every"] > 1 else ""), number(m.others), ratio)
         many = f"{m.found['tokens']:,} tokens" if m.found["tokens"] else f"{m.found['samples']:,}"
-        long.append((f"{m.title} (`{m.name}`)", n, many, *middle, f"{m.auto / m.auto_2:.2f} x", *end, f"{m.single:,}", f"{m.passes:,}"))
+        long.append((f"{m.title} (`{m.name}`)", n, many, *middle, f"{m.auto / m.auto_2:.2f} of {2 * m.auto / m.beside:.2f}", *end, f"{m.single:,}", f"{m.passes:,}"))
         if m.stages:
             stages.append((m.title, *(number(m.stages.get(stage)) for stage in STAGES[1:])))
         for peer, p in m.found["peers"].items():

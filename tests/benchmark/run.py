@@ -7,6 +7,7 @@ BUILD: the folder with src/hessian_mpi and tests/benchmark/compute_benchmark. WH
 seconds with "parameters" and "samples"; all unless some are named, whose results take the place of those in FILE.
 Of each network, one thread a rank, all in turn:
   - computing alone, the rows thrown away (compute_benchmark), on 1 and on 2 ranks; where that takes long, of a sample;
+  - the same by 2 processes side by side that know nothing of each other: what the machine takes from each of two ranks;
   - what --plan says of the job on 2 ranks, and the job, into a file, but where it is to take minutes;
   - --method rows on one rank, on a sample of the rows, as if for all of them;
   - two processes that write as many bytes and sync them: each its half of a file of its own, new or with its space taken
@@ -107,6 +108,19 @@ def computing(setting: Setting, ranks: int, every: int, *options: str) -> dict:
     return json.loads(setting.run(ranks, "tests/benchmark/compute_benchmark", *how, *options))
 
 
+def side_by_side(setting: Setting, every: int, *options: str) -> float:
+    """Seconds of the slowest of as many processes as there are ranks, each with the whole job and a core."""
+    how = ["--every", str(every)] if every > 1 else []
+    command = [str(setting.build / "tests/benchmark/compute_benchmark"), *how, *options]
+    cores = sorted(os.sched_getaffinity(0))
+
+    def start(k: int) -> subprocess.Popen:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {cores[k % len(cores)]}))
+
+    lines = [process.communicate()[0] for process in [start(k) for k in range(RANKS)]]
+    return max(json.loads(line)["seconds"] for line in lines)
+
+
 def rows_one_by_one(setting: Setting, inputs: list[str], n: int) -> float:
     """Seconds for all rows, from pieces of them."""
     made, seconds, count = 0, 0.0, 8
@@ -197,6 +211,7 @@ def measure_network(setting: Setting, name: str) -> dict:
     def one_round() -> dict:
         found.update(computing(setting, 1, every, *inputs))
         taken = {"computing, 1": found["seconds"], "computing, 2": computing(setting, RANKS, every, *inputs)["seconds"]}
+        taken["computing, side by side"] = side_by_side(setting, every, *inputs)
         size = 4 * found["N"] ** 2
         if (setting.whole or plan["job"] < LONG_JOB) and has_room(setting, size):
             taken["job"] = job(setting, inputs)

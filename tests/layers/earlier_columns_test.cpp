@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hessian_mpi/base/error.hpp"
+#include "hessian_mpi/matrix/runs.hpp"
 
 namespace hessian_mpi::layers {
 namespace {
@@ -126,7 +127,7 @@ TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
         if (part.count() > 0) some.push_back(part);
       }
       rows.push_back(some);
-      brought += count_of(some);
+      brought += matrix::count_of(some);
     }
     columns.exchange(rows, from_file, world);
     for (const auto& run : rows[static_cast<std::size_t>(world.rank())]) {
@@ -138,7 +139,7 @@ TEST(EarlierColumns, AreReadFromTheFileForSomeRowsAtATime) {
       }
     }
   }
-  EXPECT_EQ(world.sum(read), brought * (count_of(plain) - 1));
+  EXPECT_EQ(world.sum(read), brought * (matrix::count_of(plain) - 1));
 }
 
 // More than go to a rank in one round, many neighbours at a time, from a column on.
@@ -190,13 +191,6 @@ TEST(EarlierColumns, AreMissedWhereNoRankHasNotedThem) {
   const std::vector<double> row(n, 1.0);
   for (std::int64_t i = 3; i < 7; ++i) columns.note({i, i + 1}, row.data(), n);
   EXPECT_THROW(columns.exchange(world), ranks::AgreedError);
-}
-
-TEST(EarlierColumns, FindPlacesInRuns) {
-  EXPECT_EQ(count_of(plain), 9);
-  EXPECT_EQ(place_of(3, plain), 0);
-  EXPECT_EQ(place_of(20, plain), 4);
-  EXPECT_EQ(place_of(33, plain), 8);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/layers/later_columns.hpp"
 #include "hessian_mpi/matrix/partition.hpp"
+#include "hessian_mpi/matrix/runs.hpp"
 #include "hessian_mpi/network/model.hpp"
 #include "hessian_mpi/ranks/communicator.hpp"
 
@@ -210,7 +211,7 @@ TEST(JacobianFactors, MakeOneHalfOfASymmetricMatrix) {
     expect_near(made(engine, own, {own.begin, n}), expected.slice(0, own.begin, own.end).slice(1, own.begin), 1e-12);
     matrix::append_run(*step.products, earlier);
   }
-  EXPECT_EQ(count_of(earlier), n);
+  EXPECT_EQ(matrix::count_of(earlier), n);
 }
 
 TEST(JacobianFactors, OfFewOutputsAreMadeInOneStep) {

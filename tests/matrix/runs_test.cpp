@@ -30,5 +30,13 @@ TEST(Runs, ContainTheirRows) {
   for (const auto row : {1, 4, 6, 8}) EXPECT_FALSE(contains(runs, row)) << row;
 }
 
+TEST(Runs, GiveTheirRowsPlaces) {
+  const Runs runs{{3, 6}, {19, 24}, {33, 34}};
+  EXPECT_EQ(count_of(runs), 9);
+  EXPECT_EQ(place_of(3, runs), 0);
+  EXPECT_EQ(place_of(20, runs), 4);
+  EXPECT_EQ(place_of(33, runs), 8);
+}
+
 }  // namespace
 }  // namespace hessian_mpi::matrix

@@ -84,8 +84,4 @@ class EarlierColumns {
   std::vector<bool> found_;      // of all earlier rows, those that are kept
 };
 
-/// How many rows some runs have, and the place of a row of them.
-std::int64_t count_of(const std::vector<Rows>& runs);
-std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs);
-
 }  // namespace hessian_mpi::layers

@@ -1,6 +1,7 @@
 #pragma once
 /// Rows as runs of neighbours, in order, none of them empty and no two of them neighbours. Pure arithmetic.
 
+#include <cstdint>
 #include <vector>
 
 #include "hessian_mpi/base/vocabulary.hpp"
@@ -17,6 +18,10 @@ std::vector<Rows> united(std::vector<Rows> runs, const std::vector<Rows>& others
 
 /// Rows of some runs that the others do not have.
 std::vector<Rows> without(const std::vector<Rows>& runs, const std::vector<Rows>& others);
+
+/// How many rows some runs have, and the place of a row of them.
+std::int64_t count_of(const std::vector<Rows>& runs);
+std::int64_t place_of(std::int64_t row, const std::vector<Rows>& runs);
 
 /// Whether a row is one of them.
 bool contains(const std::vector<Rows>& runs, std::int64_t row);
