@@ -44,7 +44,7 @@ class FactoredRows {
                const std::function<void(double)>& advance);
   template <class Out>
   void compute_of_output(std::int64_t first, std::int64_t count, Out* out);
-  double seconds_in_passes() const { return factors_.seconds_in_passes(); }
+  engines::Passes passes() const { return factors_.passes(); }
 
  private:
   const Slab<Number>* slab_of(std::int64_t row) const;
@@ -251,8 +251,8 @@ class LayerFactors::Assembly {
   void compute_of_output(std::int64_t first, std::int64_t count, Out* out) {
     std::visit([&](auto& some) { some.compute_of_output(first, count, out); }, rows_);
   }
-  double seconds_in_passes() const {
-    return std::visit([](const auto& some) { return some.seconds_in_passes(); }, rows_);
+  engines::Passes passes() const {
+    return std::visit([](const auto& some) { return some.passes(); }, rows_);
   }
 
  private:
@@ -268,8 +268,8 @@ LayerFactors::LayerFactors(const network::Problem& problem, const LayerStep& ste
 
 LayerFactors::~LayerFactors() = default;
 
-double LayerFactors::seconds_in_passes() const {
-  return assembly_->seconds_in_passes();
+engines::Passes LayerFactors::passes() const {
+  return assembly_->passes();
 }
 
 void LayerFactors::compute(const Rows& rows, const Rows& columns, Precision storage, void* out,

@@ -94,6 +94,7 @@ class OwnBlocks {
         step_(blocks_worth_a_call(engine, matrix.grid)),
         most_(blocks_at_once) {
     const auto size = std::min(most_, static_cast<std::int64_t>(blocks_.size())) * matrix.bytes_of_largest_block();
+    for (const auto b : blocks_) work_in_passes_ += work_ ? work_(matrix.grid.block(b)).passes : 0;
     // Not filled: pages are touched first by the rows themselves.
     for (auto* piece : {&computed_, &next_}) {
       piece->numbers = std::make_unique_for_overwrite<char[]>(static_cast<std::size_t>(size));
@@ -108,11 +109,13 @@ class OwnBlocks {
 
   /// Computes so many blocks, fewer at a gap or where there is a reason to stop. On another thread than all else.
   void compute(std::int64_t count, const ranks::StopPoint& stop, cli::Progress& progress);
+  /// Of the blocks that were computed last.
+  double seconds_computing() const { return next_.seconds; }
   /// What was computed is what is to be written now.
   void advance(Assembled& result);
 
   /// Of the engine, with what it took before the first block.
-  double all_seconds_in_passes() const { return engine_.seconds_in_passes() - pass_seconds_before_; }
+  double all_seconds_in_passes() const { return engine_.passes().seconds; }
 
   Rows computed() const { return rows_of(matrix_.grid, computed_.blocks); }
   const char* numbers() const { return computed_.numbers.get(); }
@@ -128,12 +131,12 @@ class OwnBlocks {
   std::int64_t most_;
   Piece computed_;
   Piece next_;
-  std::size_t begun_ = 0;    // blocks that are computed or being computed
-  std::size_t written_ = 0;  // blocks that have been handed over
-  double in_all_ = 0;        // seconds for all of these, with their writing
-  double pass_seconds_before_ = engine_.seconds_in_passes();
-  double seconds_in_passes_ = pass_seconds_before_;
-  double pace_ = 0;  // seconds for a block, of all or of the last ones: whichever is more
+  std::size_t begun_ = 0;      // blocks that are computed or being computed
+  std::size_t written_ = 0;    // blocks that have been handed over
+  double in_all_ = 0;          // seconds for all of these, with their writing
+  double work_in_passes_ = 0;  // for all these blocks
+  engines::Passes passes_;     // that the progress knows of
+  double pace_ = 0;            // seconds for a block, of all or of the last ones: whichever is more
 };
 
 std::int64_t OwnBlocks::blocks_for(double seconds) const {
@@ -157,8 +160,10 @@ void OwnBlocks::compute(std::int64_t count, const ranks::StopPoint& stop, cli::P
     const auto place = [&](std::int64_t row) { return next_.numbers.get() + matrix_.bytes_of_rows({first_row, row}); };
     const Work of_row = work_ ? 1 / static_cast<double>(rows.count()) * work_(rows) : Work{};
     engine_.compute(rows, matrix_.columns_of(rows.begin), matrix_.storage, place(rows.begin), [&](double done) {
-      const double before = std::exchange(seconds_in_passes_, engine_.seconds_in_passes());
-      progress.advance(done, done * of_row, seconds_in_passes_ - before);
+      const auto before = std::exchange(passes_, engine_.passes());
+      Work work = done * of_row;
+      if (passes_.made) work.passes = (*passes_.made - before.made.value_or(0)) * work_in_passes_;
+      progress.advance(done, work, passes_.seconds - before.seconds);
     });
     for (auto b = asked.begin; b < asked.end; ++b) {
       const auto block = matrix_.grid.block(b);  // which is in the cache still
@@ -269,7 +274,7 @@ void Assembly::compute_and_write(std::int64_t count) {
     }
     throw;
   }
-  progress_.wrote(written.rows, written.seconds);
+  progress_.wrote(written.rows, written.seconds > own_.seconds_computing() ? written.seconds : 0);
   own_.advance(result_);
 }
 

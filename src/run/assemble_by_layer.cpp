@@ -90,14 +90,26 @@ void note(const std::vector<Rows>& some, const Rows& rows, const void* numbers, 
 /// Makes whole rows by another engine and notes those of a step as columns; others in their blocks have been.
 class NotingEngine final : public engines::Engine {
  public:
-  /// in_file: the rows are to be read from the file, which they will be in. step and matrix must outlive the object.
+  /// in_file: the rows are to be read from the file, which they will be in. before: passes that were for other rows.
+  /// share: of the engine's passes, those for these rows. step and matrix must outlive the object.
   NotingEngine(engines::Engine& engine, const std::vector<Rows>& step, std::vector<layers::EarlierColumns*> columns,
-               const matrix::MatrixShape& matrix, bool in_file)
-      : engine_(engine), step_(step), columns_(std::move(columns)), matrix_(matrix), in_file_(in_file) {}
+               const matrix::MatrixShape& matrix, bool in_file, const engines::Passes& before, double share)
+      : engine_(engine),
+        step_(step),
+        columns_(std::move(columns)),
+        matrix_(matrix),
+        in_file_(in_file),
+        before_(before),
+        share_(share) {}
   std::string name() const override { return engine_.name(); }
   std::int64_t rows_at_once() const override { return engine_.rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
-  double seconds_in_passes() const override { return engine_.seconds_in_passes(); }
+  engines::Passes passes() const override {
+    auto passes = engine_.passes();
+    passes.seconds -= before_.seconds;
+    if (passes.made) passes.made = std::min(1.0, (*passes.made - before_.made.value_or(0)) / share_);
+    return passes;
+  }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override {
     engine_.compute(rows, columns, storage, out, advance);
@@ -110,6 +122,8 @@ class NotingEngine final : public engines::Engine {
   std::vector<layers::EarlierColumns*> columns_;
   const matrix::MatrixShape& matrix_;
   bool in_file_;
+  engines::Passes before_;
+  double share_;
 };
 
 void add(const Assembled& some, Assembled& all) {
@@ -412,6 +426,19 @@ std::unique_ptr<engines::Engine> LayeredAssembly::engine_of(std::size_t s, std::
   return std::make_unique<WithHandedRows>(std::move(factors), *step.handed, columns, matrix_.columns);
 }
 
+// Of all that this rank makes of a step, what its rows in some blocks need.
+double LayeredAssembly::share_of_passes(std::size_t s, const matrix::BlockList& blocks) const {
+  if (!has_rows_of_parameters()) return 1;
+  const auto passes_for = [&](const std::vector<Rows>& runs) {
+    double passes = 0;
+    for (const auto& run : runs) passes += layers::work_of(plan_, problem_.index(), run).passes;
+    return passes;
+  };
+  const double all = passes_for(steps_[s].own[static_cast<std::size_t>(communicator_.rank())]);
+  const double some = passes_for(matrix::common(rows_of(matrix_.grid, blocks), steps_[s].rows));
+  return some > 0 && all > some ? some / all : 1;
+}
+
 Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::uint64_t memory,
                                     const ranks::StopPoint& stop) {
   Assembled result;
@@ -423,7 +450,6 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       if (s == 0) return unfactored_;
       if (!made) {
         made = engine_of(s, memory, stop);
-        result.pass_seconds += made->seconds_in_passes();
       }
       return *made;
     };
@@ -436,7 +462,9 @@ Assembled LayeredAssembly::assemble(const AssembleBlocks& assemble_blocks, std::
       engines::Engine& engine = engine_of_step();
       result.compute_seconds += preparing.seconds();
       if (const auto blocks = blocks_of_round(s, round); !blocks.blocks.empty()) {
-        NotingEngine noting(engine, step.rows, columns_after(s), matrix_, columns_in_file_);
+        const auto before = s > 0 && round == 0 ? engines::Passes() : engine.passes();
+        NotingEngine noting(engine, step.rows, columns_after(s), matrix_, columns_in_file_, before,
+                            share_of_passes(s, blocks.of_rank(communicator_.rank())));
         engines::WithL2Term whole(noting, problem_.l2());
         engines::Diagonal diagonal(whole);
         add(assemble_blocks(matrix_.entries == Entries::diagonal ? static_cast<engines::Engine&>(diagonal) : whole,

@@ -84,7 +84,7 @@ class WithHandedRows final : public engines::Engine {
   std::string name() const override { return engine_->name(); }
   std::int64_t rows_at_once() const override { return engine_->rows_at_once(); }
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_->bytes_per_row(columns); }
-  double seconds_in_passes() const override { return engine_->seconds_in_passes(); }
+  engines::Passes passes() const override { return engine_->passes(); }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
 

@@ -117,7 +117,10 @@ def side_by_side(setting: Setting, every: int, *options: str) -> float:
     def start(k: int) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {cores[k % len(cores)]}))
 
-    lines = [process.communicate()[0] for process in [start(k) for k in range(RANKS)]]
+    processes = [start(k) for k in range(RANKS)]
+    lines = [process.communicate()[0] for process in processes]
+    if any(process.returncode != 0 for process in processes):
+        raise SystemExit(f"run.py: {shlex.join(command)} failed beside another of its kind")
     return max(json.loads(line)["seconds"] for line in lines)
 
 

@@ -120,6 +120,9 @@ class Handing {
 
   const layers::LayerPlan& plan() const { return plan_; }
   std::uint64_t bytes_handed() const { return assembly_.bytes_handed(); }
+  /// Of each step in which this rank has blocks, before their first row and after the last.
+  const std::vector<engines::Passes>& passes_before() const { return passes_before_; }
+  const std::vector<engines::Passes>& passes_after() const { return passes_after_; }
 
   /// The largest difference of this rank's rows from those by double-backward.
   double difference() {
@@ -128,6 +131,7 @@ class Handing {
     const auto n = matrix_.columns;
     const auto compare = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       world_.together([&] {
+        if (!blocks.of_rank(world_.rank()).empty()) passes_before_.push_back(engine.passes());
         for (const auto b : blocks.of_rank(world_.rank())) {
           const auto rows = matrix_.grid.block(b);
           std::vector<double> found(static_cast<std::size_t>(rows.count() * n), 1e300);
@@ -136,6 +140,7 @@ class Handing {
           expected_rows.compute(rows, {0, n}, Precision::float64, expected.data(), [](double) {});
           for (std::size_t k = 0; k < found.size(); ++k) largest = std::max(largest, std::abs(found[k] - expected[k]));
         }
+        if (!blocks.of_rank(world_.rank()).empty()) passes_after_.push_back(engine.passes());
       });
       return Assembled();
     };
@@ -145,6 +150,8 @@ class Handing {
 
  private:
   std::uint64_t memory_;
+  std::vector<engines::Passes> passes_before_;
+  std::vector<engines::Passes> passes_after_;
   ranks::Communicator world_ = ranks::Communicator::world();
   network::Problem problem_ =
       layers::problem_of({{"v", {3, 8}}, {"w", {6, 8}}, {"b", {8}}, {"c", {3}}},
@@ -174,8 +181,26 @@ TEST(HandedRows, AreThoseByDoubleBackward) {
   EXPECT_LE(handing.difference(), 1e-14);
 }
 
+// For the progress: what was made for others is known with the first row, and no more is to come after the last.
+TEST(HandedRows, AreKnownByTheirPasses) {
+  Handing handing(std::uint64_t{1} << 30);
+  handing.difference();
+  const auto some = [](const std::vector<engines::Passes>& steps) {
+    return std::any_of(steps.begin(), steps.end(), [](const auto& passes) { return passes.made.value_or(0) > 0; });
+  };
+  EXPECT_EQ(some(handing.passes_before()), ranks::Communicator::world().size() > 1);
+  EXPECT_TRUE(some(handing.passes_after()));
+  for (const auto& passes : handing.passes_after()) {
+    EXPECT_GT(passes.seconds, 0);
+    EXPECT_EQ(passes.made.value_or(1), 1);
+  }
+}
+
+// Where they do not fit into memory, passes are made again, and their rows tell how many.
 TEST(HandedRows, AreMadeByEachRankWhereThereIsNoMemoryForThem) {
-  EXPECT_LE(Handing(0).difference(), 1e-14);
+  Handing handing(0);
+  EXPECT_LE(handing.difference(), 1e-14);
+  for (const auto& passes : handing.passes_after()) EXPECT_FALSE(passes.made);
 }
 
 }  // namespace

@@ -45,7 +45,8 @@ class Progress {
   /// Adds rows of this rank that are done, what work they were and the seconds of it in passes, where these are known,
   /// and shows it if it is time. The two kinds of work are each taken to go on as fast as they went.
   void advance(double rows, const Work& work = {}, double seconds_in_passes = 0);
-  /// Rows of this rank have been written, in so many seconds. Not while another thread calls advance().
+  /// Rows of this rank have been written, in so many seconds, or in none where computing beside it took longer. Not
+  /// while another thread calls advance().
   void wrote(double rows, double seconds);
   /// Ends the display, at the last row.
   void finish();

@@ -22,7 +22,7 @@ class Diagonal final : public Engine {
   /// One number a row, whatever the columns.
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
-  double seconds_in_passes() const override { return engine_.seconds_in_passes(); }
+  Passes passes() const override { return engine_.passes(); }
 
  private:
   Engine& engine_;

@@ -22,7 +22,7 @@ class DoubleBackward final : public Engine {
   std::uint64_t bytes_per_row(std::int64_t columns) const override;
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
-  double seconds_in_passes() const override { return pass_seconds_; }
+  Passes passes() const override { return {pass_seconds_}; }
 
  private:
   // The gradient of one batch with its graph; kept between calls, so that a single batch is run once in all.

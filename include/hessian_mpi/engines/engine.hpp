@@ -3,11 +3,18 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "hessian_mpi/base/vocabulary.hpp"
 
 namespace hessian_mpi::engines {
+
+/// What an engine knows of its passes through the network.
+struct Passes {
+  double seconds = 0;               ///< of its time so far, as far as it tells them from the rest
+  std::optional<double> made = {};  ///< which part of those for all its rows, where these do not come row by row
+};
 
 class Engine {
  public:
@@ -28,8 +35,7 @@ class Engine {
   virtual void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                        const std::function<void(double)>& advance) = 0;
 
-  /// Of its time so far, what it was in passes through the network, as far as it tells them from the rest.
-  virtual double seconds_in_passes() const { return 0; }
+  virtual Passes passes() const { return {}; }
 };
 
 /// Calls `use` with out as a pointer to float or to double, whichever the storage precision is.

@@ -21,7 +21,7 @@ class WithL2Term final : public Engine {
   std::uint64_t bytes_per_row(std::int64_t columns) const override { return engine_.bytes_per_row(columns); }
   void compute(const Rows& rows, const Rows& columns, Precision storage, void* out,
                const std::function<void(double)>& advance) override;
-  double seconds_in_passes() const override { return engine_.seconds_in_passes(); }
+  Passes passes() const override { return engine_.passes(); }
 
  private:
   Engine& engine_;

@@ -51,7 +51,7 @@ class LayerFactors final : public engines::Engine {
   /// columns after it, so many in all, in the columns that the step's layers have: [count][N], of which the others are
   /// left as they are.
   void compute_of_output(std::int64_t first, std::int64_t count, Precision storage, void* out);
-  double seconds_in_passes() const override;
+  engines::Passes passes() const override;
 
   class Assembly;  // in numbers of one precision
 

@@ -44,10 +44,10 @@ struct Assignment {
   std::function<Work(const Rows&)> work = {};  ///< what some rows take, for the progress
 };
 
-/// Collective over the communicator. Computes and writes the blocks, each rank its share of them, and marks them as
-/// often as checkpoints are due: the last ones are left to the caller's next checkpoint. Ends early where any rank is
-/// asked to stop. Blocks with numbers that are not finite are not marked. A failure on any rank is thrown on all, as
-/// RunError; what was written before is marked then.
+/// Collective over the communicator. engine: its passes count from its beginning. Computes and writes the blocks, each
+/// rank its share of them, and marks them as often as checkpoints are due: the last ones are left to the caller's next
+/// checkpoint. Ends early where any rank is asked to stop. Blocks with numbers that are not finite are not marked. A
+/// failure on any rank is thrown on all, as RunError; what was written before is marked then.
 Assembled assemble(engines::Engine& engine, const Assignment& assignment, file::HessianWriter& writer,
                    file::Checkpoint& checkpoint, const ranks::StopPoint& stop, const ranks::Communicator& communicator,
                    cli::Progress& progress);

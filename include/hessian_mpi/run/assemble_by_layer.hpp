@@ -89,6 +89,7 @@ class LayeredAssembly {
   void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                const ranks::StopPoint& stop);
   void read_back(const std::vector<file::BlockRecord>& records, std::size_t s, const ranks::StopPoint& stop);
+  double share_of_passes(std::size_t s, const matrix::BlockList& blocks) const;
   std::unique_ptr<engines::Engine> engine_of(std::size_t s, std::uint64_t memory, const ranks::StopPoint& stop);
 
   const network::Problem& problem_;

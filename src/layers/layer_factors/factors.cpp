@@ -62,6 +62,22 @@ void Factors<Number>::read_layers() {
 }
 
 template <class Number>
+void Factors<Number>::expect(std::vector<OutputOfLayer> outputs) {
+  expected_ = std::move(outputs);
+  not_yet_made_ = {expected_.begin(), expected_.end()};
+  std::size_t bytes = 0;
+  for (const auto& [l, output] : not_yet_made_) bytes += serves_once(l) ? 0 : numbers_of_output(l) * sizeof(Number);
+  if (bytes > memory_) not_yet_made_.clear();
+  outputs_expected_ = not_yet_made_.size();
+}
+
+template <class Number>
+engines::Passes Factors<Number>::passes() const {
+  if (outputs_expected_ == 0) return {pass_seconds_};
+  return {pass_seconds_, 1 - static_cast<double>(not_yet_made_.size()) / static_cast<double>(outputs_expected_)};
+}
+
+template <class Number>
 bool Factors<Number>::depends(std::size_t m, std::size_t l) const {
   const auto& upstream = layers_[m].upstream;
   return std::find(upstream.begin(), upstream.end(), l) != upstream.end();
@@ -218,6 +234,7 @@ void Factors<Number>::prepare(const std::vector<OutputOfLayer>& outputs) {
     OutputFactors<Number> memory;
     if (!forgotten.empty()) memory = std::move(forgotten.extract(forgotten.begin()).mapped());
     made_[output] = prepared(output, std::move(memory));
+    not_yet_made_.erase(output);
   }
 }
 

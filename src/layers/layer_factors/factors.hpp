@@ -9,10 +9,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "hessian_mpi/engines/engine.hpp"
 #include "hessian_mpi/layers/layer_plan.hpp"
 #include "hessian_mpi/network/problem.hpp"
 #include "layer_factors/step_forward.hpp"
@@ -91,7 +93,7 @@ class Factors {
 
   /// The outputs that will be asked for, in order: where there are several batches, as many passes as fit into memory
   /// are made for each forward.
-  void expect(std::vector<OutputOfLayer> outputs) { expected_ = std::move(outputs); }
+  void expect(std::vector<OutputOfLayer> outputs);
 
   bool makes_rows(std::size_t l) const { return l < step().row_layers; }
   bool depends(std::size_t m, std::size_t l) const;
@@ -121,8 +123,8 @@ class Factors {
   /// of the rows.
   void follow_sums(std::size_t m, const Number* directions, std::int64_t rows, Sums<Number>& sums) const;
 
-  /// Of the time so far.
-  double seconds_in_passes() const { return pass_seconds_; }
+  /// So far; made: of the outputs that are expected, where none of them will be made again.
+  engines::Passes passes() const;
 
  private:
   const LayerStep& step() const { return forward_.step(); }
@@ -185,6 +187,8 @@ class Factors {
   /// By layer and layer before it, J of its input: [element][u][outputs].
   std::map<std::pair<std::size_t, std::size_t>, std::vector<Number>> of_inputs_;
   std::vector<OutputOfLayer> expected_;
+  std::size_t outputs_expected_ = 0;      // each once, where none is made again,
+  std::set<OutputOfLayer> not_yet_made_;  // and those of them that no pass was made for
   std::map<OutputOfLayer, OutputFactors<Number>> made_;
   std::vector<Sums<Number>> of_rows_;
 };

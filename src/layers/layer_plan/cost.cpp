@@ -363,7 +363,9 @@ WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t
   const auto work = [&](double passes, double all) {
     return Work{passes, all - passes + cost_of_writing_row(network)};
   };
-  const auto by_row = work(cost_of_passes(network, step, l, 1), cost_by_row(network, step, sizes, l));
+  const double pass = cost_of_passes(network, step, l, 1);
+  const auto by_row =
+      work(pass, pass + multiplication_for_a_row * multiplications_of_row(step, sizes, l, units_of(network, step)));
   if (rows == 0) return {by_row, by_row};
   const double passes = cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions);
   const double products = (cost_by_outputs(network, step, sizes, l) - passes) / rows;
