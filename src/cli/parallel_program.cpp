@@ -73,12 +73,11 @@ const std::optional<std::filesystem::path>& written_of(const system::UsedFiles& 
   return files.output ? files.output : files.edited;
 }
 
-// At once: what the launcher prints must not come into the line.
-void say(const std::string& line) {
+}  // namespace
+
+void print_on_stderr(const std::string& line) {
   std::cerr << line + '\n' << std::flush;
 }
-
-}  // namespace
 
 int run_parallel_program(const char* name, int argc, char** argv,
                          const std::function<ExitCode(const ranks::Communicator& world)>& body) {
@@ -87,7 +86,7 @@ int run_parallel_program(const char* name, int argc, char** argv,
   const ranks::MpiSession mpi(argc, argv);
   const auto world = ranks::Communicator::world();
   if (world.size() == 1 && launch.count > 1) {
-    if (launch.rank == 0) say(text(name, ": error: ", text_of_unconnected(launch)));
+    if (launch.rank == 0) print_on_stderr(text(name, ": error: ", text_of_unconnected(launch)));
     return static_cast<int>(ExitCode::bad_input);
   }
   try {
@@ -96,12 +95,12 @@ int run_parallel_program(const char* name, int argc, char** argv,
     return static_cast<int>(code);
   } catch (const ranks::AgreedError& error) {
     const auto* kind = error.code() == ExitCode::stopped ? "" : "error: ";
-    if (world.is_root()) say(text(name, ": ", kind, error.what()));
+    if (world.is_root()) print_on_stderr(text(name, ": ", kind, error.what()));
     if (world.can_be_finalised()) return static_cast<int>(error.code());
     if (!world.is_root()) world.wait_for_all();  // until root ends them, which by now has told why
     ranks::abort_all_ranks(error.code());
   } catch (const std::exception& error) {  // on this rank alone: the others would wait for it
-    say(text(name, ": error: rank ", world.rank(), " on ", world.host(), ": ", words_of(error)));
+    print_on_stderr(text(name, ": error: rank ", world.rank(), " on ", world.host(), ": ", words_of(error)));
     ranks::abort_all_ranks(ExitCode::failed);
   }
 }
@@ -114,8 +113,8 @@ void expect_files(const system::UsedFiles& files, const ranks::Communicator& wor
 std::unique_ptr<system::OutputLock> lock_output(const std::string& name, const system::UsedFiles& files) {
   const auto& written = written_of(files);
   if (!written) return nullptr;
-  return std::make_unique<system::OutputLock>(*written, name,
-                                              [=](const std::string& words) { say(text(name, ": ", words)); });
+  return std::make_unique<system::OutputLock>(
+      *written, name, [=](const std::string& words) { print_on_stderr(text(name, ": ", words)); });
 }
 
 ExitCode run_as_owner(const std::string& name, const system::UsedFiles& files, const ranks::Communicator& world,

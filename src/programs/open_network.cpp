@@ -1,7 +1,6 @@
 #include "open_network.hpp"
 
 #include <algorithm>
-#include <iostream>
 #include <utility>
 
 #include "hessian_mpi/base/error.hpp"
@@ -15,7 +14,7 @@ namespace {
 
 // On root.
 void warn(const char* program, const std::string& words, const ranks::Communicator& world) {
-  if (world.is_root()) std::cerr << program << ": warning: " << words << std::endl;
+  if (world.is_root()) cli::print_on_stderr(text(program, ": warning: ", words));
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <iostream>
 #include <utility>
 
 #include "hessian_mpi/after/vectors_file.hpp"
@@ -204,7 +203,7 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
     const auto& kept = *opened.kept;
     if (kept.earlier() > 0) cli::say(world, "products", text(kept.made(), " made, beside those of earlier runs"));
     if (const auto& failure = kept.failure(); failure && world.is_root())
-      std::cerr << program << ": warning: not all products were kept: " << *failure << std::endl;
+      cli::print_on_stderr(text(program, ": warning: not all products were kept: ", *failure));
     opened.kept->remove();
     opened.kept.reset();
     expect_passed(code, options);

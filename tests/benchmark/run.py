@@ -39,6 +39,7 @@ import peers
 import problems
 
 RANKS = 2
+COMPUTING = "tests/benchmark/compute_benchmark"
 LONG = 40  # seconds of computing on one rank, as --plan says it, from which on it is sampled, in as many seconds
 LONG_JOB = 150  # of a job on two ranks, from which on it is left out
 WIDTHS = (12, 31, 64, 140)  # of perceptrons: 1,000 to 30,000 parameters
@@ -103,15 +104,17 @@ def planned(setting: Setting, *options: str) -> dict[str, float]:
     return {"computing": seconds_of(line["computing"].split(" on ")[0]), "job": seconds_of(line["whole job"].split(" on ")[0])}
 
 
+def sampled(every: int) -> list[str]:
+    return ["--every", str(every)] if every > 1 else []
+
+
 def computing(setting: Setting, ranks: int, every: int, *options: str) -> dict:
-    how = ["--every", str(every)] if every > 1 else []
-    return json.loads(setting.run(ranks, "tests/benchmark/compute_benchmark", *how, *options))
+    return json.loads(setting.run(ranks, COMPUTING, *sampled(every), *options))
 
 
 def side_by_side(setting: Setting, every: int, *options: str) -> float:
     """Seconds of the slowest of as many processes as there are ranks, each with the whole job and a core."""
-    how = ["--every", str(every)] if every > 1 else []
-    command = [str(setting.build / "tests/benchmark/compute_benchmark"), *how, *options]
+    command = [str(setting.build / COMPUTING), *sampled(every), *options]
     cores = sorted(os.sched_getaffinity(0))
 
     def start(k: int) -> subprocess.Popen:

@@ -131,8 +131,10 @@ class Handing {
     const auto n = matrix_.columns;
     const auto compare = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       world_.together([&] {
-        if (!blocks.of_rank(world_.rank()).empty()) passes_before_.push_back(engine.passes());
-        for (const auto b : blocks.of_rank(world_.rank())) {
+        const auto own = blocks.of_rank(world_.rank());
+        if (own.empty()) return;
+        passes_before_.push_back(engine.passes());
+        for (const auto b : own) {
           const auto rows = matrix_.grid.block(b);
           std::vector<double> found(static_cast<std::size_t>(rows.count() * n), 1e300);
           std::vector<double> expected(found.size());
@@ -140,7 +142,7 @@ class Handing {
           expected_rows.compute(rows, {0, n}, Precision::float64, expected.data(), [](double) {});
           for (std::size_t k = 0; k < found.size(); ++k) largest = std::max(largest, std::abs(found[k] - expected[k]));
         }
-        if (!blocks.of_rank(world_.rank()).empty()) passes_after_.push_back(engine.passes());
+        passes_after_.push_back(engine.passes());
       });
       return Assembled();
     };

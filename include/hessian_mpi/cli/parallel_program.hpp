@@ -26,6 +26,9 @@ struct ProgramText {
 };
 void print_versions(std::ostream& out, const ProgramText& program);
 
+/// At once: what the launcher prints must not come into the line.
+void print_on_stderr(const std::string& line);
+
 /// Collective. Refuses inputs and an output that the program must not touch (used_files.hpp), before anything else.
 void expect_files(const system::UsedFiles& files, const ranks::Communicator& world);
 

@@ -360,12 +360,11 @@ Work work_of_double_backward_row(const Network& network) {
 WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t l, bool handed) {
   const auto sizes = sizes_of(network, step);
   const auto rows = rows_of_layer(network, step, sizes, l).by_output;
-  const auto work = [&](double passes, double all) {
-    return Work{passes, all - passes + cost_of_writing_row(network)};
+  const auto work = [&](double passes, double products) {
+    return Work{passes, products + cost_of_writing_row(network)};
   };
-  const double pass = cost_of_passes(network, step, l, 1);
-  const auto by_row =
-      work(pass, pass + multiplication_for_a_row * multiplications_of_row(step, sizes, l, units_of(network, step)));
+  const auto by_row = work(cost_of_passes(network, step, l, 1),
+                           multiplication_for_a_row * multiplications_of_row(step, sizes, l, units_of(network, step)));
   if (rows == 0) return {by_row, by_row};
   const double passes = cost_of_passes(network, step, l, sizes[l].outputs * sizes[l].positions);
   const double products = (cost_by_outputs(network, step, sizes, l) - passes) / rows;
@@ -373,9 +372,9 @@ WorkOfRow work_of_row(const Network& network, const LayerStep& step, std::size_t
   if (handed && sizes[l].positions == 1 && rows > biases) {
     const double times = biases > 0 && !keeps_outputs(network, step, l) ? 2 : 1;
     const double of_weight = times * passes / (rows - biases);
-    return {work(of_weight, of_weight + products), work(0, products)};
+    return {work(of_weight, products), work(0, products)};
   }
-  const auto by_output = work(passes / rows, passes / rows + products);
+  const auto by_output = work(passes / rows, products);
   return {by_output, by_row};  // a bias' rows come after those of the weight, when their passes are forgotten
 }
 

@@ -66,8 +66,9 @@ constexpr double operator_number = 3.5;
 constexpr double pass_overhead = 5e5;
 /// A multiplication in tiles.
 constexpr double tile_multiplication = 0.35;
-/// And for a row by itself, which reads the inputs of all layers for products of few rows: beside the rows of other
-/// layers. A choice weighs it against sums over positions, which take as much longer than what is counted for them.
+/// And for a row by itself, which reads the inputs of all layers for products of few rows: where rows of different
+/// layers are compared. Not for a choice, which weighs it against sums over positions: those take longer than is
+/// counted for them, too, and with this alone a choice is worse.
 constexpr double multiplication_for_a_row = 1;
 /// In a sum over positions, which reads what passes have found for some rows at a time, or for one.
 constexpr double summed_for_rows = 1;
