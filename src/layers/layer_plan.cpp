@@ -254,15 +254,23 @@ void give_copies(const Network& network, LayerStep& step) {
   if (counts_of(network, step).outputs * bytes > most_bytes_of_outputs) step.copies = 1;
 }
 
+// Whether passes serve rows that are no neighbours: with too little memory each range of rows makes all passes again.
+bool has_scattered_rows(const Network& network, const LayerStep& step) {
+  const auto end = step.layers.begin() + static_cast<std::ptrdiff_t>(step.row_layers);
+  return std::any_of(step.layers.begin(), end, [&](const FactoredLayer& layer) {
+    return !layer.by_row && network.graph.call(layer.call).by_input;
+  });
+}
+
 void add_step(const Network& network, LayerStep step, bool handed, LayerPlan& plan) {
   const auto bytes = bytes_of(network.problem.precision());
   const auto counts = counts_of(network, step);
   step.rows = -counts.double_backward_rows;
   plan.steps.front().rows += counts.double_backward_rows;
   step.passes = counts.passes;
+  step.bytes_if_there = (has_scattered_rows(network, step) ? counts.kept : counts.outputs) * bytes;
   plan.bytes = std::max(plan.bytes, counts.inputs * bytes);
   if (step.tail) plan.bytes_of_tail = step.tail->bytes();
-  plan.bytes_if_there = std::max(plan.bytes_if_there, counts.outputs * bytes);
   plan.steps.push_back(std::move(step));
   const auto last = plan.steps.size() - 1;
   for (std::size_t l = 0; l < plan.steps[last].row_layers; ++l) note_parameters(network, last, l, handed, plan);

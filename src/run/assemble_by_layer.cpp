@@ -291,6 +291,32 @@ std::uint64_t LayeredAssembly::bytes_handed() const {
   return most;
 }
 
+// Whether ranks make rows for each other where they have memory for twice their bytes.
+bool LayeredAssembly::may_hand_over(const Step& step) const {
+  return step.handed && step.handed->bytes() > 0 && step.handed->cost() <= most_made_ahead;
+}
+
+std::uint64_t LayeredAssembly::bytes_of_passes(std::size_t s) const {
+  if (!steps_[s].columns) return 0;
+  return plan_.steps[s].bytes_if_there * (bytes_of(accumulate_) / bytes_of(problem_.precision()));
+}
+
+std::uint64_t LayeredAssembly::bytes_of_passes() const {
+  std::uint64_t most = 0;
+  for (std::size_t s = 0; s < steps_.size(); ++s) most = std::max(most, bytes_of_passes(s));
+  return most;
+}
+
+std::uint64_t LayeredAssembly::memory_for_passes_once() const {
+  std::uint64_t most = 0;
+  for (std::size_t s = 0; s < steps_.size(); ++s) {
+    const auto& step = steps_[s];
+    const auto kept = bytes_of_passes(s);
+    most = std::max(most, may_hand_over(step) ? std::min(kept, 2 * step.handed->bytes()) : kept);
+  }
+  return most;
+}
+
 // Collective.
 void LayeredAssembly::choose_rounds(std::uint64_t memory) {
   columns_in_file_ = communicator_.max(std::int64_t{bytes_of_columns() > memory}) != 0;
@@ -408,9 +434,8 @@ std::unique_ptr<engines::Engine> LayeredAssembly::engine_of(std::size_t s, std::
   if (of_plan.products) return std::make_unique<layers::LaterColumns>(unfactored_, of_plan.products->begin, columns);
   const auto rank = communicator_.rank();
   auto own = step.own[static_cast<std::size_t>(rank)];
-  const auto handed = step.handed ? step.handed->bytes() : 0;
-  const bool hands_over = handed > 0 && step.rounds == 1 && step.handed->cost() <= most_made_ahead &&
-                          communicator_.max(std::int64_t{handed > memory / 2}) == 0;
+  const auto handed = may_hand_over(step) ? step.handed->bytes() : 0;
+  const bool hands_over = handed > 0 && step.rounds == 1 && communicator_.max(std::int64_t{handed > memory / 2}) == 0;
   std::unique_ptr<layers::LayerFactors> factors;
   communicator_.together([&] {
     if (hands_over) {

@@ -184,14 +184,15 @@ Memory memory_for(const Job& job, const LayeredAssembly& assembly, std::uint64_t
   const auto most_columns = rest / 2;
   const auto columns = std::min(most_columns, assembly.bytes_of_columns());
   const auto left = (rest - columns) / 2;
-  const auto wanted = assembly.factors_layers() ? job.plan.bytes_if_there * wide : 0;
+  const auto for_each_once = assembly.memory_for_passes_once();
   const auto blocks = blocks_in_memory(assembly.unfactored(), job.matrix, left);
   const auto rows = static_cast<std::uint64_t>(job.matrix.grid.rows_per_block());
   const auto beside = rows * assembly.unfactored().bytes_per_row(job.matrix.longest_row());
   const auto buffers = static_cast<std::uint64_t>(blocks) *
                        (2 * static_cast<std::uint64_t>(job.matrix.bytes_of_largest_block()) + beside);
-  return {most_columns, left, blocks, wanted > left ? 4 * (wanted - left) : 0,
-          kept + job.plan.bytes_of_tail + columns + std::min(left, wanted + assembly.bytes_handed()) + buffers};
+  return {most_columns, left, blocks, for_each_once > left ? 4 * (for_each_once - left) : 0,
+          kept + job.plan.bytes_of_tail + columns +
+              std::min(left, assembly.bytes_of_passes() + assembly.bytes_handed()) + buffers};
 }
 
 }  // namespace hessian_mpi::run

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -113,45 +114,52 @@ TEST(HandedRows, AreThoseThatAreWanted) {
 // Of a network whose first weight lies input by input, by all ranks and with the given memory.
 class Handing {
  public:
-  explicit Handing(std::uint64_t memory) : memory_(memory) {
+  explicit Handing(std::uint64_t memory, std::int64_t samples = 4) : memory_(memory), samples_(samples) {
     std::vector<file::BlockRecord> nothing(static_cast<std::size_t>(matrix_.grid.count()));
     assembly_.prepare({}, nothing, std::uint64_t{1} << 30, stop_);
   }
 
   const layers::LayerPlan& plan() const { return plan_; }
-  std::uint64_t bytes_handed() const { return assembly_.bytes_handed(); }
+  const LayeredAssembly& assembly() const { return assembly_; }
   /// Of each step in which this rank has blocks, before their first row and after the last.
   const std::vector<engines::Passes>& passes_before() const { return passes_before_; }
   const std::vector<engines::Passes>& passes_after() const { return passes_after_; }
 
-  /// The largest difference of this rank's rows from those by double-backward.
-  double difference() {
-    double largest = 0;
-    engines::DoubleBackward expected_rows(problem_);
-    const auto n = matrix_.columns;
-    const auto compare = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
+  /// All rows, of which take gets those of a block of this rank.
+  void make(const std::function<void(const Rows& rows, const std::vector<double>& numbers)>& take) {
+    const auto make_blocks = [&](engines::Engine& engine, const matrix::SharedBlocks& blocks) {
       world_.together([&] {
         const auto own = blocks.of_rank(world_.rank());
         if (own.empty()) return;
         passes_before_.push_back(engine.passes());
         for (const auto b : own) {
           const auto rows = matrix_.grid.block(b);
-          std::vector<double> found(static_cast<std::size_t>(rows.count() * n), 1e300);
-          std::vector<double> expected(found.size());
-          engine.compute(rows, {0, n}, Precision::float64, found.data(), [](double) {});
-          expected_rows.compute(rows, {0, n}, Precision::float64, expected.data(), [](double) {});
-          for (std::size_t k = 0; k < found.size(); ++k) largest = std::max(largest, std::abs(found[k] - expected[k]));
+          std::vector<double> numbers(static_cast<std::size_t>(rows.count() * matrix_.columns), 1e300);
+          engine.compute(rows, {0, matrix_.columns}, Precision::float64, numbers.data(), [](double) {});
+          take(rows, numbers);
         }
         passes_after_.push_back(engine.passes());
       });
       return Assembled();
     };
-    assembly_.assemble(compare, memory_, stop_);
+    assembly_.assemble(make_blocks, memory_, stop_);
+  }
+
+  /// The largest difference of this rank's rows from those by double-backward.
+  double difference() {
+    double largest = 0;
+    engines::DoubleBackward expected_rows(problem_);
+    make([&](const Rows& rows, const std::vector<double>& found) {
+      std::vector<double> expected(found.size());
+      expected_rows.compute(rows, {0, matrix_.columns}, Precision::float64, expected.data(), [](double) {});
+      for (std::size_t k = 0; k < found.size(); ++k) largest = std::max(largest, std::abs(found[k] - expected[k]));
+    });
     return largest;
   }
 
  private:
   std::uint64_t memory_;
+  std::int64_t samples_;
   std::vector<engines::Passes> passes_before_;
   std::vector<engines::Passes> passes_after_;
   ranks::Communicator world_ = ranks::Communicator::world();
@@ -160,7 +168,7 @@ class Handing {
                          "    y = torch.tanh(torch.matmul(x, self.w) + self.b)\n"
                          "    z = torch.linear(torch.mean(torch.softmax(y, 1) * y, 1), self.v, self.c)\n"
                          "    return torch.mean(torch.pow(z, 3))\n",
-                         {4, 3, 6});
+                         {samples_, 3, 6});
   layers::LayerPlan plan_ = layers::plan_layers(problem_, Method::layers);
   matrix::MatrixShape matrix_ = matrix_of(problem_.index(), Precision::float64, Entries::all);
   engines::DoubleBackward unfactored_{problem_};
@@ -179,7 +187,7 @@ TEST(HandedRows, AreThoseByDoubleBackward) {
   Handing handing(std::uint64_t{1} << 30);
   EXPECT_EQ(handing.plan().parameters[1].outputs, 8);
   EXPECT_EQ(handing.plan().parameters[3].weight_of, std::optional<std::size_t>(0));
-  EXPECT_EQ(handing.bytes_handed() > 0, ranks::Communicator::world().size() > 1);
+  EXPECT_EQ(handing.assembly().bytes_handed() > 0, ranks::Communicator::world().size() > 1);
   EXPECT_LE(handing.difference(), 1e-14);
 }
 
@@ -203,6 +211,23 @@ TEST(HandedRows, AreMadeByEachRankWhereThereIsNoMemoryForThem) {
   Handing handing(0);
   EXPECT_LE(handing.difference(), 1e-14);
   for (const auto& passes : handing.passes_after()) EXPECT_FALSE(passes.made);
+}
+
+// No more than it takes to hand rows over, where that is less than to keep what all passes give.
+TEST(HandedRows, NeedTheMemoryThatIsAskedForThem) {
+  constexpr std::int64_t many = 12288;
+  const bool alone = ranks::Communicator::world().size() == 1;
+  const auto asked = Handing(0, many).assembly().memory_for_passes_once();
+  const auto makes_once = [&](std::uint64_t memory) {
+    Handing handing(memory, many);
+    EXPECT_EQ(asked < handing.assembly().bytes_of_passes(), !alone);
+    handing.make([](const Rows& /*rows*/, const std::vector<double>& /*numbers*/) {});
+    constexpr std::size_t step_of_first_weight = 1;  // of those with rows
+    return alone ? handing.passes_after().at(step_of_first_weight).made.has_value()
+                 : handing.passes_before().at(step_of_first_weight).seconds > 0;
+  };
+  EXPECT_TRUE(makes_once(asked));
+  EXPECT_FALSE(makes_once(asked - 1));
 }
 
 }  // namespace

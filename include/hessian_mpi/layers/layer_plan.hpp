@@ -43,6 +43,8 @@ struct LayerStep {
   std::int64_t copies = 1;  ///< of a batch in one forward: a pass serves so many cotangents, one for each
   std::int64_t rows = 0;    ///< that it makes
   std::int64_t passes = 0;  ///< backward, for its rows
+  /// Of what passes give, in the precision of derivatives: with less memory they are made again for each range of rows.
+  std::uint64_t bytes_if_there = 0;
   /// The end of the network that its passes need not go through, if any.
   std::shared_ptr<const Tail> tail = nullptr;
   /// Its rows where they are products of J, in the columns from the first of them on: those before are of earlier
@@ -65,10 +67,9 @@ struct ParameterPlan {
 
 struct LayerPlan {
   std::vector<ParameterPlan> parameters;
-  std::vector<LayerStep> steps;      ///< the first one by double-backward, all others with layers; or all of products
-  std::uint64_t bytes = 0;           ///< of factors that a rank has to keep at a time, in the precision of derivatives
-  std::uint64_t bytes_of_tail = 0;   ///< that a rank has whatever its memory, as it has the graph of a pass
-  std::uint64_t bytes_if_there = 0;  ///< of those that it makes again and again where it has not as much memory
+  std::vector<LayerStep> steps;     ///< the first one by double-backward, all others with layers; or all of products
+  std::uint64_t bytes = 0;          ///< of factors that a rank has to keep at a time, in the precision of derivatives
+  std::uint64_t bytes_of_tail = 0;  ///< that a rank has whatever its memory, as it has the graph of a pass
 
   bool factors_layers() const { return steps.size() > 1 && !steps.front().products; }
   bool is_factored(std::size_t parameter) const { return parameters[parameter].step > 0; }

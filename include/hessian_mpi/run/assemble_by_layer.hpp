@@ -44,6 +44,9 @@ class LayeredAssembly {
 
   /// Bytes of rows that another rank made for this one's blocks, at most; as far as assemble() has memory for them.
   std::uint64_t bytes_handed() const;
+  /// Bytes of what passes give for a step, at most; and the memory with which assemble() makes each pass once.
+  std::uint64_t bytes_of_passes() const;
+  std::uint64_t memory_for_passes_once() const;
 
   /// Collective. Takes in the rows that later steps need as columns and that the file has, in blocks marked as on_disk,
   /// and makes those of the first step that its own blocks do not make. Before the file is opened for writing. file:
@@ -89,6 +92,8 @@ class LayeredAssembly {
   void take_in(std::size_t s, const std::vector<std::int64_t>& rows, engines::Engine& engine,
                const ranks::StopPoint& stop);
   void read_back(const std::vector<file::BlockRecord>& records, std::size_t s, const ranks::StopPoint& stop);
+  bool may_hand_over(const Step& step) const;
+  std::uint64_t bytes_of_passes(std::size_t s) const;
   double share_of_passes(std::size_t s, const matrix::BlockList& blocks) const;
   std::unique_ptr<engines::Engine> engine_of(std::size_t s, std::uint64_t memory, const ranks::StopPoint& stop);
 

@@ -282,12 +282,15 @@ Counts counts_of(const Network& network, const LayerStep& step, std::size_t l) {
   counts.double_backward_rows = -static_cast<std::int64_t>(row.rows);
   counts.inputs = static_cast<std::uint64_t>(inputs);
   if (rows.by_output > 0) {
-    const double at_a_time = network.graph.call(step.layers[l].call).by_input
-                                 ? row.outputs  // neighbouring rows are of different ones
-                                 : std::max(1.0, copies / row.positions);
+    const auto& call = network.graph.call(step.layers[l].call);
+    const double together = std::max(1.0, copies / row.positions);
+    const double at_a_time = call.by_input ? row.outputs : together;  // neighbouring rows are of different ones
+    const bool comes_back = call.by_input || (call.bias && row.positions == 1);
     counts.passes += static_cast<std::int64_t>(row.outputs * row.positions);
     counts.factored += cost_by_outputs(network, step, sizes, l);
-    counts.outputs = static_cast<std::uint64_t>(all_units * row.positions * width * at_a_time);
+    const double of_output = all_units * row.positions * width;
+    counts.outputs = static_cast<std::uint64_t>(of_output * at_a_time);
+    counts.kept = static_cast<std::uint64_t>(of_output * (comes_back ? row.outputs : together));
   }
   counts.passes += static_cast<std::int64_t>(rows.by_row);
   counts.outputs =
@@ -311,6 +314,7 @@ void add(const Counts& some, Counts& all) {
   all.factored += some.factored;
   all.inputs = std::max(all.inputs, some.inputs);
   all.outputs = std::max(all.outputs, some.outputs);
+  all.kept += some.kept;
 }
 
 }  // namespace

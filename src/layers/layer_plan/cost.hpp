@@ -50,6 +50,7 @@ struct Counts {
   double factored = 0;        ///< multiplications of these, and of the products of what they find
   std::uint64_t inputs = 0;   ///< numbers in memory: what the layers see,
   std::uint64_t outputs = 0;  ///< and what the outputs have whose rows are made at a time
+  std::uint64_t kept = 0;     ///< or those to which rows come back
 };
 Counts counts_of(const Network& network, const LayerStep& step);
 /// Of one of the layers whose rows a step makes; inputs are the step's.
