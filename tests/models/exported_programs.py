@@ -954,6 +954,7 @@ def write_damaged(folder):
     node("unknown_operator", retarget("torch.ops.aten.no_such_operator.default"))
     node("other_namespace", retarget("torch.ops.quantized.linear.default"))
     node("custom_operator", retarget("torch.ops.mine.op.default"))
+    node("experts", retarget("torch.ops.transformers.grouped_mm_fallback.default"))
     node("python_function", retarget("os.system"))
     node("wrong_argument", lambda n: n["inputs"][0].update(name="nonsense"))
     node("wrong_kind", lambda n: n["inputs"][0].update(arg={"as_string": "text"}))

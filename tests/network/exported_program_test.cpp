@@ -389,6 +389,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Damage{"unknown_operator", "not known to this version of LibTorch"},
                     Damage{"other_namespace", "only operators of PyTorch's own library"},
                     Damage{"custom_operator", "only operators of PyTorch's own library"},
+                    Damage{"experts", "experts_implementation=\"batched_mm\""},
                     Damage{"python_function", "only operators of PyTorch's own library"},
                     Damage{"wrong_argument", "no argument 'nonsense'"},
                     Damage{"wrong_kind", "argument 'self' wants Tensor"}, Damage{"unknown_value", "'nobody'"},

@@ -236,7 +236,10 @@ c10::OperatorHandle find_operator(const std::string& target) {
     throw InputError("is a part of torch.vmap: export the network with program.run_decompositions({})");
   }
   if (domain != "aten") {
-    throw InputError("is not supported: only operators of PyTorch's own library (torch.ops.aten) can be called");
+    throw InputError(text("is not supported: only operators of PyTorch's own library (torch.ops.aten) can be called",
+                          domain == "transformers"
+                              ? "; transformers computes experts by those with experts_implementation=\"batched_mm\""
+                              : ""));
   }
   const std::string name = "aten::" + target.substr(space + 1, overload - space - 1);
   const std::string variant = target.substr(overload + 1);
