@@ -104,6 +104,11 @@ DifferentiableKernels::DifferentiableKernels(c10::Device device, int threads)
 
 DifferentiableKernels::~DifferentiableKernels() = default;
 
+// LibTorch does so only when a thread first divides work, which small networks never do.
+void use_threads_of_process() {
+  at::init_num_threads();
+}
+
 std::vector<std::string> probe_second_derivatives(const Problem& problem) {
   const CalledOperators called;
   const WidenedCasts casts;

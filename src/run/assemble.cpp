@@ -11,6 +11,7 @@
 #include "hessian_mpi/base/error.hpp"
 #include "hessian_mpi/base/stopwatch.hpp"
 #include "hessian_mpi/base/worker.hpp"
+#include "hessian_mpi/network/kernels.hpp"
 
 namespace hessian_mpi::run {
 namespace {
@@ -149,6 +150,7 @@ std::int64_t OwnBlocks::blocks_for(double seconds) const {
 
 void OwnBlocks::compute(std::int64_t count, const ranks::StopPoint& stop, cli::Progress& progress) {
   const Stopwatch watch;
+  network::use_threads_of_process();
   const auto wanted = within_piece(matrix::neighbours_from(blocks_, begun_, count), matrix_.grid);
   const auto first_row = rows_of(matrix_.grid, wanted).begin;
   next_.blocks = {wanted.begin, wanted.begin};

@@ -1,5 +1,6 @@
 #include "hessian_mpi/run/assemble.hpp"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,12 +13,20 @@
 #include "hessian_mpi/base/checksum.hpp"
 #include "hessian_mpi/file/hessian_file.hpp"
 #include "hessian_mpi/file/hessian_rows.hpp"
+#include "hessian_mpi/network/kernels.hpp"
 #include "shared_folder.hpp"
 
 namespace hessian_mpi::run {
 namespace {
 
 constexpr std::int64_t n = 2500;  // more rows than the 1024 blocks a grid has at least: blocks of 2
+
+// That a product on the calling thread would take; 0 where this LibTorch has no MKL.
+int threads_of_mkl() {
+  using Ask = int (*)();
+  const auto ask = reinterpret_cast<Ask>(dlsym(RTLD_DEFAULT, "MKL_Get_Max_Threads"));
+  return ask != nullptr ? ask() : 0;
+}
 
 double number_at(std::int64_t i, std::int64_t j) {
   return std::sin(static_cast<double>(i * n + j));
@@ -31,6 +40,7 @@ class FormulaEngine final : public engines::Engine {
   std::int64_t raises = -1;  // row at which SIGUSR1 comes
   std::int64_t at_once = 1;
   std::vector<Rows> asked;
+  int threads = 0;  // of a product in it
   std::uint64_t beside = 0;
 
   std::string name() const override { return "formula"; }
@@ -39,6 +49,7 @@ class FormulaEngine final : public engines::Engine {
   void compute(const Rows& rows, const Rows&, Precision, void* out,
                const std::function<void(double)>& advance) override {
     asked.push_back(rows);
+    threads = threads_of_mkl();
     auto* number = static_cast<float*>(out);
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {
       if (i == raises) std::raise(SIGUSR1);
@@ -208,6 +219,17 @@ TEST(Assemble, AnErrorOnOneRankIsThrownOnAll) {
     EXPECT_EQ(error.code(), ExitCode::failed);
     EXPECT_NE(std::string(error.what()).find("row 1234 is broken"), std::string::npos) << error.what();
   }
+}
+
+// Rows are made on another thread than the one that is told: bytes would depend on the cores that a rank may use.
+TEST(Assemble, ComputesWithTheThreadsThatWereSet) {
+  if (threads_of_mkl() == 0) GTEST_SKIP() << "this LibTorch has no MKL";
+  const network::DifferentiableKernels kernels(c10::kCPU, 3);
+  ASSERT_EQ(threads_of_mkl(), 3);
+  Assembly assembly;
+  FormulaEngine engine;
+  assembly.run(engine, 1);
+  EXPECT_EQ(engine.threads, 3);
 }
 
 TEST(BlocksInMemory, FitTheMemoryWithWhatTheEngineNeedsBeside) {

@@ -28,6 +28,10 @@ class DifferentiableKernels {
   std::unique_ptr<State> state_;
 };
 
+/// Gives the calling thread the number of threads that DifferentiableKernels was given: MKL has one for each thread
+/// that calls it, and takes all cores where none was set.
+void use_threads_of_process();
+
 /// Derives every operation of a batch twice, once; where one has no second derivative, tries again without oneDNN,
 /// whose fused kernels have fewer, and leaves it off for
 /// the life of the DifferentiableKernels if that cures it. Returns what is done in another
