@@ -72,14 +72,19 @@ std::string name_in_python(const c10::OperatorName& name) {
   return plain == "_to_copy" ? "to" : plain;
 }
 
-// Tensors of zeros and the like have nothing of the one that they are made by.
+// Tensors of zeros and the like, which have nothing of the one that they are made by.
 bool makes_new_numbers(const std::string& name) {
-  return name.ends_with("_like") || name.starts_with("aten::new_");
+  return name.ends_with("_like") || name.starts_with("aten::new_") || name.starts_with("aten::empty") ||
+         name == "aten::zeros" || name == "aten::ones" || name == "aten::eye";
 }
 
-bool takes_float64(const torch::jit::Stack& arguments) {
+// Whether numbers are narrowed; or begin narrow in a network that has a dtype: those of arange, or positions that were
+// integers. Masks are as exact in any.
+bool narrows(const torch::jit::Stack& arguments) {
   const auto first = std::find_if(arguments.begin(), arguments.end(), [](const auto& a) { return a.isTensor(); });
-  return first != arguments.end() && first->toTensor().scalar_type() == torch::kFloat64;
+  const auto dtype = first == arguments.end() ? torch::kLong : first->toTensor().scalar_type();
+  return dtype == torch::kFloat64 ||
+         (casts_in_effect->has_parameters() && c10::isIntegralType(dtype, /*includeBool=*/false));
 }
 
 void note_cast(const c10::OperatorName& name, torch::Dtype named) {
@@ -103,7 +108,7 @@ void with_casts(const c10::OperatorHandle& called, c10::DispatchKeySet keys, tor
     if (!is_dtype(schema.arguments()[k]) || !value.isInt()) continue;
     const auto named = static_cast<torch::Dtype>(value.toInt());
     if (widened != nullptr && casts_in_effect->widens(named) && !makes_new_numbers(schema.name()) &&
-        takes_float64({stack->begin() + static_cast<std::ptrdiff_t>(begin), stack->end()})) {
+        narrows({stack->begin() + static_cast<std::ptrdiff_t>(begin), stack->end()})) {
       note_cast(called.operator_name(), named);
     }
     value = static_cast<std::int64_t>(casts_in_effect->in_place_of(named));
@@ -134,7 +139,7 @@ torch::Library registered_operators() {
 }  // namespace
 
 Casts::Casts(std::vector<torch::Dtype> of_file, torch::Dtype now, bool kept)
-    : of_file_(std::move(of_file)), now_(now), wide_(now == torch::kFloat64 && !kept) {
+    : of_file_(std::move(of_file)), now_(now), wide_(now == torch::kFloat64 && !kept), kept_(kept) {
   std::sort(of_file_.begin(), of_file_.end());
   of_file_.erase(std::unique(of_file_.begin(), of_file_.end()), of_file_.end());
 }
@@ -147,6 +152,12 @@ torch::Dtype Casts::in_place_of(torch::Dtype named) const {
   if (at::isComplexType(named)) return c10::toComplexType(in_place_of(c10::toRealValueType(named)));
   if (!at::isFloatingType(named)) return named;
   return is_of_file(named) || wide_ ? now_ : named;
+}
+
+torch::Dtype Casts::of_state(torch::Dtype own) const {
+  if (at::isComplexType(own)) return c10::toComplexType(of_state(c10::toRealValueType(own)));
+  if (!at::isFloatingType(own)) return own;
+  return kept_ && now_ == torch::kFloat64 && !is_of_file(own) ? own : now_;
 }
 
 bool Casts::widens(torch::Dtype named) const {
@@ -207,6 +218,13 @@ WidenedCasts::~WidenedCasts() {
 void WidenedCasts::note(const std::string& what) {
   if (widened != nullptr && std::find(widened->begin(), widened->end(), what) == widened->end()) {
     widened->push_back(what);
+  }
+}
+
+void WidenedCasts::note(const std::vector<NamedDtype>& state, const Casts& casts) {
+  for (const auto& [name, dtype] : state) {
+    if (casts.has_parameters() && casts.widens(dtype))
+      note(text("'", printable(name), "' of ", c10::getDtypeNames(dtype).first));
   }
 }
 

@@ -21,9 +21,12 @@ class Casts {
   Casts(std::vector<torch::Dtype> of_file, torch::Dtype now, bool kept);
 
   torch::Dtype in_place_of(torch::Dtype named) const;
+  /// Of a buffer or constant: that of the parameters, except what is narrower in the file, where casts are kept.
+  torch::Dtype of_state(torch::Dtype own) const;
   /// Whether the dtype is narrower than that of the parameters in the file, and float64 takes its place.
   bool widens(torch::Dtype named) const;
   bool are_all_wide() const { return wide_; }
+  bool has_parameters() const { return !of_file_.empty(); }
   bool leave_all_as_it_is() const { return !wide_ && (of_file_.empty() || of_file_ == std::vector{now_}); }
   /// Where the network was converted, what has no dtype in the code is of the dtype of parameters too.
   std::optional<torch::Dtype> default_dtype() const;
@@ -34,10 +37,17 @@ class Casts {
   std::vector<torch::Dtype> of_file_;
   torch::Dtype now_ = torch::kFloat32;
   bool wide_ = false;
+  bool kept_ = false;
 };
 
 /// The floating dtypes of tensors.
 std::vector<torch::Dtype> dtypes_of(const std::vector<NamedTensor>& tensors);
+
+/// The dtype that a buffer or constant has in the file.
+struct NamedDtype {
+  std::string name;
+  torch::Dtype dtype;
+};
 
 /// While it lives, the operators that this thread calls compute in the dtypes that `casts` says, in all formats of
 /// models: LibTorch's dispatcher hands over what has a dtype among its arguments, wherever the code has it from. What
@@ -82,6 +92,7 @@ class WidenedCasts {
   std::optional<std::string> cure() const;
   /// What has an effect on no operator's dtype, such as autocast.
   static void note(const std::string& what);
+  static void note(const std::vector<NamedDtype>& state, const Casts& casts);
 
  private:
   std::vector<std::string> found_;

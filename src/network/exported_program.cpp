@@ -120,7 +120,7 @@ class ExportedProgram final : public Model {
   void read_inputs(ExportedArchive& archive, const json& program);
   void add_input(ExportedArchive& archive, const json& spec, const json& graph);
   std::size_t add_parameter(torch::Tensor value, const std::string& name);
-  void add_state(torch::Tensor value);
+  void add_state(torch::Tensor value, const std::string& name);
   void name_state_dict(ExportedArchive& archive);
   void read_outputs(const json& specs);
   std::vector<IValue> graph_inputs(const std::vector<IValue>& user) const;
@@ -133,6 +133,7 @@ class ExportedProgram final : public Model {
   std::vector<InputSource> sources_;
   std::vector<NamedTensor> parameters_;
   std::vector<torch::Tensor> state_;  ///< buffers and constants
+  std::vector<NamedDtype> state_of_file_;
   std::vector<std::pair<std::string, InputSource>> names_of_state_dict_;
   ExpectedInputs user_inputs_;
   std::vector<std::size_t> user_outputs_;  ///< which of the graph's outputs the user sees
@@ -197,9 +198,10 @@ void ExportedProgram::add_input(ExportedArchive& archive, const json& spec, cons
     sources_.push_back({InputSource::From::parameter, add_parameter(archive.weight(name), name)});
   } else if (kind == "buffer") {
     const std::string name = value.at("buffer_name").get<std::string>();
-    add_state(value.at("persistent").get<bool>() ? archive.weight(name) : archive.constant(name));
+    add_state(value.at("persistent").get<bool>() ? archive.weight(name) : archive.constant(name), name);
   } else if (kind == "tensor_constant") {
-    add_state(archive.constant(value.at("tensor_constant_name").get<std::string>()));
+    const std::string name = value.at("tensor_constant_name").get<std::string>();
+    add_state(archive.constant(name), name);
   } else if (kind == "constant_input") {
     sources_.push_back({InputSource::From::nothing, 0});
     user_inputs_.add_constant();
@@ -234,10 +236,12 @@ std::size_t ExportedProgram::add_parameter(torch::Tensor value, const std::strin
   return index;
 }
 
-void ExportedProgram::add_state(torch::Tensor value) {
+void ExportedProgram::add_state(torch::Tensor value, const std::string& name) {
   const auto same = std::find_if(state_.begin(), state_.end(), [&](const auto& other) { return other.is_same(value); });
   sources_.push_back({InputSource::From::state, static_cast<std::size_t>(same - state_.begin())});
-  if (same == state_.end()) state_.push_back(value.set_requires_grad(false));
+  if (same != state_.end()) return;
+  state_of_file_.push_back({name, value.scalar_type()});
+  state_.push_back(value.set_requires_grad(false));
 }
 
 // Those that the graph does not use are names alone.
@@ -286,17 +290,17 @@ void ExportedProgram::read_outputs(const json& specs) {
 
 void ExportedProgram::convert(torch::Dtype dtype, torch::Device device) {
   device_ = device;
-  const auto convert_one = [&](torch::Tensor& tensor) {
-    const torch::Dtype own = tensor.scalar_type();
-    const torch::Dtype wanted = tensor.is_complex()          ? c10::toComplexType(dtype)
-                                : tensor.is_floating_point() ? dtype
-                                                             : own;
-    if (own == wanted && tensor.device() == device) return;
+  const auto convert_one = [&](torch::Tensor& tensor, torch::Dtype wanted) {
+    if (tensor.scalar_type() == wanted && tensor.device() == device) return;
     tensor = tensor.detach().to(device, wanted).set_requires_grad(tensor.requires_grad());
   };
   casts_ = Casts(dtypes_of_file_, dtype, casts_are_kept_);
-  for (NamedTensor& parameter : parameters_) convert_one(parameter.value);
-  for (torch::Tensor& tensor : state_) convert_one(tensor);
+  for (auto& [name, value] : parameters_) {
+    convert_one(value, value.is_complex()          ? c10::toComplexType(dtype)
+                       : value.is_floating_point() ? dtype
+                                                   : value.scalar_type());
+  }
+  for (std::size_t k = 0; k < state_.size(); ++k) convert_one(state_[k], casts_.of_state(state_of_file_[k].dtype));
 }
 
 void ExportedProgram::set_mode(Mode mode) {
@@ -312,6 +316,7 @@ void ExportedProgram::set_mode(Mode mode) {
 IValue ExportedProgram::forward(const std::vector<IValue>& arguments) try {
   const std::vector<std::uint32_t> versions = parameter_versions();
   const CastsInEffect casts(casts_);
+  WidenedCasts::note(state_of_file_, casts_);
   const std::vector<IValue> results =
       run_graph(graph_, graph_inputs(user_inputs_.checked(arguments)), {device_, !writes_in_place_});
   check_unchanged(versions);

@@ -43,14 +43,21 @@ Tensor& hardsigmoid_in_place(Tensor& x) {
   return x.copy_(plain_hardsigmoid(x));
 }
 
+// Of each vector along the last dimension. Points that are one, as in cdist of a tensor with itself, stay so whatever
+// the parameters are: their distance has no slope, where norm() has a second derivative of 0 / 0.
+Tensor lengths(const Tensor& differences, double p) {
+  const Tensor is_zero = differences.eq(0).all(-1);
+  return differences.masked_fill(is_zero.unsqueeze(-1), 1).norm(p, -1).masked_fill(is_zero, 0);
+}
+
 Tensor distances(const Tensor& a, const Tensor& b, double p, std::optional<std::int64_t> /*compute_mode*/) {
-  return (a.unsqueeze(-2) - b.unsqueeze(-3)).norm(p, -1);
+  return lengths(a.unsqueeze(-2) - b.unsqueeze(-3), p);
 }
 
 Tensor distances_of_pairs(const Tensor& x, double p) {
   TORCH_CHECK(x.dim() == 2, "pdist wants a tensor of two dimensions");
   const Tensor pairs = at::triu_indices(x.size(0), x.size(0), 1, x.options().dtype(at::kLong));
-  return (x.index_select(0, pairs[0]) - x.index_select(0, pairs[1])).norm(p, 1);
+  return lengths(x.index_select(0, pairs[0]) - x.index_select(0, pairs[1]), p);
 }
 
 // Of the terms of each sample, or of a single sample.

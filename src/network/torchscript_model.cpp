@@ -293,7 +293,17 @@ torch::jit::Module checked_module(const std::filesystem::path& file) {
 }  // namespace
 
 TorchScriptModel::TorchScriptModel(torch::jit::Module module)
-    : module_(std::move(module)), dtypes_of_file_(dtypes_of(parameters())) {}
+    : module_(std::move(module)), dtypes_of_file_(dtypes_of(parameters())) {
+  for (const auto& [name, value, is_buffer] : state()) {
+    if (is_buffer && value.defined()) state_of_file_.push_back({name, value.scalar_type()});
+  }
+  c10::IValue(module_._ivalue()).visit([&](const c10::IValue& value) {
+    if (value.isTensor() && value.toTensor().defined()) {
+      dtype_of_file_[value.toTensor().unsafeGetTensorImpl()] = value.toTensor().scalar_type();
+    }
+    return false;
+  });
+}
 
 std::vector<NamedTensor> TorchScriptModel::parameters() const {
   std::vector<NamedTensor> result;
@@ -353,7 +363,9 @@ void TorchScriptModel::convert(torch::Dtype dtype, torch::Device device) {
     if (!value.isTensor()) return false;
     const torch::Tensor& tensor = value.toTensor();
     if (!tensor.defined()) return false;
-    const auto wanted = tensor.is_floating_point() ? dtype : tensor.scalar_type();
+    const auto of_file = dtype_of_file_.find(tensor.unsafeGetTensorImpl());
+    const auto own = of_file == dtype_of_file_.end() ? tensor.scalar_type() : of_file->second;
+    const auto wanted = tensor.is_floating_point() ? casts_.of_state(own) : tensor.scalar_type();
     if (tensor.scalar_type() != wanted || tensor.device() != device) {
       tensor.set_data(tensor.detach().to(device, wanted));
     }
@@ -377,6 +389,7 @@ c10::IValue TorchScriptModel::forward(const std::vector<c10::IValue>& arguments)
   const auto before = parameters();
   const auto versions = versions_of(before);
   const CastsInEffect casts(casts_);
+  WidenedCasts::note(state_of_file_, casts_);
   c10::IValue result = module_.forward(copies_of(arguments));
   const auto now = versions_of(before);
   for (std::size_t p = 0; p < before.size(); ++p) {

@@ -5,6 +5,7 @@
 #include <torch/script.h>
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -37,6 +38,8 @@ class TorchScriptModel final : public Model {
   torch::jit::Module module_;
   std::optional<torch::Device> device_of_code_;  // as convert() has set it
   std::vector<torch::Dtype> dtypes_of_file_;
+  std::vector<NamedDtype> state_of_file_;
+  std::map<const c10::TensorImpl*, torch::Dtype> dtype_of_file_;  // of each tensor, which keeps its place
   bool casts_are_kept_ = false;
   Casts casts_;
 };

@@ -198,7 +198,8 @@ TEST_P(Casts, AreNamedOrKept) {
   batch.run();
   const StoredFile wide(batch.folder("wide") / "result.h5"), kept(batch.folder("kept") / "result.h5");
   const auto cures = wide.attribute_text("/", "cures");
-  for (const auto* named : {"to float32 (", "softmax float32 (", "to float16 (", "end_to_end_models.py:"}) {
+  for (const auto* named : {"to float32 (", "softmax float32 (", "to float16 (", "arange float32 (",
+                            "'phase' of float32", "end_to_end_models.py:"}) {
     EXPECT_NE(cures.find(named), std::string::npos) << named << " is not in " << cures;
     EXPECT_NE(batch.finished("wide").errors.find(named), std::string::npos) << named;
   }

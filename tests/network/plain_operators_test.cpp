@@ -128,6 +128,25 @@ TEST_F(ByPlainOperators, DistancesAndHardsigmoidAreThoseOfLibTorch) {
   expect_same(in_place, torch::relu6(x + 3) / 6, x);
 }
 
+// A kernel of points with themselves: the same by distances and by their squares, which are smooth.
+TEST_F(ByPlainOperators, DistancesOfPointsThatAreOneHaveNoSlope) {
+  const Tensor w = numbers({3, 2}), inputs = torch::randn({4, 3}, torch::kDouble);
+  const Tensor points = torch::cat({inputs, inputs.slice(0, 0, 1)}).matmul(w).tanh();  // the first twice
+  const auto second = [&](const Tensor& value) {
+    const Tensor first = torch::autograd::grad({value}, {w}, {}, /*retain_graph=*/true, /*create_graph=*/true)[0];
+    return torch::autograd::grad({first.cos().sum()}, {w}, {}, /*retain_graph=*/true)[0];
+  };
+  const Tensor squares = (points.unsqueeze(1) - points.unsqueeze(0)).square().sum(-1);
+  const Tensor upper = torch::triu_indices(5, 5, 1);
+  const Tensor squares_of_pairs = squares.index({upper[0], upper[1]});
+  const auto kernel = [](const Tensor& square) { return square.neg().exp().sum(); };
+  const auto expect_as_by_squares = [&](const Tensor& distances, const Tensor& expected) {
+    EXPECT_TRUE(torch::allclose(second(kernel(distances.square())), second(kernel(expected)), 1e-11, 1e-12));
+  };
+  expect_as_by_squares(torch::cdist(points, points), squares);
+  expect_as_by_squares(torch::pdist(points), squares_of_pairs);
+}
+
 TEST_F(ByPlainOperators, ThoseThatAreCalledAreNoted) {
   const Tensor v = numbers({3, 2}), g = numbers({3, 1});
   {
