@@ -118,9 +118,12 @@ void FactoredRows<Number>::compute_rows(const Slab<Number>& x, const RowsOfOutpu
                                         std::int64_t stride) {
   const auto& of_output = factors_.of_output({x.layer, x.first_output + rows.output});
   // What panels are filled with serves all rows of an output's weight, and of its bias there is one.
-  std::vector<bool> by_sums(factors_.size(), x.bias || factors_.layer(x.layer).positions > 1);
+  // Nor has a panel a use for what is zero nearly everywhere, as the inputs of embeddings are.
+  const auto& own = factors_.layer(x.layer);
+  std::vector<bool> by_sums(factors_.size(), x.bias || own.positions > 1 || own.embedding);
   for (std::size_t m = 0; m < by_sums.size(); ++m) {
-    by_sums[m] = by_sums[m] || factors_.layer(m).elementwise || (!x.bias && factors_.depends(x.layer, m));
+    const auto& layer = factors_.layer(m);
+    by_sums[m] = by_sums[m] || layer.elementwise || layer.embedding || (!x.bias && factors_.depends(x.layer, m));
   }
   for (const auto& y : slabs_) {
     if (by_sums[y.layer]) continue;

@@ -285,6 +285,20 @@ class Casting(nn.Module):
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
+class Recommender(nn.Module):
+    """Ratings from embeddings of users and items, by their product and a network over both. Item 0 has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.user = nn.Embedding(6, 3)
+        self.item = nn.Embedding(8, 3, padding_idx=0)
+        self.net = mlp(6, 4, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        user, item = self.user(pairs[:, 0]), self.item(pairs[:, 1])
+        return (user * item).sum(1, keepdim=True) + self.net(torch.cat([user, item], 1))
+
+
 class TwoSets(nn.Module):
     """A loss over points inside a region and others on its boundary, of which there are fewer."""
 
@@ -473,6 +487,12 @@ def embedding() -> Case:
     words = torch.randint(1, 8, (5, 4))
     words[1, 2] = 0
     return Case(Bag(), [words], classes(5, 3), F.cross_entropy)
+
+
+def recommender() -> Case:
+    pairs = torch.stack([classes(9, 6), classes(9, 8)], 1)
+    pairs[:2] = torch.tensor([[1, 0], [1, 3]])
+    return Case(Recommender(), [pairs], torch.randn(9, 1), F.mse_loss, ["--loss", "mse"])
 
 
 def odd_parameters() -> Case:
@@ -769,6 +789,7 @@ CASES = [
     unused,
     two_inputs,
     embedding,
+    recommender,
     odd_parameters,
     scripted_loss,
     model_computes_loss,

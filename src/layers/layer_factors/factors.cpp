@@ -31,6 +31,14 @@ void append(const Tensor& tensor, std::vector<Number>& numbers) {
   numbers.insert(numbers.end(), begin, begin + dense.numel());
 }
 
+// Of each row the column that is not zero.
+void append_words(const Tensor& ones, std::vector<std::int64_t>& words) {
+  const Tensor places = ones.to(at::kCPU).flatten(0, -2);
+  const Tensor found = places.argmax(-1).masked_fill(places.any(-1).logical_not(), -1).contiguous();
+  const auto* begin = found.const_data_ptr<std::int64_t>();
+  words.insert(words.end(), begin, begin + found.numel());
+}
+
 }  // namespace
 
 template <class Number>
@@ -126,6 +134,7 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
       layer.bias = call.bias;
       layer.by_input = call.by_input;
       layer.elementwise = call.elementwise;
+      layer.embedding = call.embedding;
       layer.positions = positions_of(call, own);
       layer.outputs = outputs_of(call);
       layer.outputs_of_group = outputs_of_group(call);
@@ -138,6 +147,7 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
     }
     for (std::size_t g = 0; call.weight && g < layer.inputs.size(); ++g) {
       append(input_patches(call, static_cast<std::int64_t>(g), own), layer.inputs[g]);
+      if (call.embedding) append_words(input_patches(call, static_cast<std::int64_t>(g), own), layer.words);
       if (batch > 0) continue;
       const Tensor elements = patch_elements(call, static_cast<std::int64_t>(g), own).contiguous();
       const auto* begin = elements.template const_data_ptr<std::int64_t>();

@@ -34,6 +34,7 @@ struct LayerData {
   std::optional<std::size_t> bias;
   bool by_input = false;     ///< the weight is [columns, outputs]
   bool elementwise = false;  ///< each output has one weight, that of the column of the same number
+  bool embedding = false;    ///< of each place one column is 1, or none
   std::int64_t positions = 1;
   std::int64_t outputs = 0;
   std::int64_t outputs_of_group = 0;
@@ -42,6 +43,7 @@ struct LayerData {
   std::int64_t elements = 0;                ///< of a unit's input
   bool sees_input_as_it_is = false;         ///< element t * columns + q is what the weight sees at t in column q
   std::vector<std::vector<Number>> inputs;  ///< a, for each group: [u][t][columns]
+  std::vector<std::int64_t> words;          ///< of an embedding, which column that is, or -1: [u][t]
   std::vector<std::vector<std::int64_t>>
       input_elements;                 ///< for each group, which element that is: [t][columns], or -1
   std::vector<Number> delta;          ///< [u][t][outputs], to be read as rows of a factor

@@ -240,6 +240,24 @@ void RowSums<Number>::append_products(const engines::Product<Number>& product, c
   }
 }
 
+// The columns of an embedding: those of a place are of its word alone.
+template <class Number>
+template <class Out>
+void RowSums<Number>::add_to_words(const LayerData<Number>& layer, const Number* second,
+                                   const std::vector<Rows>& places, std::int64_t words, Out* out) {
+  line_.assign(static_cast<std::size_t>(words * layer.outputs), Number{0});
+  for (const auto& run : places) {
+    for (auto place = run.begin; place < run.end; ++place) {
+      const auto word = layer.words[static_cast<std::size_t>(place)];
+      if (word < 0) continue;
+      const auto of_word = line_.begin() + word * layer.outputs;
+      const Number* const of_place = second + place * layer.outputs;
+      std::transform(of_place, of_place + layer.outputs, of_word, of_word, std::plus<>());
+    }
+  }
+  std::transform(line_.begin(), line_.end(), out, [](Number sum) { return static_cast<Out>(sum); });
+}
+
 // The same, summed over some places.
 template <class Number>
 template <class Out>
@@ -264,6 +282,7 @@ void RowSums<Number>::multiply_places(const Sums<Number>& sums, std::int64_t i, 
     return;
   }
   const auto runs = places_of(sums, i, y, places);
+  if (layer.embedding) return add_to_words(layer, second, runs, y.columns, out);
   const auto rows = y.by_input ? y.columns : outputs.count();
   const auto stride = y.by_input ? layer.outputs : y.columns;
   products_.clear();

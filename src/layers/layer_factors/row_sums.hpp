@@ -49,6 +49,9 @@ class RowSums {
   void fill_seen_strips(const Number* elements, const Slab<Number>& y, const std::vector<Rows>& places);
   template <class Out>
   void multiply_outputs(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs, Out* out);
+  template <class Out>
+  void add_to_words(const LayerData<Number>& layer, const Number* second, const std::vector<Rows>& places,
+                    std::int64_t words, Out* out);
   void append_products(const engines::Product<Number>& product, const std::vector<Rows>& places);
   template <class Out>
   void multiply_places(const Sums<Number>& sums, std::int64_t i, const Slab<Number>& y, const Rows& outputs,

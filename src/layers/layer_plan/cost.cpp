@@ -41,6 +41,7 @@ struct Sizes {
   bool halved = false;           // half of its rows in its own columns are copied
   bool in_tail = false;          // of the step
   bool sums_directions = false;  // its rows, before these follow the tail: they are few then
+  double words = 0;              // of an embedding
 };
 
 std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
@@ -54,7 +55,8 @@ std::vector<Sizes> sizes_of(const Network& network, const LayerStep& step) {
          static_cast<double>(outputs_of(call)), static_cast<double>(call.input.numel() / units_of(call, order)),
          step.halves && call.weight && has_halves(positions, call.by_input, call.elementwise, weight_columns(call)),
          step.tail && step.tail->columns_of(layer.call) != nullptr,
-         step.tail && sums_before_tail(positions, call.by_input, weight_columns(call))});
+         step.tail && sums_before_tail(positions, call.by_input, weight_columns(call)),
+         call.embedding ? static_cast<double>(weight_columns(call)) : 0});
   }
   return sizes;
 }
@@ -81,6 +83,17 @@ RowCounts rows_of_layer(const Network& network, const LayerStep& step, const std
   return rows;
 }
 
+// Of a row in the columns of a layer, at one of its places: those of an embedding are of one word.
+double multiplications_at_place(const Sizes& column) {
+  constexpr double added_to_word = 4;
+  return column.words > 0 ? added_to_word * column.outputs : column.rows;
+}
+
+// Of the units, those that a row has a part in: with few words most rows are of many.
+double share_of_units(const Sizes& row) {
+  return row.words > 0 ? std::min(1.0, row.positions / row.words) : 1;
+}
+
 // Of rows by outputs. At one position: one product with what is filled for all rows of an output. At several: what is
 // summed over those for each row, and then what a row by itself takes.
 double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, std::size_t l, double rows,
@@ -89,8 +102,8 @@ double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, 
   double sums = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
     const auto& column = sizes[m];
-    const double of_places = units * column.rows * column.positions;
-    if (sizes[l].positions == 1) {
+    const double of_places = units * multiplications_at_place(column) * column.positions;
+    if (sizes[l].positions == 1 && sizes[l].words == 0 && column.words == 0) {
       products += rows * units * column.rows * (m == l && column.halved ? 0.5 : 1) + sizes[l].outputs * of_places;
       continue;
     }
@@ -98,7 +111,7 @@ double cost_of_products(const LayerStep& step, const std::vector<Sizes>& sizes, 
     if (!sizes[l].sums_directions || !column.in_tail) {
       sums += rows * units * sizes[l].positions * (column.positions * column.outputs + downstream * column.elements);
     }
-    products += rows * of_places * (1 + downstream);
+    products += rows * share_of_units(sizes[l]) * of_places * (1 + downstream);
   }
   return tile_multiplication * products + (by_input ? summed_for_a_row : summed_for_rows) * sums;
 }
@@ -108,7 +121,7 @@ double multiplications_of_row(const LayerStep& step, const std::vector<Sizes>& s
   double total = 0;
   for (std::size_t m = 0; m < sizes.size(); ++m) {
     const bool downstream = step.whole ? !step.layers[m].upstream.empty() : contains(step.layers[m].upstream, l);
-    total += units * sizes[m].rows * sizes[m].positions * (downstream ? 2 : 1);
+    total += units * multiplications_at_place(sizes[m]) * sizes[m].positions * (downstream ? 2 : 1);
   }
   return total;
 }
