@@ -101,7 +101,8 @@ file::CheckFigure from_root(const file::CheckFigure& figure, const ranks::Commun
 
 std::string text_of_constants(const std::vector<double>& gradient, const network::Problem& problem, Matrix matrix) {
   const auto first = std::find(gradient.begin(), gradient.end(), 0.0) - gradient.begin();
-  return text("the loss changes with some of the parameters whose gradient is exactly zero (the first is ",
+  const auto count = std::count(gradient.begin(), gradient.end(), 0.0);
+  return text("the loss changes with some of the ", count, " parameters whose gradient is exactly zero (the first is ",
               problem.index().describe(first),
               "): autograd takes them for constants, as it does with padding_idx of an embedding, and their ",
               has_rows_of_samples(matrix) ? "columns" : "rows of H", " are zero",
