@@ -38,6 +38,10 @@ class LayerGraph {
     return !input_depends(c) || !input_gradient_[c].defined() || has_input_gradient(c);
   }
 
+  /// Whether a call's input depends on anything that is differentiated by: not data, nor an embedding's, which is
+  /// large.
+  bool input_depends(std::size_t c) const;
+
   /// What a pass starts with at a call: cotangents of dL/dz, in z's shape, and of a, in a's, if any.
   struct Start {
     std::size_t call = 0;
@@ -74,7 +78,6 @@ class LayerGraph {
     std::vector<torch::Tensor> cotangents;
   };
   Roots roots_of(const std::vector<Start>& starts) const;
-  bool input_depends(std::size_t c) const;
   torch::Tensor times_a(const torch::autograd::edge_list& deltas, const std::vector<torch::Tensor>& cotangents) const;
   std::vector<torch::Tensor> derivatives(const Roots& roots, const std::vector<std::size_t>& targets) const;
 

@@ -41,7 +41,8 @@ void Crossing::for_reached(const std::vector<std::size_t>& calls, const RowsOf& 
   for (const auto c : calls) {
     const auto& call = graph_.call(c);
     of_delta.push_back(output_from_rows(masked(rows_of(call.output, call), c), call));
-    of_input.push_back(input_from_rows(masked(rows_of(call.input, call), c), call));
+    auto& inputs = of_input.emplace_back();
+    if (graph_.input_depends(c)) inputs = input_from_rows(masked(rows_of(call.input, call), c), call);
   }
   const auto found = graph_.derivatives_of(calls, of_delta, of_input, all_);
   for (std::size_t k = 0; k < found.size(); ++k) {
