@@ -73,10 +73,15 @@ const std::optional<std::filesystem::path>& written_of(const system::UsedFiles& 
   return files.output ? files.output : files.edited;
 }
 
-}  // namespace
-
+// At once: what the launcher prints must not come into the line.
 void print_on_stderr(const std::string& line) {
   std::cerr << line + '\n' << std::flush;
+}
+
+}  // namespace
+
+void warn(const std::string& program, const std::string& words, const ranks::Communicator& world) {
+  if (world.is_root()) print_on_stderr(text(program, ": warning: ", words));
 }
 
 int run_parallel_program(const char* name, int argc, char** argv,

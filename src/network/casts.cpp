@@ -222,9 +222,9 @@ void WidenedCasts::note(const std::string& what) {
 }
 
 void WidenedCasts::note(const std::vector<NamedDtype>& state, const Casts& casts) {
+  if (widened == nullptr || !casts.has_parameters()) return;
   for (const auto& [name, dtype] : state) {
-    if (casts.has_parameters() && casts.widens(dtype))
-      note(text("'", printable(name), "' of ", c10::getDtypeNames(dtype).first));
+    if (casts.widens(dtype)) note(text("'", printable(name), "' of ", c10::getDtypeNames(dtype).first));
   }
 }
 

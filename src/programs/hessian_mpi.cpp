@@ -51,7 +51,7 @@ namespace hessian_mpi::programs {
 namespace {
 
 void warn(const ranks::Communicator& world, const std::string& message) {
-  if (world.is_root()) cli::print_on_stderr(text("hessian_mpi: warning: ", message));
+  cli::warn("hessian_mpi", message, world);
 }
 
 network::LossAndGradient loss_and_gradient(const network::Problem& problem) {

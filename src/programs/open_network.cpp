@@ -10,26 +10,18 @@
 #include "hessian_mpi/run/network_options.hpp"
 
 namespace hessian_mpi::programs {
-namespace {
-
-// On root.
-void warn(const char* program, const std::string& words, const ranks::Communicator& world) {
-  if (world.is_root()) cli::print_on_stderr(text(program, ": warning: ", words));
-}
-
-}  // namespace
 
 OpenedMatrix open_network(const char* program, const MatrixOptions& options, std::function<void()> between,
                           const ranks::Communicator& world) {
   auto network = std::make_unique<products::Network>(*options.network, std::move(between), world);
   const auto& matrix = network->layout().matrix;
-  for (const auto& words : network->warnings()) warn(program, words, world);
+  for (const auto& words : network->warnings()) cli::warn(program, words, world);
   if (network->batches() < world.size()) {
-    warn(program,
-         text(cli::plural(network->batches(), "batch", "es"), " for ", world.size(),
-              " ranks: some of them wait in products with one vector; --batch-size ",
-              std::max<std::int64_t>(1, network->samples() / world.size()), " shares the samples"),
-         world);
+    cli::warn(program,
+              text(cli::plural(network->batches(), "batch", "es"), " for ", world.size(),
+                   " ranks: some of them wait in products with one vector; --batch-size ",
+                   std::max<std::int64_t>(1, network->samples() / world.size()), " shares the samples"),
+              world);
   }
   cli::say(world, "matrix",
            text(name_of(options.network->matrix), " of ", options.file.string(), ": ", matrix.columns, " x ",
@@ -58,7 +50,7 @@ std::unique_ptr<NetworkBeside> open_beside(const char* program, const MatrixOpti
                           "' at this point: ", joined(comparison.differences, "; "),
                           ". Give the network, data and options that the file was made with"));
   });
-  for (const auto& words : network.warnings()) warn(program, words, world);
+  for (const auto& words : network.warnings()) cli::warn(program, words, world);
   const auto* loss = file::find_attribute<double>(network.layout().attributes, "loss_value");
   cli::say(
       world, "network",

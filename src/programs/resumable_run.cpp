@@ -202,8 +202,7 @@ ExitCode run_resumably(const char* program, const MatrixOptions& options, const 
     const auto code = work.run(opened);
     const auto& kept = *opened.kept;
     if (kept.earlier() > 0) cli::say(world, "products", text(kept.made(), " made, beside those of earlier runs"));
-    if (const auto& failure = kept.failure(); failure && world.is_root())
-      cli::print_on_stderr(text(program, ": warning: not all products were kept: ", *failure));
+    if (const auto& failure = kept.failure()) cli::warn(program, text("not all products were kept: ", *failure), world);
     opened.kept->remove();
     opened.kept.reset();
     expect_passed(code, options);

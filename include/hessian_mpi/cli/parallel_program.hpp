@@ -26,8 +26,8 @@ struct ProgramText {
 };
 void print_versions(std::ostream& out, const ProgramText& program);
 
-/// At once: what the launcher prints must not come into the line.
-void print_on_stderr(const std::string& line);
+/// On root, as a line on stderr: "program: warning: words".
+void warn(const std::string& program, const std::string& words, const ranks::Communicator& world);
 
 /// Collective. Refuses inputs and an output that the program must not touch (used_files.hpp), before anything else.
 void expect_files(const system::UsedFiles& files, const ranks::Communicator& world);

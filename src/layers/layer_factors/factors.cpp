@@ -146,8 +146,9 @@ void Factors<Number>::append_batch(const LayerGraph& graph, std::int64_t batch) 
       layer.input_elements.resize(layer.inputs.size());
     }
     for (std::size_t g = 0; call.weight && g < layer.inputs.size(); ++g) {
-      append(input_patches(call, static_cast<std::int64_t>(g), own), layer.inputs[g]);
-      if (call.embedding) append_words(input_patches(call, static_cast<std::int64_t>(g), own), layer.words);
+      const Tensor patches = input_patches(call, static_cast<std::int64_t>(g), own);
+      append(patches, layer.inputs[g]);
+      if (call.embedding) append_words(patches, layer.words);
       if (batch > 0) continue;
       const Tensor elements = patch_elements(call, static_cast<std::int64_t>(g), own).contiguous();
       const auto* begin = elements.template const_data_ptr<std::int64_t>();
